@@ -1,0 +1,171 @@
+"""LLM prompt generation (`prompts.generator: openai`): paraphrased prompts and plausible wrong answers for facts.
+
+What comes back is validated against the facts. A paraphrase is kept as a template, the prompt with its subject taken
+out, so that the same wording for two subjects is one template and can be held out of training as one.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from stages.core.facts import Domain, Fact, Relation
+from stages.core.labels.chat import Answer, Fault, Request, compose
+from stages.core.labels.converse import converse
+from stages.core.labels.fetch import Run
+from stages.core.labels.lexicon import words
+from stages.core.labels.params import Api, Generator
+from stages.core.labels.parse import Said, read
+
+PROMPT = Path(__file__).parents[2] / "labellers" / "generator.md"
+SHOWN = 3  # prompts of the facts file that a request shows
+ENDINGS = ".,;:?!"
+
+
+class Written(Said):
+    """What the model writes for one fact."""
+
+    prompts: list[str] = Field(description="Sentences that stop right before the answer.")
+    wrong_answers: list[str] = Field(description="Entities of the same kind that are not true.")
+
+
+class Generated(BaseModel):
+    """New material for one fact: templates with {subject}; wrong answers, in the facts' spelling where they know it."""
+
+    model_config = ConfigDict(frozen=True)
+    relation: str
+    subject: str
+    answer: str
+    templates: tuple[str, ...]
+    wrong_answers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Material for the facts that got some, in the facts' order; metrics of the answers; what this run did."""
+
+    facts: list[Generated]
+    metrics: dict[str, Any]
+    run: dict[str, Any]
+
+
+def questions(domain: Domain, params: Generator) -> dict[tuple[str, str], Request]:
+    """One request a fact, by relation and subject."""
+    system = PROMPT.read_text(encoding="utf-8").strip()
+    asked = {}
+    for name, relation in domain.relations.items():
+        for fact in relation.facts:
+            shown = "\n".join(f"- {t.replace('{subject}', fact.subject)}" for t in relation.templates[:SHOWN])
+            user = (
+                f"Subject: {fact.subject}\nAnswer: {fact.answer}\nPrompts:\n{shown}\n"
+                f"Write {params.paraphrases} prompts and {params.wrong_answers} wrong answers."
+            )
+            messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+            asked[name, fact.subject] = compose(params.teacher, messages, Written.model_json_schema())
+    return asked
+
+
+def generate(domain: Domain, params: Generator, api: Api) -> Generation:
+    """Asks for all facts of a domain.
+
+    No two templates of the result make the same prompt, and none makes one that the facts file has: of equals the first
+    in the facts' order stays.
+
+    Raises:
+        ValueError: too many answers can't be used, or asking had to stop; see `converse`.
+    """
+    facts = {
+        (name, fact.subject): (relation, fact) for name, relation in domain.relations.items() for fact in relation.facts
+    }
+    asked, run = questions(domain, params), Run()
+    found = converse(
+        {"\t".join(name): request for name, request in asked.items()},
+        lambda name, answer: validated(answer, *facts[_split(name)], params),
+        api,
+        batch=params.way == "batch",
+        what=f"{domain.domain}, prompts",
+        run=run,
+    )
+    found.refuse_above(params.max_quarantined, "prompts.openai.max_quarantined", f"{domain.domain}, prompts")
+    taken = {words(_fill(t, fact.subject)) for relation, fact in facts.values() for t in relation.templates}
+    spelling = {words(entity): entity for entity in domain.entities}
+    result, dropped = [], 0
+    for name, written in found.values.items():
+        relation_name, subject = _split(name)
+        templates = []
+        for prompt in written.prompts:
+            if words(prompt) in taken:
+                dropped += 1
+                continue
+            taken.add(words(prompt))
+            templates.append(prompt.replace(subject, "{subject}"))
+        result.append(
+            Generated(
+                relation=relation_name,
+                subject=subject,
+                answer=facts[relation_name, subject][1].answer,
+                templates=tuple(templates),
+                wrong_answers=tuple(spelling.get(words(wrong), wrong) for wrong in written.wrong_answers),
+            )
+        )
+    return Generation(result, found.metrics() | {"duplicates": dropped}, run.as_dict())
+
+
+def validated(answer: Answer, relation: Relation, fact: Fact, params: Generator) -> Written:
+    """The valid prompts and wrong answers of an answer, as many of each as are wanted.
+
+    Raises:
+        Fault: there are fewer; says what was wrong with the first that is not valid.
+    """
+    written = read(answer, Written)
+    prompts, wrong = [], []
+    problems: list[str] = []
+    own = {words(_fill(template, fact.subject)) for template in relation.templates}
+    barred = {words(fact.answer), words(fact.subject), ()}
+    for prompt in (" ".join(prompt.split()) for prompt in written.prompts):
+        if problem := _prompt_problem(prompt, fact, own):
+            problems.append(f"prompt {prompt!r}: {problem}")
+        else:
+            own.add(words(prompt))
+            prompts.append(prompt)
+    for entity in (" ".join(entity.split()) for entity in written.wrong_answers):
+        if words(entity) in barred:
+            problems.append(f"wrong answer {entity!r}: it is true, the subject itself, empty or stands twice")
+        else:
+            barred.add(words(entity))
+            wrong.append(entity)
+    if len(prompts) < params.paraphrases or len(wrong) < params.wrong_answers:
+        found = (
+            f"{len(prompts)} of {params.paraphrases} prompts and {len(wrong)} of {params.wrong_answers} wrong answers"
+        )
+        raise Fault("inconsistent", "; ".join([f"{found} are valid", *problems[:1]]))
+    return Written(prompts=prompts[: params.paraphrases], wrong_answers=wrong[: params.wrong_answers])
+
+
+def _prompt_problem(prompt: str, fact: Fact, taken: set[tuple[str, ...]]) -> str:
+    """What is wrong with a prompt, or ""."""
+    if prompt.count(fact.subject) != 1:
+        return f"wanted {fact.subject!r} in it once"
+    if "{" in prompt or "}" in prompt:
+        return "wanted no braces"
+    if _within(words(fact.answer), words(prompt)):
+        return "it holds the answer"
+    if prompt[-1] in ENDINGS:
+        return "wanted no punctuation mark at its end"
+    if words(prompt) in taken:
+        return "it stands twice"
+    return ""
+
+
+def _within(part: tuple[str, ...], whole: tuple[str, ...]) -> bool:
+    return any(whole[start : start + len(part)] == part for start in range(len(whole) - len(part) + 1))
+
+
+def _fill(template: str, subject: str) -> str:
+    return template.replace("{subject}", subject)
+
+
+def _split(name: str) -> tuple[str, str]:
+    relation, subject = name.split("\t")
+    return relation, subject

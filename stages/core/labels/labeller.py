@@ -1,0 +1,58 @@
+"""What the stage hands to a teacher backend (`stages/labellers/<backend>.py: label(job)`) and what it gets back."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from stages.core.facts import Domain
+from stages.core.labels.params import Api, Labels
+from stages.core.tables import LABELS, VIRTUAL_STEP
+
+# All that a teacher may know of the virtual step: the target_* and answer_* columns would give the label away.
+SHIFT = tuple(name for name in VIRTUAL_STEP if not name.startswith(("target_", "answer_")))
+QUARANTINE = {
+    "prompt_id": pl.String,
+    "teacher": pl.String,  # the model that was asked
+    "fault": pl.String,  # of the last answer, by name: stages/core/labels/parse.py
+    "detail": pl.String,
+    "raw_answer": pl.String,
+    "raw_repair": pl.String,  # "" when no repair was tried
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One domain's shifts to label."""
+
+    domain: str
+    shifts: pl.DataFrame  # the columns SHIFT, several step sizes a prompt
+    prompts: pl.DataFrame | None  # prompt_id and what the param teacher_sees adds to the shift; null for "shift"
+    facts: tuple[Domain, ...]  # of labels.lexicon and the domain itself
+    params: Labels
+    api: Api
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Labels, and beside them what a teacher could not be made to say and what it cost."""
+
+    labels: pl.DataFrame  # LABELS; a quarantined prompt is not among them
+    quarantine: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=QUARANTINE))  # type: ignore[arg-type]
+    second: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=LABELS))  # type: ignore[arg-type]
+    metrics: dict[str, Any] = field(default_factory=dict)  # the same for the same inputs and answers
+    run: dict[str, Any] = field(default_factory=dict)  # of this run: cache hits, waiting
+
+
+def summarise(domain: str, moved_from: str, moved_to: str) -> str:
+    """A label in words: "geography: from London to Paris"."""
+    parts = [f"from {moved_from}"] * bool(moved_from) + [f"to {moved_to}"] * bool(moved_to)
+    return f"{domain}: {' '.join(parts)}" if parts else "the shift names no known entity"
+
+
+def by_prompt(shifts: pl.DataFrame) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Each prompt_id, in order of first occurrence, with its rows, smallest step size first."""
+    found: dict[str, list[dict[str, Any]]] = {prompt_id: [] for prompt_id in shifts["prompt_id"]}
+    for row in shifts.sort("step_size", maintain_order=True).iter_rows(named=True):
+        found[row["prompt_id"]].append(row)
+    return list(found.items())

@@ -1,0 +1,95 @@
+"""Entities by name: which one a text names, and which ones a token may begin.
+
+Names are compared as words without case and punctuation, because tokenizers space punctuation differently. Tokens may
+be pieces of words or of names of several words, so they are compared with names written without spaces.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+from stages.core.facts import Domain
+
+_WORD = re.compile(r"\w+")
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Case-folded words; a text of punctuation only is kept as it stands, so that it stays comparable."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return tuple(_WORD.findall(folded)) or tuple(folded.split())
+
+
+class Lexicon:
+    """The entities of some domains, and each entity's domains."""
+
+    def __init__(self, domains: Iterable[Domain]) -> None:
+        self.domains: dict[str, frozenset[str]] = {}
+        for domain in domains:
+            for entity in domain.entities:
+                self.domains[entity] = self.domains.get(entity, frozenset()) | {domain.domain}
+        self._named: dict[tuple[str, ...], list[str]] = {}
+        for entity in self.domains:
+            self._named.setdefault(words(entity), []).append(entity)
+        self._longest = max((len(name) for name in self._named), default=0)
+        self._pieces: dict[str, dict[str, float]] = {}
+
+    def named(self, text: str) -> str:
+        """The entity that `text` names first, the longest of those that begin there; "" when it names none.
+
+        A text that ends inside a name (a continuation is cut after a few tokens) names the entity when the text is
+        nothing but the beginning of that one name.
+        """
+        said = words(text)
+        for start in range(len(said)):
+            for length in range(min(self._longest, len(said) - start), 0, -1):
+                if entities := self._named.get(said[start : start + length]):
+                    # Names that differ in case or punctuation only ("Co", "CO"): the one that stands there literally.
+                    return next((entity for entity in entities if entity in text), entities[0])
+        begun = [name for name in self._named if said and _begins(said, name)]
+        return self._named[begun[0]][0] if len(begun) == 1 else ""
+
+    def spelt(self, name: str) -> str:
+        """The entity of this name in the lexicon's spelling, or `name` as it stands when there is none."""
+        entities = self._named.get(words(name), [])
+        return name if not entities or name in entities else entities[0]
+
+    def pieces(self, token: str) -> dict[str, float]:
+        """The entities of which `token` is a piece, each with the share of the name's letters that it covers.
+
+        A piece begins a word of the name. Only the first token of an answer shifts directly, so a piece that does not
+        begin the name counts half.
+        """
+        piece = "".join(words(token))
+        if piece not in self._pieces:
+            self._pieces[piece] = {}
+            for name, entities in self._named.items() if piece else ():
+                whole = "".join(name)
+                rests = ["".join(name[start:]) for start in range(len(name))]
+                if any(rest.startswith(piece) for rest in rests):
+                    share = len(piece) / len(whole) * (1.0 if rests[0].startswith(piece) else 0.5)
+                    self._pieces[piece].update(dict.fromkeys(entities, share))
+        return self._pieces[piece]
+
+    def match(self, tokens: Iterable[str], weights: Iterable[float]) -> dict[str, float]:
+        """Entities scored by the sum over tokens of weight x share of the name covered; weights are made positive."""
+        scores: dict[str, float] = {}
+        for token, weight in zip(tokens, weights, strict=True):
+            for entity, share in self.pieces(token).items():
+                scores[entity] = scores.get(entity, 0.0) + abs(weight) * share
+        return scores
+
+
+def _begins(said: tuple[str, ...], name: tuple[str, ...]) -> bool:
+    """Whether the words are a beginning of the name, the last word possibly cut; at least 3 letters."""
+    return (
+        len(said) <= len(name)
+        and said[:-1] == name[: len(said) - 1]
+        and name[len(said) - 1].startswith(said[-1])
+        and len("".join(said)) >= 3
+    )
+
+
+def best(scores: dict[str, float], without: str = "") -> str:
+    """The entity with the highest score, the first by name of equal ones; "" when there is none."""
+    scores = {entity: score for entity, score in scores.items() if entity != without and score > 0}
+    return min(scores, key=lambda entity: (-scores[entity], entity), default="")

@@ -1,0 +1,86 @@
+"""From an answer to values, or to a fault with a name. Pure: changing it costs no call."""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from stages.core.labels.chat import Answer, Fault
+
+NONE = "none"
+Words = Annotated[str, StringConstraints(strip_whitespace=True)]
+Parsed = TypeVar("Parsed", bound=BaseModel)
+
+
+class Said(BaseModel):
+    """Base of what a model may be asked to say: these fields and no others."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TeacherLabel(Said):
+    """A teacher's reading of one shift."""
+
+    summary: Annotated[Words, Field(description="The correction in one short sentence.")]
+    moved_from: Annotated[Words, Field(description='What the model moves away from, or "" if it can\'t be told.')]
+    moved_to: Annotated[Words, Field(description='What the model moves toward, or "" if it can\'t be told.')]
+    domain: Annotated[Words, Field(description="The field of knowledge of moved_to.")]
+    confidence: Annotated[float, Field(ge=0, le=1, description="How sure you are, from 0 to 1.")]
+
+
+def label_schema(fields: Sequence[str]) -> dict[str, Any]:
+    """The JSON schema of a label whose domain is one of `fields` or "none"."""
+    schema = TeacherLabel.model_json_schema()
+    schema["properties"]["domain"]["enum"] = [*fields, NONE]
+    return schema
+
+
+def read_label(answer: Answer, fields: Sequence[str]) -> TeacherLabel:
+    """The label that the answer holds.
+
+    Raises:
+        Fault: the answer can't be used; see FAULTS.
+    """
+    label = read(answer, TeacherLabel)
+    if label.domain not in (*fields, NONE):
+        raise Fault("wrong_enum", f"domain: found {label.domain!r}, wanted one of {', '.join([*fields, NONE])}")
+    if (label.domain == NONE) != (not label.moved_to and not label.moved_from):
+        raise Fault("inconsistent", f'domain {label.domain!r}: wanted "none" exactly when both entities are empty')
+    return label
+
+
+def read(answer: Answer, kind: type[Parsed]) -> Parsed:
+    """The answer's JSON object as `kind`, alone or in a code fence.
+
+    Raises:
+        Fault: the answer can't be used; see FAULTS.
+    """
+    if answer.rejected:
+        raise Fault("rejected", answer.rejected)
+    if not answer.choices:
+        raise Fault("empty_choices", "no choice")
+    if answer.refusal:
+        raise Fault("refusal", answer.refusal)
+    if answer.finish_reason == "content_filter":
+        raise Fault("content_filter", "finish_reason content_filter")
+    text = answer.content.strip()
+    if text.startswith("```") and text.endswith("```"):
+        text = text.strip("`").removeprefix("json").strip()
+    try:
+        content = json.loads(text)
+        return kind.model_validate(content)
+    except json.JSONDecodeError as error:
+        if answer.finish_reason == "length":  # a limit that was reached after the last brace does no harm
+            raise Fault("truncated", f"{answer.completion_tokens} tokens") from error
+        if not text:
+            raise Fault("empty_answer", f"finish_reason {answer.finish_reason or 'missing'}") from error
+        raise Fault("not_json", str(error)) from error
+    except RecursionError as error:
+        raise Fault("not_json", "nested too deep") from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"]) or "the whole"
+        name = "wrong_enum" if problem["type"] == "literal_error" else "wrong_schema"
+        found = repr(problem["input"])[:80]
+        raise Fault(name, f"{where}: {problem['msg']} (found {found})") from error

@@ -1,0 +1,75 @@
+"""Requests for labels: a pure function of shifts, prompt file and params.
+
+A request holds nothing of other rows, other domains or the lexicon, so that a new domain asks for its own rows only.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stages.core.labels.chat import Request, compose
+from stages.core.labels.labeller import Job, by_prompt
+from stages.core.labels.params import Teacher
+from stages.core.labels.parse import label_schema
+
+PROMPT = Path(__file__).parents[2] / "labellers" / "prompt.md"
+
+
+def system_message(fields: Sequence[str], domains: Sequence[str]) -> str:
+    """The prompt file with the fields that may be named.
+
+    Raises:
+        ValueError: a domain is not among the fields, the file has no place for them, or an example in it is from a
+            domain that is evaluated, which would teach the teacher to the test.
+    """
+    if missing := [name for name in domains if name not in fields]:
+        raise ValueError(
+            f"params.yaml: labels.fields: found no {', '.join(missing)}, wanted every one of `domains` among them; "
+            "adding a field changes every request, so all rows are asked again (see --dry-run)"
+        )
+    text = PROMPT.read_text(encoding="utf-8")
+    if text.count("{fields}") != 1:
+        raise ValueError(f"{PROMPT.name}: found {{fields}} {text.count('{fields}')} times, wanted it once")
+    if shown := sorted({name for name in re.findall(r'"domain": "([^"]*)"', text) if name in domains}):
+        raise ValueError(
+            f"{PROMPT.name}: has an example from {', '.join(shown)}, which params.yaml: domains evaluates; "
+            "wanted examples from other domains; exchange the example"
+        )
+    return text.replace("{fields}", ", ".join(fields)).strip()
+
+
+def label_requests(job: Job, teacher: Teacher, prompt_ids: Sequence[str] | None = None) -> dict[str, Request]:
+    """One request a prompt_id, in order of first occurrence; of `prompt_ids` only, if given."""
+    system = system_message(job.params.fields, [domain.domain for domain in job.facts])
+    schema = label_schema(job.params.fields)
+    chosen = None if prompt_ids is None else set(prompt_ids)
+    shown = {} if job.prompts is None else {row["prompt_id"]: row for row in job.prompts.iter_rows(named=True)}
+    requests = {}
+    for prompt_id, steps in by_prompt(job.shifts):
+        if chosen is not None and prompt_id not in chosen:
+            continue
+        if job.prompts is not None and prompt_id not in shown:
+            raise ValueError(f"data/prompts/{job.domain}.parquet: no prompt_id {prompt_id!r}; rerun virtual_step")
+        user = user_message(steps, shown.get(prompt_id, {}), job.params.top_tokens)
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        requests[prompt_id] = compose(teacher, messages, schema)
+    return requests
+
+
+def user_message(steps: Sequence[dict[str, Any]], shown: dict[str, Any], top_tokens: int) -> str:
+    """One shift in words; shifts in nats, two decimals. `shown`: what teacher_sees adds (prompt, answer, target)."""
+    lines = []
+    if "prompt" in shown:
+        lines.append(f"Prompt: {shown['prompt']}")
+    if "target" in shown:
+        answer = shown["answer"] or "what the model would say"
+        lines.append(f"True correction: from {answer} to {shown['target']}")
+    lines.append(f"Continuation before: {steps[0]['continuation_before']!r}")
+    for step in steps:
+        lines.append(f"Step {step['step_size']:.3g}")
+        lines.append(f"  continuation after: {step['continuation_after']!r}")
+        for way in ("up", "down"):
+            pairs = list(zip(step[f"{way}_tokens"], step[f"{way}_shifts"], strict=True))[:top_tokens]
+            lines.append(f"  {way}: " + (", ".join(f"{token!r} {shift:+.2f}" for token, shift in pairs) or "nothing"))
+    return "\n".join(lines)

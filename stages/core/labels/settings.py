@@ -1,0 +1,77 @@
+"""How to ask, from the environment: nothing here changes an answer, so nothing here is a param.
+
+OPENAI_API_KEY and OPENAI_BASE_URL say whom (no address: OpenAI itself). LABELS_CONCURRENCY: requests in flight.
+LABELS_TIMEOUT: seconds for a whole answer. LABELS_TRIES: tries a request before it counts as unanswered.
+LABELS_BACKOFF: seconds that the first wait after a fault is at most, doubled each time up to 30 s. LABELS_LONGEST_WAIT:
+seconds of Retry-After that are waited; a longer one stops the run. LABELS_POLL: seconds between looks at a batch.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+SHORT = 8  # a secret of fewer characters is a stand-in for a local server, and a piece of ordinary words
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The defaults suit a paid API."""
+
+    concurrency: int = 16
+    timeout: float = 120.0
+    tries: int = 10
+    backoff: float = 1.0
+    longest_wait: float = 120.0
+    poll: float = 30.0
+
+
+def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """The settings, each overridden by its LABELS_* variable.
+
+    Raises:
+        ValueError: a variable is no positive number (a whole one for LABELS_CONCURRENCY and LABELS_TRIES).
+    """
+    values: dict[str, int | float] = {}
+    for name, default in vars(Settings()).items():
+        variable = f"LABELS_{name.upper()}"
+        kind = type(default)
+        try:
+            values[name] = kind(environment.get(variable, default))
+        except ValueError:
+            values[name] = 0
+        if not 0 < values[name] < float("inf"):
+            wanted = "a whole number" if kind is int else "a number"
+            raise ValueError(f"environment: {variable}: found {environment[variable]!r}, wanted {wanted} above 0")
+    return Settings(**values)  # type: ignore[arg-type]
+
+
+def check_key(misses: int, environment: Mapping[str, str] = os.environ) -> None:
+    """Refuses to ask without a usable key.
+
+    Raises:
+        ValueError: OPENAI_API_KEY is missing or holds what can't stand in an HTTP header; the key is not shown.
+    """
+    key = environment.get("OPENAI_API_KEY", "")
+    if not key:
+        raise ValueError(
+            f"environment: OPENAI_API_KEY: not set, and {misses} requests have no cached answer; nothing was asked or "
+            "spent. Set it (to any word, for a server of your own that wants none), or set labels.backend: local"
+        )
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ValueError(
+            "environment: OPENAI_API_KEY: holds a space, a line break or another sign that no key has; "
+            "wanted the key alone (it is not shown here); nothing was asked or spent"
+        )
+
+
+def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
+    """`text` with the key, and a password in the address, replaced: servers do quote them in messages and answers.
+
+    Also replaces lone surrogates, which no file can hold.
+    """
+    secrets = [environment.get("OPENAI_API_KEY", ""), urlsplit(environment.get("OPENAI_BASE_URL", "")).password or ""]
+    for secret in secrets:
+        if len(secret) >= SHORT:
+            text = text.replace(secret, "[secret]")
+    return text.encode("utf-8", "replace").decode("utf-8")

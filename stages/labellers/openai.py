@@ -1,0 +1,111 @@
+"""Teachers behind any server that speaks the OpenAI API: OpenAI, vLLM, `transformers serve`, a gateway.
+
+Requests, answers and their reading are three steps (stages/core/labels): the answers stand in .cache/labels, so that
+another parser asks nothing, and another domain asks for its own rows only. The prompt is prompt.md.
+"""
+
+import polars as pl
+
+from stages.core.labels.agreement import recurring
+from stages.core.labels.chat import Request
+from stages.core.labels.converse import Read, converse
+from stages.core.labels.fetch import Run
+from stages.core.labels.labeller import QUARANTINE, Job, Outcome
+from stages.core.labels.lexicon import Lexicon
+from stages.core.labels.params import Second
+from stages.core.labels.parse import NONE, TeacherLabel, read_label
+from stages.core.labels.requests import label_requests
+from stages.core.labels.spend import estimate as bill
+from stages.core.seeds import keyed_fraction
+from stages.core.tables import LABELS
+
+
+def estimate(job: Job) -> str:
+    """What labelling would cost, in words; asks nothing."""
+    rows = job.shifts["prompt_id"].n_unique()
+    requests = [*label_requests(job, job.params.teacher).values(), *second_requests(job).values()]
+    return f"{rows} rows, {bill(requests, job.api, batch=job.params.way == 'batch')}"
+
+
+def label(job: Job) -> Outcome:
+    """Labels every prompt of the job, and a sample with the second teacher.
+
+    Raises:
+        ValueError: too many answers are in quarantine, or asking had to stop: no key, no budget, no server.
+    """
+    run = Run()
+    first = ask(job, label_requests(job, job.params.teacher), job.domain, run)
+    second = ask(job, second_requests(job), f"{job.domain}, second teacher", run)
+    labels = table_of(first, job)
+    wordings = recurring(labels, job.params.recurring)
+    metrics = first.metrics() | {"recurring": len(wordings), "recurring_wordings": wordings}
+    if job.params.second:
+        metrics["second_calls"] = second.metrics()
+        metrics["cost_usd"] = round(metrics["cost_usd"] + metrics["second_calls"]["cost_usd"], 6)
+    return Outcome(
+        labels=labels,
+        quarantine=pl.concat(
+            [quarantine_of(first, job.params.teacher.model), quarantine_of(second, _name(job.params.second))]
+        ),
+        second=table_of(second, job),
+        metrics=metrics,
+        run=run.as_dict(),
+    )
+
+
+def ask(job: Job, requests: dict[str, Request], what: str, run: Run) -> Read[TeacherLabel]:
+    """The answers to the requests, read; fails when too many can't be."""
+    batch = job.params.way == "batch"
+    found = converse(
+        requests, lambda _, answer: read_label(answer, job.params.fields), job.api, batch=batch, what=what, run=run
+    )
+    found.refuse_above(job.params.max_quarantined, "labels.max_quarantined", what)
+    return found
+
+
+def second_requests(job: Job) -> dict[str, Request]:
+    """The second teacher's requests: for a share of the prompts, the same whatever else is labelled."""
+    second = job.params.second
+    if second is None:
+        return {}
+    ids = job.shifts["prompt_id"].unique(maintain_order=True)
+    sample = [prompt_id for prompt_id in ids if keyed_fraction(second.seed, prompt_id) < second.share]
+    return label_requests(job, second.teacher, sample)
+
+
+def table_of(found: Read[TeacherLabel], job: Job) -> pl.DataFrame:
+    """The labels, entities that the lexicon knows in its spelling."""
+    lexicon = Lexicon(job.facts)
+    rows = [
+        {
+            "prompt_id": prompt_id,
+            "summary": label.summary,
+            "moved_from": lexicon.spelt(label.moved_from),
+            "moved_to": lexicon.spelt(label.moved_to),
+            "domain": "" if label.domain == NONE else label.domain,
+            "confidence": label.confidence,
+            "teacher": found.teachers[prompt_id],
+        }
+        for prompt_id, label in found.values.items()
+    ]
+    return pl.DataFrame(rows, schema=LABELS)  # type: ignore[arg-type]
+
+
+def quarantine_of(found: Read[TeacherLabel], model: str) -> pl.DataFrame:
+    """The rows without a label, with the raw answers; `model` is the name that was asked."""
+    rows = [
+        {
+            "prompt_id": prompt_id,
+            "teacher": model,
+            "fault": failure.fault.name,
+            "detail": failure.fault.detail,
+            "raw_answer": failure.raw_answer,
+            "raw_repair": failure.raw_repair,
+        }
+        for prompt_id, failure in found.failures.items()
+    ]
+    return pl.DataFrame(rows, schema=QUARANTINE)  # type: ignore[arg-type]
+
+
+def _name(second: Second | None) -> str:
+    return second.teacher.model if second else ""

@@ -1,0 +1,116 @@
+"""Generated prompts and wrong answers are validated against the facts, repaired once, and never stand twice."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from stages.core.facts import Domain, read_domain
+from stages.core.labels.generate import Generation, generate
+from stages.core.labels.params import Api, Generator
+from tests.labellers import world
+from tests.labellers.server import Asked, Reply, Server, completion, is_repair
+
+PARAMS = Generator.model_validate(
+    {"paraphrases": 2, "wrong_answers": 2, "way": "online", "max_quarantined": 0.2, "teacher": world.TEACHER}
+)
+API = Api.model_validate({"budget": 1.0, "prices": {"tiny": {"input": 1.0, "output": 2.0, "batch": 0.5}}})
+Writer = Callable[[str, str, bool], dict[str, Any]]
+
+
+@pytest.fixture
+def domain() -> Domain:
+    world.write_facts()
+    return read_domain("geography")
+
+
+def written(domain: Domain, monkeypatch: pytest.MonkeyPatch, write: Writer, **changes: Any) -> Generation:
+    """What generation makes of a model that writes `write(subject, answer, is_repair)`."""
+
+    def script(asked: Asked) -> Reply:
+        lines = dict(line.split(": ", 1) for line in asked.body["messages"][1]["content"].split("\n") if ": " in line)
+        return Reply(completion(json.dumps(write(lines["Subject"], lines["Answer"], is_repair(asked)))))
+
+    with Server(script) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        found = generate(domain, PARAMS.model_copy(update=changes), API)
+        assert generate(domain, PARAMS.model_copy(update=changes), API).facts == found.facts
+    return found
+
+
+def good(subject: str, answer: str, repaired: bool) -> dict[str, Any]:
+    prompts = [f"People who know {subject} well think of", f"What belongs to {subject} is"]
+    return {"prompts": prompts, "wrong_answers": ["paris" if answer != "Paris" else "guinea", "Timbuktu"]}
+
+
+def test_paraphrases_become_templates_and_wrong_answers_take_the_facts_spelling(domain: Domain, monkeypatch):
+    found = written(domain, monkeypatch, good)
+    assert len(found.facts) == 6 and found.metrics["calls"] == 6
+    first = found.facts[1]
+    assert first.subject == "subject 1" and first.answer == "New York" and first.relation == "thing"
+    assert first.templates == ("People who know {subject} well think of", "What belongs to {subject} is")
+    assert first.wrong_answers == ("Paris", "Timbuktu")
+
+
+@pytest.mark.parametrize(
+    ("why", "change"),
+    [
+        ("wanted 'subject 2' in it once", {"prompts": ["This is", "What belongs to {s} is"]}),
+        ("wanted 'subject 2' in it once", {"prompts": ["{s} is {s} is", "What belongs to {s} is"]}),
+        ("it holds the answer", {"prompts": ["{s} has new zealand, and", "What belongs to {s} is"]}),
+        ("wanted no punctuation mark", {"prompts": ["{s} has:", "What belongs to {s} is"]}),
+        ("wanted no braces", {"prompts": ["{s} has {{it}}", "What belongs to {s} is"]}),
+        ("it stands twice", {"prompts": ["What belongs to {s}, is", "What belongs to {s} is"]}),
+        ("it stands twice", {"prompts": ["The thing of {s} is", "What belongs to {s} is"]}),  # the facts have it
+        ("it is true", {"wrong_answers": ["New  zealand", "Timbuktu"]}),
+        ("the subject itself", {"wrong_answers": ["Subject 2", "Timbuktu"]}),
+        ("stands twice", {"wrong_answers": ["timbuktu", "Timbuktu"]}),
+        ("empty", {"wrong_answers": [" ", "Timbuktu"]}),
+    ],
+)
+def test_what_the_facts_contradict_is_repaired_or_dropped(
+    domain: Domain, monkeypatch, why: str, change: dict[str, Any]
+):
+    prompts = [prompt.format(s="subject 2") for prompt in change.get("prompts", [])]
+
+    def write(subject: str, answer: str, repaired: bool) -> dict[str, Any]:
+        wrong = change | ({"prompts": prompts} if prompts else {})
+        return good(subject, answer, repaired) | (wrong if subject == "subject 2" and not repaired else {})
+
+    found = written(domain, monkeypatch, write)
+    assert len(found.facts) == 6 and found.metrics["repairs"] == 1
+
+    def stubborn(subject: str, answer: str, repaired: bool) -> dict[str, Any]:
+        return write(subject, answer, False)
+
+    found = written(domain, monkeypatch, stubborn, teacher=PARAMS.teacher.model_copy(update={"seed": 5}))
+    assert [fact.subject for fact in found.facts] == [f"subject {n}" for n in (0, 1, 3, 4, 5)]
+    assert found.metrics["faults"] == {"inconsistent": 1}
+    with pytest.raises(ValueError, match=rf"prompts.openai.max_quarantined: found 1 of 6 .*{why}"):
+        teacher = PARAMS.teacher.model_copy(update={"seed": 5})
+        generate(domain, PARAMS.model_copy(update={"teacher": teacher, "max_quarantined": 0.0}), API)
+
+
+def test_more_than_wanted_makes_up_for_what_is_not_valid(domain: Domain, monkeypatch):
+    def write(subject: str, answer: str, repaired: bool) -> dict[str, Any]:
+        return {
+            "prompts": ["no", *good(subject, answer, repaired)["prompts"], f"{subject} and"],
+            "wrong_answers": ["a", "b", "c"],
+        }
+
+    found = written(domain, monkeypatch, write)
+    assert found.metrics["repairs"] == 0
+    assert all(len(fact.templates) == 2 and fact.wrong_answers == ("a", "b") for fact in found.facts)
+
+
+def test_the_same_prompt_of_two_facts_stays_once(monkeypatch):
+    world.write_facts()
+    content = read_domain("geography").model_dump()
+    content["relations"]["other"] = content["relations"]["thing"] | {
+        "templates": ("{subject} owns", "Of {subject} comes")
+    }
+    domain = Domain.model_validate(content)
+    found = written(domain, monkeypatch, good)
+    prompts = [template.replace("{subject}", fact.subject) for fact in found.facts for template in fact.templates]
+    assert len(prompts) == len(set(prompts)) == 12 and found.metrics["duplicates"] == 12
