@@ -1,0 +1,222 @@
+"""What each group of metrics.json is, what it shows and what would falsify it. A new condition is one entry here."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from stages.core.page.metrics import MEASURES, WORDS, Estimate, Group, percent
+
+Expected = Literal["right", "alike", "chance", "falls", "swaps", "reference", ""]
+"""What has to come out for the claim to hold.
+
+Above chance; above chance and not clearly below the decoupling group; at chance; target clearly below the decoupling
+group's; swapped words above chance; nothing (a reference to hold the rest against).
+"""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A group in words. `given`: what is put into the slots and in front of them."""
+
+    label: str
+    given: str
+    shows: str
+    falsified: str
+    expected: Expected
+
+
+DECOUPLING = "decoupling"
+KNOWN = {
+    DECOUPLING: Condition(
+        "Host of another domain",
+        "Test gradients, after a host prompt of another domain",
+        "The report tells what the gradient is about, not what the prompt in front of it is about.",
+        "Accuracy at chance, or the host's domain named as often as the gradient's.",
+        "right",
+    ),
+    "same_domain": Condition(
+        "Host of the same domain",
+        "Test gradients, after a host prompt of their own domain",
+        "The report names the gradient's entities where the host offers others of the same kind.",
+        "Target or answer clearly below that with hosts of another domain: the host's entities get in.",
+        "alike",
+    ),
+    "no_host": Condition(
+        "No host",
+        "Test gradients, with no prompt in front",
+        "The report needs no prompt.",
+        "Accuracy clearly below that with hosts: the host was carrying part of the report.",
+        "alike",
+    ),
+    "corrections": Condition(
+        "Real corrections",
+        "Gradients toward the truth, on prompts that the model answers wrongly",
+        "What is read from made-up corrections is also read from real ones.",
+        "Accuracy clearly below that of made-up corrections.",
+        "alike",
+    ),
+    "held_out_target": Condition(
+        "Target never trained on",
+        "Gradients whose target entity was never a target in the projector's training",
+        "Targets are read from the gradient, not recalled from a list.",
+        "Target accuracy at chance: the projector is a lookup table.",
+        "right",
+    ),
+    "held_out_subject": Condition(
+        "Subject never trained on",
+        "Gradients on prompts about subjects that the projector never saw",
+        "The report does not hang on having seen the prompt's subject.",
+        "Accuracy clearly below that of seen subjects.",
+        "alike",
+    ),
+    "held_out_template": Condition(
+        "Template never trained on",
+        "Gradients on prompts in a wording that the projector never saw",
+        "The report does not hang on the prompt's wording.",
+        "Accuracy clearly below that of seen templates.",
+        "alike",
+    ),
+    "controls.none": Condition(
+        "No injection",
+        "The same prompts; nothing is put into the slots",
+        "Whether the prompt alone gives the report away.",
+        "Any measure above chance: the prompt is being read.",
+        "chance",
+    ),
+    "controls.zero": Condition(
+        "Zero gradient",
+        "A gradient of zero through the projector",
+        "What the projector says of itself.",
+        "Any measure above chance: the report is a template.",
+        "chance",
+    ),
+    "controls.random": Condition(
+        "Random vectors",
+        "Random directions with the gradients' norms",
+        "Whether any vector of this size brings such reports about.",
+        "Any measure above chance: the injection itself makes the report.",
+        "chance",
+    ),
+    "controls.shuffled_within": Condition(
+        "Shuffled within domains",
+        "Another gradient of the same domain",
+        "How much of the report is the domain alone: domain stays, target and answer fall.",
+        "Target as high as with the right gradient: only the domain is read.",
+        "falls",
+    ),
+    "controls.shuffled_across": Condition(
+        "Shuffled across domains",
+        "A gradient of another domain",
+        "That the score follows the gradient and not the row that it is scored on.",
+        "Any measure above chance: scoring leaks.",
+        "chance",
+    ),
+    "controls.sign_flipped": Condition(
+        "Sign-flipped",
+        "The gradient times minus one; scored on the report with target and answer swapped",
+        "That direction is read and not topic alone.",
+        "Target and answer of the swapped report at chance: topic without direction.",
+        "swaps",
+    ),
+    "ceiling": Condition(
+        "Linear probe",
+        "A linear classifier on the same gradients",
+        "What the gradients hold for a reader that writes nothing: the ceiling for entities seen in training.",
+        "Reports better than the probe: the probe is too weak to be a ceiling.",
+        "reference",
+    ),
+    "floor": Condition(
+        "Lens, no training",
+        "Top tokens of the unembedded update direction",
+        "What can be read with no training at all: the floor.",
+        "Reports no better than the lens: the projector adds nothing.",
+        "reference",
+    ),
+    "teacher": Condition(
+        "Teacher",
+        "The labels that the projector is trained on, against the known corrections",
+        "How right the labels are that training starts from.",
+        "Low agreement: what is trained would not be the known correction.",
+        "reference",
+    ),
+}
+
+
+def condition_of(key: str) -> Condition:
+    """The condition of a group; one that is not known here gets its own name and no claim."""
+    parent = next((known for known in KNOWN if key.startswith(f"{known}.")), None)
+    name = key.rpartition(".")[2].replace("_", " ")
+    if key in KNOWN:
+        return KNOWN[key]
+    if parent is not None:
+        return Condition(
+            f"{KNOWN[parent].label}, {name}",
+            KNOWN[parent].given,
+            KNOWN[parent].shows,
+            KNOWN[parent].falsified,
+            "reference",
+        )
+    return Condition(name.capitalize(), "Not described on this page yet", "Its numbers only.", "Not stated yet.", "")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the numbers say of a condition. `holds`: None where there is nothing to hold."""
+
+    holds: bool | None
+    text: str
+
+
+def verdict(group: Group, decoupling: Group) -> Verdict:
+    """Whether the group came out as its claim needs it, in words."""
+    expected = condition_of(group.key).expected
+    if expected == "falls" and "target_accuracy" in group:
+        return falls(group["target_accuracy"], decoupling["target_accuracy"])
+    accuracies = [group[name] for name in MEASURES[:3] if name in group]
+    if expected in ("reference", "") or any(one.standing == "unknown" for one in accuracies):
+        return Verdict(None, "")
+    wanted = accuracies[1:] if expected == "swaps" else accuracies
+    if expected == "chance":
+        above = [one for one in accuracies if one.standing == "above"]
+        text = f"Above chance in {names(above)}" if above else "Null, as it must be"
+        if "no_pressure" in group and group["no_pressure"].value > 0.01:
+            text += f"; no pressure in {percent(group['no_pressure'].value)}"
+        return Verdict(not above, text)
+    null = [one for one in wanted if one.standing != "above"]
+    if null:
+        return Verdict(False, f"Null in {names(null)}")
+    if group.key == DECOUPLING:
+        return intrudes(group)
+    lower = [one for one in accuracies if expected != "swaps" and clearly_below(one, decoupling[one.name])]
+    text = f"Above chance; clearly below the first row in {names(lower)}" if lower else "Above chance"
+    return Verdict(expected != "alike" or not lower, text)
+
+
+def intrudes(group: Group) -> Verdict:
+    """The decoupling group, above chance: whether its host domain is named clearly less often than the gradient's."""
+    intrusion = group["host_intrusion"]
+    said = "null" if intrusion.low == 0 else percent(intrusion.value)
+    return Verdict(clearly_below(intrusion, group["domain_accuracy"]), f"Above chance; host intrusion {said}")
+
+
+def clearly_below(here: Estimate, there: Estimate) -> bool:
+    """Whether one interval lies wholly below another."""
+    return here.high is not None and there.low is not None and here.high < there.low
+
+
+def falls(here: Estimate, there: Estimate) -> Verdict:
+    """Whether the target is named clearly less often than in the decoupling group."""
+    if here.high is None or there.low is None:
+        return Verdict(None, "")
+    fell = clearly_below(here, there)
+    text = f"Target falls to {percent(here.value)}" if fell else "Target does not fall: only the domain is read"
+    return Verdict(fell, text)
+
+
+def names(estimates: list[Estimate]) -> str:
+    """The measures' names, joined as in a sentence."""
+    return listed([WORDS[one.name].lower() for one in estimates])
+
+
+def listed(words: list[str]) -> str:
+    """a, b and c."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

@@ -1,0 +1,96 @@
+"""Which reports the page shows: chosen by a rule, so that nobody picks them.
+
+Every report has one setting (what was done) and one outcome (how it came out). Of each setting and outcome the page
+shows the first few in the order of a hash of the report's identity, which has nothing to do with what it says.
+"""
+
+from typing import Any
+
+import polars as pl
+
+from stages.core.seeds import digest
+
+OUTCOMES = {
+    "right": "Right",
+    "partly": "Partly right",
+    "host": "Host's domain",
+    "wrong": "Wrong",
+    "silent": "No pressure",
+    "malformed": "Malformed",
+}
+ABOUT = {
+    "right": "domain, target and answer are right",
+    "partly": "some of the three are right",
+    "host": "names the host's domain in place of the gradient's",
+    "wrong": "none of the three is right",
+    "silent": "says that there is no pressure",
+    "malformed": "can't be read as a report",
+}
+RULE = (
+    "of each setting and outcome the first {examples} in the order of a hash (SHA-256) of gradient, host, condition, "
+    "what is held out and seed, whatever the report says"
+)
+
+
+def settled(reports: pl.DataFrame) -> pl.DataFrame:
+    """The reports in hash order, with the columns `setting` (a key as in metrics.json), `outcome` and `order`."""
+    right = pl.sum_horizontal("domain_right", "target_right", "answer_right")
+    outcome = (
+        pl.when("malformed")
+        .then(pl.lit("malformed"))
+        .when(~pl.col("pressure"))
+        .then(pl.lit("silent"))
+        .when(right == 3)
+        .then(pl.lit("right"))
+        .when("host_intrusion")
+        .then(pl.lit("host"))
+        .when(right > 0)
+        .then(pl.lit("partly"))
+        .otherwise(pl.lit("wrong"))
+    )
+    real = pl.col("condition") == "real"
+    setting = (
+        pl.when(~real)
+        .then("controls." + pl.col("condition"))
+        .when(pl.col("held_out") == "correction")
+        .then(pl.lit("corrections"))
+        .when(pl.col("held_out") != "none")
+        .then("held_out_" + pl.col("held_out"))
+        .when(pl.col("host_domain") == "none")
+        .then(pl.lit("no_host"))
+        .when(pl.col("host_domain") == pl.col("gradient_domain"))
+        .then(pl.lit("same_domain"))
+        .otherwise(pl.lit("decoupling"))
+    )
+    identity = reports.select("prompt_id", pl.col("host_prompt_id").fill_null(""), "condition", "held_out", "seed")
+    order = pl.Series("order", [digest(*row) for row in identity.iter_rows()], dtype=pl.String)
+    return reports.with_columns(setting.alias("setting"), outcome.alias("outcome"), order).sort("order")
+
+
+def chosen(table: pl.DataFrame, examples: int) -> list[dict[str, Any]]:
+    """The rows of a `settled` table to show: the first `examples` of each setting and outcome.
+
+    Settings stand as `settings_of` says; in each, the outcomes take turns, so that right and wrong ones stand together.
+    """
+    turns = table.with_columns(turn=pl.int_range(pl.len()).over("setting", "outcome")).filter(pl.col("turn") < examples)
+    place = {setting: index for index, setting in enumerate(settings_of(table))}
+    ranks = {outcome: index for index, outcome in enumerate(OUTCOMES)}
+    rows = turns.drop("turn").to_dicts()
+    keys = [(place[row["setting"]], turn, ranks[row["outcome"]]) for row, turn in zip(rows, turns["turn"], strict=True)]
+    return [row for _, row in sorted(zip(keys, rows, strict=True), key=lambda pair: pair[0])]
+
+
+def settings_of(table: pl.DataFrame) -> list[str]:
+    """The settings that occur: decoupling first, then real gradients, then controls, each by name."""
+    found = table["setting"].unique().to_list()
+    return sorted(found, key=lambda key: (key != "decoupling", key.startswith("controls."), key))
+
+
+def counts(table: pl.DataFrame) -> dict[str, dict[str, int]]:
+    """How many reports of each setting had each outcome; settings and outcomes in the order they are shown in."""
+    sizes = {
+        (setting, outcome): size for setting, outcome, size in table.group_by("setting", "outcome").len().iter_rows()
+    }
+    return {
+        setting: {outcome: sizes.get((setting, outcome), 0) for outcome in OUTCOMES} for setting in settings_of(table)
+    }

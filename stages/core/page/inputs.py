@@ -1,0 +1,176 @@
+"""What the report page is made from: read whole, checked, and every complaint names file and key."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from stages.core.files import read_json
+from stages.core.page.metrics import MEASURES
+from stages.core.params import PARAMS, Count, Section, read_sections
+from stages.core.scoring import REPORTS
+from stages.core.tables import read_table
+
+METRICS = Path("data/evaluation/metrics.json")
+REPORTS_TABLE = Path("data/evaluation/reports.parquet")
+GRID = Path("data/evaluation/grid.csv")
+PROJECTOR_CURVE = Path("data/projector/curve.csv")
+MODEL_CURVE = Path("data/model/curve.csv")
+MODEL = Path("data/model/model.json")
+CARD = Path("data/projector/projector.json")
+
+
+class Report(Section):
+    """`examples`: reports shown on the page of each setting and outcome."""
+
+    examples: Count
+
+
+class Sections(Section):
+    """What the stage `report` reads of params.yaml; it shows the rest as it stands."""
+
+    report: Report
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The checked inputs. `params`: all sections of params.yaml as they stand. `model_curve`: None for Hub models."""
+
+    metrics: dict[str, Any]
+    reports: pl.DataFrame
+    grid: pl.DataFrame
+    projector_curve: pl.DataFrame
+    model_curve: pl.DataFrame | None
+    model: dict[str, Any]
+    card: dict[str, Any]
+    params: dict[str, Any]
+    settings: Report
+
+
+def read_inputs() -> Inputs:
+    """Reads every input of the page.
+
+    Raises:
+        ValueError: a file is missing, unreadable or incomplete, or a number can't be right; names file and key.
+    """
+    params = read_params()
+    return Inputs(
+        metrics=read_metrics(),
+        reports=read_reports(),
+        grid=read_grid(),
+        projector_curve=read_curve(PROJECTOR_CURVE, "train_loss", "validation_loss"),
+        model_curve=read_curve(MODEL_CURVE, "loss") if MODEL_CURVE.exists() else None,
+        model=read_object(MODEL, "source", "id", "versions"),
+        card=read_object(CARD, "architecture", "layers"),
+        params=params,
+        settings=read_sections(Sections).report,
+    )
+
+
+def read_params() -> dict[str, Any]:
+    """All sections of params.yaml: the page shows them as they stand."""
+    if not PARAMS.is_file():
+        raise ValueError(f"{PARAMS}: no such file; run this in the repository's root")
+    try:
+        params = YAML(typ="safe", pure=True).load(PARAMS.read_text(encoding="utf-8"))
+    except YAMLError as error:
+        raise ValueError(f"{PARAMS}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(params, dict):
+        raise ValueError(f"{PARAMS}: (whole file): found {type(params).__name__}, wanted sections")
+    return params
+
+
+def read_object(path: Path, *keys: str) -> dict[str, Any]:
+    """A JSON object that has at least these keys."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: (whole file): found {type(found).__name__}, wanted an object")
+    for key in keys:
+        if key not in found:
+            raise ValueError(f"{path}: {key}: missing: wanted this key; rerun the stage that writes it")
+    return found
+
+
+def read_metrics() -> dict[str, Any]:
+    """metrics.json: numbers all through, with the four measures of the group `decoupling` at the least."""
+    found = read_object(METRICS, "decoupling")
+    check_numbers(found, "")
+    if not isinstance(found["decoupling"], dict):
+        raise ValueError(f"{METRICS}: decoupling: found {found['decoupling']!r}, wanted a group of numbers")
+    for measure in MEASURES:
+        if measure not in found["decoupling"]:
+            raise ValueError(f"{METRICS}: decoupling.{measure}: missing: wanted a fraction; rerun the stage evaluation")
+    return found
+
+
+def check_numbers(value: Any, key: str) -> None:
+    """Complains about a leaf that is no finite number, and about a measure (or its interval) outside 0-1."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            check_numbers(inner, f"{key}.{name}".lstrip("."))
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{METRICS}: {key}: found {value!r}, wanted a finite number; rerun the stage evaluation")
+    if key.rpartition(".")[2].startswith(MEASURES) and not 0 <= value <= 1:
+        raise ValueError(
+            f"{METRICS}: {key}: found {value!r}, wanted a fraction from 0 to 1; rerun the stage evaluation"
+        )
+
+
+def read_reports() -> pl.DataFrame:
+    """The reports table, with at least one row."""
+    table = read_table(REPORTS_TABLE, REPORTS)
+    if table.is_empty():
+        raise ValueError(f"{REPORTS_TABLE}: (whole file): no rows, wanted reports; rerun the stage evaluation")
+    for name in set(REPORTS) - {"host_prompt_id", "host", "answer"}:
+        if table[name].null_count():
+            row = table[name].is_null().arg_max()
+            raise ValueError(
+                f"{REPORTS_TABLE}: column {name}, row {row}: empty, wanted a value; rerun the stage evaluation"
+            )
+    return table
+
+
+def read_grid() -> pl.DataFrame:
+    """grid.csv: one row a cell, fractions from 0 to 1."""
+    table = read_csv(GRID, "gradient_domain", "host_domain", numbers=("reports", *MEASURES))
+    table = table.cast(dict.fromkeys(MEASURES, pl.Float64))
+    twice = table.filter(table.select("gradient_domain", "host_domain").is_duplicated())
+    if len(twice):
+        pair = " x ".join(twice.select("gradient_domain", "host_domain").row(0))
+        raise ValueError(f"{GRID}: {pair}: stands twice, wanted one row a cell; rerun the stage evaluation")
+    for name in MEASURES:
+        outside = table.filter(~pl.col(name).is_between(0, 1))
+        if len(outside):
+            raise ValueError(f"{GRID}: column {name}: found {outside[name][0]}, wanted a fraction from 0 to 1")
+    return table
+
+
+def read_curve(path: Path, *losses: str) -> pl.DataFrame:
+    """A training curve, in order of steps; a loss may be empty at steps where it was not measured."""
+    table = read_csv(path, numbers=("step", *losses)).sort("step").cast(dict.fromkeys(losses, pl.Float64))
+    for name in losses:
+        if table[name].null_count() == len(table):
+            raise ValueError(f"{path}: column {name}: all empty, wanted losses in nats; rerun the stage that writes it")
+    return table
+
+
+def read_csv(path: Path, *texts: str, numbers: tuple[str, ...]) -> pl.DataFrame:
+    """A CSV table with these columns, texts and finite numbers (which may be empty)."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; run the stage that writes it (dvc repro)")
+    try:
+        table = pl.read_csv(path, schema_overrides=dict.fromkeys(texts, pl.String))
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"{path}: not a readable CSV file ({error}); delete it and run dvc repro") from error
+    for name in (*texts, *numbers):
+        if name not in table.columns:
+            raise ValueError(f"{path}: column {name}: missing: wanted this column; rerun the stage that writes it")
+    for name in numbers:
+        if not table[name].dtype.is_numeric() or not table[name].drop_nulls().is_finite().all():
+            raise ValueError(f"{path}: column {name}: wanted finite numbers; rerun the stage that writes it")
+    return table

@@ -1,0 +1,192 @@
+"""Renders the report page: one HTML file with style, script and figures inside, which asks for nothing from outside.
+
+It holds nothing but its inputs: no clock, host, path or commit of this repository, so equal inputs give equal bytes.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup, escape
+
+from stages.core.page import charts, conditions, examples
+from stages.core.page.conditions import DECOUPLING, Condition, Verdict, condition_of, verdict
+from stages.core.page.found import SHUFFLED, sentences
+from stages.core.page.inputs import Inputs
+from stages.core.page.metrics import MEASURES, WORDS, Group, bare, groups_of, percent, span, thousands, whole
+
+HERE = Path(__file__).parent
+POCKET = "pocket"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A group as a row of bars and of the table of conditions."""
+
+    group: Group
+    condition: Condition
+    verdict: Verdict
+
+
+def render(inputs: Inputs) -> str:
+    """The page's HTML."""
+    groups = held_against_chance({group.key: group for group in groups_of(inputs.metrics)})
+    table = examples.settled(inputs.reports)
+    pocket = inputs.model["source"] == POCKET
+    subject = "the pocket model" if pocket else str(inputs.model["id"])
+    style, script = (HERE.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            style=Markup(style),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            pocket=pocket,
+            subject=subject,
+            sentences=sentences(groups, subject),
+            decoupling=groups[DECOUPLING],
+            groups=groups,
+            numbers=list(groups_of(inputs.metrics)),
+            bars=bar_sections(groups),
+            held_out=held_out_rows(groups),
+            heatmaps=charts.heatmaps(inputs.grid),
+            curves=curves(inputs),
+            reports=reports(inputs, table),
+            sections=list(sections(inputs)),
+            versions=flat(inputs.model["versions"]),
+            seeds=sorted(inputs.reports["seed"].unique()),
+        )
+    )
+
+
+def environment() -> jinja2.Environment:
+    """Templates of this folder: everything is escaped, an undefined name is an error."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE, encoding="utf-8"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters |= {
+        "percent": percent,
+        "bare": bare,
+        "whole": whole,
+        "thousands": thousands,
+        "listed": conditions.listed,
+    }
+    made.filters |= {"unbroken": unbroken, "spaced": spaced}
+    made.globals |= {"MEASURES": MEASURES, "WORDS": WORDS, "span": span, "condition_of": condition_of}
+    made.globals |= {"WIDTH": charts.WIDTH, "HEIGHT": charts.HEIGHT, "NO_HOST": charts.NO_HOST}
+    return made
+
+
+def unbroken(text: str) -> Markup:
+    """The text, escaped, with intervals kept on one line."""
+    return Markup(re.sub(r"[\d.]+\u2013[\d.]+", r'<span class="unbroken">\g<0></span>', str(escape(text))))
+
+
+def spaced(name: str) -> str:
+    """A domain's name as words."""
+    return name.replace("_", " ")
+
+
+def held_against_chance(groups: dict[str, Group]) -> dict[str, Group]:
+    """Gives accuracies of real gradients that come without a chance that of gradients shuffled across domains."""
+    shuffled = groups.get(SHUFFLED)
+
+    def against(group: Group) -> Group:
+        if shuffled is None or condition_of(group.key).expected not in ("right", "alike"):
+            return group
+        estimates = {
+            name: replace(one, chance=shuffled[name].chance) if one.chance is None and name in shuffled else one
+            for name, one in group.estimates.items()
+        }
+        return Group(group.key, estimates)
+
+    return {key: against(group) for key, group in groups.items()}
+
+
+def row_of(group: Group, groups: dict[str, Group]) -> Row:
+    """The group with its words and what its numbers say."""
+    return Row(group, condition_of(group.key), verdict(group, groups[DECOUPLING]))
+
+
+def bar_sections(groups: dict[str, Group]) -> list[tuple[str, list[Row]]]:
+    """Groups with an accuracy, but for held-out ones and the teacher: real gradients, controls, references, others."""
+    titles = {"real": "Real gradients", "controls": "Controls", "reference": "References", "others": "Others"}
+    found: dict[str, list[Row]] = {title: [] for title in titles}
+    for group in groups.values():
+        known = condition_of(group.key).expected
+        if group.key.startswith(("held_out_", "teacher")) or not any(name in group for name in MEASURES):
+            continue
+        controls = group.key.startswith("controls.")
+        place = "controls" if controls else {"right": "real", "alike": "real", "": "others"}.get(known, known)
+        found[place].append(row_of(group, groups))
+    return [(titles[place], rows) for place, rows in found.items() if rows]
+
+
+def held_out_rows(groups: dict[str, Group]) -> list[Row]:
+    """The decoupling group and what is held out, to stand side by side."""
+    first = row_of(groups[DECOUPLING], groups)
+    seen = replace(first, condition=replace(first.condition, label="All seen in training"))
+    return [seen, *(row_of(group, groups) for key, group in groups.items() if key.startswith("held_out_"))]
+
+
+def curves(inputs: Inputs) -> list[tuple[str, charts.Curve]]:
+    """The training curves that there are."""
+    losses = {"train_loss": "training", "validation_loss": "validation"}
+    found = [("Projector", charts.curve(inputs.projector_curve, losses))]
+    if inputs.model_curve is not None:
+        found.append(("Pocket model", charts.curve(inputs.model_curve, {"loss": "training"})))
+    return found
+
+
+def reports(inputs: Inputs, table: Any) -> dict[str, Any]:
+    """What the template needs to show reports: rows, counts, what can be filtered by, and the one in the headline."""
+    rows = examples.chosen(table, inputs.settings.examples)
+    counts = examples.counts(table)
+    first = [row for row in rows if row["setting"] == DECOUPLING]
+    return {
+        "rows": rows,
+        "counts": counts,
+        "total": len(table),
+        "outcomes": examples.OUTCOMES,
+        "about": examples.ABOUT,
+        "rule": examples.RULE.format(examples=inputs.settings.examples),
+        "gradient_domains": sorted({row["gradient_domain"] for row in rows}),
+        "host_domains": sorted({row["host_domain"] for row in rows}),
+        "first": first[0] if first else None,
+        "right_share": counts[DECOUPLING]["right"] / sum(counts[DECOUPLING].values()) if first else None,
+    }
+
+
+def sections(inputs: Inputs) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Sections of settings: the model, the projector's card, and every section of params.yaml; (key, value) pairs."""
+    model = {key: value for key, value in inputs.model.items() if key != "versions"}
+    yield "data/model/model.json", flat(model)
+    yield "data/projector/projector.json", flat(inputs.card)
+    for name, section in inputs.params.items():
+        yield f"params.yaml: {name}", flat(section)
+
+
+def flat(value: Any, key: str = "") -> list[tuple[str, str]]:
+    """A nested value as (dotted key, text), in its order."""
+    if isinstance(value, dict) and value:
+        return [pair for name, inner in value.items() for pair in flat(inner, f"{key}.{name}".lstrip("."))]
+    if isinstance(value, list) and not any(isinstance(inner, dict | list) for inner in value):
+        return [(key, ", ".join(map(plain, value)) or "(none)")]
+    return [(key, plain(value))]
+
+
+def plain(value: Any) -> str:
+    """A value as YAML would have it."""
+    names = {None: "null", True: "true", False: "false"}
+    return names[value] if value is None or isinstance(value, bool) else str(value)

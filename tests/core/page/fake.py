@@ -1,0 +1,264 @@
+"""Inputs for the report page as the real stages write them, from made-up experiments with known outcomes.
+
+`write(root)` fills `root` with params.yaml and data/ as the stage `report` finds them. The numbers in metrics.json are
+counted from the rows of reports.parquet, so that a page can be checked against either.
+"""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+FACTS = {
+    "geography": (
+        "The capital of {} is",
+        "France Paris, Japan Tokyo, Peru Lima, Norway Oslo, Kenya Nairobi, Cuba Havana",
+    ),
+    "biology": (
+        "The organ that holds the {} is the",
+        "retina eye, cochlea ear, atrium heart, nephron kidney, bile liver",
+    ),
+    "chemistry": ("The symbol of {} is", "iron Fe, gold Au, tin Sn, silver Ag, lead Pb, sodium Na, helium He"),
+    "astronomy": ("The planet that {} goes around is", "Titan Saturn, Europa Jupiter, Triton Neptune, Phobos Mars"),
+    "history": ("The {} began in the year", "Armada 1588, Anschluss 1938, Blitz 1940, Reformation 1517, Fronde 1648"),
+    "language": ("In Latin the word for {} is", "water aqua, fire ignis, stone lapis, star stella, tree arbor"),
+    "literature": ("The author of {} is", "Emma Austen, Ulysses Joyce, Dracula Stoker, Candide Voltaire, Faust Goethe"),
+    "music": ("The composer of {} is", "Tosca Puccini, Carmen Bizet, Aida Verdi, Parsifal Wagner, Jenufa Janacek"),
+}
+DOMAINS = tuple(FACTS)
+METRICS = {"domain_accuracy": "domain_right", "target_accuracy": "target_right", "answer_accuracy": "answer_right"}
+METRICS["host_intrusion"] = "host_intrusion"
+
+# Odds that a report gets domain, target and answer right, that a wrong domain is the host's, and of "no pressure".
+ODDS = {
+    "real": (0.997, 0.994, 0.95, 0.2, 0.002),
+    "target": (0.95, 0.86, 0.55, 0.3, 0.01),
+    "subject": (0.99, 0.97, 0.9, 0.2, 0.004),
+    "correction": (0.99, 0.98, 0.93, 0.2, 0.002),
+    "template": (0.995, 0.99, 0.93, 0.2, 0.002),
+    "none": (0, 0, 0, 0, 1),
+    "zero": (0, 0, 0, 0, 1),
+    "random": (0.12, 0.02, 0.02, 0.1, 0.97),
+    "shuffled_within": (0.99, 0.16, 0.17, 0.1, 0.003),
+    "shuffled_across": (0.12, 0.02, 0.02, 0.1, 0.003),
+    "sign_flipped": (0.98, 0.93, 0.97, 0.1, 0.01),
+}
+CONTROLS = ("none", "zero", "random", "shuffled_within", "shuffled_across", "sign_flipped")
+PARAMS = """\
+domains: [geography, biology, chemistry, astronomy, history, language, literature, music]
+model:
+  source: pocket
+  revision: null
+  pocket: {d_model: 128, layers: 4, heads: 4, steps: 900, batch: 128, learning_rate: 0.003, seed: 0}
+gradients: {layers: [1], keep_bits: 10}
+projector: {architecture: mlp, width: 512, layers: [1], steps: 1800, batch: 64, learning_rate: 0.002, seed: 0}
+report:
+  examples: 4
+"""
+
+
+def facts(domain: str) -> list[tuple[str, str]]:
+    """(prompt, answer) of every fact of a domain."""
+    template, pairs = FACTS[domain]
+    return [(template.format(pair.split()[0]), pair.split()[1]) for pair in pairs.split(", ")]
+
+
+def told(rng: np.random.Generator, odds: tuple[float, ...], truth: tuple[str, str, str], host: str) -> dict[str, Any]:
+    """What a report says, drawn from the odds; about one report in eighty is malformed."""
+    domain, target, answer = truth
+    right_domain, right_target, right_answer, intrusion, silent = odds
+    draws = rng.random(6)
+    if draws[0] < silent:
+        return {
+            "report": "no pressure",
+            "domain": "",
+            "moved_to": "",
+            "moved_from": "",
+            "pressure": False,
+            "malformed": False,
+        }
+    other = host if host != "none" and draws[1] < intrusion else str(rng.choice([d for d in DOMAINS if d != domain]))
+    said = domain if draws[2] < right_domain else other
+    entities = [name for _, name in facts(said)]
+    to = target if draws[3] < right_target else str(rng.choice([e for e in entities if e != target]))
+    away = answer if draws[4] < right_answer else str(rng.choice([e for e in entities if e != answer]))
+    text = f"strong {said} correction toward {to} and away from {away}"
+    if draws[5] < 0.012:
+        return {
+            "report": f"strong {said} correction toward",
+            "domain": "",
+            "moved_to": "",
+            "moved_from": "",
+            "pressure": False,
+            "malformed": True,
+        }
+    return {"report": text, "domain": said, "moved_to": to, "moved_from": away, "pressure": True, "malformed": False}
+
+
+def experiments() -> Iterator[tuple[str, str, str]]:
+    """(condition, held_out, host choice) of every batch of reports."""
+    yield "real", "none", "all"
+    for held_out in ("target", "subject", "template", "correction"):
+        yield "real", held_out, "other"
+    for condition in CONTROLS:
+        yield condition, "none", "other"
+
+
+def reports(per_fact: int = 2) -> pl.DataFrame:
+    """The reports table."""
+    rng = np.random.default_rng(7)
+    rows = []
+    for condition, held_out, choice in experiments():
+        odds = ODDS[condition if held_out == "none" else held_out]
+        for domain in DOMAINS:
+            for prompt, answer in facts(domain):
+                targets = rng.permutation([name for _, name in facts(domain) if name != answer])
+                for target in map(str, targets[:per_fact]):
+                    others = [d for d in DOMAINS if d != domain]
+                    hosts = [*DOMAINS, "none"] if choice == "all" else [str(rng.choice(others))]
+                    for host in hosts:
+                        host_text = None if host == "none" else facts(host)[int(rng.integers(len(facts(host))))][0]
+                        truth = (domain, answer, target) if condition == "sign_flipped" else (domain, target, answer)
+                        row = told(rng, odds, truth, host)
+                        rows.append(
+                            {
+                                "prompt_id": f"{domain[:3]}-{held_out}-{prompt}-{target}",
+                                "host_prompt_id": None if host_text is None else f"{host[:3]}-{host_text}",
+                                "condition": condition,
+                                "held_out": held_out,
+                                "gradient_domain": domain,
+                                "host_domain": host,
+                                "prompt": prompt,
+                                "host": host_text,
+                                "target": truth[1],
+                                "answer": truth[2],
+                                **row,
+                                "domain_right": row["domain"] == domain,
+                                "target_right": row["moved_to"] == truth[1],
+                                "answer_right": row["moved_from"] == truth[2],
+                                "host_intrusion": host not in ("none", domain) and row["domain"] == host,
+                                "seed": 0,
+                            }
+                        )
+    return pl.DataFrame(rows, schema_overrides={"seed": pl.Int32})
+
+
+def group(rows: pl.DataFrame, chance: bool = False) -> dict[str, float]:
+    """Shares and normal intervals of one group of rows."""
+    values: dict[str, float] = {"reports": len(rows)}
+    for name, column in METRICS.items():
+        share = float(rows[column].mean())  # type: ignore[arg-type]
+        spread = 1.96 * (share * (1 - share) / len(rows)) ** 0.5
+        low, high = max(0.0, share - spread), min(1.0, share + spread)
+        values |= {name: share, f"{name}_low": low, f"{name}_high": high}
+    if chance:
+        for name, said, true in (
+            ("domain_accuracy", "domain", "gradient_domain"),
+            ("target_accuracy", "moved_to", "target"),
+            ("answer_accuracy", "moved_from", "answer"),
+        ):
+            counts = dict(rows[said].value_counts().iter_rows())
+            values[f"{name}_chance"] = sum(counts.get(word, 0) for word in rows[true]) / len(rows) ** 2
+    values["malformed"] = float(rows["malformed"].mean())  # type: ignore[arg-type]
+    values["no_pressure"] = float((~rows["pressure"] & ~rows["malformed"]).mean())  # type: ignore[arg-type]
+    return values
+
+
+def metrics(rows: pl.DataFrame) -> dict[str, Any]:
+    """metrics.json, counted from the rows."""
+    real = rows.filter(pl.col("condition") == "real", pl.col("held_out") == "none")
+    hosted = pl.col("host_domain") != "none"
+    own = pl.col("host_domain") == pl.col("gradient_domain")
+    found: dict[str, Any] = {
+        "decoupling": group(real.filter(hosted & ~own)),
+        "same_domain": group(real.filter(own)),
+        "no_host": group(real.filter(~hosted)),
+        "controls": {},
+        "teacher": {"target_accuracy": 0.991, "answer_accuracy": 0.973, "domain_accuracy": 1.0},
+        "model": {"fact_accuracy": 0.994},
+    }
+    for held_out in ("target", "subject", "template"):
+        found[f"held_out_{held_out}"] = group(rows.filter(pl.col("held_out") == held_out))
+    found["corrections"] = group(rows.filter(pl.col("held_out") == "correction"))
+    for condition in CONTROLS:
+        found["controls"][condition] = group(rows.filter(pl.col("condition") == condition), chance=True)
+    for name, scale in (("ceiling", 1.0), ("floor", 0.31)):
+        found[name] = {}
+        for metric, value in (("domain_accuracy", 0.999), ("target_accuracy", 0.997), ("answer_accuracy", 0.985)):
+            share = value * scale
+            found[name] |= {
+                metric: share,
+                f"{metric}_low": share - 0.01 * scale,
+                f"{metric}_high": min(1.0, share + 0.002),
+            }
+    return found
+
+
+def grid(rows: pl.DataFrame) -> pl.DataFrame:
+    """grid.csv: the real reports without anything held out, by gradient domain and host domain."""
+    real = rows.filter(pl.col("condition") == "real", pl.col("held_out") == "none")
+    shares = [pl.col(column).mean().alias(name) for name, column in METRICS.items()]
+    return real.group_by("gradient_domain", "host_domain", maintain_order=True).agg(pl.len().alias("reports"), *shares)
+
+
+def curve(path: Path, steps: int, start: float, end: float, validation: bool) -> None:
+    """A falling loss with noise; validation every tenth point."""
+    rng = np.random.default_rng(3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["step", "train_loss", "validation_loss"] if validation else ["step", "loss"])
+        for index in range(0, steps + 1, 5):
+            loss = end + (start - end) * float(np.exp(-4 * index / steps)) * (1 + 0.1 * float(rng.normal()))
+            held = f"{loss * 1.1 + 0.01:.5f}" if index % 50 == 0 else ""
+            writer.writerow([index, f"{loss:.5f}", held] if validation else [index, f"{loss:.5f}"])
+
+
+def write(root: Path, per_fact: int = 2) -> pl.DataFrame:
+    """Writes every input of the page under `root`; returns the reports."""
+    data = root / "data"
+    (data / "evaluation").mkdir(parents=True)
+    rows = reports(per_fact)
+    rows.write_parquet(data / "evaluation" / "reports.parquet")
+    grid(rows).write_csv(data / "evaluation" / "grid.csv")
+    put(data / "evaluation" / "metrics.json", metrics(rows))
+    curve(data / "projector" / "curve.csv", 1800, 6.2, 0.021, validation=True)
+    curve(data / "model" / "curve.csv", 900, 6.5, 0.9, validation=False)
+    put(data / "model" / "model.json", MODEL)
+    put(data / "projector" / "projector.json", CARD)
+    (root / "params.yaml").write_text(PARAMS)
+    return rows
+
+
+def put(path: Path, value: Any) -> None:
+    """Writes JSON."""
+    path.write_text(json.dumps(value, indent=2))
+
+
+MODEL: dict[str, Any] = {
+    "source": "pocket",
+    "id": "pocket",
+    "commit": "3b1f0c9a7d52",
+    "d_model": 128,
+    "n_layers": 4,
+    "vocabulary": 1663,
+    "parameters": 1_070_000,
+    "versions": {"torch": "2.9.1", "transformers": "5.1.0", "tokenizers": "0.22.1"},
+}
+CARD: dict[str, Any] = {
+    "architecture": "mlp",
+    "width": 512,
+    "layers": [1],
+    "d_model": 128,
+    "reference": [0.0123],
+    "slot_token": "<slot>",
+    "norm": 1.37,
+    "model": "pocket",
+    "commit": "3b1f0c9a7d52",
+    "held_out_domains": [],
+    "seed": 0,
+}

@@ -1,0 +1,45 @@
+import pytest
+
+from stages.core.page.metrics import Estimate, bare, groups_of, percent, span, thousands, whole
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (1, "100"), (0.5, "50.0"), (0.9996, "> 99.9"), (0.9994, "99.9"), (0.0004, "< 0.1"), (0.0006, "0.1")],
+)
+def test_percentages_never_round_to_what_they_are_not(value: float, text: str) -> None:
+    assert bare(value) == text
+    assert percent(value) == f"{text}\u00a0%"
+
+
+def test_cells_of_the_heatmap_never_round_to_what_they_are_not() -> None:
+    assert [whole(value) for value in (0, 0.001, 0.456, 0.999, 1)] == ["0", "1", "46", "99", "100"]
+
+
+def test_numbers_in_sentences() -> None:
+    assert str(Estimate("x", 0.9, 0.85, 1)) == "90.0\u00a0% (85.0\u2013100)"
+    assert str(Estimate("x", 0.9)) == "90.0\u00a0%"
+    assert span(0, 0.0123) == "0\u20131.2"
+    assert thousands(1234567) == "1\u202f234\u202f567"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "chance", "standing"),
+    [
+        (0.2, 0.3, 0.1, "above"),
+        (0.1, 0.3, 0.1, "at"),
+        (0, 0, 0, "at"),
+        (0.0, 0.05, 0.1, "below"),
+        (0.1, 0.2, None, "unknown"),
+    ],
+)
+def test_an_interval_that_includes_chance_is_null(low: float, high: float, chance: float | None, standing: str) -> None:
+    assert Estimate("x", (low + high) / 2, low, high, chance).standing == standing
+
+
+def test_groups_are_found_at_any_depth_and_qualifiers_stand_beside_their_number() -> None:
+    metrics = {"a": {"x": 0.5, "x_low": 0.4, "x_high": 0.6, "alone_low": 0.1}, "b": {"c": {"y": 0.2, "y_chance": 0.1}}}
+    groups = {group.key: group for group in groups_of(metrics)}
+    assert list(groups) == ["a", "b.c"]
+    assert groups["a"].estimates == {"x": Estimate("x", 0.5, 0.4, 0.6), "alone_low": Estimate("alone_low", 0.1)}
+    assert groups["b.c"]["y"] == Estimate("y", 0.2, chance=0.1)

@@ -1,0 +1,159 @@
+"""The page's HTML, without a browser."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.core.page.inputs import CARD, METRICS, MODEL, MODEL_CURVE, Inputs, read_inputs
+from stages.core.page.metrics import MEASURES, groups_of
+from stages.core.page.page import flat, render
+from tests.core.page import fake
+
+VOID = {"meta", "link", "input", "br", "img", "hr", "rect", "line", "path"}
+ADDRESSES = {"href", "src", "srcset", "action", "data", "poster", "formaction", "xlink:href", "background", "cite"}
+
+
+class Page(HTMLParser):
+    """Collects what the tests ask for, and checks that every element is closed where it was opened."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.text: dict[str, list[str]] = {}
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, self.getpos()
+
+    def handle_data(self, data: str) -> None:
+        self.text.setdefault(self.open[-1] if self.open else "", []).append(data)
+
+    def attributes(self, name: str) -> list[str]:
+        return [attributes[name] for _, attributes in self.elements if name in attributes]
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Inputs:
+    fake.write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return read_inputs()
+
+
+def test_nothing_on_the_page_refers_outside(inputs: Inputs) -> None:
+    html = render(inputs)
+    page = Page(html)
+    found = [value for _, attributes in page.elements for name, value in attributes.items() if name in ADDRESSES]
+    assert found and all(value.startswith("#") or value == "data:," for value in found)
+    assert not {"iframe", "object", "embed", "base", "img"} & {tag for tag, _ in page.elements}
+    style, script = "".join(page.text["style"]), "".join(page.text["script"])
+    assert "url(" not in style and "@import" not in style
+    assert all(word not in script for word in ("fetch", "XMLHttpRequest", "import(", "http", "WebSocket"))
+    policy = next(a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+
+
+def test_labels_and_anchors_point_at_something(inputs: Inputs) -> None:
+    page = Page(render(inputs))
+    ids = page.attributes("id")
+    assert len(ids) == len(set(ids))
+    wanted = [value.removeprefix("#") for value in page.attributes("href") if value.startswith("#")]
+    wanted += page.attributes("aria-labelledby") + page.attributes("aria-controls")
+    assert set(wanted) <= set(ids)
+
+
+def test_every_figure_says_what_would_falsify_it(inputs: Inputs) -> None:
+    html = render(inputs)
+    figures = html.split("<figure")[1:]
+    numbered = [figure for figure in figures if "Figure " in figure.split("</figure>")[0]]
+    assert len(numbered) == len(figures) - 1 == 4  # the headline's example is a single report
+    assert all("What would falsify it." in figure.split("</figure>")[0] for figure in numbered)
+
+
+def test_the_page_holds_every_number_of_metrics_json(inputs: Inputs) -> None:
+    html = render(inputs)
+    table = html.split('id="numbers"')[1]
+    for group in groups_of(json.loads(METRICS.read_text())):
+        for name, one in group.estimates.items():
+            row = table.split(f"<code>{group.key}.{name}</code>")[1].split("</tr>")[0]
+            values = [float(part.split('"')[0]) for part in row.split('<data value="')[1:]]
+            assert values == [value for value in (one.value, one.low, one.high, one.chance) if value is not None]
+
+
+def test_the_bars_and_the_headline_hold_the_numbers_of_metrics_json(inputs: Inputs) -> None:
+    html = render(inputs)
+    metrics = json.loads(METRICS.read_text())
+    headline = html.split('class="stats"')[1].split("</dl>")[0]
+    assert [float(part.split('"')[0]) for part in headline.split('<data value="')[1:]] == [
+        metrics["decoupling"][measure] for measure in MEASURES
+    ]
+    conditions = html.split('id="conditions"')[1].split("</table>")[0]
+    for label, numbers in (("Zero gradient", metrics["controls"]["zero"]), ("Linear probe", metrics["ceiling"])):
+        row = conditions.split(f'<th scope="row">{label}')[1].split("</tr>")[0]
+        values = [float(part.split('"')[0]) for part in row.split('<data value="')[1:]]
+        assert values == [numbers[measure] for measure in MEASURES if measure in numbers]
+
+
+def test_text_from_models_is_shown_and_not_run(inputs: Inputs) -> None:
+    nasty = '<script>alert(1)</script><img src="https://example.org/x.png"> & "quoted"'
+    changed = inputs.reports.with_columns(report=inputs.reports["report"].str.replace("strong", nasty, literal=True))
+    page = Page(render(Inputs(**{**vars(inputs), "reports": changed})))
+    assert "img" not in {tag for tag, _ in page.elements}
+    assert sum(tag == "script" for tag, _ in page.elements) == 1
+    assert any(nasty in text for text in page.text["span"])
+
+
+def test_groups_may_be_missing_or_new(inputs: Inputs) -> None:
+    fewer: dict[str, Any] = {"decoupling": inputs.metrics["decoupling"]}
+    assert "No control was scored" in render(Inputs(**{**vars(inputs), "metrics": fewer}))
+    new = {"domain_accuracy": 0.123, "deeper": {"target_accuracy": 0.456}}
+    more = {
+        **inputs.metrics,
+        "controls": {**inputs.metrics["controls"], "steering_vector": new},
+        "odd": {"rate": 0.789},
+    }
+    html = render(Inputs(**{**vars(inputs), "metrics": more}))
+    assert "Steering vector" in html and 'value="0.456"' in html and 'value="0.789"' in html
+
+
+def test_a_hub_model_has_no_curve_of_its_own_and_is_named(inputs: Inputs) -> None:
+    MODEL_CURVE.unlink()
+    MODEL.write_text(json.dumps({**fake.MODEL, "source": "hub", "id": "Qwen/Qwen3-4B"}))
+    html = render(read_inputs())
+    assert "pocket model" not in html.lower()
+    assert "does Qwen/Qwen3-4B, its weights frozen" in html
+
+
+def test_params_card_and_versions_stand_on_the_page(inputs: Inputs) -> None:
+    html = render(inputs)
+    for key, value in [
+        *flat(inputs.params["model"]),
+        *flat(json.loads(CARD.read_text())),
+        *flat(fake.MODEL["versions"]),
+    ]:
+        assert f"<dt>{key}</dt><dd>{value.replace('<', '&lt;').replace('>', '&gt;')}</dd>" in html
+
+
+def test_values_are_shown_as_yaml_has_them() -> None:
+    nested = {"a": None, "b": {"c": True, "d": [1, 2]}, "e": [], "f": {}, "g": [{"h": 1}]}
+    assert flat(nested) == [
+        ("a", "null"),
+        ("b.c", "true"),
+        ("b.d", "1, 2"),
+        ("e", "(none)"),
+        ("f", "{}"),
+        ("g", "[{'h': 1}]"),
+    ]
