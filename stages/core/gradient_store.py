@@ -1,0 +1,176 @@
+"""The gradient store: a Zarr v3 group of sharded arrays, one row a prompt, in the order of the prompts table.
+
+Shards hold SHARD_BYTES or less and are written whole by one writer; inner chunks hold CHUNK_ROWS rows. Numbers are
+rounded to `keep_bits` mantissa bits before writing (numcodecs.BitRound) and stored as plain float32 with Blosc(zstd), so
+that any Zarr v3 reader opens them. The fill value is NaN: a row that was never written can't be taken for data.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from jaxtyping import Float, Int
+from numcodecs import BitRound
+from zarr.codecs import BloscCodec
+from zarr.errors import BaseZarrError
+
+SHARD_BYTES = 32 * 2**20
+CHUNK_ROWS = 64
+ID_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What a store holds, in memory. `answer_logprob` is null (masked) where the answer isn't known."""
+
+    prompt_id: list[str]
+    gradient: Float[np.ndarray, "sample layer d_model"]
+    activation: Float[np.ndarray, "sample layer d_model"]
+    target_logprob: Float[np.ndarray, " sample"]
+    answer_logprob: Float[np.ndarray, " sample"]
+    top_token: Int[np.ndarray, " sample"]
+    attributes: dict[str, Any]
+
+
+def shard_rows(layers: int, d_model: int) -> int:
+    """Rows in a shard of the gradient array: a multiple of CHUNK_ROWS."""
+    return max(1, SHARD_BYTES // (4 * layers * d_model * CHUNK_ROWS)) * CHUNK_ROWS
+
+
+def shards(samples: int, layers: int, d_model: int) -> Iterator[slice]:
+    """The rows of each shard, in order: the unit of work, of resuming and of writing."""
+    rows = shard_rows(layers, d_model)
+    for start in range(0, samples, rows):
+        yield slice(start, min(start + rows, samples))
+
+
+def rounded(values: Float[np.ndarray, "*shape"], keep_bits: int) -> Float[np.ndarray, "*shape"]:
+    """Float32 with all but `keep_bits` mantissa bits rounded away (7 is bfloat16's precision)."""
+    codec = BitRound(keepbits=keep_bits)
+    return np.asarray(codec.decode(codec.encode(np.ascontiguousarray(values, dtype=np.float32)))).reshape(values.shape)
+
+
+def write_store(
+    path: Path,
+    pieces: Sequence[Mapping[str, np.ndarray]],
+    prompt_ids: Sequence[str],
+    keep_bits: int,
+    attributes: Mapping[str, Any],
+) -> None:
+    """Writes a store at `path` (which must not exist) from pieces, one a shard, in order.
+
+    A piece holds gradient, activation, target_logprob, answer_logprob and top_token of its rows. The attributes are
+    written first and in sorted order, so that the same content gives the same bytes.
+
+    Raises:
+        ValueError: a gradient or activation is NaN or infinite; names the row's prompt_id.
+    """
+    samples = len(prompt_ids)
+    _, layers, d_model = pieces[0]["gradient"].shape
+    group = zarr.open_group(
+        path,
+        mode="w-",
+        zarr_format=3,
+        attributes=dict(sorted({**attributes, "samples": samples, "keep_bits": keep_bits}.items())),
+    )
+    rows = min(shard_rows(layers, d_model), math.ceil(samples / CHUNK_ROWS) * CHUNK_ROWS)
+    blosc = BloscCodec(cname="zstd", clevel=5, shuffle="shuffle")
+
+    def array(name: str, shape: tuple[int, ...], dtype: str, fill: Any) -> zarr.Array[Any]:
+        tail = shape[1:]
+        return group.create_array(
+            name,
+            shape=shape,
+            dtype=dtype,
+            chunks=(CHUNK_ROWS, *tail),
+            shards=(rows, *tail),
+            fill_value=fill,
+            compressors=blosc,
+        )
+
+    nan = float("nan")
+    arrays = {
+        "gradient": array("gradient", (samples, layers, d_model), "float32", nan),
+        "activation": array("activation", (samples, layers, d_model), "float32", nan),
+        "target_logprob": array("target_logprob", (samples,), "float32", nan),
+        "answer_logprob": array("answer_logprob", (samples,), "float32", nan),
+        "top_token": array("top_token", (samples,), "int64", -1),
+    }
+    ids = array("prompt_id", (samples, ID_BYTES), "uint8", 0)
+    start = 0
+    for piece in pieces:
+        stop = start + len(piece["gradient"])
+        check_finite(path, piece, prompt_ids[start:stop])
+        for name, target in arrays.items():
+            values = np.asarray(piece[name])
+            target[start:stop] = rounded(values, keep_bits) if name in ("gradient", "activation") else values
+        ids[start:stop] = np.frombuffer("".join(prompt_ids[start:stop]).encode("ascii"), np.uint8).reshape(-1, ID_BYTES)
+        start = stop
+    assert start == samples, f"{start} rows written of {samples}"
+
+
+def check_finite(path: Path, piece: Mapping[str, np.ndarray], prompt_ids: Sequence[str]) -> None:
+    """Raises:
+    ValueError: a gradient, activation or target log-probability is NaN or infinite.
+    """
+    for name in ("gradient", "activation", "target_logprob"):
+        bad = ~np.isfinite(piece[name]).reshape(len(prompt_ids), -1).all(1)
+        if bad.any():
+            row = int(bad.argmax())
+            raise ValueError(
+                f"{path}: {name} of prompt {prompt_ids[row]}: NaN or infinite, wanted numbers; {int(bad.sum())} such rows"
+            )
+
+
+def read_store(path: Path, prompt_ids: Sequence[str]) -> Gradients:
+    """Reads a whole store and checks that it is complete and is that of these prompts, in this order.
+
+    Raises:
+        ValueError: the store is missing, cut short or unreadable, holds NaN, or belongs to other prompts.
+    """
+    advice = "delete it and run dvc repro"
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such store; run the stage that writes it (dvc repro)")
+    try:
+        group = zarr.open_group(path, mode="r", zarr_format=3)
+        arrays = {
+            name: read_whole(path, group, name)
+            for name in ("gradient", "activation", "target_logprob", "answer_logprob", "top_token", "prompt_id")
+        }
+        attributes = dict(group.attrs)
+    except (BaseZarrError, OSError, KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{path}: not a whole gradient store ({type(error).__name__}: {error}); {advice}") from error
+    ids = [bytes(row).decode("ascii", "replace") for row in arrays.pop("prompt_id")]
+    if ids != list(prompt_ids):
+        raise ValueError(
+            f"{path}: its {len(ids)} rows are not the {len(prompt_ids)} prompts of the table before it; run dvc repro"
+        )
+    check_finite(path, arrays, ids)
+    return Gradients(prompt_id=ids, attributes=attributes, **arrays)
+
+
+def read_whole(path: Path, group: zarr.Group, name: str) -> np.ndarray:
+    """One array, after checking that every shard file is there.
+
+    Raises:
+        ValueError: a shard is missing or unreadable.
+    """
+    array = group[name]
+    assert isinstance(array, zarr.Array)
+    assert array.shards is not None
+    wanted = math.prod(math.ceil(size / shard) for size, shard in zip(array.shape, array.shards, strict=True))
+    found = array.nchunks_initialized * math.prod(array.chunks) // math.prod(array.shards)
+    if found != wanted:
+        raise ValueError(
+            f"{path}: {name}: found {found} of {wanted} shards: the store was cut short; delete it and run dvc repro"
+        )
+    try:
+        return np.asarray(array[:])
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{path}: {name}: a shard can't be read ({error}): the store was cut short; delete it and run dvc repro"
+        ) from error

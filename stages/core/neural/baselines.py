@@ -1,0 +1,72 @@
+"""What the projector is held against: a linear probe (ceiling) and the no-training lens (floor), on the same gradients."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float
+from torch.nn import functional as F
+
+from stages.core.neural.decoder import Decoder
+
+PROBE_STEPS = 300
+PROBE_BATCH = 1024
+
+
+def directions(gradients: Float[np.ndarray, "sample layer d_model"]) -> Float[torch.Tensor, "sample f"]:
+    """Normalised update directions, layers side by side, at the scale that projectors read."""
+    return (F.normalize(-torch.tensor(gradients), dim=-1) * gradients.shape[-1] ** 0.5).flatten(1)
+
+
+def probe(
+    train: Float[np.ndarray, "n layer d_model"],
+    labels: Sequence[str],
+    test: Float[np.ndarray, "m layer d_model"],
+    seed: int,
+) -> list[str]:
+    """What multinomial logistic regression, fitted on the training directions, says of the test directions.
+
+    Adam, PROBE_STEPS steps of PROBE_BATCH rows, weight decay 1e-4. A label that training has not seen can't be said.
+    """
+    names = sorted(set(labels))
+    index = {name: position for position, name in enumerate(names)}
+    x, y = directions(train), torch.tensor([index[label] for label in labels])
+    generator = torch.Generator().manual_seed(seed)
+    head = torch.nn.Linear(x.shape[1], len(names))
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=0.03, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, PROBE_STEPS)
+    for _ in range(PROBE_STEPS):
+        picked = torch.randint(len(x), (min(PROBE_BATCH, len(x)),), generator=generator)
+        optimizer.zero_grad()
+        F.cross_entropy(head(x[picked]), y[picked]).backward()
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        return [names[best] for best in head(directions(test)).argmax(1).tolist()]
+
+
+def lens(
+    decoder: Decoder, gradients: Float[np.ndarray, "sample layer d_model"], lexicon: dict[str, str]
+) -> pl.DataFrame:
+    """Reads the unembedded update direction with no training: columns domain, moved_to, moved_from.
+
+    The direction of the last layer asked for is multiplied by the final norm's weight and the head. The entity (of
+    `lexicon`: entity -> domain) whose first token rises most is moved to, the one that falls most is moved from.
+    """
+    direction = F.normalize(-torch.tensor(gradients[:, -1]), dim=-1).to(decoder.device, decoder.dtype)
+    weight = getattr(decoder.norm, "weight", None)
+    with torch.no_grad():
+        shift = decoder.head(direction * weight if weight is not None else direction).float()
+    entities = list(lexicon)
+    first = torch.tensor([decoder.continuation(entity)[0] for entity in entities], device=shift.device)
+    ups, downs = shift[:, first].argmax(1).tolist(), shift[:, first].argmin(1).tolist()
+    return pl.DataFrame(
+        {
+            "domain": [lexicon[entities[up]] for up in ups],
+            "moved_to": [entities[up] for up in ups],
+            "moved_from": [entities[down] for down in downs],
+        }
+    )

@@ -1,0 +1,108 @@
+"""Projectors: maps from the update direction to the vectors that fill the slots.
+
+Each takes the normalised update direction of one or more layers and the gradient's strength, and returns one vector a
+slot (its norm is set by the injection). To add an architecture, write a class here and name it in ARCHITECTURES.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+STRENGTH_BOUND = 5.0
+"""The strength feature, ln(|g| / reference), is clipped to plus or minus this; a gradient of zero is at minus this."""
+
+
+def features(
+    gradient: Float[Tensor, "batch layer d_model"], reference: Float[Tensor, " layer"]
+) -> tuple[Float[Tensor, "batch layer*d_model"], Float[Tensor, "batch 1"]]:
+    """The update direction -g, each layer's part normalised to sqrt(d_model) (zero stays zero), and the strength.
+
+    Strength: the mean over layers of ln(|g_l| / reference_l), clipped to STRENGTH_BOUND.
+    """
+    norm = gradient.norm(dim=-1)
+    direction = torch.nn.functional.normalize(-gradient, dim=-1) * gradient.shape[-1] ** 0.5
+    strength = (norm / reference).clamp_min(1e-12).log().mean(-1, keepdim=True)
+    return direction.flatten(1), strength.clamp(-STRENGTH_BOUND, STRENGTH_BOUND)
+
+
+class BiasOnly(nn.Module):
+    """Ignores the gradient: the same learned vectors always. What it reports is the template."""
+
+    def __init__(self, layers: int, d_model: int, slots: int, width: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.randn(slots, d_model))
+
+    def forward(self, direction: Float[Tensor, "b f"], strength: Float[Tensor, "b 1"]) -> Float[Tensor, "b k d"]:
+        return self.bias.expand(len(direction), -1, -1)
+
+
+class ScalarAffine(nn.Module):
+    """One scale a slot and layer, and a bias a slot: the direction itself, with no change of basis."""
+
+    def __init__(self, layers: int, d_model: int, slots: int, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(slots, layers))
+        self.strength = nn.Parameter(torch.zeros(slots, d_model))
+        self.bias = nn.Parameter(torch.zeros(slots, d_model))
+
+    def forward(self, direction: Float[Tensor, "b f"], strength: Float[Tensor, "b 1"]) -> Float[Tensor, "b k d"]:
+        layers = direction.unflatten(1, (self.scale.shape[1], -1))
+        return self.scale @ layers + strength[..., None] * self.strength + self.bias
+
+
+class Linear(nn.Module):
+    """One full matrix a slot, and a bias."""
+
+    def __init__(self, layers: int, d_model: int, slots: int, width: int) -> None:
+        super().__init__()
+        self.slots = slots
+        self.map = nn.Linear(layers * d_model + 1, slots * d_model)
+
+    def forward(self, direction: Float[Tensor, "b f"], strength: Float[Tensor, "b 1"]) -> Float[Tensor, "b k d"]:
+        return self.map(torch.cat([direction, strength], 1)).unflatten(1, (self.slots, -1))
+
+
+class LowRank(Linear):
+    """A linear map through a bottleneck of `width` dimensions."""
+
+    def __init__(self, layers: int, d_model: int, slots: int, width: int) -> None:
+        super().__init__(layers, d_model, slots, width)
+        down = nn.Linear(layers * d_model + 1, width, bias=False)
+        self.map = nn.Sequential(down, nn.Linear(width, slots * d_model))  # type: ignore[assignment]
+
+
+class MLP(Linear):
+    """One hidden layer of `width` units with GELU."""
+
+    def __init__(self, layers: int, d_model: int, slots: int, width: int) -> None:
+        super().__init__(layers, d_model, slots, width)
+        hidden = nn.Linear(layers * d_model + 1, width)
+        self.map = nn.Sequential(hidden, nn.GELU(), nn.Linear(width, slots * d_model))  # type: ignore[assignment]
+
+
+class MirrorMLP(nn.Module):
+    """An MLP whose last two slots are read by one map, from the direction and from its negative.
+
+    What an update moves toward is what its negative moves away from, so both share all they learn.
+    """
+
+    def __init__(self, layers: int, d_model: int, slots: int, width: int) -> None:
+        super().__init__()
+        self.first = MLP(layers, d_model, slots - 2, width)
+        self.entity = MLP(layers, d_model, 1, width)
+
+    def forward(self, direction: Float[Tensor, "b f"], strength: Float[Tensor, "b 1"]) -> Float[Tensor, "b k d"]:
+        parts = self.first(direction, strength), self.entity(direction, strength), self.entity(-direction, strength)
+        return torch.cat(parts, 1)
+
+
+ARCHITECTURES: dict[str, Callable[[int, int, int, int], nn.Module]] = {
+    "bias_only": BiasOnly,
+    "scalar_affine": ScalarAffine,
+    "linear": Linear,
+    "low_rank": LowRank,
+    "mlp": MLP,
+    "mirror_mlp": MirrorMLP,
+}

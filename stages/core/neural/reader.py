@@ -1,0 +1,193 @@
+"""The model as the reader of its own gradients: projector and slots in, a report in words out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from stages.core.errors import explain
+from stages.core.files import read_json, write_json
+from stages.core.neural.decoder import Decoder
+from stages.core.neural.injection import ReadingPrompt, embedding_norm, reading_prompt, replace_slots
+from stages.core.neural.projectors import ARCHITECTURES, features
+
+SLOTS = ("strength", "moved_to", "moved_from")
+"""What each slot is there to hold, in order."""
+
+
+class Card(BaseModel):
+    """How a projector is to be used: what it was made for and what it was made from. Saved beside its weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    architecture: str
+    width: int
+    layers: tuple[int, ...]
+    d_model: int
+    reference: tuple[float, ...]  # median |g| of the training gradients, a layer
+    slot_token: str
+    sharpness: float  # how strongly a slot's vector is drawn to the nearest token embeddings
+    norm: float  # slots are replaced by vectors of this norm
+    model: str
+    commit: str
+    held_out_domains: tuple[str, ...]
+    seed: int
+
+
+class Reader:
+    """A frozen model that reads gradients through a projector."""
+
+    def __init__(self, decoder: Decoder, projector: nn.Module, card: Card) -> None:
+        self.decoder, self.projector, self.card = decoder, projector, card
+        self.reference = torch.tensor(card.reference, device=decoder.device)
+        tokens = torch.arange(len(decoder.tokenizer or ()), device=decoder.device)
+        self.tokens = torch.nn.functional.normalize(decoder.embed(tokens).float(), dim=-1)
+
+    @classmethod
+    def new(cls, decoder: Decoder, card: Card) -> Self:
+        """A reader with an untrained projector; the card's seed gives its weights.
+
+        Raises:
+            ValueError: the architecture is unknown; names those that are known.
+        """
+        if card.architecture not in ARCHITECTURES:
+            known = ", ".join(ARCHITECTURES)
+            raise ValueError(f"params.yaml: projector.architecture: found {card.architecture!r}, wanted one of {known}")
+        torch.manual_seed(card.seed)
+        projector = ARCHITECTURES[card.architecture](len(card.layers), card.d_model, len(SLOTS), card.width)
+        return cls(decoder, projector.to(decoder.device), card)
+
+    @classmethod
+    def load(cls, decoder: Decoder, folder: Path, model: str, commit: str) -> Self:
+        """Loads a trained projector for `model` at `commit`.
+
+        Raises:
+            ValueError: the folder has no projector, its card or weights do not fit, or it was made for another model,
+                commit or width.
+        """
+        path = folder / "projector.json"
+        card = read_projector_card(folder)
+        for key, found, wanted in (
+            ("model", card.model, model),
+            ("commit", card.commit, commit),
+            ("d_model", card.d_model, decoder.d_model),
+        ):
+            if found != wanted:
+                raise ValueError(
+                    f"{path}: {key}: made for {found!r}, the model here has {wanted!r}; run dvc repro projector"
+                )
+        for layer in card.layers:
+            decoder.check_layer(layer, key=f"{path}: layers")
+        reader = cls.new(decoder, card)
+        weights = folder / "projector.safetensors"
+        try:
+            reader.projector.load_state_dict(load_file(weights))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise ValueError(f"{weights}: not the weights of {path} ({error}); run dvc repro projector") from error
+        reader.projector.eval()
+        return reader
+
+    def save(self, folder: Path) -> None:
+        """Writes `projector.safetensors` and `projector.json` into an existing folder."""
+        save_file(
+            {name: value.contiguous() for name, value in self.projector.state_dict().items()},
+            folder / "projector.safetensors",
+        )
+        write_json(folder / "projector.json", self.card.model_dump(mode="json"))
+
+    def project(self, gradients: Float[Tensor, "batch layer d_model"]) -> Float[Tensor, "batch k d_model"]:
+        """What the projector makes of these gradients, before it's sharpened."""
+        return self.projector(*features(gradients.to(self.decoder.device), self.reference))
+
+    def naming(self, vectors: Float[Tensor, "batch k d_model"]) -> Float[Tensor, "batch k vocabulary"]:
+        """Scores (logits) of the model's tokens: sharpness times the cosine of a vector to their embeddings."""
+        return self.card.sharpness * torch.nn.functional.normalize(vectors, dim=-1) @ self.tokens.T
+
+    def sharpen(self, vectors: Float[Tensor, "batch k d_model"]) -> Float[Tensor, "batch k d_model"]:
+        """The mean of the token embeddings (each of norm 1), weighted by the softmax of `naming`.
+
+        The model's own vocabulary as a prior: a slot holds near words, not a direction between all of them.
+        """
+        return self.naming(vectors).softmax(-1) @ self.tokens
+
+    def vectors(self, gradients: Float[Tensor, "batch layer d_model"]) -> Float[Tensor, "batch k d_model"]:
+        """What goes into the slots for these gradients (their norm is set by the injection)."""
+        return self.sharpen(self.project(gradients))
+
+    def prompt(self, host: str | None) -> ReadingPrompt:
+        """The reading prompt for a host prompt (None: no host)."""
+        return reading_prompt(self.decoder, host, self.card.slot_token, len(SLOTS))
+
+    def embed(
+        self,
+        prompts: Sequence[ReadingPrompt],
+        tails: Sequence[Sequence[int]],
+        vectors: Float[Tensor, "batch k d_model"] | None,
+    ) -> tuple[Float[Tensor, "batch position d_model"], list[int]]:
+        """Embeddings of prompts and what follows them, right-padded, with the slots replaced; and each row's length.
+
+        `vectors` None: nothing is injected; the slots keep the slot token's own embedding.
+        """
+        rows = [[*prompt.ids, *tail] for prompt, tail in zip(prompts, tails, strict=True)]
+        width = max(map(len, rows))
+        embeds = self.decoder.embed(torch.tensor([row + [0] * (width - len(row)) for row in rows]))
+        if vectors is not None:
+            slots = torch.tensor([prompt.slots for prompt in prompts], device=embeds.device)
+            embeds = replace_slots(embeds, slots, vectors, self.card.norm)
+        return embeds, [len(row) for row in rows]
+
+    @torch.no_grad()
+    def report(
+        self,
+        hosts: Sequence[str | None],
+        gradients: Float[Tensor, "batch layer d_model"] | None,
+        tokens: int,
+        batch: int = 256,
+    ) -> list[str]:
+        """Greedy reports of at most `tokens` tokens, one a host prompt; `gradients` None: without injection."""
+        tokenizer = self.decoder.tokenizer
+        assert tokenizer is not None
+        prompts = [self.prompt(host) for host in hosts]
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids))
+        reports = [""] * len(prompts)
+        for start in range(0, len(order), batch):
+            rows = order[start : start + batch]
+            vectors = None if gradients is None else self.vectors(gradients[rows])
+            embeds, lengths = self.embed([prompts[row] for row in rows], [()] * len(rows), vectors)
+            width = embeds.shape[1]
+            # generate() goes on from the last position: the padding has to be on the left.
+            left = torch.stack([row.roll(width - length, 0) for row, length in zip(embeds, lengths, strict=True)])
+            mask = torch.arange(width) >= width - torch.tensor(lengths)[:, None]
+            written = self.decoder.model.generate(  # type: ignore[operator]
+                inputs_embeds=left,
+                attention_mask=mask.long().to(left.device),
+                max_new_tokens=tokens,
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+            )
+            for row, text in zip(rows, tokenizer.batch_decode(written, skip_special_tokens=True), strict=True):
+                reports[row] = text.strip()
+        return reports
+
+
+def read_projector_card(folder: Path) -> Card:
+    """Reads how a projector is to be used.
+
+    Raises:
+        ValueError: `projector.json` is missing or broken.
+    """
+    path = folder / "projector.json"
+    try:
+        return Card.model_validate(read_json(path))
+    except ValidationError as error:
+        raise ValueError(explain(str(path), error)) from error
+
+
+def new_card(decoder: Decoder, **settings: object) -> Card:
+    """A card for a projector of this model, with the norm that its embeddings have."""
+    return Card.model_validate({**settings, "d_model": decoder.d_model, "norm": embedding_norm(decoder)})

@@ -1,0 +1,190 @@
+"""Training of a projector: the model stays frozen, only the map from update direction to slots learns.
+
+Two losses on the same draw. Report: cross-entropy of the report's tokens (nats), given host, slots and question, on the
+first rows of a batch. Slot: cross-entropy of naming what each slot should hold among all tokens of the model, by cosine to
+their embeddings; it needs no forward pass of the model, so it sees many more rows.
+
+Every row draws a host prompt of another domain than the gradient's (or none), a strength (the gradient is scaled), and
+perhaps a sign flip (report with the two entities swapped) or zero in place of the gradient (report "no pressure").
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from stages.core import wording
+from stages.core.neural.reader import Reader
+from stages.core.neural.resumable import Resumable
+from stages.core.params import Projector
+from stages.core.seeds import keyed_rng
+
+WEAKEST, STRONGEST = 0.3, 2.5
+"""A training gradient is scaled to exp(+-x) times the reference norm, x uniform between these."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A gradient and what is to be reported of it. `flip`: -g may be taught too, with the two entities swapped."""
+
+    domain: str
+    moved_to: str
+    moved_from: str
+    flip: bool
+
+
+@dataclass(frozen=True)
+class Draws:
+    """One batch: gradients [batch, layer, d_model], the report of each, its host, and what the slots should hold."""
+
+    gradients: Float[Tensor, "batch layer d_model"]
+    reports: list[str]
+    hosts: list[str | None]
+    slots: list[tuple[str, str, str]]
+
+
+class Curriculum:
+    """Draws batches: the batch of (split, step) is always the same."""
+
+    def __init__(
+        self,
+        gradients: Float[Tensor, "sample layer d_model"],
+        lessons: Sequence[Lesson],
+        hosts: dict[str, list[str]],
+        reference: Float[Tensor, " layer"],
+        settings: Projector,
+        seed: int,
+    ) -> None:
+        """`hosts`: prompts by domain. `reference`: the norm that "strong" and "weak" are told apart at."""
+        self.gradients, self.lessons, self.settings, self.seed = gradients, lessons, settings, seed
+        self.hosts, self.reference = hosts, reference
+
+    def draw(self, split: str, step: int, size: int) -> Draws:
+        """A batch of `size` rows."""
+        rng = keyed_rng(self.seed, split, step)
+        picked = rng.integers(len(self.lessons), size=size)
+        gradients = self.gradients[torch.from_numpy(picked)].clone()
+        factors = np.exp(rng.uniform(WEAKEST, STRONGEST, size) * rng.choice([-1, 1], size))
+        gradients *= (torch.tensor(factors, dtype=torch.float32)[:, None] * self.reference / gradients.norm(dim=-1))[
+            ..., None
+        ]
+        flips, shams, bare = rng.random((3, size)) < np.array([[self.settings.flips], [self.settings.shams], [0.1]])
+        reports, hosts, slots = [], [], []
+        for row, index in enumerate(picked):
+            lesson = self.lessons[index]
+            hosts.append(None if bare[row] else self.host(rng, lesson.domain))
+            if shams[row]:
+                gradients[row] = 0
+                reports.append(wording.NO_PRESSURE)
+                slots.append(("no", "", ""))
+                continue
+            to, away = lesson.moved_to, lesson.moved_from
+            if flips[row] and lesson.flip:
+                gradients[row] *= -1
+                to, away = away, to
+            strength: wording.Strength = "strong" if factors[row] > 1 else "weak"
+            reports.append(wording.report(lesson.domain, to, away, strength))
+            slots.append((strength, to, away))
+        return Draws(gradients, reports, hosts, slots)
+
+    def host(self, rng: np.random.Generator, domain: str) -> str | None:
+        """A prompt of another domain."""
+        others = [name for name in self.hosts if name != domain]
+        if not others:
+            return None
+        pool = self.hosts[others[rng.integers(len(others))]]
+        return pool[rng.integers(len(pool))]
+
+
+class Spelling:
+    """What a slot should hold to name a word: its tokens, the first weighing twice as much as each of the others."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.known: dict[str, list[int]] = {}
+
+    def loss(self, vectors: Float[Tensor, "batch k d_model"], slots: Sequence[tuple[str, ...]]) -> Float[Tensor, ""]:
+        """Cross-entropy (nats) of naming the words' tokens among all tokens of the model, over slots that hold a word."""
+        row, slot, token, share = [], [], [], []
+        for r, words in enumerate(slots):
+            for s, word in enumerate(words):
+                ids = self.known.setdefault(word, self.reader.decoder.continuation(word)) if word else []
+                for position, identity in enumerate(ids):
+                    row.append(r), slot.append(s), token.append(identity)
+                    share.append((1.0 if position == 0 else 0.5) / (0.5 + 0.5 * len(ids)))
+        losses = -self.reader.naming(vectors).log_softmax(-1)[row, slot, token]
+        weights = torch.tensor(share, device=losses.device)
+        return (losses * weights).sum() / weights.sum()
+
+
+def report_loss(
+    reader: Reader, draws: Draws, vectors: Float[Tensor, "batch k d_model"], rows: int
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy (nats) of the first `rows` reports' tokens and the end; logits at those positions only."""
+    prompts = [reader.prompt(host) for host in draws.hosts[:rows]]
+    end = min(reader.decoder.eos_ids())
+    tails = [[*reader.decoder.continuation(report), end] for report in draws.reports[:rows]]
+    embeds, lengths = reader.embed(prompts, [tail[:-1] for tail in tails], vectors[:rows])
+    hidden = reader.decoder.body(inputs_embeds=embeds, use_cache=False).last_hidden_state
+    at = [
+        (row, len(prompt.ids) - 1 + offset)
+        for row, (prompt, tail) in enumerate(zip(prompts, tails, strict=True))
+        for offset in range(len(tail))
+    ]
+    picked = hidden[torch.tensor([row for row, _ in at]), torch.tensor([column for _, column in at])]
+    wanted = torch.tensor([token for tail in tails for token in tail], device=hidden.device)
+    return F.cross_entropy(reader.decoder.logits(picked), wanted)
+
+
+def train(
+    reader: Reader,
+    teaching: Curriculum,
+    validation: Curriculum,
+    settings: Projector,
+    checkpoint: Path,
+    advance: Callable[[int], None],
+) -> list[dict[str, float]]:
+    """Trains `reader.projector` in place and returns the curve (step, train_loss, validation_loss; nats).
+
+    AdamW on a one-cycle schedule. Every `validate_every` steps the report loss on a fixed validation batch is taken; the
+    weights that had the lowest are kept, and training stops when `patience` validations bring no lower one. A killed run
+    goes on from `checkpoint`.
+    """
+    spelling = Spelling(reader)
+    optimizer = torch.optim.AdamW(
+        reader.projector.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.learning_rate, total_steps=settings.steps + 1, pct_start=0.1
+    )
+    state = Resumable(checkpoint, reader.projector, [optimizer], [schedule])
+    curve = state.load()
+    held = validation.draw("validation", 0, settings.validation_batch)
+    advance(state.step)
+    for step in range(state.step, settings.steps):
+        draws = teaching.draw("train", step, settings.batch)
+        raw = reader.project(draws.gradients)
+        loss = report_loss(reader, draws, reader.sharpen(raw[: settings.report_batch]), settings.report_batch)
+        if settings.slot_loss:
+            loss = loss + settings.slot_loss * spelling.loss(raw, draws.slots)
+        loss.backward()
+        state.advance()
+        advance(1)
+        if (step + 1) % settings.validate_every == 0 or step + 1 == settings.steps:
+            with torch.no_grad():
+                held_loss = report_loss(reader, held, reader.vectors(held.gradients), settings.validation_batch).item()
+            earlier = [point["validation_loss"] for point in curve]
+            curve.append({"step": step + 1, "train_loss": loss.item(), "validation_loss": held_loss})
+            if held_loss < min(earlier, default=float("inf")):
+                state.keep_best()
+            state.save(step + 1, curve)
+            if min([*earlier, held_loss][-settings.patience :]) > min([*earlier, held_loss]):
+                break
+    reader.projector.load_state_dict(state.best)
+    reader.projector.eval()
+    return curve

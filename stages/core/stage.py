@@ -1,0 +1,49 @@
+"""What every stage's command line shares: help from its docstring, progress, and errors in one line."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def parse(doc: str | None, stage: str, by_domain: bool) -> str:
+    """Parses the stage's command line; returns the domain ("" for a stage that works on all of them)."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m stages.{stage}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    if by_domain:
+        parser.add_argument("domain", help="one of params.yaml: domains")
+    return getattr(parser.parse_args(), "domain", "")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a stage: a user's mistake is one line on stderr and exit code 1; Ctrl-C says that work is kept."""
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped: finished pieces are kept in .scratch; run the same command to go on")
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yields `advance(steps)`; shows a bar with rate and time left, only where stderr is a terminal."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.speed:.0f}/s"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(what, total=total)
+        yield lambda steps: bar.advance(task, steps)

@@ -1,0 +1,172 @@
+"""What a stage's code reads, found without running it: imported modules, files beside them, sections of params.yaml.
+
+Modules come from the import graph (grimp): every module of the package `stages` that is imported, directly or not, in a
+function or at the top. A file that is no Python (a template, a style sheet, a prompt) counts as read by a module, or by
+another such file, that has its bare name in quotes. A module imported by a computed name can't be seen; it stands in
+BY_NAME, and a dynamic import anywhere else is an error.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import grimp
+
+PACKAGE = "stages"
+# Module that imports by name -> the module that it then imports, {key} being a key of params.yaml.
+BY_NAME = {"stages.labels": "stages.labellers.{labels.backend}"}
+DYNAMIC = {"import_module", "__import__", "find_spec", "spec_from_file_location", "run_module", "run_path"}
+QUOTED = re.compile(r"""["']([\w.-]+)["']""")
+
+
+class Closure:
+    """The import graph of the package below `root`, and what the files beside its modules are."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        with imported_from(root):
+            self.graph = grimp.build_graph(PACKAGE, cache_dir=None)
+        files = sorted(path for path in (root / PACKAGE).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        for path in files:
+            if path.name == "__init__.py" and path.read_text(encoding="utf-8").strip():
+                raise ValueError(f"{path.relative_to(root)}: found content, wanted an empty file: it would be a hidden dependency")
+        self.assets: dict[str, list[Path]] = {}
+        for path in files:
+            if path.suffix not in (".py", ".pyc"):
+                self.assets.setdefault(path.name, []).append(path)
+
+    def files(self, stage: str, params: dict[str, Any]) -> list[str]:
+        """The files that `python -m stages.<stage>` imports and reads of the package, the stage's own first.
+
+        Raises:
+            ValueError: there is no such module, or one in the closure imports by a computed name and isn't in BY_NAME.
+        """
+        modules = self.modules(f"{PACKAGE}.{stage}", params)
+        paths = [path for module in modules if (path := self.path(module)).name != "__init__.py"]
+        found = {path: None for path in sorted(paths)}
+        waiting = list(found)
+        while waiting:
+            for asset in self.read_by(waiting.pop()):
+                if asset not in found:
+                    found[asset] = None
+                    waiting.append(asset)
+        names = sorted(path.relative_to(self.root).as_posix() for path in found)
+        own = f"{PACKAGE}/{stage}.py"
+        return [own, *(name for name in names if name != own)]
+
+    def modules(self, start: str, params: dict[str, Any]) -> set[str]:
+        """`start` and all modules of the package that it imports."""
+        found: set[str] = set()
+        waiting = [start]
+        while waiting:
+            module = waiting.pop()
+            if module not in self.graph.modules:
+                raise ValueError(f"{module.replace('.', '/')}.py: no such module, but dvc.yaml or params.yaml asks for it")
+            for name in {module} | self.graph.find_upstream_modules(module):
+                if name in found:
+                    continue
+                found.add(name)
+                if name in BY_NAME:
+                    waiting.append(filled(BY_NAME[name], params)[0])
+                elif call := dynamic_import(self.path(name)):
+                    raise ValueError(
+                        f"{self.path(name).relative_to(self.root)}: {call} imports by a computed name, which no tool can follow; "
+                        "import it by its name, or say what it imports in stages/tools/closure.py: BY_NAME"
+                    )
+        return found
+
+    def path(self, module: str) -> Path:
+        """The module's file."""
+        base = self.root.joinpath(*module.split("."))
+        return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+
+    def read_by(self, path: Path) -> Iterator[Path]:
+        """The files that are no Python and whose names stand in quotes in `path`."""
+        text = path.read_text(encoding="utf-8")
+        names = strings(path) if path.suffix == ".py" else set(QUOTED.findall(text))
+        for name in sorted(names & self.assets.keys()):
+            yield from self.assets[name]
+
+    def sections(self, stage: str) -> list[str]:
+        """The sections of params.yaml that the stage's script gives to `read_sections`; none if it reads the file whole."""
+        module = f"{PACKAGE}.{stage}"
+        calls = [node for node in ast.walk(parsed(self.path(module))) if isinstance(node, ast.Call)]
+        kinds = [call.args[0] for call in calls if getattr(call.func, "id", "") == "read_sections"]
+        found: dict[str, None] = {}
+        for kind in kinds:
+            if not isinstance(kind, ast.Name):
+                raise ValueError(f"stages/{stage}.py: line {kind.lineno}: read_sections: found no name, wanted that of a class")
+            found |= dict.fromkeys(self.fields(module, kind.id))
+        return list(found)
+
+    def fields(self, module: str, name: str) -> list[str]:
+        """The fields of class `name`, defined in `module` or imported there."""
+        for node in ast.walk(parsed(self.path(module))):
+            if isinstance(node, ast.ClassDef) and node.name == name:
+                return [item.target.id for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
+            if isinstance(node, ast.ImportFrom) and node.module and any((a.asname or a.name) == name for a in node.names):
+                original = next(a.name for a in node.names if (a.asname or a.name) == name)
+                return self.fields(node.module, original)
+        raise ValueError(f"{self.path(module).relative_to(self.root)}: class {name}: neither defined nor imported there")
+
+
+@contextmanager
+def imported_from(root: Path) -> Iterator[None]:
+    """The package below `root` is the one that is found, whichever is installed or imported already."""
+    own = sys.modules.pop(PACKAGE, None)
+    sys.path.insert(0, str(root))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(root))
+        if own is not None:
+            sys.modules[PACKAGE] = own
+
+
+def parsed(path: Path) -> ast.Module:
+    """The module's syntax tree."""
+    return tree(path.read_text(encoding="utf-8"))
+
+
+@cache
+def tree(text: str) -> ast.Module:
+    """The syntax tree of a module's text."""
+    return ast.parse(text)
+
+
+def strings(path: Path) -> set[str]:
+    """The string literals of a Python file."""
+    return {node.value for node in ast.walk(parsed(path)) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+def dynamic_import(path: Path) -> str:
+    """The name of the function by which the module imports at run time; "" if it doesn't."""
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if name in DYNAMIC:
+                return name
+    return ""
+
+
+def filled(pattern: str, params: dict[str, Any]) -> list[str]:
+    """`pattern` with its {key} replaced by the value of that key of params.yaml, or by each item if that is a list.
+
+    Raises:
+        ValueError: params.yaml has no such key.
+    """
+    field = re.search(r"\{([\w.]+)\}", pattern)
+    if field is None:
+        return [pattern]
+    value: Any = params
+    for part in field.group(1).split("."):
+        if not isinstance(value, dict) or part not in value:
+            raise ValueError(f"params.yaml: {field.group(1)}: missing: wanted this key, since dvc.yaml or the tool names it")
+        value = value[part]
+    values = value if isinstance(value, list) else [value]
+    return [pattern.replace(field.group(0), str(item)) for item in values]

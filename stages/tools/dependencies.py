@@ -1,0 +1,123 @@
+"""Writes into dvc.yaml what no one keeps right by hand: code dependencies, params sections, members that are gathered.
+
+  python -m stages.tools.dependencies           writes dvc.yaml
+  python -m stages.tools.dependencies --check   exits 1 if it isn't up to date, and says what differs
+
+Of each stage: `deps` below stages/ are the import closure of stages/<stage>.py (see closure.py); `params` are the
+sections that it reads; `meta.gathers` holds patterns such as data/prompts/{domains}.parquet, whose field is a key of
+params.yaml, and `deps` gets one path for each item of that list, because DVC can't expand a list in deps. Everything
+else, comments included, is left as it stands. Run it after an import, the list of domains or the teacher's backend has
+changed (make repro and the pre-commit hook do).
+
+A model that the pipeline doesn't train: stage `model` then reads no facts, and a local folder of `model.source` is a
+dependency of every stage that opens the model.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
+
+from stages.core.files import replacing
+from stages.tools.closure import PACKAGE, Closure, filled
+
+PIPELINE, PARAMS = Path("dvc.yaml"), Path("params.yaml")
+MODEL, POCKET = "data/model", "pocket"
+COMMAND = "python -m stages.tools.dependencies"
+
+
+def yaml() -> YAML:
+    """The round-trip reader and writer of dvc.yaml."""
+    found = YAML()
+    found.width = 120
+    found.preserve_quotes = True
+    found.indent(mapping=2, sequence=4, offset=2)
+    return found
+
+
+def wanted(stage: str, entry: dict[str, Any], closure: Closure, params: dict[str, Any]) -> dict[str, list[str]]:
+    """The `deps` and `params` that a stage should have; what was written by hand keeps its place in front."""
+    trained = params["model"]["source"] == POCKET
+    gathers = entry.get("meta", {}).get("gathers", [])
+    written = re.compile("|".join([f"{PACKAGE}/.*", *(re.sub(r"\\\{.*?\\\}", "[^/${}]+", re.escape(pattern)) for pattern in gathers)]))
+    by_hand = [dep for dep in entry.get("deps") or [] if not written.fullmatch(dep) and not is_own_model(dep)]
+    code = closure.files(stage, params)
+    sections = closure.sections(stage) or list(params)
+    if stage == "model" and not trained:
+        gathers, sections = [], [name for name in sections if name != "domains"]
+    if not trained and (stage == "model" or MODEL in by_hand) and (closure.root / params["model"]["source"]).is_dir():
+        by_hand.append(params["model"]["source"])
+    members = [path for pattern in gathers for path in filled(pattern, params)]
+    return {"deps": [*by_hand, *members, *code], "params": sections}
+
+
+def is_own_model(dep: str) -> bool:
+    """Whether a dependency is the folder of a model of one's own: nothing else lies outside data/ and stages/."""
+    return not dep.startswith(("data/", f"{PACKAGE}/"))
+
+
+def replaced(old: CommentedSeq | None, new: list[str]) -> CommentedSeq:
+    """`new` as a YAML list, with the comments of the items that stay and what stands below the list."""
+    found = CommentedSeq(new)
+    if not isinstance(old, CommentedSeq):
+        return found
+    if old.fa.flow_style():
+        found.fa.set_flow_style()
+    comments = {value: old.ca.items[index] for index, value in enumerate(old) if index in old.ca.items}
+    for index, value in enumerate(new):
+        if value in comments:
+            found.ca.items[index] = comments[value]
+    last = len(old) - 1
+    if last in old.ca.items and old[last] not in new:
+        found.ca.items[len(new) - 1] = old.ca.items[last]
+    return found
+
+
+def differences(root: Path, write: bool) -> list[str]:
+    """What in dvc.yaml below `root` isn't as it should be, a line each; puts it right if `write`.
+
+    Raises:
+        ValueError: a stage has no script, or a closure can't be followed.
+    """
+    reader = yaml()
+    pipeline = reader.load((root / PIPELINE).read_text(encoding="utf-8"))
+    params = YAML(typ="safe").load((root / PARAMS).read_text(encoding="utf-8"))
+    closure = Closure(root)
+    found = []
+    for stage, entry in pipeline["stages"].items():
+        for key, values in wanted(stage, entry, closure, params).items():
+            present = list(entry.get(key) or [])
+            lines = [f"lacks {value}" for value in values if value not in present]
+            lines += [f"has {value}, which it doesn't read" for value in present if value not in values]
+            if present != values:
+                found += [f"dvc.yaml: {stage}: {key}: {line}" for line in lines or ["are in another order"]]
+                entry[key] = replaced(entry.get(key), values)
+    if found and write:
+        with replacing(root / PIPELINE) as partial, partial.open("w", encoding="utf-8", newline="\n") as stream:
+            reader.dump(pipeline, stream)
+    return found
+
+
+def main() -> None:
+    """Writes or checks dvc.yaml."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if dvc.yaml isn't up to date")
+    check = parser.parse_args().check
+    try:
+        found = differences(Path.cwd(), write=not check)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    for line in found:
+        print(line, file=sys.stderr if check else sys.stdout)
+    if check and found:
+        sys.exit(f"dvc.yaml doesn't say what the stages read; run: {COMMAND}")
+    if not found:
+        print("dvc.yaml: dependencies and params are what the stages read")
+
+
+if __name__ == "__main__":
+    main()
