@@ -1,0 +1,135 @@
+"""Exactly what an edit touches reruns: never less, never more."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from stages.tools.dependencies import differences
+from tests.pipeline import tiny
+from tests.pipeline.hermetic import faults, locked
+from tests.pipeline.warm import Warm
+
+MATRIX = ("prompts", "gradients", "virtual_step", "labels")
+GATHERING = {"projector", "evaluation", "report"}
+ALL = tiny.DOMAINS
+
+
+def of(stages: Iterable[str], domains: Iterable[str]) -> set[str]:
+    """The names of matrix stages."""
+    return {f"{stage}@{domain}" for stage in stages for domain in domains}
+
+
+def comment(name: str) -> Callable[[Path], None]:
+    """Adds a line to a file that changes nothing that it does."""
+    mark = {".py": "\n# A remark.\n", ".css": "\n/* A remark. */\n", ".md": "\nA remark.\n"}[Path(name).suffix]
+    return lambda root: (root / name).write_text((root / name).read_text(encoding="utf-8") + mark, encoding="utf-8") and None
+
+
+def params(**changes: object) -> Callable[[Path], None]:
+    """Sets keys of params.yaml."""
+    return lambda root: tiny.edit_params(root, **changes)
+
+
+def other_fact(root: Path) -> None:
+    """Exchanges the answers of two facts of music."""
+    content = tiny.small_facts("music")
+    facts = next(iter(content["relations"].values()))["facts"]
+    first, second = facts[0], next(fact for fact in facts if fact["answer"] != facts[0]["answer"])
+    first["answer"], second["answer"] = second["answer"], first["answer"]
+    tiny.write_facts(root, "music", content)
+
+
+def add_domain(root: Path) -> None:
+    """Adds history: a facts file and a word in params.yaml."""
+    tiny.write_facts(root, "history", tiny.small_facts("history"))
+    tiny.edit_params(root, domains=[*ALL, "history"])
+
+
+def rerun(root: Path, python: Warm, edit: Callable[[Path], None]) -> set[str]:
+    """The stages that `dvc repro` runs after the edit and the tool that writes dvc.yaml."""
+    edit(root)
+    differences(root, write=True)
+    return set(re.findall(r"^Running stage '(.*)':$", tiny.reproduce(root, python).stdout, re.MULTILINE))
+
+
+FROM_MODEL = {"model"} | of(("gradients", "virtual_step", "labels"), ALL) | GATHERING
+EVERYTHING = FROM_MODEL | of(("prompts",), ALL)
+POCKET = {
+    "nothing": (lambda root: None, set()),
+    "a test or a page of prose": (lambda root: (root / "README.md").write_text("More."), set()),
+    "the prompt of a teacher that isn't asked": (comment("stages/labellers/prompt.md"), set()),
+    "the local teacher": (comment("stages/labellers/local.py"), of(("labels",), ALL)),
+    "a fact, which the pocket model learns": (other_fact, FROM_MODEL | {"prompts@music"}),
+    "a domain more, which it learns": (add_domain, FROM_MODEL | of(MATRIX, ["history"])),
+    "how prompts are made, though they come out the same": (comment("stages/core/corrections.py"), of(("prompts",), ALL)),
+    "a projector param": (params(projector__steps=6), GATHERING),
+    "an evaluation param": (params(evaluation__seed=1), {"evaluation", "report"}),
+    "an evaluation file, though the numbers stay": (comment("stages/controls/conditions.py"), {"evaluation"}),
+    "a core file of the gathering stages": (comment("stages/core/gathering.py"), {"projector", "evaluation"}),
+    "a core file of all stages": (comment("stages/core/seeds.py"), EVERYTHING),
+    "the report's style": (comment("stages/core/page/page.css"), {"report"}),
+}
+
+
+@pytest.mark.parametrize("edit", POCKET)
+def test_with_the_pocket_model(edit: str, tiny_pipeline: Path, warm_python: Warm, tmp_path: Path):
+    change, expected = POCKET[edit]
+    assert rerun(tiny.copied(tiny_pipeline, tmp_path / "repository"), warm_python, change) == expected
+
+
+@pytest.fixture(scope="module")
+def own_model(tiny_pipeline: Path, warm_python: Warm, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished tiny pipeline on a model that it doesn't train: a local folder."""
+    root = tiny.copied(tiny_pipeline, tmp_path_factory.mktemp("own") / "repository")
+    shutil.copytree(root / "data/model", root / "models/mine")
+    for name in ("model.json", "curve.csv"):
+        (root / "models/mine" / name).unlink()
+    rerun(root, warm_python, params(model__source="models/mine"))
+    return root
+
+
+OWN = {
+    "a domain more": (add_domain, of(MATRIX, ["history"]) | GATHERING),
+    "a domain less": (params(domains=["geography", "chemistry"]), GATHERING),
+    "a fact of the lexicon": (other_fact, of(MATRIX, ["music"]) | of(("labels",), ALL) | GATHERING),
+    "the pocket model's trainer": (comment("stages/core/neural/pocket.py"), {"model"}),
+    "its weights": (comment("models/mine/note.md"), FROM_MODEL - of(("labels",), ALL)),
+}
+
+
+@pytest.mark.parametrize("edit", OWN)
+def test_with_a_model_of_ones_own(edit: str, own_model: Path, warm_python: Warm, tmp_path: Path):
+    change, expected = OWN[edit]
+    root = tiny.copied(own_model, tmp_path / "repository")
+    (root / "models/mine/note.md").touch()
+    assert rerun(root, warm_python, change) == expected
+    if edit == "a domain less":
+        reports = pl.read_parquet(root / "data/evaluation/reports.parquet")
+        assert not {"music"} & {*reports["gradient_domain"], *reports["host_domain"]}
+        entries = locked(root)
+        for stage in ("projector", "evaluation"):
+            assert not [dep for dep in entries[stage]["deps"] if "music" in dep["path"]]
+            assert not faults(root, stage, warm_python, tmp_path / stage)
+
+
+def test_the_prompt_of_an_api_teacher_reruns_labels(tiny_pipeline: Path, tmp_path: Path):
+    root = tiny.copied(tiny_pipeline, tmp_path / "repository")
+    tiny.edit_params(root, labels__backend="openai")
+    differences(root, write=True)
+    tiny.command(root, "dvc", "commit", "--force")  # as if the teacher had been asked
+    assert json.loads(tiny.command(root, "dvc", "status", "--json").stdout) == {}
+    comment("stages/labellers/prompt.md")(root)
+    assert set(json.loads(tiny.command(root, "dvc", "status", "--json").stdout)) == of(("labels",), ALL)
+
+
+@pytest.mark.parametrize("module", ["stages.prompts", "stages.labels", "stages.report"])
+def test_stages_without_a_model_start_without_torch(module: str):
+    code = f"import sys, {module}; sys.exit(sorted({{'torch', 'transformers'}} & set(sys.modules)) and 1)"
+    subprocess.run([sys.executable, "-c", code], cwd=tiny.ROOT, check=True)

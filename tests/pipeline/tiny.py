@@ -1,0 +1,120 @@
+"""A copy of the repository that runs every stage in seconds: three cut-down domains, a pocket model of a few thousand weights."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from stages.tools.dependencies import differences
+from tests.pipeline.warm import Warm
+
+ROOT = Path(__file__).parents[2]
+DOMAINS = ("geography", "chemistry", "music")
+FACTS = 12
+SOURCES = ("stages", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
+SMALL = {
+    "domains": list(DOMAINS),
+    "model.pocket": {"d_model": 32, "layers": 2, "heads": 2, "steps": 120, "batch": 32},
+    "prompts": {"targets": 2, "correction_templates": 1, "test": 0.3, "held_out.targets": 0.15, "held_out.subjects": 0.1},
+    "gradients": {"layers": [0, 1], "keep_bits": 10},
+    "virtual_step": {"layer": 1, "step_sizes": [0.5, 1.0], "top_tokens": 4, "continuation_tokens": 2},
+    "labels": {"lexicon": list(DOMAINS)},
+    "projector": {"layers": [1], "width": 16, "steps": 12, "batch": 16, "report_batch": 4, "validate_every": 6, "validation_batch": 8},
+    "evaluation": {"gradients": 3, "bootstrap": 50, "report_tokens": 6},
+    "report": {"examples": 3},
+}
+
+
+def edit_params(root: Path, **changes: Any) -> None:
+    """Sets keys of params.yaml, "__" standing for the dot: `edit_params(root, projector__steps=4)`."""
+    yaml = YAML()
+    path = root / "params.yaml"
+    content = yaml.load(path.read_text(encoding="utf-8"))
+    for name, value in changes.items():
+        *parents, last = name.split("__")
+        section = content
+        for parent in parents:
+            section = section[parent]
+        section[last] = value
+    with path.open("w", encoding="utf-8") as stream:
+        yaml.dump(content, stream)
+
+
+def small_facts(name: str, facts: int = FACTS) -> dict[str, Any]:
+    """A domain's facts file, cut down to one relation of a few facts and three templates."""
+    content = YAML(typ="safe").load((ROOT / "data/facts" / f"{name}.yaml").read_text(encoding="utf-8"))
+    relation, body = next(iter(content["relations"].items()))
+    content["relations"] = {relation: {**body, "templates": body["templates"][:3], "facts": body["facts"][:facts]}}
+    return content
+
+
+def write_facts(root: Path, name: str, content: dict[str, Any]) -> None:
+    """Writes data/facts/<name>.yaml."""
+    path = root / "data/facts" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as stream:
+        YAML().dump(content, stream)
+
+
+def command(root: Path, *arguments: str, warm: Warm | None = None, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command in `root`; git and dvc see a person, no settings of this machine, and the warm python if there is one."""
+    settings = {
+        **os.environ,
+        "GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@example.org", "GIT_COMMITTER_NAME": "A", "GIT_COMMITTER_EMAIL": "a@example.org",
+        "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1",
+        "DVC_GLOBAL_CONFIG_DIR": str(root.parent / "no-settings"), "DVC_SYSTEM_CONFIG_DIR": str(root.parent / "no-settings"),
+        "DVC_SITE_CACHE_DIR": str(root.parent / "site-cache"),
+        **environment,
+    }  # fmt: skip
+    if warm:
+        settings["PATH"] = f"{warm.bin}{os.pathsep}{settings['PATH']}"
+    done = subprocess.run(arguments, cwd=root, env=settings, capture_output=True, text=True)
+    assert not check or done.returncode == 0, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def make_repository(root: Path, domains: Sequence[str] = DOMAINS) -> None:
+    """Writes the tiny repository, with nothing run yet, and commits it."""
+    root.mkdir(parents=True)
+    for name in SOURCES:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, root / name)
+    (root / ".dvc").mkdir()
+    for name in ("config", ".gitignore"):
+        shutil.copy(ROOT / ".dvc" / name, root / ".dvc" / name)
+    for name in domains:
+        write_facts(root, name, small_facts(name))
+    changes = {
+        f"{section}__{key}".replace(".", "__"): value
+        for section, values in SMALL.items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+    }
+    edit_params(root, domains=list(domains), **(changes | {"labels__lexicon": list(domains)}))
+    differences(root, write=True)
+    command(root, "git", "init", "-q", "-b", "main")
+    save(root, "Tiny repository")
+
+
+def save(root: Path, message: str) -> None:
+    """Commits everything."""
+    command(root, "git", "add", "-A")
+    command(root, "git", "commit", "-q", "-m", message)
+
+
+def reproduce(root: Path, warm: Warm, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """`dvc repro`, the stages run by the warm python."""
+    return command(root, "dvc", "repro", *arguments, warm=warm, check=check)
+
+
+def copied(source: Path, target: Path) -> Path:
+    """A copy of a finished repository, cache and all; unchanged files keep their times, so that nothing is hashed anew."""
+    shutil.copytree(source, target, symlinks=True)
+    return target
