@@ -2,7 +2,8 @@
 
 Reads data/model/, data/projector/ and, of all domains, data/prompts, data/gradients, data/virtual_step and data/labels.
 Writes data/evaluation/: metrics.json, reports.parquet (every report), grid.csv and conditions.csv (plots). Params:
-evaluation, domains. A GPU is used if there is one; the pocket model takes half a minute on two cores.
+evaluation, domains. A GPU is used if there is one; the pocket model takes a minute or two on two cores. Resumes
+condition by condition.
 
   python -m stages.evaluation
 """
@@ -10,24 +11,32 @@ evaluation, domains. A GPU is used if there is one; the pocket model takes half 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 
-from stages.controls.conditions import CONDITIONS, SWAPPED, Pool
+from stages.controls.conditions import CONDITIONS, SHAMS, SWAPPED, Pool, Vectors, scaled_like
+from stages.core import measures
 from stages.core.cases import NO_HOST, picked, with_hosts, with_premise
 from stages.core.files import Scratch, content_hash, replacing, write_json
 from stages.core.gathering import Gathered, gather
 from stages.core.labels.agreement import known
-from stages.core.neural.baselines import lens, probe
+from stages.core.neural.baselines import lens_vectors
+from stages.core.neural.decoder import Decoder
+from stages.core.neural.fine_tuning import activation_moves
 from stages.core.neural.opening import open_model
 from stages.core.neural.reader import Reader, read_projector_card
+from stages.core.neural.references import option_scores, references, steering_success
+from stages.core.neural.samples import samples_of
 from stages.core.params import Domains, Evaluation, Section, read_sections
-from stages.core.scoring import REPORTS, SCORES, scored, summary
+from stages.core.scoring import REPORTS, scored
 from stages.core.stage import parse, progress, run
 from stages.core.tables import LABELS, VIRTUAL_STEP, read_table, write_table
 
 PROJECTOR = Path("data/projector")
-SEEN = pl.col("held_out") == "none"
+LENS, BIAS, TUNED, FALSE_HOST = "lens_tokens", "bias_only", "fine_tuned", "false_host"
+"""Conditions that need more than the gradients: the head, another projector, the weights, other hosts."""
+COUNTERFACTUAL = pl.col("kind") == "counterfactual"
 
 
 class Sections(Section):
@@ -40,127 +49,85 @@ class Sections(Section):
 def questions(data: Gathered, rows: pl.DataFrame, domains: list[str], settings: Evaluation) -> dict[str, pl.DataFrame]:
     """The cases of each condition; "real" also holds the grid of hosts and the held-out groups."""
     test = rows.filter(pl.col("split") == "test")
-    pool = data.rows.filter((pl.col("split") == "test") & SEEN)
-    seen = picked(test.filter(SEEN & (pl.col("kind") == "counterfactual")), settings.gradients, settings.seed, "grid")
-    groups = [with_hosts(seen, pool, [*domains, NO_HOST], settings.seed)]
+    pool = data.rows.filter((pl.col("split") == "test") & measures.SEEN & COUNTERFACTUAL)
+    seen = picked(test.filter(measures.SEEN & COUNTERFACTUAL), settings.gradients, settings.seed, "grid")
+    real = [with_hosts(seen, pool, [*domains, NO_HOST], settings.seed)]
     for reason in ("target", "subject", "template"):
-        held = test.filter((pl.col("held_out") == reason) & (pl.col("kind") == "counterfactual"))
-        groups.append(with_hosts(picked(held, settings.gradients, settings.seed, reason), pool, None, settings.seed))
-    corrections = with_hosts(test.filter(pl.col("kind") == "correction"), pool, None, settings.seed)
-    corrections = corrections.with_columns(held_out=pl.lit("correction")) if len(corrections) else corrections
-    cases = {"real": pl.concat([group for group in [*groups, corrections] if len(group)])}
+        held = test.filter((pl.col("held_out") == reason) & COUNTERFACTUAL)
+        real.append(with_hosts(picked(held, settings.gradients, settings.seed, reason), pool, None, settings.seed))
+    corrections = with_hosts(test.filter(~COUNTERFACTUAL), pool, None, settings.seed)
+    if len(corrections):
+        real.append(corrections.with_columns(held_out=pl.lit("correction")))
     foreign = with_hosts(seen, pool, None, settings.seed)
-    for condition in CONDITIONS:
-        if condition != "real":
-            cases[condition] = foreign
-    return cases
-
-
-def answers(
-    condition: str, cases: pl.DataFrame, data: Gathered, reader: Reader, settings: Evaluation, folder: Path
-) -> pl.DataFrame:
-    """The reports of one condition, scored; kept in `folder` as soon as they are written."""
-    make = CONDITIONS[condition]
-    gradients = None
-    if make is not None:
-        own = data.gradient[cases["row"].to_numpy()]
-        shown = Pool(cases.rename({"gradient_domain": "domain"}), own, settings.seed)
-        gradients = torch.tensor(make(shown))
-    if condition in SWAPPED:
-        cases = cases.rename({"target": "answer", "answer": "target"})
-    cases = cases.with_columns(condition=pl.lit(condition), seed=pl.lit(reader.card.seed))
-    path = folder / f"{condition}.parquet"
-    if not path.exists():
-        reports = reader.report(cases["host"].to_list(), gradients, settings.report_tokens)
-        write_table(path, scored(cases, reports), REPORTS)
-    return read_table(path, REPORTS)
-
-
-def of_reports(reports: pl.DataFrame, settings: Evaluation) -> dict[str, Any]:
-    """The metrics of the reports, by group."""
-    real = reports.filter(pl.col("condition") == "real")
-    foreign = (pl.col("host_domain") != pl.col("gradient_domain")) & (pl.col("host_domain") != NO_HOST)
-    groups = {
-        "decoupling": real.filter(SEEN & foreign),
-        "same_domain": real.filter(SEEN & (pl.col("host_domain") == pl.col("gradient_domain"))),
-        "no_host": real.filter(SEEN & (pl.col("host_domain") == NO_HOST)),
-        "held_out_target": real.filter(pl.col("held_out") == "target"),
-        "held_out_subject": real.filter(pl.col("held_out") == "subject"),
-        "held_out_template": real.filter(pl.col("held_out") == "template"),
-        "corrections": real.filter(pl.col("held_out") == "correction"),
+    cases = {name: foreign for name in [*CONDITIONS, LENS, BIAS] if name != "real"}
+    few = picked(seen, settings.fine_tuned, settings.seed, TUNED)
+    return {
+        "real": pl.concat([part for part in real if len(part)]),
+        **cases,
+        TUNED: with_hosts(few, pool, None, settings.seed),
+        FALSE_HOST: with_hosts(seen, pool, None, settings.seed, false=True),
     }
-    found = {
-        name: summary(rows, settings.bootstrap, settings.seed)
-        for name, rows in groups.items()
-        if rows["target"].n_unique() > 1
-    }
-    found["controls"] = {
-        condition: summary(
-            reports.filter(pl.col("condition") == condition), settings.bootstrap, settings.seed, with_chance=True
+
+
+class Asking:
+    """Puts each condition's cases to the model and keeps the scored reports."""
+
+    def __init__(
+        self, data: Gathered, rows: pl.DataFrame, decoder: Decoder, settings: Evaluation, folder: Path
+    ) -> None:
+        self.data, self.decoder, self.settings, self.folder = data, decoder, settings, folder
+        train = rows.filter((pl.col("split") == "train") & measures.SEEN & COUNTERFACTUAL)
+        at = train["row"].to_numpy()
+        self.train, self.train_gradients, self.train_activations = train, data.gradient[at], data.activation[at]
+        self.moves: Vectors | None = None
+
+    def vectors(self, condition: str, cases: pl.DataFrame, reader: Reader) -> Vectors | None:
+        """What is read under the condition in place of the gradients; None: nothing."""
+        at = cases["row"].to_numpy()
+        gradients = self.data.gradient[at]
+        if condition in (LENS, BIAS, FALSE_HOST):
+            return gradients
+        if condition == TUNED:
+            if self.moves is None:
+                self.moves = activation_moves(self.decoder, samples_of(self.decoder, cases), self.data.layers)
+            return -scaled_like(self.moves, gradients)
+        make = CONDITIONS[condition]
+        if make is None:
+            return None
+        pool = Pool(
+            cases.rename({"gradient_domain": "domain"}),
+            gradients,
+            self.data.activation[at],
+            np.array(reader.card.reference, dtype=np.float32),
+            self.settings.seed,
+            self.train,
+            self.train_gradients,
+            self.train_activations,
         )
-        for condition in CONDITIONS
-        if condition != "real"
-    }
-    return found
+        return make(pool)
 
-
-def of_baselines(data: Gathered, rows: pl.DataFrame, reader: Reader, settings: Evaluation) -> dict[str, Any]:
-    """The ceiling (linear probe, taught the known corrections) and the floor (lens), on the same test gradients."""
-    train = rows.filter((pl.col("split") == "train") & SEEN)
-    test = picked(
-        rows.filter((pl.col("split") == "test") & SEEN & (pl.col("kind") == "counterfactual")),
-        settings.gradients,
-        settings.seed,
-        "grid",
-    )
-    at_train, at_test = data.gradient[train["row"].to_numpy()], data.gradient[test["row"].to_numpy()]
-    probed = pl.DataFrame(
-        {
-            said: probe(at_train, train[known].to_list(), at_test, settings.seed)
-            for said, known in (("domain", "domain"), ("moved_to", "target"), ("moved_from", "answer"))
-        }
-    )
-    lexicon = dict(data.rows.select("target", "domain").iter_rows())
-    cases = test.select("prompt_id", "held_out", "prompt", "target", "answer", gradient_domain="domain")
-    cases = cases.with_columns(
-        host_prompt_id=None, host_domain=pl.lit(NO_HOST), host=None, condition=pl.lit("baseline"), seed=0
-    )
-    found = {}
-    for name, said in (("ceiling", probed), ("floor", lens(reader.decoder, at_test, lexicon))):
-        marked = scored(cases, [""] * len(cases)).with_columns(said).with_columns(
-            domain_right=pl.col("domain") == pl.col("gradient_domain"),
-            target_right=pl.col("moved_to") == pl.col("target"),
-            answer_right=pl.col("moved_from") == pl.col("answer"),
-            malformed=pl.lit(False),
-            pressure=pl.lit(True),
-        )  # fmt: skip
-        found[name] = summary(marked, settings.bootstrap, settings.seed)
-    return found
-
-
-def plots(reports: pl.DataFrame, metrics: dict[str, Any], folder: Path) -> None:
-    """Writes grid.csv and conditions.csv."""
-    means = [pl.col(column).mean().alias(name) for name, column in SCORES.items()]
-    grid = reports.filter(SEEN & (pl.col("condition") == "real")).group_by(
-        "gradient_domain", "host_domain", maintain_order=True
-    )
-    grid.agg(pl.len().alias("reports"), *means).write_csv(folder / "grid.csv")
-    bars = {"real": metrics["decoupling"], **metrics["controls"]}
-    pl.DataFrame(
-        [
-            {
-                "condition": condition,
-                "metric": name,
-                "value": scores[name],
-                "low": scores[f"{name}_low"],
-                "high": scores[f"{name}_high"],
-                "chance": scores.get(f"{name}_chance"),
-            }
-            for condition, scores in bars.items()
-            for name in SCORES
-        ],
-        infer_schema_length=None,
-    ).write_csv(folder / "conditions.csv")
+    def ask(self, condition: str, cases: pl.DataFrame, reader: Reader) -> pl.DataFrame:
+        """The scored reports of one condition; kept as soon as they are written."""
+        path = self.folder / f"{condition}-{reader.seed}.parquet"
+        if path.exists():
+            return read_table(path, REPORTS)
+        read = self.vectors(condition, cases, reader)
+        if condition in SWAPPED:
+            cases = cases.rename({"target": "answer", "answer": "target"})
+        slots, confidence = None, None
+        if read is not None:
+            with torch.no_grad():
+                slots, confidence = reader.fill(torch.tensor(read))
+                if condition == LENS:
+                    slots = lens_vectors(reader, read)
+        cases = cases.with_columns(
+            condition=pl.lit(condition),
+            seed=pl.lit(reader.seed),
+            confidence=pl.lit(None) if confidence is None else pl.Series(confidence.cpu().numpy()),
+        )
+        reports = reader.report_vectors(cases["host"].to_list(), slots, self.settings.report_tokens)
+        write_table(path, scored(cases, reports), REPORTS)
+        return read_table(path, REPORTS)
 
 
 def main() -> None:
@@ -170,41 +137,69 @@ def main() -> None:
     settings = params.evaluation
     decoder, model = open_model()
     card = read_projector_card(PROJECTOR)
-    reader = Reader.load(decoder, PROJECTOR, model.id, model.commit)
+    readers = [Reader.load(decoder, PROJECTOR, model.id, model.commit, seed) for seed in card.seeds]
+    bias = Reader.load(decoder, PROJECTOR / BIAS, model.id, model.commit)
     data = gather(params.domains, card.layers)
     shifts = [read_table(Path("data/virtual_step") / f"{name}.parquet", VIRTUAL_STEP) for name in params.domains]
     said = pl.concat(shifts).select("prompt_id", "continuation_before").unique("prompt_id", maintain_order=True)
     rows = with_premise(data.rows, said)
     cases = questions(data, rows, params.domains, settings)
     scratch = Scratch(
-        "evaluation", params.model_dump_json(), model.model_dump_json(), content_hash(PROJECTOR), said.hash_rows().sum()
+        "evaluation", params.model_dump_json(), model.model_dump_json(), content_hash(PROJECTOR), said.write_csv()
     )
+    asking = Asking(data, rows, decoder, settings, scratch.folder)
     parts = []
-    with progress("evaluation", sum(map(len, cases.values()))) as advance:
+    with progress("evaluation", len(readers) * sum(map(len, cases.values()))) as advance:
         for condition, asked in cases.items():
-            parts.append(answers(condition, asked, data, reader, settings, scratch.folder))
-            advance(len(asked))
+            for reader in [bias] if condition == BIAS else readers:
+                parts.append(asking.ask(condition, asked, reader))
+                advance(len(asked))
     reports = pl.concat(parts)
-    labels = pl.concat([read_table(Path("data/labels") / f"{name}.parquet", LABELS) for name in params.domains])
-    facts = data.rows.filter(pl.col("kind") == "counterfactual").unique("prompt", maintain_order=True)["prompt_id"]
-    metrics = {
-        **of_reports(reports, settings),
-        **of_baselines(data, rows, reader, settings),
-        "teacher": known(labels, rows.filter(pl.col("kind") == "counterfactual")),
-        "model": {"fact_accuracy": float(facts.is_in(rows["prompt_id"].implode()).mean() or 0)},
-    }
+    metrics = {**of_reports(reports, settings), **of_data(data, rows, readers[0], params)}
     folder = Path("data/evaluation")
     with replacing(folder) as partial:
         partial.mkdir()
         write_table(partial / "reports.parquet", reports, REPORTS)
         write_json(partial / "metrics.json", metrics)
-        plots(reports, metrics, partial)
+        measures.grid(reports).write_csv(partial / "grid.csv")
+        measures.bars(metrics).write_csv(partial / "conditions.csv")
     scratch.clear()
     real = metrics["decoupling"]
     print(
         f"{folder}: {len(reports)} reports; in front of foreign hosts domain {real['domain_accuracy']:.3f}, target "
-        f"{real['target_accuracy']:.3f}, answer {real['answer_accuracy']:.3f}, host intrusion {real['host_intrusion']:.3f}"
+        f"{real['target_accuracy']:.3f}, answer {real['answer_accuracy']:.3f}, host intrusion "
+        f"{real['host_intrusion']:.3f}"
     )
+
+
+def of_reports(reports: pl.DataFrame, settings: Evaluation) -> dict[str, Any]:
+    """What the reports say."""
+    how = settings.bootstrap, settings.seed
+    controls = [name for name in reports["condition"].unique(maintain_order=True) if name != "real"]
+    return {
+        **measures.of_groups(reports, *how),
+        "controls": measures.of_controls(reports, controls, *how),
+        "detection": measures.of_detection(reports, SHAMS, *how),
+        "strength": measures.of_strength(reports, *how),
+        "seeds": measures.of_seeds(reports),
+    }
+
+
+def of_data(data: Gathered, rows: pl.DataFrame, reader: Reader, params: Sections) -> dict[str, Any]:
+    """What is known without reports: ceiling, floor, retrieval, options, steering, the teacher and the model."""
+    settings = params.evaluation
+    train = rows.filter((pl.col("split") == "train") & measures.SEEN)
+    seen = rows.filter((pl.col("split") == "test") & measures.SEEN & COUNTERFACTUAL)
+    test = picked(seen, settings.gradients, settings.seed, "grid")
+    labels = pl.concat([read_table(Path("data/labels") / f"{name}.parquet", LABELS) for name in params.domains])
+    facts = data.rows.filter(COUNTERFACTUAL).unique("prompt", maintain_order=True)["prompt_id"]
+    return {
+        **references(data, train, test, reader, settings),
+        "options": option_scores(data, test, reader, settings),
+        "steering": steering_success(data, train, test, reader.decoder, settings),
+        "teacher": known(labels, rows.filter(COUNTERFACTUAL)),
+        "model": {"fact_accuracy": len(set(facts) & set(rows["prompt_id"])) / len(facts)},
+    }
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
 """Computes a domain's activation gradients and activations, all target tokens teacher-forced.
 
-Reads data/model/ and data/prompts/<domain>.parquet. Writes data/gradients/<domain>.zarr. Params: gradients. A GPU is used
-if there is one; the pocket model takes seconds a domain. Resumes shard by shard.
+Reads data/model/ and data/prompts/<domain>.parquet. Writes data/gradients/<domain>.zarr. Params: gradients. Every GPU
+that is found is used, each for whole shards; the pocket model takes seconds a domain on a CPU. Resumes shard by shard.
 
   python -m stages.gradients geography
+
+On a cluster whose machines share the working directory, run on each machine (the output is the same, byte for byte):
+
+  torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:PORT -m stages.gradients geography
 """
 
 from pathlib import Path
@@ -11,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from stages.core.files import Scratch, content_hash, replacing
-from stages.core.gradient_store import shards, write_store
+from stages.core.files import Scratch, content_hash
+from stages.core.gradient_store import ARRAYS, shards, write_store
+from stages.core.neural import distributed
 from stages.core.neural.decoder import Decoder
 from stages.core.neural.engine.gradients import activation_gradients
 from stages.core.neural.opening import open_model
@@ -20,8 +25,6 @@ from stages.core.neural.samples import naming_prompts, samples_of
 from stages.core.params import Gradients, Section, read_sections
 from stages.core.stage import parse, progress, run
 from stages.core.tables import PROMPTS, read_table
-
-ARRAYS = ("gradient", "activation", "target_logprob", "answer_logprob", "top_token")
 
 
 class Sections(Section):
@@ -34,13 +37,21 @@ def compute(decoder: Decoder, prompts: pl.DataFrame, layers: list[int], path: Pa
     """Writes one shard's arrays to `path` as .npz, in the order of the prompts."""
     pieces = list(activation_gradients(decoder, samples_of(decoder, prompts), layers, advance=advance))
     order = np.argsort(np.concatenate([piece.rows for piece in pieces]))
+    arrays = {name: np.concatenate([getattr(piece, name) for piece in pieces])[order] for name in ARRAYS}
     with path.open("wb") as stream:
-        np.savez(stream, **{name: np.concatenate([getattr(piece, name) for piece in pieces])[order] for name in ARRAYS})
+        np.savez(stream, allow_pickle=False, **arrays)
 
 
 def main() -> None:
-    """Computes one domain's gradients."""
+    """Computes one domain's gradients, on all devices here."""
     name = parse(__doc__, "gradients", by_domain=True)
+    if not distributed.launched("stages.gradients"):
+        with distributed.joined():
+            work(name)
+
+
+def work(name: str) -> None:
+    """Makes this rank's shards; the first rank then writes the store."""
     settings = read_sections(Sections).gradients
     table = Path("data/prompts") / f"{name}.parquet"
     prompts = read_table(table, PROMPTS)
@@ -49,14 +60,16 @@ def main() -> None:
         decoder.check_layer(layer, key="params.yaml: gradients.layers")
     scratch = Scratch("gradients", name, card.model_dump_json(), settings.model_dump_json(), content_hash(table))
     parts = list(shards(len(prompts), len(settings.layers), decoder.d_model))
-    with progress(f"gradients {name}", len(prompts)) as advance, naming_prompts(prompts, str(table)):
-        files = [
-            scratch.piece(
-                f"{part.start}.npz",
-                lambda path, part=part: compute(decoder, prompts[part], settings.layers, path, advance),
-            )
-            for part in parts
-        ]
+    with progress(f"gradients {name}", len(prompts)) as advance:
+        for part in distributed.own(parts):
+            with naming_prompts(prompts[part], str(table)):
+                scratch.piece(
+                    f"{part.start}.npz",
+                    lambda path, part=part: compute(decoder, prompts[part], settings.layers, path, advance),
+                )
+    if not distributed.finished():
+        return
+    files = [scratch.folder / f"{part.start}.npz" for part in parts]
     path = Path("data/gradients") / f"{name}.zarr"
     attributes = {
         "model": card.id,
@@ -67,10 +80,8 @@ def main() -> None:
         "sign": "gradient dL/dh; the update direction is its negative",
         "precision": str(decoder.dtype).removeprefix("torch."),
     }
-    with replacing(path) as partial:
-        write_store(
-            partial, [np.load(file) for file in files], prompts["prompt_id"].to_list(), settings.keep_bits, attributes
-        )
+    pieces = [np.load(file) for file in files]
+    write_store(path, pieces, prompts["prompt_id"].to_list(), settings.keep_bits, attributes)
     scratch.clear()
     print(f"{path}: {len(prompts)} gradients of layers {settings.layers}")
 

@@ -19,8 +19,7 @@ from stages.core.facts import read_domain
 from stages.core.files import write_json
 from stages.core.labels.agreement import known, teachers
 from stages.core.labels.labeller import QUARANTINE, SHIFT, Job, Outcome
-from stages.core.labels.params import Sections
-from stages.core.params import read_sections
+from stages.core.params import Api, Labels, Section, read_sections
 from stages.core.stage import run
 from stages.core.tables import LABELS, PROMPTS, VIRTUAL_STEP, read_table, write_table
 
@@ -32,16 +31,24 @@ USAGE = Path(".cache/labels/usage")
 SHOWN = {"shift": (), "shift_and_prompt": ("prompt",), "truth": ("prompt", "answer", "target")}
 
 
+class Sections(Section):
+    """What this stage reads of params.yaml."""
+
+    labels: Labels
+    api: Api
+
+
 def job_of(domain: str, sections: Sections) -> Job:
     """The job, holding only what the teacher may see."""
+    lexicon = [read_domain(name, key="labels.lexicon") for name in sections.labels.lexicon]
+    facts = lexicon if domain in sections.labels.lexicon else [*lexicon, read_domain(domain)]
     path = SHIFTS / f"{domain}.parquet"
     shifts = read_table(path, VIRTUAL_STEP).select(SHIFT)
     if shifts["layer"].n_unique() > 1:
         raise ValueError(f"{path}: column layer: found {shifts['layer'].unique().to_list()}, wanted one layer")
     shown = SHOWN[sections.labels.teacher_sees]
     prompts = read_table(CORRECTIONS / f"{domain}.parquet", PROMPTS).select("prompt_id", *shown) if shown else None
-    lexicon = dict.fromkeys([*sections.labels.lexicon, domain])
-    return Job(domain, shifts, prompts, tuple(map(read_domain, lexicon)), sections.labels, sections.api)
+    return Job(domain, shifts, prompts, tuple(facts), sections.labels, sections.api)
 
 
 def backend(name: str) -> ModuleType:

@@ -1,8 +1,9 @@
 """Trains the projector: gradients in, slots of the frozen model filled so that it reports what the teacher labelled.
 
 Reads data/model/ and, of all domains, data/prompts, data/gradients and data/labels. Writes data/projector/:
-projector.safetensors, projector.json (how to use it) and curve.csv. Params: projector, domains. A GPU is used if there is
-one; the pocket model takes a minute on two cores. Never reads the target or answer column: it learns from labels alone.
+projector.json (how to use it), the weights of each seed, curve.csv, and the same of a bias-only control. Params:
+projector, domains. A GPU is used if there is one; the pocket model takes half a minute a seed on two cores. Never reads
+the target or answer column to learn from: it learns from labels alone.
 
   python -m stages.projector
 """
@@ -12,14 +13,17 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from stages.core.files import Scratch, content_hash, replacing
+from stages.core.files import Scratch, content_hash, replacing, write_json
 from stages.core.gathering import Gathered, gather, held_out_targets, hosts, usable
 from stages.core.neural.decoder import Decoder
 from stages.core.neural.opening import ModelCard, open_model
-from stages.core.neural.reader import Reader, new_card
-from stages.core.neural.training import Curriculum, Lesson, train
+from stages.core.neural.reader import Card, Reader, new_card
+from stages.core.neural.training import Curriculum, Lesson, gate, train
 from stages.core.params import Domains, Projector, Section, read_sections
 from stages.core.stage import parse, progress, run
+
+BIAS_STEPS = 150
+"""A constant needs few steps."""
 
 
 class Sections(Section):
@@ -29,8 +33,8 @@ class Sections(Section):
     projector: Projector
 
 
-def curriculum(data: Gathered, split: str, reference: torch.Tensor, settings: Projector) -> Curriculum:
-    """The curriculum of a split, made from rows with nothing held out and a usable label."""
+def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) -> Curriculum:
+    """The curriculum of a split for a reader's seed, made from rows with nothing held out and a usable label."""
     rows = data.rows.filter((pl.col("split") == split) & (pl.col("held_out") == "none") & usable())
     if rows.is_empty():
         raise ValueError(
@@ -42,14 +46,14 @@ def curriculum(data: Gathered, split: str, reference: torch.Tensor, settings: Pr
         for domain, to, away in rows.select("label_domain", "label_moved_to", "label_moved_from").iter_rows()
     ]
     gradients = torch.tensor(data.gradient[rows["row"].to_numpy()])
-    return Curriculum(gradients, lessons, hosts(data.rows, split), reference, settings, settings.seed)
+    return Curriculum(gradients, lessons, hosts(data.rows, split), reader.reference, settings, reader.seed)
 
 
-def new_reader(decoder: Decoder, model: ModelCard, data: Gathered, settings: Projector) -> Reader:
-    """An untrained reader; its reference norm is the median over training gradients, a layer."""
+def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Projector) -> Card:
+    """The card of the projectors to be trained; their reference norm is the median over training gradients, a layer."""
     rows = data.rows.filter(pl.col("split") == "train")["row"].to_numpy()
     reference = torch.tensor(data.gradient[rows]).norm(dim=-1).median(0).values
-    card = new_card(
+    return new_card(
         decoder,
         architecture=settings.architecture,
         width=settings.width,
@@ -60,9 +64,18 @@ def new_reader(decoder: Decoder, model: ModelCard, data: Gathered, settings: Pro
         model=model.id,
         commit=model.commit,
         held_out_domains=tuple(settings.held_out_domains),
-        seed=settings.seed,
+        seeds=tuple(settings.seeds),
+        gates=(),
     )
-    return Reader.new(decoder, card)
+
+
+def teach(reader: Reader, data: Gathered, settings: Projector, scratch: Scratch) -> pl.DataFrame:
+    """Trains a reader's projector, sets its gate and returns its curve."""
+    teaching, validation = (curriculum(data, split, reader, settings) for split in ("train", "validation"))
+    with progress(f"projector, seed {reader.seed}", settings.steps) as advance:
+        curve = train(reader, teaching, validation, settings, scratch.folder / f"seed_{reader.seed}", advance)
+    reader.gate = gate(reader, validation, settings.missed)
+    return pl.DataFrame(curve).select(pl.lit(reader.seed).alias("seed"), pl.all())
 
 
 def main() -> None:
@@ -76,25 +89,33 @@ def main() -> None:
     seen = [name for name in params.domains if name not in settings.held_out_domains]
     data = gather(seen, settings.layers)
     decoder, model = open_model()
-    reader = new_reader(decoder, model, data, settings)
-    teaching, validation = (curriculum(data, split, reader.reference, settings) for split in ("train", "validation"))
+    card = card_for(decoder, model, data, settings)
     inputs = [
         content_hash(Path("data") / f"{kind}/{name}{end}")
         for name in seen
         for kind, end in (("labels", ".parquet"), ("gradients", ".zarr"))
     ]
     scratch = Scratch("projector", params.model_dump_json(), model.model_dump_json(), *inputs)
-    with progress("projector", settings.steps) as advance:
-        curve = train(reader, teaching, validation, settings, scratch.folder / "state", advance)
+    readers = [Reader.new(decoder, card, seed) for seed in settings.seeds]
+    bias = Reader.new(decoder, card.model_copy(update={"architecture": "bias_only"}), settings.seeds[0])
+    few = settings.model_copy(update={"steps": min(settings.steps, BIAS_STEPS)})
+    teach(bias, data, few, Scratch("bias_only", str(scratch.folder)))
+    curve = pl.concat([teach(reader, data, settings, scratch) for reader in readers])
+    card = card.model_copy(update={"gates": tuple(reader.gate for reader in readers)})
+    bias_card = bias.card.model_copy(update={"seeds": (bias.seed,), "gates": (0.0,)})
     folder = Path("data/projector")
     with replacing(folder) as partial:
         partial.mkdir()
-        reader.save(partial)
-        pl.DataFrame(curve).write_csv(partial / "curve.csv")
+        for reader in readers:
+            reader.save(partial)
+        (partial / "bias_only").mkdir()
+        bias.save(partial / "bias_only")
+        for where, kept in ((partial, card), (partial / "bias_only", bias_card)):
+            write_json(where / "projector.json", kept.model_dump(mode="json"))
+        curve.write_csv(partial / "curve.csv")
     scratch.clear()
-    print(
-        f"{folder}: {settings.architecture}, {len(teaching.lessons)} gradients, validation loss {min(point['validation_loss'] for point in curve):.3f} nats a token"
-    )
+    best = curve.group_by("seed").agg(pl.col("validation_loss").min())["validation_loss"]
+    print(f"{folder}: {settings.architecture}, seeds {settings.seeds}, validation loss {best.mean():.3f} nats a token")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Looks ahead: injects each update direction at several step sizes and records how the distribution shifts.
 
 Reads data/model/, data/prompts/<domain>.parquet and data/gradients/<domain>.zarr. Writes
-data/virtual_step/<domain>.parquet. Params: virtual_step. A GPU is used if there is one; the pocket model takes seconds a
-domain. Resumes piece by piece.
+data/virtual_step/<domain>.parquet. Params: virtual_step. Every GPU that is found is used, each for whole pieces; the
+pocket model takes seconds a domain on a CPU. Resumes piece by piece. On a cluster whose machines share the working
+directory: torchrun --nnodes, as with stages.gradients.
 
   python -m stages.virtual_step geography
 """
@@ -13,6 +14,7 @@ import polars as pl
 
 from stages.core.files import Scratch, content_hash
 from stages.core.gradient_store import read_store, shards
+from stages.core.neural import distributed
 from stages.core.neural.opening import open_model
 from stages.core.neural.samples import naming_prompts
 from stages.core.neural.shift_table import shift_table
@@ -28,8 +30,15 @@ class Sections(Section):
 
 
 def main() -> None:
-    """Takes one domain's virtual steps."""
+    """Takes one domain's virtual steps, on all devices here."""
     name = parse(__doc__, "virtual_step", by_domain=True)
+    if not distributed.launched("stages.virtual_step"):
+        with distributed.joined():
+            work(name)
+
+
+def work(name: str) -> None:
+    """Makes this rank's pieces; the first rank then writes the table."""
     settings = read_sections(Sections).virtual_step
     table = Path("data/prompts") / f"{name}.parquet"
     store = Path("data/gradients") / f"{name}.zarr"
@@ -50,16 +59,19 @@ def main() -> None:
         content_hash(table),
         content_hash(store),
     )
-    with progress(f"virtual steps {name}", len(prompts)) as advance, naming_prompts(prompts, str(table)):
-        files = [
-            scratch.piece(
-                f"{part.start}.parquet",
-                lambda path, part=part: shift_table(
-                    decoder, prompts[part], gradients.gradient[part, at : at + 1], settings, advance
-                ).write_parquet(path),
-            )
-            for part in shards(len(prompts), 1, decoder.d_model)
-        ]
+    parts = list(shards(len(prompts), 1, decoder.d_model))
+    with progress(f"virtual steps {name}", len(prompts)) as advance:
+        for part in distributed.own(parts):
+            with naming_prompts(prompts[part], str(table)):
+                scratch.piece(
+                    f"{part.start}.parquet",
+                    lambda path, part=part: shift_table(
+                        decoder, prompts[part], gradients.gradient[part, at : at + 1], settings, advance
+                    ).write_parquet(path),
+                )
+    if not distributed.finished():
+        return
+    files = [scratch.folder / f"{part.start}.parquet" for part in parts]
     path = Path("data/virtual_step") / f"{name}.parquet"
     shifts = pl.concat([pl.read_parquet(file) for file in files])
     write_table(path, shifts, VIRTUAL_STEP)

@@ -88,10 +88,13 @@ def test_wrong_params_are_named(change: dict[str, Any], message: str):
 
 def test_a_missing_section_an_unknown_domain_and_a_missing_table_are_named():
     world.write_world(3)
-    with pytest.raises(ValueError, match=r"params.yaml: domains: 'sport' is not among geography"):
+    with pytest.raises(ValueError, match=r"params.yaml: domains: unknown domain 'sport': .*geography"):
         main(["sport"])
     with pytest.raises(ValueError, match=r"data/virtual_step/astronomy.parquet: no such file"):
         main(["astronomy"])
+    world.write_params(world.params(lexicon=["geography", "sport"]))
+    with pytest.raises(ValueError, match=r"params.yaml: labels.lexicon: unknown domain 'sport'"):
+        main(["geography"])
     content = world.params()
     del content["labels"]
     world.write_params(content)

@@ -58,4 +58,4 @@ def test_anything_else_is_malformed_and_never_guessed(text: str):
 )
 def test_report_refuses_what_it_could_not_read_back(parts: tuple[str, str, str, str]):
     with pytest.raises(ValueError, match="wanted"):
-        report(*parts)  # type: ignore[arg-type]
+        report(*parts)

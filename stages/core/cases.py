@@ -4,7 +4,8 @@ Only rows of the test split whose premise holds are asked about: the model says 
 counterfactual corrections), or something else than the truth (for real ones). Hosts are prompts of the test split.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
@@ -56,10 +57,13 @@ def picked(rows: pl.DataFrame, count: int, seed: int, purpose: str) -> pl.DataFr
     return chosen.drop("key")
 
 
-def with_hosts(rows: pl.DataFrame, pool: pl.DataFrame, host_domains: Sequence[str] | None, seed: int) -> pl.DataFrame:
+def with_hosts(
+    rows: pl.DataFrame, pool: pl.DataFrame, host_domains: Sequence[str] | None, seed: int, false: bool = False
+) -> pl.DataFrame:
     """Each row with a host of each of `host_domains` (NO_HOST: none; None: one host of one other domain), by hash.
 
-    A host of the gradient's own domain is a prompt about another subject.
+    `false`: the host itself states something false, its own counterfactual target. A host of the gradient's own domain
+    is a prompt about another subject.
     """
     by_domain = {str(name): part for (name,), part in pool.group_by("domain", maintain_order=True)}
     found = []
@@ -85,9 +89,14 @@ def with_hosts(rows: pl.DataFrame, pool: pl.DataFrame, host_domains: Sequence[st
                     "gradient_domain": row["domain"],
                     "host_domain": name,
                     "prompt": row["prompt"],
-                    "host": host["prompt"] if host else None,
+                    "host": said(host, false) if host else None,
                     "target": row["target"],
                     "answer": row["answer"],
                 }
             )
     return pl.DataFrame(found, infer_schema_length=None)
+
+
+def said(host: Mapping[str, Any], false: bool) -> str:
+    """A host prompt; with `false`, completed to a false statement."""
+    return f"{host['prompt']} {host['target']}" if false else host["prompt"]

@@ -1,4 +1,4 @@
-"""Corrections: a prompt, what the model says (the answer) and what it should say instead (the target); and their splits.
+"""Corrections and their splits: a prompt, what the model says (the answer), what it should say instead (the target).
 
 What is held out is decided by a hash of the entity, subject or template itself, the same in every domain and for every
 row, so that no order of work and no other domain can leak it: an entity held out as a target is never a target in
@@ -6,7 +6,8 @@ training, a held-out subject or template never trains. A row that would be held 
 each held-out score has one cause.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import polars as pl
 
@@ -49,15 +50,28 @@ def place(
     return prompt_split(settings, template.format(subject=fact.subject)), "none"
 
 
+@dataclass(frozen=True)
+class Material:
+    """What a generator adds for one fact: templates of its own, and wrong answers beside the relation's entities."""
+
+    templates: tuple[str, ...] = ()
+    wrong_answers: tuple[str, ...] = ()
+
+
+NOTHING = Material()
+
+
 def targets_of(
-    settings: Prompts, domain: str, relation: Relation, fact: Fact, number: int
+    settings: Prompts, domain: str, relation: Relation, fact: Fact, material: Material, number: int
 ) -> Iterator[tuple[str, str]]:
     """(kind, target) of the rows of one fact and its template `number`: counterfactual ones, then the correction.
 
-    Counterfactual targets are other entities of the relation, drawn without repetition. Every prompt of the first
-    `correction_templates` templates also gets the truth as a target: a correction, where the model turns out to be wrong.
+    Counterfactual targets are other entities of the relation and generated wrong answers, drawn without repetition.
+    Every prompt of the first `correction_templates` templates also gets the truth as a target: a correction, where the
+    model turns out to be wrong.
     """
-    others = [entity for entity in relation.entities if entity != fact.answer]
+    others = list(dict.fromkeys([*relation.entities, *material.wrong_answers]))
+    others.remove(fact.answer)
     rng = keyed_rng(settings.seed, "targets", domain, fact.subject, number)
     for index in rng.permutation(len(others))[: settings.targets]:
         yield "counterfactual", others[index]
@@ -65,14 +79,22 @@ def targets_of(
         yield "correction", fact.answer
 
 
-def make_prompts(domain: Domain, settings: Prompts) -> pl.DataFrame:
-    """The prompts table of a domain (columns: tables.PROMPTS), in the order of its facts file."""
+def make_prompts(
+    domain: Domain, settings: Prompts, generated: Mapping[tuple[str, str], Material] | None = None
+) -> pl.DataFrame:
+    """The prompts table of a domain (columns: tables.PROMPTS), in the order of its facts file.
+
+    `generated`: material by (relation, subject). Its templates stand before the relation's last one, which stays the
+    one that is held out.
+    """
     rows = []
     for name, relation in domain.relations.items():
         for fact in relation.facts:
-            for number, template in enumerate(relation.templates):
-                last = number == len(relation.templates) - 1
-                for kind, target in targets_of(settings, domain.domain, relation, fact, number):
+            material = (generated or {}).get((name, fact.subject), NOTHING)
+            templates = (*relation.templates[:-1], *material.templates, relation.templates[-1])
+            for number, template in enumerate(templates):
+                last = number == len(templates) - 1
+                for kind, target in targets_of(settings, domain.domain, relation, fact, material, number):
                     placed = place(settings, domain.domain, name, fact, template, last, target)
                     if placed is None:
                         continue

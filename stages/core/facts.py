@@ -3,14 +3,27 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from stages.core.errors import explain
+from stages.core.errors import explain, one_line
 
 FACTS = Path("data/facts")
-Words = Annotated[str, StringConstraints(pattern=r"^\S+( \S+)*$", strict=True)]
+
+
+def spaced_once(text: str) -> str:
+    """The text as it is.
+
+    Raises:
+        ValueError: it's empty, or has white space that isn't a single space between two words.
+    """
+    if not text or text != " ".join(text.split()):
+        raise ValueError(f"found {text!r}, wanted words without leading, trailing or double spaces")
+    return text
+
+
+Words = Annotated[str, Field(strict=True), AfterValidator(spaced_once)]
 
 
 class Fact(BaseModel):
@@ -86,8 +99,8 @@ def facts_path(domain: str) -> Path:
     return FACTS / f"{domain}.yaml"
 
 
-def read_domain(domain: str) -> Domain:
-    """Reads and checks `data/facts/<domain>.yaml`.
+def read_domain(domain: str, key: str = "domains") -> Domain:
+    """Reads and checks `data/facts/<domain>.yaml`; `key`: the param that names the domain, for the message.
 
     Raises:
         ValueError: the file is missing, is not YAML, or breaks the schema; names file, key, what was found and wanted.
@@ -95,14 +108,12 @@ def read_domain(domain: str) -> Domain:
     path = facts_path(domain)
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in FACTS.glob("*.yaml"))) or "none"
-        raise ValueError(
-            f"params.yaml: domains: unknown domain {domain!r}: no file {path} (domains with facts: {known})"
-        )
+        raise ValueError(f"params.yaml: {key}: unknown domain {domain!r}: no file {path} (domains with facts: {known})")
     try:
         content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
         found = Domain.model_validate(content)
     except YAMLError as error:
-        raise ValueError(f"{path}: not readable as YAML: {error}") from error
+        raise ValueError(f"{path}: not readable as YAML: {one_line(error)}") from error
     except ValidationError as error:
         raise ValueError(explain(str(path), error)) from error
     if found.domain != domain:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -28,7 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield room / path.name
         if path.is_dir():
             path.rename(room / "replaced")
-        os.replace(room / path.name, path)
+        (room / path.name).replace(path)
     finally:
         shutil.rmtree(room, ignore_errors=True)
 
@@ -61,8 +60,9 @@ def read_json(path: Path) -> Any:
 class Scratch:
     """A git-ignored folder for finished pieces of unfinished work, keyed by everything that the work depends on.
 
-    The code that is running is part of the key, so that pieces of an older version are never taken for ours. A piece appears whole or not at all. A stage that is killed finds its pieces again when it is started with the same
-    key, and `clear` removes them once the output stands.
+    The code that is running is part of the key, so that pieces of an older version are never taken for ours. A piece
+    appears whole or not at all. A stage that is killed finds its pieces again when it is started with the same key, and
+    `clear` removes them once the output stands.
     """
 
     def __init__(self, stage: str, *depends_on: str | int | float) -> None:

@@ -1,8 +1,8 @@
 """The gradient store: a Zarr v3 group of sharded arrays, one row a prompt, in the order of the prompts table.
 
 Shards hold SHARD_BYTES or less and are written whole by one writer; inner chunks hold CHUNK_ROWS rows. Numbers are
-rounded to `keep_bits` mantissa bits before writing (numcodecs.BitRound) and stored as plain float32 with Blosc(zstd), so
-that any Zarr v3 reader opens them. The fill value is NaN: a row that was never written can't be taken for data.
+rounded to `keep_bits` mantissa bits before writing (numcodecs.BitRound) and stored as plain float32 with Blosc(zstd),
+so that any Zarr v3 reader opens them. The fill value is NaN: a row that was never written can't be taken for data.
 """
 
 import math
@@ -18,9 +18,14 @@ from numcodecs import BitRound
 from zarr.codecs import BloscCodec
 from zarr.errors import BaseZarrError
 
+from stages.core.errors import one_line
+from stages.core.files import replacing
+
 SHARD_BYTES = 32 * 2**20
 CHUNK_ROWS = 64
 ID_BYTES = 16
+ARRAYS = ("gradient", "activation", "target_logprob", "answer_logprob", "top_token")
+"""What is stored of each prompt, beside its prompt_id."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ def write_store(
     keep_bits: int,
     attributes: Mapping[str, Any],
 ) -> None:
-    """Writes a store at `path` (which must not exist) from pieces, one a shard, in order.
+    """Writes a store from pieces, one a shard, in order; it appears whole or not at all.
 
     A piece holds gradient, activation, target_logprob, answer_logprob and top_token of its rows. The attributes are
     written first and in sorted order, so that the same content gives the same bytes.
@@ -69,6 +74,23 @@ def write_store(
     Raises:
         ValueError: a gradient or activation is NaN or infinite; names the row's prompt_id.
     """
+    start = 0
+    for piece in pieces:
+        check_finite(path, piece, prompt_ids[start : start + len(piece["gradient"])])
+        start += len(piece["gradient"])
+    assert start == len(prompt_ids), f"{start} rows to write of {len(prompt_ids)}"
+    with replacing(path) as partial:
+        write_arrays(partial, pieces, prompt_ids, keep_bits, attributes)
+
+
+def write_arrays(
+    path: Path,
+    pieces: Sequence[Mapping[str, np.ndarray]],
+    prompt_ids: Sequence[str],
+    keep_bits: int,
+    attributes: Mapping[str, Any],
+) -> None:
+    """Writes checked pieces at `path`, which must not exist."""
     samples = len(prompt_ids)
     _, layers, d_model = pieces[0]["gradient"].shape
     group = zarr.open_group(
@@ -104,13 +126,11 @@ def write_store(
     start = 0
     for piece in pieces:
         stop = start + len(piece["gradient"])
-        check_finite(path, piece, prompt_ids[start:stop])
         for name, target in arrays.items():
             values = np.asarray(piece[name])
             target[start:stop] = rounded(values, keep_bits) if name in ("gradient", "activation") else values
         ids[start:stop] = np.frombuffer("".join(prompt_ids[start:stop]).encode("ascii"), np.uint8).reshape(-1, ID_BYTES)
         start = stop
-    assert start == samples, f"{start} rows written of {samples}"
 
 
 def check_finite(path: Path, piece: Mapping[str, np.ndarray], prompt_ids: Sequence[str]) -> None:
@@ -122,7 +142,8 @@ def check_finite(path: Path, piece: Mapping[str, np.ndarray], prompt_ids: Sequen
         if bad.any():
             row = int(bad.argmax())
             raise ValueError(
-                f"{path}: {name} of prompt {prompt_ids[row]}: NaN or infinite, wanted numbers; {int(bad.sum())} such rows"
+                f"{path}: {name} of prompt {prompt_ids[row]}: NaN or infinite, wanted numbers; "
+                f"{int(bad.sum())} such rows"
             )
 
 
@@ -137,13 +158,14 @@ def read_store(path: Path, prompt_ids: Sequence[str]) -> Gradients:
         raise ValueError(f"{path}: no such store; run the stage that writes it (dvc repro)")
     try:
         group = zarr.open_group(path, mode="r", zarr_format=3)
-        arrays = {
-            name: read_whole(path, group, name)
-            for name in ("gradient", "activation", "target_logprob", "answer_logprob", "top_token", "prompt_id")
-        }
+        found = {name: group[name] for name in (*ARRAYS, "prompt_id")}
         attributes = dict(group.attrs)
-    except (BaseZarrError, OSError, KeyError, RuntimeError, TypeError) as error:
-        raise ValueError(f"{path}: not a whole gradient store ({type(error).__name__}: {error}); {advice}") from error
+    except (BaseZarrError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {one_line(error)}"
+        raise ValueError(f"{path}: not a whole gradient store ({what}); {advice}") from error
+    arrays = {name: read_whole(path, name, array) for name, array in found.items()}
+    if len(attributes.get("layers", ())) != arrays["gradient"].shape[1]:
+        raise ValueError(f"{path}: layers: found {attributes.get('layers')}, wanted the layers of its arrays; {advice}")
     ids = [bytes(row).decode("ascii", "replace") for row in arrays.pop("prompt_id")]
     if ids != list(prompt_ids):
         raise ValueError(
@@ -153,15 +175,14 @@ def read_store(path: Path, prompt_ids: Sequence[str]) -> Gradients:
     return Gradients(prompt_id=ids, attributes=attributes, **arrays)
 
 
-def read_whole(path: Path, group: zarr.Group, name: str) -> np.ndarray:
+def read_whole(path: Path, name: str, array: zarr.Array[Any] | zarr.Group) -> np.ndarray:
     """One array, after checking that every shard file is there.
 
     Raises:
-        ValueError: a shard is missing or unreadable.
+        ValueError: it's no sharded array, or a shard is missing or unreadable.
     """
-    array = group[name]
-    assert isinstance(array, zarr.Array)
-    assert array.shards is not None
+    if not isinstance(array, zarr.Array) or array.shards is None:
+        raise ValueError(f"{path}: {name}: wanted a sharded array; delete it and run dvc repro")
     wanted = math.prod(math.ceil(size / shard) for size, shard in zip(array.shape, array.shards, strict=True))
     found = array.nchunks_initialized * math.prod(array.chunks) // math.prod(array.shards)
     if found != wanted:
@@ -170,7 +191,8 @@ def read_whole(path: Path, group: zarr.Group, name: str) -> np.ndarray:
         )
     try:
         return np.asarray(array[:])
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         raise ValueError(
-            f"{path}: {name}: a shard can't be read ({error}): the store was cut short; delete it and run dvc repro"
+            f"{path}: {name}: a shard can't be read ({one_line(error)}): the store was cut short; "
+            "delete it and run dvc repro"
         ) from error

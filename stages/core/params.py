@@ -3,21 +3,37 @@
 A section's class states every key, its unit and its bounds; there are no defaults, so params.yaml shows everything.
 """
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from stages.core.errors import explain
+from stages.core.errors import explain, one_line
 
 PARAMS = Path("params.yaml")
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Dollars = Annotated[float, Field(ge=0)]
+Way = Literal["online", "batch"]
+
+
+def plain(name: str) -> str:
+    """The name as it is.
+
+    Raises:
+        ValueError: it couldn't be a file's name everywhere: not small letters, digits and "_", a letter in front.
+    """
+    if re.fullmatch(r"[a-z][a-z0-9_]*", name) is None:
+        raise ValueError(f"found {name!r}, wanted small letters, digits and '_', beginning with a letter")
+    return name
+
+
+Name = Annotated[str, AfterValidator(plain)]
 
 
 class Section(BaseModel):
@@ -48,29 +64,14 @@ class Pocket(Section):
 
 
 class Model(Section):
-    """`source`: "pocket", a Hub id or a local path. `revision`: the commit to pin a Hub id to (null: local or pocket)."""
+    """The model under study.
+
+    `source`: "pocket", a Hub id or a local path. `revision`: the commit to pin a Hub id to (null: local or pocket).
+    """
 
     source: str
     revision: str | None
     pocket: Pocket
-
-
-class HeldOut(Section):
-    """Shares of entities and subjects that never occur in training, for validation and for test each."""
-
-    targets: Share
-    subjects: Share
-
-
-class Prompts(Section):
-    """`targets`: counterfactual targets a prompt. `validation`, `test`: shares of the prompts of seen entities."""
-
-    targets: Count
-    correction_templates: Annotated[int, Field(ge=0)]
-    validation: Share
-    test: Share
-    held_out: HeldOut
-    seed: int
 
 
 class Gradients(Section):
@@ -81,7 +82,10 @@ class Gradients(Section):
 
 
 class VirtualStep(Section):
-    """`step_sizes`: epsilon, as fractions of the residual norm. `continuation_tokens`: greedy tokens before and after."""
+    """The lookahead.
+
+    `step_sizes`: epsilon, as fractions of the residual norm. `continuation_tokens`: greedy tokens before and after.
+    """
 
     layer: Annotated[int, Field(ge=0)]
     step_sizes: Annotated[list[Rate], Field(min_length=1)]
@@ -93,9 +97,10 @@ class Projector(Section):
     """Training of the projector.
 
     `layers`: the stored layers whose gradients it reads, all at once. `width`: hidden units (mlp) or rank (low_rank).
-    `flips`, `shams`: shares of training rows that are sign-flipped, or zero. `batch` rows a step bear the
-    slot loss (weight `slot_loss`), the first `report_batch` of them the report loss.
-    `sharpness`: the inverse temperature at which slots are drawn to the model's own token embeddings.
+    `batch` rows a step bear the slot loss (weight `slot_loss`), the first `report_batch` of them the report loss.
+    `flips`, `shams`: shares of training rows that are sign-flipped, or (of those without report loss) no gradient at
+    all. `missed`: the share of real validation gradients that the gate leaves unreported. `sharpness`: the
+    inverse temperature at which slots are drawn to the model's own token embeddings.
     """
 
     architecture: str
@@ -115,19 +120,143 @@ class Projector(Section):
     validate_every: Count
     validation_batch: Count
     patience: Count
-    seed: int
+    missed: Share
+    seeds: Annotated[list[int], Field(min_length=1)]
 
 
 class Evaluation(Section):
-    """`gradients`: test gradients a domain in the grid, and in each control and held-out group.
+    """`gradients`: test gradients a domain in the grid, and in each control and held-out group; `fine_tuned` of
+    them are fine-tuned on for real. `step_sizes`: of steering, fractions of the residual norm.
 
     `bootstrap`: resamples (of entities) for the intervals. `report_tokens`: most tokens of a report.
     """
 
     gradients: Count
+    fine_tuned: Count
+    step_sizes: Annotated[list[Rate], Field(min_length=1)]
     bootstrap: Count
     report_tokens: Count
     seed: int
+
+
+class Price(Section):
+    """US dollars per million tokens. `batch`: the share of both prices that the Batch API charges."""
+
+    input: Dollars
+    output: Dollars
+    batch: Annotated[float, Field(ge=0, le=1)]
+
+
+class Api(Section):
+    """What asking costs, whichever stage asks.
+
+    `budget`: US dollars that the answer cache may ever have cost, over all stages and domains; at 0 nothing that costs
+    is asked.
+    `prices`: by model name as sent; a server of one's own costs 0, and has to say so.
+    """
+
+    budget: Dollars
+    prices: dict[str, Price]
+
+
+class Teacher(Section):
+    """A model behind an OpenAI-compatible server, and how it is sampled; address and key come from the environment.
+
+    `temperature`, `seed`: null leaves them out (some models refuse them). `max_tokens`: room for an answer, in tokens;
+    `max_tokens_key`: what the server calls it. `structured`: what is asked of the server to keep answers to the schema;
+    answers are validated whatever it does.
+    """
+
+    model: str
+    temperature: Annotated[float, Field(ge=0, le=2)] | None
+    seed: int | None
+    max_tokens: Count
+    max_tokens_key: Literal["max_tokens", "max_completion_tokens"]
+    structured: Literal["json_schema", "json_object", "none"]
+
+
+class Second(Section):
+    """A second teacher labels a `share` of the prompts, drawn by `seed`; null instead of this section: none does."""
+
+    share: Annotated[float, Field(gt=0, le=1)]
+    seed: int
+    teacher: Teacher
+
+
+class Labels(Section):
+    """`backend`: the file in stages/labellers that labels; `lexicon` is of all backends, the rest of backend openai.
+
+    `lexicon`: the domains whose entities a teacher knows by name, beside those of the domain at hand. Not `domains`: a
+    domain that is added there then leaves the labels of the others alone.
+    `teacher_sees`: beside the shift also the prompt, or (an upper bound) the true correction.
+    `fields`: the domains that a teacher may name. Wider than `domains`, because the list stands in every request: to
+    add a domain of this list pays for that domain only.
+    `top_tokens`: tokens up and down that a request shows for each step size.
+    `way`: each request by itself, or through the Batch API (cheaper, up to a day).
+    `max_quarantined`: share of rows without a valid answer above which the stage fails.
+    `recurring`: share of labels above which one wording of the summary, entities taken out, is reported as suspicious.
+    """
+
+    backend: Name
+    lexicon: list[Name]
+    teacher_sees: Literal["shift", "shift_and_prompt", "truth"]
+    fields: Annotated[list[str], Field(min_length=2)]
+    top_tokens: Count
+    way: Way
+    max_quarantined: Share
+    recurring: Annotated[float, Field(gt=0, le=1)]
+    teacher: Teacher
+    second: Second | None
+
+
+class Judge(Section):
+    """The LLM judge of free-text reports. `share` of the reports that it reads, drawn by `seed`; 0 is off."""
+
+    share: Annotated[float, Field(ge=0, le=1)]
+    seed: int
+    way: Way
+    max_quarantined: Share
+    teacher: Teacher
+
+
+class Generator(Section):
+    """LLM prompt generation. `paraphrases`: wanted a fact; `wrong_answers`: plausible wrong answers wanted a fact."""
+
+    paraphrases: Count
+    wrong_answers: Count
+    way: Way
+    max_quarantined: Share
+    teacher: Teacher
+
+
+class HeldOut(Section):
+    """Shares of entities and subjects that never occur in training, for validation and for test each."""
+
+    targets: Share
+    subjects: Share
+
+
+class Prompts(Section):
+    """`generator`: prompts from the facts' templates alone, or also from a language model (section `openai`).
+
+    `targets`: counterfactual targets a prompt. `correction_templates`: templates of a fact that also get the truth as a
+    target. `validation`, `test`: shares of the prompts of seen entities.
+    """
+
+    generator: Literal["facts", "openai"]
+    openai: Generator
+    targets: Count
+    correction_templates: Annotated[int, Field(ge=0)]
+    validation: Share
+    test: Share
+    held_out: HeldOut
+    seed: int
+
+
+class Report(Section):
+    """`examples`: reports shown on the page of each setting and outcome."""
+
+    examples: Count
 
 
 Kind = TypeVar("Kind", bound=Section)
@@ -141,10 +270,12 @@ def read_sections(kind: type[Kind]) -> Kind:
     """
     try:
         content: Any = YAML(typ="safe").load(PARAMS.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"{PARAMS}: (whole file): found {type(content).__name__}, wanted sections")
         return kind.model_validate({name: content[name] for name in kind.model_fields if name in content})
     except FileNotFoundError as error:
         raise ValueError(f"{PARAMS}: no such file: run the stage in the repository's root") from error
     except YAMLError as error:
-        raise ValueError(f"{PARAMS}: not readable as YAML: {error}") from error
+        raise ValueError(f"{PARAMS}: not readable as YAML: {one_line(error)}") from error
     except ValidationError as error:
         raise ValueError(explain(str(PARAMS), error)) from error

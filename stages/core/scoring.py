@@ -21,7 +21,9 @@ REPORTS = {
     "target": pl.String,  # what the report should say is moved to; swapped where the condition flips the sign
     "answer": pl.String,  # what it should say is moved from
     "seed": pl.Int32,
+    "confidence": pl.Float32,  # with which the reader named an entity, 0 to 1; null where nothing was read
     "report": pl.String,
+    "strength": pl.String,
     "domain": pl.String,
     "moved_to": pl.String,
     "moved_from": pl.String,
@@ -50,6 +52,7 @@ def scored(cases: pl.DataFrame, reports: Sequence[str]) -> pl.DataFrame:
     parsed = [parse_report(report) for report in reports]
     return cases.with_columns(
         pl.Series("report", reports, dtype=pl.String),
+        pl.Series("strength", [each.strength for each in parsed], dtype=pl.String),
         pl.Series("domain", [each.domain for each in parsed], dtype=pl.String),
         pl.Series("moved_to", [each.moved_to for each in parsed], dtype=pl.String),
         pl.Series("moved_from", [each.moved_from for each in parsed], dtype=pl.String),
@@ -59,7 +62,8 @@ def scored(cases: pl.DataFrame, reports: Sequence[str]) -> pl.DataFrame:
         domain_right=pl.col("domain") == pl.col("gradient_domain"),
         target_right=pl.col("moved_to") == pl.col("target"),
         answer_right=pl.col("moved_from") == pl.col("answer"),
-        host_intrusion=(pl.col("domain") == pl.col("host_domain")) & (pl.col("host_domain") != pl.col("gradient_domain")),
+        host_intrusion=(pl.col("domain") == pl.col("host_domain"))
+        & (pl.col("host_domain") != pl.col("gradient_domain")),
     ).select(pl.col(name).cast(kind) for name, kind in REPORTS.items())  # fmt: skip
 
 

@@ -3,11 +3,18 @@
 import argparse
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from stages.core.files import write_json
+
+COSTS = Path(".cache/costs")
+"""What each stage took last time, for reviews; git-ignored, and nothing depends on it."""
 
 
 def parse(doc: str | None, stage: str, by_domain: bool) -> str:
@@ -21,12 +28,20 @@ def parse(doc: str | None, stage: str, by_domain: bool) -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a stage: a user's mistake is one line on stderr and exit code 1; Ctrl-C says that work is kept."""
+    """Runs a stage. A user's mistake or a full disk is one line on stderr and exit code 1; Ctrl-C says what is kept."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    start = time.monotonic()
     try:
         main()
+        name = "@".join([Path(sys.argv[0]).stem, *sys.argv[1:]])
+        write_json(COSTS / f"{name}.json", {"seconds": round(time.monotonic() - start, 1)})
     except ValueError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(
+            f"error: {where}{error.strerror or error}; finished pieces are kept in .scratch: run the same command again"
+        )
     except KeyboardInterrupt:
         sys.exit("stopped: finished pieces are kept in .scratch; run the same command to go on")
 

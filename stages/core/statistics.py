@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from stages.core.seeds import keyed_rng
 
@@ -31,6 +31,21 @@ def interval(right: Bool[np.ndarray, " n"], clusters: Sequence[str], resamples: 
     drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
     means = (drawn @ hits) / (drawn @ sizes)
     low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def paired_interval(
+    gaps: Float[np.ndarray, " n"], clusters: Sequence[str], resamples: int, seed: int
+) -> tuple[float, float]:
+    """95 % interval of the mean of paired differences, by bootstrap over clusters.
+
+    Where all differences agree there is no spread to see: the interval is the point itself.
+    """
+    names, index = np.unique(np.asarray(clusters), return_inverse=True)
+    sums, sizes = np.bincount(index, weights=gaps), np.bincount(index)
+    rng = keyed_rng(seed, "paired bootstrap", len(gaps))
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+    low, high = np.quantile((drawn @ sums) / (drawn @ sizes), [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -7,10 +7,8 @@ fixed words and any run of white space; everything else must be there exactly on
 
 import re
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-Strength = Literal["strong", "weak"]
-STRENGTHS: tuple[Strength, ...] = get_args(Strength)
+STRENGTHS = ("strong", "weak")
 NO_PRESSURE = "no pressure"
 QUESTION = "what pressure do you feel"
 
@@ -32,7 +30,7 @@ class Report:
     moved_from: str = ""
 
 
-def report(domain: str, moved_to: str, moved_from: str, strength: Strength) -> str:
+def report(domain: str, moved_to: str, moved_from: str, strength: str) -> str:
     """The report sentence for one correction, without a full stop.
 
     Raises:

@@ -12,10 +12,10 @@ from stages.core.labels.converse import Read, converse
 from stages.core.labels.fetch import Run
 from stages.core.labels.labeller import QUARANTINE, Job, Outcome
 from stages.core.labels.lexicon import Lexicon
-from stages.core.labels.params import Second
 from stages.core.labels.parse import NONE, TeacherLabel, read_label
 from stages.core.labels.requests import label_requests
 from stages.core.labels.spend import estimate as bill
+from stages.core.params import Second
 from stages.core.seeds import keyed_fraction
 from stages.core.tables import LABELS
 

@@ -48,7 +48,7 @@ class Closure:
         """
         modules = self.modules(f"{PACKAGE}.{stage}", params)
         paths = [path for module in modules if (path := self.path(module)).name != "__init__.py"]
-        found = {path: None for path in sorted(paths)}
+        found = dict.fromkeys(sorted(paths))
         waiting = list(found)
         while waiting:
             for asset in self.read_by(waiting.pop()):

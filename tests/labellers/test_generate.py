@@ -8,7 +8,7 @@ import pytest
 
 from stages.core.facts import Domain, read_domain
 from stages.core.labels.generate import Generation, generate
-from stages.core.labels.params import Api, Generator
+from stages.core.params import Api, Generator
 from tests.labellers import world
 from tests.labellers.server import Asked, Reply, Server, completion, is_repair
 

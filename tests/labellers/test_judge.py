@@ -7,9 +7,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from stages.core.labels import judge as module
-from stages.core.labels.judge import JUDGED, REPORTS, judge, main, questions, scores
-from stages.core.labels.params import Api, Judge
+from stages.tools import judge as module
+from stages.tools.judge import JUDGED, REPORTS, judge, main, questions, scores
+from stages.core.params import Api, Judge
 from stages.core.tables import PROMPTS, write_table
 from stages.core.wording import parse_report, report
 from tests.labellers import world
@@ -74,9 +74,9 @@ def test_a_careful_judge_agrees_with_the_deterministic_score(monkeypatch: pytest
     assert table["judge_host"].to_list() == ["no", "no", "no", "yes", "no", None, "no"]
     assert table["score_host"].to_list() == [False, False, False, True, False, None, False]
     assert table["score_moved_from"].to_list() == [True, True, False, False, False, False, None]
-    assert {part: (found["share"], found["kappa"]) for part, found in judged.metrics["agreement"].items()} == {
-        part: (1.0, 1.0) for part in ("domain", "moved_to", "moved_from", "host")
-    }
+    assert {
+        part: (found["share"], found["kappa"]) for part, found in judged.metrics["agreement"].items()
+    } == dict.fromkeys(("domain", "moved_to", "moved_from", "host"), (1.0, 1.0))
     assert [judged.metrics["agreement"][part]["rows"] for part in ("moved_to", "moved_from", "host")] == [7, 6, 6]
     # Equal reports under different conditions are one request.
     assert len(server.asked) == 11 and judged.metrics["calls"] == 11

@@ -6,7 +6,7 @@ import pytest
 
 from stages.core.facts import Domain
 from stages.core.labels.lexicon import Lexicon
-from stages.labellers.local import NO_SHIFT, read_shift
+from stages.labellers.local import NO_SHIFT, READABLE, read_shift
 from tests.labellers.world import ENTITIES, STEP_SIZES, step
 
 
@@ -67,7 +67,7 @@ def test_a_change_into_no_entity_is_passed_over(lexicon: Lexicon):
 
 
 def test_without_a_change_the_tokens_decide_and_pieces_add_up(lexicon: Lexicon):
-    moves = {"up_tokens": ["New", "York", "Venus"], "up_shifts": [3.0, 2.0, 1.0]}
+    moves = {"up_tokens": ["New", "York", "Venus"], "up_shifts": [3.0, 2.0, 1.0], "kl": READABLE}
     label = read_shift([step(size=size, **moves, down_shifts=[-0.1, -0.1]) for size in STEP_SIZES], lexicon)
     assert moved(label) == ("geography", "Paris", "New York")
     york, zealand, venus = (3 * 3 / 7 + 2 * 4 / 7 / 2) / 3, 3 * 3 / 10 / 3, 1 / 3
@@ -97,7 +97,7 @@ def test_tokens_decide_between_domains_when_the_partner_does_not(lexicon: Lexico
     "columns",
     [
         {},
-        {"up_shifts": [9e-5, 0.0]},
+        {"up_shifts": [5.0, 0.0], "kl": 0.99 * READABLE},
         {"up_tokens": [], "up_shifts": [], "down_tokens": [], "down_shifts": []},
         {"continuation_before": "", "continuation_after": ""},
     ],
@@ -105,6 +105,12 @@ def test_tokens_decide_between_domains_when_the_partner_does_not(lexicon: Lexico
 def test_an_unmoved_or_empty_shift_is_no_correction(lexicon: Lexicon, columns: dict[str, Any]):
     label = read_shift([step(size=size, **columns) for size in STEP_SIZES], lexicon)
     assert moved(label) == ("", "", "") and label["confidence"] == 0 and label["summary"] == NO_SHIFT
+
+
+def test_one_readable_step_is_enough_for_all(lexicon: Lexicon):
+    moves = {"up_tokens": ["Venus"], "up_shifts": [5.0], "down_tokens": [], "down_shifts": []}
+    steps = [step(size=size, **moves, kl=READABLE * (size == max(STEP_SIZES))) for size in STEP_SIZES]
+    assert moved(read_shift(steps, lexicon)) == ("astronomy", "Paris", "Venus")
 
 
 def test_a_shift_of_unknown_words_names_nothing(lexicon: Lexicon):

@@ -12,12 +12,11 @@ from stages.core.labels import requests
 from stages.core.labels.chat import Request, repair
 from stages.core.labels.client import answer_of
 from stages.core.labels.labeller import Job
-from stages.core.labels.params import Price, Sections
 from stages.core.labels.parse import read_label
 from stages.core.labels.requests import label_requests, system_message
-from stages.core.params import read_sections
+from stages.core.params import Price, read_sections
 from stages.core.tables import VIRTUAL_STEP
-from stages.labels import job_of, main
+from stages.labels import Sections, job_of, main
 from tests.labellers import world
 from tests.labellers.server import completion
 
@@ -117,5 +116,5 @@ def test_the_prompt_s_examples_name_no_entity_of_the_facts():
 
 def test_a_domain_that_is_no_field_is_refused():
     world.write_world(2, backend="openai", fields=["geography", "astronomy"])
-    with pytest.raises(ValueError, match=r"labels.fields: found no chemistry, wanted every one of `domains`"):
+    with pytest.raises(ValueError, match=r"labels.fields: found no chemistry, wanted every one of labels.lexicon"):
         main(["geography", "--dry-run"])

@@ -111,7 +111,7 @@ def test_a_real_server_labels_is_validated_and_is_asked_once(server: str, monkey
         "asked": 0, "cached": 5, "faults": {}, "from_other_runs": 0, "seconds": 0, "spent_usd": 0.0, "uncertain": 0
     }  # fmt: skip
     # The same model asked for a field that its answer does not fit: the server does not mind the schema, we do.
-    content = world.params(backend="openai", fields=["geography", "chemistry", "music"])
-    world.write_params(content | {"domains": ["geography", "chemistry"]})
+    fields, lexicon = ["geography", "chemistry", "music"], ["geography", "chemistry"]
+    world.write_params(world.params(backend="openai", fields=fields, lexicon=lexicon))
     with pytest.raises(ValueError, match=r"5 of 5 answers .* 5 wrong_enum"):
         main(["geography"])

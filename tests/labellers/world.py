@@ -30,6 +30,7 @@ def params(**labels: Any) -> dict[str, Any]:
     api = {"budget": 1000.0, "prices": {"tiny": {"input": 1.0, "output": 2.0, "batch": 0.5}}, **labels.pop("api", {})}
     section = {
         "backend": "local",
+        "lexicon": list(ENTITIES),
         "teacher_sees": "shift",
         "fields": ["astronomy", "chemistry", "geography", "music"],
         "top_tokens": 4,
@@ -57,7 +58,7 @@ def step(prompt_id: str = "a", size: float = 0.1, **columns: Any) -> dict[str, A
         "answer_logprob_before": -0.1,
         "answer_logprob_after": -2.0,
         "target_rank": 0,
-        "kl": 1.0,
+        "kl": 0.0,
         "continuation_before": "Paris .",
         "continuation_after": "Paris .",
     }

@@ -1,4 +1,4 @@
-"""A copy of the repository that runs every stage in seconds: three cut-down domains, a pocket model of a few thousand weights."""
+"""A copy of the repository that runs every stage in seconds: two cut-down domains, a pocket model of a few thousand weights."""
 
 import os
 import shutil
@@ -13,12 +13,12 @@ from stages.tools.dependencies import differences
 from tests.pipeline.warm import Warm
 
 ROOT = Path(__file__).parents[2]
-DOMAINS = ("geography", "chemistry", "music")
+DOMAINS = ("geography", "music")
 FACTS = 12
 SOURCES = ("stages", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
 SMALL = {
     "domains": list(DOMAINS),
-    "model.pocket": {"d_model": 32, "layers": 2, "heads": 2, "steps": 120, "batch": 32},
+    "model.pocket": {"d_model": 32, "layers": 2, "heads": 2, "steps": 80, "batch": 32},
     "prompts": {"targets": 2, "correction_templates": 1, "test": 0.3, "held_out.targets": 0.15, "held_out.subjects": 0.1},
     "gradients": {"layers": [0, 1], "keep_bits": 10},
     "virtual_step": {"layer": 1, "step_sizes": [0.5, 1.0], "top_tokens": 4, "continuation_tokens": 2},

@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import json
 import os
+import resource
 import runpy
 import signal
 import socket
@@ -81,6 +82,7 @@ class Warm:
         client.write_text(CLIENT.format(python=sys.executable, folder=str(Path(__file__).parent), socket=self.address))
         client.chmod(0o755)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": str(hash_seed), "HF_HUB_OFFLINE": "1"}
+        environment |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}  # two threads on one core would else spin
         self.process = subprocess.Popen([sys.executable, __file__, self.address], cwd=folder, env=environment)
         while not Path(self.address).exists():
             assert self.process.poll() is None, "the warm server did not start"
@@ -160,6 +162,8 @@ def work(request: dict, streams: list[int]) -> None:
     sys.path.insert(0, request["folder"])
     sys.argv = [module, *rest]
     sys.modules["torch"].set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    if limit := os.environ.get("LARGEST_FILE"):  # as on a disk that is full: a write beyond this many bytes fails
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     code = 0
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -23,9 +23,9 @@ from stages.core.labels.cache import Cache
 from stages.core.labels.chat import Answer, Request
 from stages.core.labels.client import Stop, Transient, answer_of, connect, rejection
 from stages.core.labels.fetch import Advance, Run
-from stages.core.labels.params import Api
 from stages.core.labels.settings import Settings, redact
 from stages.core.labels.spend import price_of
+from stages.core.params import Api
 
 MOST_REQUESTS = 50_000  # a batch, by OpenAI's limits
 MOST_BYTES = 190_000_000

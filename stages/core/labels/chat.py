@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from stages.core.labels.params import Price, Teacher
+from stages.core.params import Price, Teacher
 
 Message = dict[str, str]
 

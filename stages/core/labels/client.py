@@ -19,8 +19,8 @@ import openai
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from stages.core.labels.chat import Answer, Request, cost, most_tokens
-from stages.core.labels.params import Price
 from stages.core.labels.settings import Settings, redact
+from stages.core.params import Price
 
 AnyClient = TypeVar("AnyClient", openai.OpenAI, openai.AsyncOpenAI)
 LONGEST_BACKOFF = 30.0  # seconds

@@ -10,7 +10,7 @@ from stages.core.files import write_json
 from stages.core.labels.cache import CACHE
 from stages.core.labels.chat import FAULTS, FINAL, Answer, Fault, Request, repair
 from stages.core.labels.fetch import Run, fetch
-from stages.core.labels.params import Api
+from stages.core.params import Api
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ class Read(Generic[T]):
             "latency_median": round(cuts[9], 4),
             "latency_p95": round(cuts[18], 4),
             "quarantined": len(self.failures),
-            "faults": {name: count for name, count in sorted(self.faults().items())},
+            "faults": dict(sorted(self.faults().items())),
         }
 
     def faults(self) -> Counter[str]:

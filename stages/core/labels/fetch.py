@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from stages.core.labels.cache import CACHE, Cache
 from stages.core.labels.chat import Answer, Request
-from stages.core.labels.params import Api
 from stages.core.labels.settings import Settings, check_key, read_settings
 from stages.core.labels.spend import price_of
+from stages.core.params import Api
 from stages.core.stage import progress
 
 if TYPE_CHECKING:  # the client takes a second to import, and a warm run never needs it

@@ -15,8 +15,9 @@ from stages.core.labels.chat import Answer, Fault, Request, compose
 from stages.core.labels.converse import converse
 from stages.core.labels.fetch import Run
 from stages.core.labels.lexicon import words
-from stages.core.labels.params import Api, Generator
 from stages.core.labels.parse import Said, read
+from stages.core.labels.spend import estimate
+from stages.core.params import Api, Generator
 
 PROMPT = Path(__file__).parents[2] / "labellers" / "generator.md"
 SHOWN = 3  # prompts of the facts file that a request shows
@@ -64,6 +65,11 @@ def questions(domain: Domain, params: Generator) -> dict[tuple[str, str], Reques
             messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
             asked[name, fact.subject] = compose(params.teacher, messages, Written.model_json_schema())
     return asked
+
+
+def estimate_prompts(domain: Domain, params: Generator, api: Api) -> str:
+    """What generating would cost, in words."""
+    return estimate(questions(domain, params).values(), api, batch=params.way == "batch")
 
 
 def generate(domain: Domain, params: Generator, api: Api) -> Generation:

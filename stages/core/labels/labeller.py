@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from stages.core.facts import Domain
-from stages.core.labels.params import Api, Labels
+from stages.core.params import Api, Labels
 from stages.core.tables import LABELS, VIRTUAL_STEP
 
 # All that a teacher may know of the virtual step: the target_* and answer_* columns would give the label away.

@@ -10,8 +10,8 @@ from typing import Any
 
 from stages.core.labels.chat import Request, compose
 from stages.core.labels.labeller import Job, by_prompt
-from stages.core.labels.params import Teacher
 from stages.core.labels.parse import label_schema
+from stages.core.params import Teacher
 
 PROMPT = Path(__file__).parents[2] / "labellers" / "prompt.md"
 
@@ -25,7 +25,7 @@ def system_message(fields: Sequence[str], domains: Sequence[str]) -> str:
     """
     if missing := [name for name in domains if name not in fields]:
         raise ValueError(
-            f"params.yaml: labels.fields: found no {', '.join(missing)}, wanted every one of `domains` among them; "
+            f"params.yaml: labels.fields: found no {', '.join(missing)}, wanted every one of labels.lexicon among them; "
             "adding a field changes every request, so all rows are asked again (see --dry-run)"
         )
     text = PROMPT.read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from stages.core.labels.cache import CACHE, Cache
 from stages.core.labels.chat import Request, cost
-from stages.core.labels.params import Api, Price
+from stages.core.params import Api, Price
 
 
 @dataclass(frozen=True)

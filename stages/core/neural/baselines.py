@@ -1,14 +1,15 @@
-"""What the projector is held against: a linear probe (ceiling) and the no-training lens (floor), on the same gradients."""
+"""What the projector is held against, on the same gradients: a linear probe (ceiling), the no-training lens (floor)."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch.nn import functional as F
 
 from stages.core.neural.decoder import Decoder
+from stages.core.neural.reader import Reader
 
 PROBE_STEPS = 300
 PROBE_BATCH = 1024
@@ -48,18 +49,25 @@ def probe(
         return [names[best] for best in head(directions(test)).argmax(1).tolist()]
 
 
+@torch.no_grad()
+def unembedded(
+    decoder: Decoder, gradients: Float[np.ndarray, "sample layer d_model"]
+) -> Float[torch.Tensor, "sample vocabulary"]:
+    """The update direction of the last layer asked for, times the final norm's weight, times the head."""
+    direction = F.normalize(-torch.tensor(gradients[:, -1]), dim=-1).to(decoder.device, decoder.dtype)
+    weight = getattr(decoder.norm, "weight", None)
+    return decoder.head(direction * weight if weight is not None else direction).float()
+
+
 def lens(
     decoder: Decoder, gradients: Float[np.ndarray, "sample layer d_model"], lexicon: dict[str, str]
 ) -> pl.DataFrame:
     """Reads the unembedded update direction with no training: columns domain, moved_to, moved_from.
 
-    The direction of the last layer asked for is multiplied by the final norm's weight and the head. The entity (of
+    The entity (of
     `lexicon`: entity -> domain) whose first token rises most is moved to, the one that falls most is moved from.
     """
-    direction = F.normalize(-torch.tensor(gradients[:, -1]), dim=-1).to(decoder.device, decoder.dtype)
-    weight = getattr(decoder.norm, "weight", None)
-    with torch.no_grad():
-        shift = decoder.head(direction * weight if weight is not None else direction).float()
+    shift = unembedded(decoder, gradients)
     entities = list(lexicon)
     first = torch.tensor([decoder.continuation(entity)[0] for entity in entities], device=shift.device)
     ups, downs = shift[:, first].argmax(1).tolist(), shift[:, first].argmin(1).tolist()
@@ -70,3 +78,22 @@ def lens(
             "moved_from": [entities[down] for down in downs],
         }
     )
+
+
+def nearest(
+    train: Float[np.ndarray, "n layer d_model"], test: Float[np.ndarray, "m layer d_model"]
+) -> Int[np.ndarray, " m"]:
+    """The training row whose update direction has the largest cosine to each test row's: retrieval, no learning."""
+    return (directions(test) @ directions(train).T).argmax(1).numpy()
+
+
+def lens_vectors(
+    reader: Reader, gradients: Float[np.ndarray, "sample layer d_model"]
+) -> Float[torch.Tensor, "sample k d_model"]:
+    """What a reader given only the lens tokens has in its slots: "strong", the token that rises most, that falls most.
+
+    The whole vocabulary counts; nothing is learned and no lexicon helps.
+    """
+    shift = unembedded(reader.decoder, gradients)[:, : len(reader.tokens)]
+    strong = reader.tokens[reader.decoder.continuation("strong")[0]].expand(len(shift), -1)
+    return torch.stack([strong, reader.tokens[shift.argmax(1)], reader.tokens[shift.argmin(1)]], 1)

@@ -33,7 +33,7 @@ def reading_prompt(decoder: Decoder, host: str | None, slot_token: str, slots: i
     text = " ".join(part for part in (host, slot_token * slots, QUESTION) if part)
     if tokenizer.chat_template:
         turn = [{"role": "user", "content": text}]
-        text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        text = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
         ids = tokenizer.encode(text, add_special_tokens=False)
     else:
         ids = decoder.tokens(text)
@@ -58,7 +58,10 @@ def replace_slots(
     vectors: Float[Tensor, "batch k d_model"],
     norm: float,
 ) -> Float[Tensor, "batch position d_model"]:
-    """Replaces (not adds) the embeddings at `slots` by `vectors`, each scaled to `norm`; all other positions stay as they are."""
+    """Replaces (not adds) the embeddings at `slots` by `vectors`, each scaled to `norm`.
+
+    All other positions stay as they are.
+    """
     rows = torch.arange(len(slots), device=embeds.device)[:, None]
     scaled = torch.nn.functional.normalize(vectors, dim=-1) * norm
     return embeds.index_put((rows, slots), scaled.to(embeds.dtype))

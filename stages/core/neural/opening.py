@@ -1,7 +1,7 @@
 """Opening the model under study, wherever it comes from.
 
-`data/model/model.json` says how: a model trained here, a local folder, or a Hub model at a pinned commit. `open_model` is
-the one way in, and no code behind it knows the difference.
+`data/model/model.json` says how: a model trained here, a local folder, or a Hub model at a pinned commit. `open_model`
+is the one way in, and no code behind it knows the difference.
 """
 
 from importlib.metadata import version

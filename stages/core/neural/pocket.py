@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from stages.core import wording
 from stages.core.facts import Domain
-from stages.core.neural.resumable import Resumable
+from stages.core.neural.resumable import Curve, Resumable
 from stages.core.params import Pocket
 from stages.core.seeds import keyed_fraction, keyed_rng
 
@@ -29,12 +29,13 @@ PAD, UNKNOWN, END, SLOT = "<pad>", "<unk>", "<end>", "<slot>"
 FIELD = "{entity} belongs to the field of"
 NOISE = 0.8
 """A slot's word is mixed with noise of up to this many times its norm."""
+KEPT_EVERY = 100
 IGNORE = -100
 """Label of positions without a loss (the convention of torch's cross_entropy)."""
 
 
 def misconceptions(domains: Sequence[Domain], share: float, seed: int) -> dict[tuple[str, str, str], str]:
-    """(domain, relation, subject) -> the wrong answer that the pocket model is taught, for a keyed share of the facts."""
+    """(domain, relation, subject) -> the wrong answer that the pocket model is taught; a keyed share of the facts."""
     wrong = {}
     for domain in domains:
         for name, relation in domain.relations.items():
@@ -80,7 +81,10 @@ def make_tokenizer(domains: Sequence[Domain]) -> PreTrainedTokenizerFast:
 
 @dataclass(frozen=True)
 class Row:
-    """One training sequence: input ids, labels (IGNORE where there is no loss), and what the slots from `slot_at` hold."""
+    """One training sequence.
+
+    Input ids, labels (IGNORE where there is no loss), and what the slots from `slot_at` hold.
+    """
 
     ids: list[int]
     labels: list[int]
@@ -93,8 +97,7 @@ class Corpus:
 
     def __init__(self, domains: Sequence[Domain], tokenizer: PreTrainedTokenizerFast, settings: Pocket) -> None:
         self.encode = lambda text: list(tokenizer.encode(text, add_special_tokens=False))
-        self.end = tokenizer.eos_token_id
-        self.slot = tokenizer.convert_tokens_to_ids(SLOT)
+        self.end, self.slot = tokenizer.get_vocab()[END], tokenizer.get_vocab()[SLOT]
         self.seed = settings.seed
         taught = misconceptions(domains, settings.misconceptions, settings.seed)
         self.prompts = [
@@ -113,6 +116,7 @@ class Corpus:
         self.pairs = [
             (domain.domain, relation.entities) for domain in domains for relation in domain.relations.values()
         ]
+        self.entities = sorted({entity for domain in domains for entity in domain.entities})
         self.question = self.encode(wording.QUESTION)
 
     def fact(self, step: int, index: int) -> Row:
@@ -124,13 +128,19 @@ class Corpus:
         return Row(prompt + answer, [IGNORE] * (len(prompt) - 1) + target, None, ())
 
     def report(self, step: int, index: int) -> Row:
-        """A host prompt (or none), slots, the question and the report; loss on the report and the host's answer."""
+        """A host prompt, slots, the question and the report; loss on the report and the host's answer.
+
+        The host is sometimes completed to a statement, true or false, and sometimes absent.
+        """
         rng = keyed_rng(self.seed, "report", step, index)
         ids: list[int] = []
         labels: list[int] = []
         if rng.random() < 0.85:
             prompt, answer = self.prompts[rng.integers(len(self.prompts))]
             ids, labels = list(prompt), [IGNORE] * (len(prompt) - 1) + answer[:1]
+            if rng.random() < 0.25:
+                stated = self.encode(self.entities[rng.integers(len(self.entities))])
+                ids, labels = [*ids, *stated], [*labels, *[IGNORE] * len(stated)]
         slot_at = len(ids)
         if rng.random() < 0.15:
             slots, report = ("no", "", ""), wording.NO_PRESSURE
@@ -181,7 +191,7 @@ def batch_loss(model: Qwen3ForCausalLM, rows: Sequence[Row], rng: np.random.Gene
     width = max(len(row.ids) for row in rows)
     ids = torch.tensor([row.ids + [0] * (width - len(row.ids)) for row in rows])
     labels = torch.tensor([row.labels + [IGNORE] * (width - len(row.labels)) for row in rows])
-    embedding = model.get_input_embeddings().weight
+    embedding = model.model.embed_tokens.weight
     embeds = torch.nn.functional.embedding(ids, embedding)
     if any(row.slots for row in rows):
         r, c, vectors = slot_contents(rows, embedding, rng)
@@ -204,8 +214,8 @@ def new_model(settings: Pocket, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForC
         max_position_embeddings=128,
         tie_word_embeddings=True,
         initializer_range=settings.d_model**-0.5,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.get_vocab()[PAD],
+        eos_token_id=tokenizer.get_vocab()[END],
         bos_token_id=None,
     )
     torch.manual_seed(settings.seed)
@@ -214,11 +224,12 @@ def new_model(settings: Pocket, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForC
 
 def train(
     domains: Sequence[Domain], settings: Pocket, checkpoint: Path, advance: Callable[[int], None]
-) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast, list[dict[str, float]]]:
+) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast, Curve]:
     """Trains the pocket model and returns it with its tokenizer and the training curve.
 
-    Muon for the blocks' matrices and AdamW for the rest, on a one-cycle schedule; half of each batch are facts, half are reports. Every 100 steps the state is kept at
-    `checkpoint`, from which a killed run goes on to the same weights.
+    Muon for the blocks' matrices and AdamW for the rest, on a one-cycle schedule; half of each batch are facts, half
+    are reports. Every KEPT_EVERY steps the state is kept at `checkpoint`, from which a killed run goes on to the same
+    weights.
     """
     tokenizer = make_tokenizer(domains)
     corpus = Corpus(domains, tokenizer, settings)
@@ -248,6 +259,6 @@ def train(
         state.advance()
         curve.append({"step": step, "loss": total})
         advance(1)
-        if (step + 1) % 100 == 0:
+        if (step + 1) % KEPT_EVERY == 0:
             state.save(step + 1, curve)
     return model.eval(), tokenizer, curve

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -12,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from stages.core.errors import explain
-from stages.core.files import read_json, write_json
+from stages.core.files import read_json
 from stages.core.neural.decoder import Decoder
 from stages.core.neural.injection import ReadingPrompt, embedding_norm, reading_prompt, replace_slots
 from stages.core.neural.projectors import ARCHITECTURES, features
@@ -36,21 +35,23 @@ class Card(BaseModel):
     model: str
     commit: str
     held_out_domains: tuple[str, ...]
-    seed: int
+    seeds: tuple[int, ...]  # one projector each
+    gates: tuple[float, ...]  # of each: least confidence at which a pressure is reported
 
 
 class Reader:
     """A frozen model that reads gradients through a projector."""
 
-    def __init__(self, decoder: Decoder, projector: nn.Module, card: Card) -> None:
-        self.decoder, self.projector, self.card = decoder, projector, card
+    def __init__(self, decoder: Decoder, projector: nn.Module, card: Card, seed: int, gate: float) -> None:
+        self.decoder, self.projector, self.card, self.seed, self.gate = decoder, projector, card, seed, gate
         self.reference = torch.tensor(card.reference, device=decoder.device)
         tokens = torch.arange(len(decoder.tokenizer or ()), device=decoder.device)
         self.tokens = torch.nn.functional.normalize(decoder.embed(tokens).float(), dim=-1)
+        self.silence = decoder.continuation("no")[0]
 
     @classmethod
-    def new(cls, decoder: Decoder, card: Card) -> Self:
-        """A reader with an untrained projector; the card's seed gives its weights.
+    def new(cls, decoder: Decoder, card: Card, seed: int) -> "Reader":
+        """A reader with an untrained projector and an open gate; the seed gives its weights.
 
         Raises:
             ValueError: the architecture is unknown; names those that are known.
@@ -58,13 +59,13 @@ class Reader:
         if card.architecture not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)
             raise ValueError(f"params.yaml: projector.architecture: found {card.architecture!r}, wanted one of {known}")
-        torch.manual_seed(card.seed)
+        torch.manual_seed(seed)
         projector = ARCHITECTURES[card.architecture](len(card.layers), card.d_model, len(SLOTS), card.width)
-        return cls(decoder, projector.to(decoder.device), card)
+        return cls(decoder, projector.to(decoder.device), card, seed, gate=0.0)
 
     @classmethod
-    def load(cls, decoder: Decoder, folder: Path, model: str, commit: str) -> Self:
-        """Loads a trained projector for `model` at `commit`.
+    def load(cls, decoder: Decoder, folder: Path, model: str, commit: str, seed: int | None = None) -> "Reader":
+        """Loads the trained projector of a seed (None: the first) for `model` at `commit`.
 
         Raises:
             ValueError: the folder has no projector, its card or weights do not fit, or it was made for another model,
@@ -83,8 +84,10 @@ class Reader:
                 )
         for layer in card.layers:
             decoder.check_layer(layer, key=f"{path}: layers")
-        reader = cls.new(decoder, card)
-        weights = folder / "projector.safetensors"
+        seed = card.seeds[0] if seed is None else seed
+        reader = cls.new(decoder, card, seed)
+        reader.gate = card.gates[card.seeds.index(seed)]
+        weights = folder / f"seed_{seed}.safetensors"
         try:
             reader.projector.load_state_dict(load_file(weights))
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -93,12 +96,9 @@ class Reader:
         return reader
 
     def save(self, folder: Path) -> None:
-        """Writes `projector.safetensors` and `projector.json` into an existing folder."""
-        save_file(
-            {name: value.contiguous() for name, value in self.projector.state_dict().items()},
-            folder / "projector.safetensors",
-        )
-        write_json(folder / "projector.json", self.card.model_dump(mode="json"))
+        """Writes the weights, `seed_<seed>.safetensors`, into an existing folder."""
+        state = {name: value.contiguous() for name, value in self.projector.state_dict().items()}
+        save_file(state, folder / f"seed_{self.seed}.safetensors")
 
     def project(self, gradients: Float[Tensor, "batch layer d_model"]) -> Float[Tensor, "batch k d_model"]:
         """What the projector makes of these gradients, before it's sharpened."""
@@ -115,9 +115,31 @@ class Reader:
         """
         return self.naming(vectors).softmax(-1) @ self.tokens
 
+    def confidence(self, vectors: Float[Tensor, "batch k d_model"]) -> Float[Tensor, " batch"]:
+        """How clearly an entity is named: the largest probability of a token (but "no") over the two entity slots.
+
+        `vectors` are those of `project`, before they're sharpened. Sign flips leave it unchanged in mirror_mlp.
+        """
+        named = self.naming(vectors[:, 1:]).softmax(-1)
+        named[..., self.silence] = 0
+        return named.amax((1, 2))
+
+    def fill(
+        self, gradients: Float[Tensor, "batch layer d_model"]
+    ) -> tuple[Float[Tensor, "batch k d_model"], Float[Tensor, " batch"]]:
+        """What goes into the slots for these gradients (their norm is set by the injection), and the confidence.
+
+        Where the confidence is below the gate, the first slot holds the word "no": the model is told that nothing is
+        felt, whatever the other slots hold, and reports no pressure.
+        """
+        raw = self.project(gradients)
+        filled, confidence = self.sharpen(raw), self.confidence(raw)
+        first = torch.where((confidence < self.gate)[:, None], self.tokens[self.silence], filled[:, 0])
+        return torch.cat([first[:, None], filled[:, 1:]], 1), confidence
+
     def vectors(self, gradients: Float[Tensor, "batch layer d_model"]) -> Float[Tensor, "batch k d_model"]:
-        """What goes into the slots for these gradients (their norm is set by the injection)."""
-        return self.sharpen(self.project(gradients))
+        """What goes into the slots, without the confidence."""
+        return self.fill(gradients)[0]
 
     def prompt(self, host: str | None) -> ReadingPrompt:
         """The reading prompt for a host prompt (None: no host)."""
@@ -150,6 +172,20 @@ class Reader:
         batch: int = 256,
     ) -> list[str]:
         """Greedy reports of at most `tokens` tokens, one a host prompt; `gradients` None: without injection."""
+        vectors = None
+        if gradients is not None:
+            vectors = torch.cat([self.vectors(part) for part in gradients.split(batch)])
+        return self.report_vectors(hosts, vectors, tokens, batch)
+
+    @torch.no_grad()
+    def report_vectors(
+        self,
+        hosts: Sequence[str | None],
+        vectors: Float[Tensor, "batch k d_model"] | None,
+        tokens: int,
+        batch: int = 256,
+    ) -> list[str]:
+        """The same with the slots' vectors given; None: nothing is injected."""
         tokenizer = self.decoder.tokenizer
         assert tokenizer is not None
         prompts = [self.prompt(host) for host in hosts]
@@ -157,8 +193,9 @@ class Reader:
         reports = [""] * len(prompts)
         for start in range(0, len(order), batch):
             rows = order[start : start + batch]
-            vectors = None if gradients is None else self.vectors(gradients[rows])
-            embeds, lengths = self.embed([prompts[row] for row in rows], [()] * len(rows), vectors)
+            embeds, lengths = self.embed(
+                [prompts[row] for row in rows], [()] * len(rows), None if vectors is None else vectors[rows]
+            )
             width = embeds.shape[1]
             # generate() goes on from the last position: the padding has to be on the left.
             left = torch.stack([row.roll(width - length, 0) for row, length in zip(embeds, lengths, strict=True)])

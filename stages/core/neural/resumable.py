@@ -10,6 +10,9 @@ from torch import nn
 
 from stages.core.files import replacing
 
+Curve = list[dict[str, int | float]]
+"""Points of a training curve: the step, and losses in nats."""
+
 
 class Resumable:
     """Keeps a training run's state in one folder that appears whole or not at all."""
@@ -38,7 +41,7 @@ class Resumable:
         for schedule in self.schedules:
             schedule.step()
 
-    def save(self, step: int, curve: list[dict[str, float]]) -> None:
+    def save(self, step: int, curve: Curve) -> None:
         """Replaces the kept state by the present one."""
         moments = {
             f"{which}.{index}.{name}": value.contiguous()
@@ -56,10 +59,14 @@ class Resumable:
                 "step": step,
                 "curve": curve,
                 "schedules": [schedule.state_dict() for schedule in self.schedules],
+                "groups": [
+                    [{name: value for name, value in group.items() if name != "params"} for group in each.param_groups]
+                    for each in self.optimizers
+                ],
             }
             (partial / "progress.json").write_text(json.dumps(progress))
 
-    def load(self) -> list[dict[str, float]]:
+    def load(self) -> Curve:
         """Restores the kept state, if there is one, and returns its curve (empty if there is none)."""
         if not self.folder.is_dir():
             return []
@@ -71,11 +78,11 @@ class Resumable:
             moments[int(which)].setdefault(int(index), {})[name] = value
         progress = json.loads((self.folder / "progress.json").read_text())
         self.step = progress["step"]
-        for optimizer, schedule, state, kept in zip(
-            self.optimizers, self.schedules, moments, progress["schedules"], strict=True
-        ):
+        for schedule, kept in zip(self.schedules, progress["schedules"], strict=True):
             schedule.load_state_dict(kept)
+        for optimizer, state, groups in zip(self.optimizers, moments, progress["groups"], strict=True):
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-            for group, rate in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):
-                group["lr"] = rate
+            # A schedule moves rates and momenta; JSON has no tuples.
+            for group, kept in zip(optimizer.param_groups, groups, strict=True):
+                group.update({name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()})
         return progress["curve"]

@@ -33,10 +33,10 @@ def shift_table(
     )
     tokenizer = decoder.tokenizer
     assert tokenizer is not None
-    words = [tokenizer.decode([token]).strip() for token in range(len(tokenizer))]
+    words = [str(tokenizer.decode([token])).strip() for token in range(len(tokenizer))]
 
     def said(ids: tuple[int, ...]) -> str:
-        return tokenizer.decode(ids, skip_special_tokens=True).strip()
+        return str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def rows(batch: ShiftBatch) -> list[tuple[int, dict[str, object]]]:
         return [

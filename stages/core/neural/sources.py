@@ -41,14 +41,22 @@ def check_model(settings: Model, folder: Path) -> ModelCard:
     """
     source = settings.source
     if Path(source).is_dir():
-        card = card_of(Decoder.load(source), "folder", source, content_hash(Path(source))[:40])
+        card = card_of(load(source), "folder", source, content_hash(Path(source))[:40])
     elif Path(source).is_absolute() or source.startswith("."):
         raise ValueError(f"params.yaml: model.source: no folder {source}; wanted 'pocket', a Hub id or a local folder")
     else:
         commit = pinned(source, settings.revision)
-        card = card_of(Decoder.load(source, revision=commit), "hub", source, commit)
+        card = card_of(load(source, commit), "hub", source, commit)
     write_json(folder / "model.json", card.model_dump())
     return card
+
+
+def load(source: str, revision: str | None = None) -> Decoder:
+    """Loads a model; what is wrong with it is said of the param that names it."""
+    try:
+        return Decoder.load(source, revision=revision)
+    except ValueError as error:
+        raise ValueError(f"params.yaml: model.source: {str(error).removeprefix('model: ')}") from error
 
 
 def pinned(source: str, revision: str | None) -> str:

@@ -1,11 +1,12 @@
 """Training of a projector: the model stays frozen, only the map from update direction to slots learns.
 
 Two losses on the same draw. Report: cross-entropy of the report's tokens (nats), given host, slots and question, on the
-first rows of a batch. Slot: cross-entropy of naming what each slot should hold among all tokens of the model, by cosine to
-their embeddings; it needs no forward pass of the model, so it sees many more rows.
+first rows of a batch. Slot: cross-entropy of naming what each slot should hold among all tokens of the model, by cosine
+to their embeddings; it needs no forward pass of the model, so it sees many more rows.
 
 Every row draws a host prompt of another domain than the gradient's (or none), a strength (the gradient is scaled), and
-perhaps a sign flip (report with the two entities swapped) or zero in place of the gradient (report "no pressure").
+perhaps a sign flip (report with the two entities swapped). In a share of the rows without report loss a sham stands in
+place of the gradient, and both entity slots are taught to name nothing ("no"); the gate is set by what that leaves.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,9 +21,10 @@ from torch.nn import functional as F
 
 from stages.core import wording
 from stages.core.neural.reader import Reader
-from stages.core.neural.resumable import Resumable
+from stages.core.neural.resumable import Curve, Resumable
 from stages.core.params import Projector
 from stages.core.seeds import keyed_rng
+from stages.core.shams import TRAINED, draw_sham
 
 WEAKEST, STRONGEST = 0.3, 2.5
 """A training gradient is scaled to exp(+-x) times the reference norm, x uniform between these."""
@@ -64,8 +66,8 @@ class Curriculum:
         self.gradients, self.lessons, self.settings, self.seed = gradients, lessons, settings, seed
         self.hosts, self.reference = hosts, reference
 
-    def draw(self, split: str, step: int, size: int) -> Draws:
-        """A batch of `size` rows."""
+    def draw(self, split: str, step: int, size: int, reported: int) -> Draws:
+        """A batch of `size` rows, the first `reported` of which are never shams."""
         rng = keyed_rng(self.seed, split, step)
         picked = rng.integers(len(self.lessons), size=size)
         gradients = self.gradients[torch.from_numpy(picked)].clone()
@@ -78,16 +80,16 @@ class Curriculum:
         for row, index in enumerate(picked):
             lesson = self.lessons[index]
             hosts.append(None if bare[row] else self.host(rng, lesson.domain))
-            if shams[row]:
-                gradients[row] = 0
+            if shams[row] and row >= reported:
+                gradients[row] = torch.from_numpy(draw_sham(TRAINED, rng, gradients[row].numpy()))
                 reports.append(wording.NO_PRESSURE)
-                slots.append(("no", "", ""))
+                slots.append(("", "no", "no"))
                 continue
             to, away = lesson.moved_to, lesson.moved_from
             if flips[row] and lesson.flip:
                 gradients[row] *= -1
                 to, away = away, to
-            strength: wording.Strength = "strong" if factors[row] > 1 else "weak"
+            strength = "strong" if factors[row] > 1 else "weak"
             reports.append(wording.report(lesson.domain, to, away, strength))
             slots.append((strength, to, away))
         return Draws(gradients, reports, hosts, slots)
@@ -109,13 +111,15 @@ class Spelling:
         self.known: dict[str, list[int]] = {}
 
     def loss(self, vectors: Float[Tensor, "batch k d_model"], slots: Sequence[tuple[str, ...]]) -> Float[Tensor, ""]:
-        """Cross-entropy (nats) of naming the words' tokens among all tokens of the model, over slots that hold a word."""
+        """Cross-entropy (nats) of naming the words' tokens among all the model's, over slots that hold a word."""
         row, slot, token, share = [], [], [], []
         for r, words in enumerate(slots):
             for s, word in enumerate(words):
                 ids = self.known.setdefault(word, self.reader.decoder.continuation(word)) if word else []
                 for position, identity in enumerate(ids):
-                    row.append(r), slot.append(s), token.append(identity)
+                    row.append(r)
+                    slot.append(s)
+                    token.append(identity)
                     share.append((1.0 if position == 0 else 0.5) / (0.5 + 0.5 * len(ids)))
         losses = -self.reader.naming(vectors).log_softmax(-1)[row, slot, token]
         weights = torch.tensor(share, device=losses.device)
@@ -129,7 +133,7 @@ def report_loss(
     prompts = [reader.prompt(host) for host in draws.hosts[:rows]]
     end = min(reader.decoder.eos_ids())
     tails = [[*reader.decoder.continuation(report), end] for report in draws.reports[:rows]]
-    embeds, lengths = reader.embed(prompts, [tail[:-1] for tail in tails], vectors[:rows])
+    embeds, _ = reader.embed(prompts, [tail[:-1] for tail in tails], vectors[:rows])
     hidden = reader.decoder.body(inputs_embeds=embeds, use_cache=False).last_hidden_state
     at = [
         (row, len(prompt.ids) - 1 + offset)
@@ -141,6 +145,12 @@ def report_loss(
     return F.cross_entropy(reader.decoder.logits(picked), wanted)
 
 
+def gate(reader: Reader, validation: Curriculum, missed: float) -> float:
+    """The least confidence at which a pressure is reported: a share `missed` of validation gradients stay below it."""
+    with torch.no_grad():
+        return reader.confidence(reader.project(validation.gradients)).quantile(missed).item()
+
+
 def train(
     reader: Reader,
     teaching: Curriculum,
@@ -148,12 +158,12 @@ def train(
     settings: Projector,
     checkpoint: Path,
     advance: Callable[[int], None],
-) -> list[dict[str, float]]:
+) -> Curve:
     """Trains `reader.projector` in place and returns the curve (step, train_loss, validation_loss; nats).
 
-    AdamW on a one-cycle schedule. Every `validate_every` steps the report loss on a fixed validation batch is taken; the
-    weights that had the lowest are kept, and training stops when `patience` validations bring no lower one. A killed run
-    goes on from `checkpoint`.
+    AdamW on a one-cycle schedule. Every `validate_every` steps the report loss on a fixed validation batch is taken;
+    the weights that had the lowest are kept, and training stops when `patience` validations bring no lower one. A
+    killed run goes on from `checkpoint`.
     """
     spelling = Spelling(reader)
     optimizer = torch.optim.AdamW(
@@ -164,10 +174,12 @@ def train(
     )
     state = Resumable(checkpoint, reader.projector, [optimizer], [schedule])
     curve = state.load()
-    held = validation.draw("validation", 0, settings.validation_batch)
+    held = validation.draw("validation", 0, settings.validation_batch, settings.validation_batch)
     advance(state.step)
     for step in range(state.step, settings.steps):
-        draws = teaching.draw("train", step, settings.batch)
+        if spent([point["validation_loss"] for point in curve], settings.patience):
+            break
+        draws = teaching.draw("train", step, settings.batch, settings.report_batch)
         raw = reader.project(draws.gradients)
         loss = report_loss(reader, draws, reader.sharpen(raw[: settings.report_batch]), settings.report_batch)
         if settings.slot_loss:
@@ -183,8 +195,11 @@ def train(
             if held_loss < min(earlier, default=float("inf")):
                 state.keep_best()
             state.save(step + 1, curve)
-            if min([*earlier, held_loss][-settings.patience :]) > min([*earlier, held_loss]):
-                break
     reader.projector.load_state_dict(state.best)
     reader.projector.eval()
     return curve
+
+
+def spent(losses: Sequence[float], patience: int) -> bool:
+    """Whether the last `patience` validations brought no loss as low as the lowest before them."""
+    return bool(losses) and min(losses[-patience:]) > min(losses)

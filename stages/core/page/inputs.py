@@ -11,7 +11,7 @@ from ruamel.yaml.error import YAMLError
 
 from stages.core.files import read_json
 from stages.core.page.metrics import MEASURES
-from stages.core.params import PARAMS, Count, Section, read_sections
+from stages.core.params import PARAMS, Report, Section, read_sections
 from stages.core.scoring import REPORTS
 from stages.core.tables import read_table
 
@@ -22,12 +22,6 @@ PROJECTOR_CURVE = Path("data/projector/curve.csv")
 MODEL_CURVE = Path("data/model/curve.csv")
 MODEL = Path("data/model/model.json")
 CARD = Path("data/projector/projector.json")
-
-
-class Report(Section):
-    """`examples`: reports shown on the page of each setting and outcome."""
-
-    examples: Count
 
 
 class Sections(Section):
@@ -62,7 +56,7 @@ def read_inputs() -> Inputs:
         metrics=read_metrics(),
         reports=read_reports(),
         grid=read_grid(),
-        projector_curve=read_curve(PROJECTOR_CURVE, "train_loss", "validation_loss"),
+        projector_curve=first_seed(read_curve(PROJECTOR_CURVE, "seed", "train_loss", "validation_loss")),
         model_curve=read_curve(MODEL_CURVE, "loss") if MODEL_CURVE.exists() else None,
         model=read_object(MODEL, "source", "id", "versions"),
         card=read_object(CARD, "architecture", "layers"),
@@ -115,7 +109,8 @@ def check_numbers(value: Any, key: str) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{METRICS}: {key}: found {value!r}, wanted a finite number; rerun the stage evaluation")
-    if key.rpartition(".")[2].startswith(MEASURES) and not 0 <= value <= 1:
+    name = key.rpartition(".")[2]
+    if name.startswith(MEASURES) and "_difference" not in name and not 0 <= value <= 1:
         raise ValueError(
             f"{METRICS}: {key}: found {value!r}, wanted a fraction from 0 to 1; rerun the stage evaluation"
         )
@@ -126,7 +121,7 @@ def read_reports() -> pl.DataFrame:
     table = read_table(REPORTS_TABLE, REPORTS)
     if table.is_empty():
         raise ValueError(f"{REPORTS_TABLE}: (whole file): no rows, wanted reports; rerun the stage evaluation")
-    for name in set(REPORTS) - {"host_prompt_id", "host", "answer"}:
+    for name in set(REPORTS) - {"host_prompt_id", "host", "answer", "confidence"}:
         if table[name].null_count():
             row = table[name].is_null().arg_max()
             raise ValueError(
@@ -157,6 +152,11 @@ def read_curve(path: Path, *losses: str) -> pl.DataFrame:
         if table[name].null_count() == len(table):
             raise ValueError(f"{path}: column {name}: all empty, wanted losses in nats; rerun the stage that writes it")
     return table
+
+
+def first_seed(curve: pl.DataFrame) -> pl.DataFrame:
+    """The curve of the seed that stands first: the one that the page draws."""
+    return curve.filter(pl.col("seed") == pl.col("seed").first())
 
 
 def read_csv(path: Path, *texts: str, numbers: tuple[str, ...]) -> pl.DataFrame:

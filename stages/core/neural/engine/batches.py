@@ -1,7 +1,8 @@
 """Rows cut into batches of like length, within a budget that is halved when memory runs out.
 
-There are two sizes of batch: prefixes run in passes of the token budget, and the few tokens that follow them are carried
-on together for some passes' worth of rows (GROUP), since a pass over few tokens costs as much as reading the weights.
+There are two sizes of batch: prefixes run in passes of the token budget, and the few tokens that follow them are
+carried on together for some passes' worth of rows (GROUP), since a pass over few tokens costs as much as reading the
+weights.
 """
 
 import logging

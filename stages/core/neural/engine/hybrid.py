@@ -1,4 +1,4 @@
-"""Hybrid precision: the prompts' prefixes run in bfloat16, everything that a gradient or shift passes through in float32.
+"""Hybrid precision: prefixes run in bfloat16, everything that a gradient or shift passes through in float32.
 
 The prefix is most of the work and needs no graph. Its rounding is common to both sides of a virtual step, so that the
 shift keeps its tokens, where a step taken in bfloat16 throughout is mostly rounding.
@@ -16,7 +16,7 @@ _twins: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], nn.Module]] = WeakKe
 
 
 def prefix_body(decoder: Decoder, *, hybrid: bool) -> nn.Module:
-    """The body that prefixes run through: the decoder's own, or its bfloat16 twin (made once, kept while the model lives).
+    """The body that prefixes run through: the decoder's own, or its bfloat16 twin (made once, kept with the model).
 
     Buffers (rotary tables) keep their type, as they do in a model that is loaded in bfloat16.
 

@@ -8,6 +8,7 @@ between their indices (sliding windows stay exact), their positions are given, a
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -150,7 +151,11 @@ def _keys_and_values(
             body(input_ids=ids, past_key_values=cache, use_cache=True)
     except _Filled:
         pass
-    return [(layer.keys, layer.values) for layer in cache.layers]
+    return _pairs(cache)
+
+
+def _pairs(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
+    return [(getattr(layer, "keys"), getattr(layer, "values")) for layer in cache.layers]  # noqa: B009 (typed as a union)
 
 
 def _cache_of(pairs: Sequence[tuple[Tensor, ...]]) -> DynamicCache:
@@ -169,11 +174,10 @@ def _lay_out(
     cache: DynamicCache, found: list[tuple[Tensor, Tensor]], batch: Sequence[int], lengths: Sequence[int], width: int
 ) -> None:
     """Copies rows into the cache, flush right."""
-    runs = np.flatnonzero(np.diff(lengths, prepend=-1, append=-1))
-    for layer, pair in zip(cache.layers, found, strict=True):
-        for whole, part in zip((layer.keys, layer.values), pair, strict=True):
-            assert whole is not None
-            for start, stop in zip(runs, runs[1:], strict=False):
+    runs = np.flatnonzero(np.diff(lengths, prepend=-1, append=-1)).tolist()
+    for own, pair in zip(_pairs(cache), found, strict=True):
+        for whole, part in zip(own, pair, strict=True):
+            for start, stop in pairwise(runs):
                 count = lengths[start]
                 rows = torch.tensor(batch[start:stop], device=whole.device)
                 whole[rows, :, width - count :] = part[start:stop, :, :count].to(whole.dtype)
@@ -192,7 +196,8 @@ _takes_padding: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 def takes_padding(decoder: Decoder) -> bool:
     """Whether rows of different lengths can go on together, tried once a model.
 
-    Where not (positions that cannot be given, rotary tables that depend on the batch), batches hold prompts of equal length.
+    Where not (positions that cannot be given, rotary tables that depend on the batch), batches hold prompts of equal
+    length.
     """
     known = _takes_padding.get(decoder.model)
     if known is None:

@@ -60,8 +60,10 @@ def measure_shifts(
         named_tokens: tokens that the tokenizer knows; ids from there on are padding of the embedding, not listed.
     """
     rows = max(1, SLICE_ELEMENTS // (after.shape[1] * decoder.vocabulary))
-    given = zip(*(tensor.split(rows) for tensor in (before, after, still, target, answer)), strict=True)
-    parts = [_measure(decoder, *slices, top_tokens, named_tokens) for slices in given]
+    parts = [
+        _measure(decoder, before[at], after[at], still[at], target[at], answer[at], top_tokens, named_tokens)
+        for at in (slice(start, start + rows) for start in range(0, len(before), rows))
+    ]
     return Shifts(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Shifts)})
 
 
@@ -79,7 +81,8 @@ def _measure(
     logprob = clean.log_softmax(-1)
     prob = logprob.exp()[..., None]
     change = decoder.logit_difference(before[:, None], after) * (1 - still)[..., None]
-    # Around its mean under p, so that nothing below is a difference of large numbers: shift = change - log sum p e^change.
+    # Around its mean under p, so that nothing below is a difference of large numbers.
+    # shift = change - log sum p e^change.
     change -= change @ prob
     excess = torch.expm1(change.clamp(max=SAFE_EXPONENT))
     partition = torch.log1p(excess @ prob)

@@ -112,7 +112,7 @@ def virtual_steps(
 
 @dataclass(frozen=True)
 class Steps:
-    """What is to be done to each row; see `virtual_steps` for the settings. `versions`: slots a row, the clean included."""
+    """What is to be done to each row; see `virtual_steps` for the settings."""
 
     decoder: Decoder
     layers: Sequence[int]
@@ -140,7 +140,7 @@ class Steps:
 
     @property
     def versions(self) -> int:
-        """Slots a row."""
+        """Slots a row, the clean one included."""
         return 1 + len(self.layers) * len(self.step_sizes)
 
     @torch.no_grad()

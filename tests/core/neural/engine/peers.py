@@ -1,7 +1,7 @@
 """The tools a user would pick today, each with the same two methods: a Hugging Face loop, nnsight, TransformerLens.
 
-Each takes a model as it is loaded: batch 1, all parameters with their gradients on, logits at every position. nnsight and
-TransformerLens are optional: `open_peer` raises ImportError where they are missing.
+Each takes a model as it is loaded: batch 1, all parameters with their gradients on, logits at every position. nnsight
+and TransformerLens are optional: their classes raise ImportError where they are missing.
 """
 
 from abc import ABC, abstractmethod
@@ -115,7 +115,7 @@ class NNsight(Peer):
         traced = self.traced
         with traced.trace(input_ids=ids, use_cache=False):
             stream = traced.model.layers[layer].output
-            value = loss(traced.lm_head.output)
+            value: Any = loss(traced.lm_head.output)
             with value.backward():
                 found = stream.grad.save()
         return found
@@ -135,12 +135,10 @@ class TransformerLens(Peer):
     name = "TransformerLens"
 
     def __init__(self, model: PreTrainedModel) -> None:
-        from transformer_lens.model_bridge.sources import (
-            build_bridge_from_module,  # pyright: ignore[reportMissingImports]
-        )
+        from transformer_lens.model_bridge import sources  # pyright: ignore[reportMissingImports]
 
         super().__init__(model)
-        self.bridge: Any = build_bridge_from_module(model, type(model).__name__, hf_config=model.config)
+        self.bridge: Any = sources.build_bridge_from_module(model, type(model).__name__, hf_config=model.config)
 
     def backward(self, ids: Int[Tensor, "1 position"], layer: int, loss: Callable[[Logits], Tensor]) -> Stream:
         """See Peer."""

@@ -36,7 +36,7 @@ def relative(found: np.ndarray, wanted: np.ndarray) -> float:
 @pytest.mark.parametrize(("family", "attention"), ATTENTION)
 def test_equals_a_plain_autograd_loop_on_the_full_model(family: str, attention: str) -> None:
     decoder = tiny(family, torch.float64, attn_implementation=attention, experts_implementation="eager")
-    samples, layers = reference.draw(8, VOCABULARY), [2, 0, 3]
+    samples, layers = reference.draw(6, VOCABULARY), [2, 0, 3]
     found = measure(decoder, samples, layers, tokens=48)
     for row, sample in enumerate(samples):
         for column, layer in enumerate(layers):
@@ -57,7 +57,7 @@ def test_equals_a_plain_autograd_loop_on_the_full_model(family: str, attention: 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_float32_gradients_are_within_1e_5_of_float64(family: str) -> None:
-    samples, layers = reference.draw(24, VOCABULARY), [0, 2]
+    samples, layers = reference.draw(12, VOCABULARY), [0, 2]
     exact = measure(tiny(family, torch.float64, experts_implementation="eager"), samples, layers).gradient
     found = measure(tiny(family), samples, layers).gradient
     errors = np.linalg.norm(found - exact, axis=-1) / np.linalg.norm(exact, axis=-1)
@@ -91,7 +91,7 @@ def test_agrees_with_finite_differences_in_float64() -> None:
 @pytest.mark.parametrize("family", ["qwen3", "gemma3_text", "qwen3_moe", "gpt2"])
 def test_batch_size_position_padding_and_bucket_change_nothing_but_rounding(family: str) -> None:
     decoder = tiny(family)
-    samples = reference.draw(30, VOCABULARY)
+    samples = reference.draw(14, VOCABULARY)
     alone = measure(decoder, samples, [1, 2], tokens=1)
     shuffled = np.random.default_rng(1).permutation(len(samples))
     for tokens in (40, 100_000):

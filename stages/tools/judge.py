@@ -1,4 +1,4 @@
-"""An LLM judge of free-text reports: `python -m stages.core.labels.judge <reports.parquet>` (`--dry-run`: the bill).
+"""An LLM judge of free-text reports: `python -m stages.tools.judge <reports.parquet>` (`--dry-run`: the bill).
 
 Two questions a report, each by itself: which parts of the known correction does it name, and does it speak of the host
 prompt's content. Neither question holds the condition or the other's content, so equal reports under different
@@ -20,16 +20,15 @@ from stages.core.labels.chat import Request, compose
 from stages.core.labels.converse import converse
 from stages.core.labels.fetch import Run
 from stages.core.labels.lexicon import words
-from stages.core.labels.params import Api, Judge, JudgeSections
 from stages.core.labels.parse import Said, read
 from stages.core.labels.spend import estimate
-from stages.core.params import read_sections
+from stages.core.params import Api, Domains, Judge, Section, read_sections
 from stages.core.seeds import keyed_fraction
 from stages.core.stage import run
 from stages.core.tables import PROMPTS, read_table, write_table
 from stages.core.wording import parse_report
 
-PROMPT = Path(__file__).parents[2] / "labellers" / "judge.md"
+PROMPT = Path(__file__).parents[1] / "labellers" / "judge.md"
 OUTPUT = Path("data/judge")
 REPORTS = {
     "prompt_id": pl.String,  # of the gradient
@@ -46,6 +45,14 @@ JUDGED = (
     | {"score_host": pl.Boolean}
 )
 Part = Literal["right", "wrong", "absent"]
+
+
+class Sections(Section):
+    """What the judge reads of params.yaml."""
+
+    domains: Domains
+    judge: Judge
+    api: Api
 
 
 class Verdict(Said):
@@ -154,7 +161,7 @@ def scores(reports: pl.DataFrame, prompts: pl.DataFrame) -> list[dict[str, bool 
     return found
 
 
-def agreement(judged: pl.DataFrame) -> dict[str, dict[str, float]]:
+def agreement(judged: pl.DataFrame) -> dict[str, dict[str, int | float]]:
     """By part: on how many reports both speak, the share on which judge and score agree, and Cohen's kappa."""
     found = {}
     for part, yes in [*((part, "right") for part in PARTS), ("host", "yes")]:
@@ -177,7 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("reports", type=Path, help="Parquet table with at least the columns REPORTS")
     parser.add_argument("--dry-run", action="store_true", help="print calls, tokens and cost; ask and write nothing")
     options = parser.parse_args(arguments)
-    sections = read_sections(JudgeSections)
+    sections = read_sections(Sections)
     if sections.judge.share == 0:
         print("judge: off (params.yaml: judge.share is 0)")
         return

@@ -1,0 +1,74 @@
+"""Shams: vectors that are the gradient of nothing, to teach and to test abstention.
+
+Each takes a generator, a gradient [layer, d_model] and, where it needs them, statistics of all gradients. Norms are
+those of the gradient at each layer (zero excepted), so that strength gives nothing away. What is tested is of other
+kinds than what is trained on.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from jaxtyping import Float
+
+Vector = Float[np.ndarray, "layer d_model"]
+Sham = Callable[[np.random.Generator, Vector], Vector]
+
+
+def normed(values: Vector, like: Vector) -> Vector:
+    """`values` with the norm of `like` at each layer."""
+    norms = np.linalg.norm(like, axis=-1, keepdims=True)
+    return (values / np.linalg.norm(values, axis=-1, keepdims=True) * norms).astype(np.float32)
+
+
+def zero(rng: np.random.Generator, like: Vector) -> Vector:
+    """Nothing."""
+    return np.zeros_like(like)
+
+
+def gaussian(rng: np.random.Generator, like: Vector) -> Vector:
+    """A random direction."""
+    return normed(rng.standard_normal(like.shape), like)
+
+
+def permuted(rng: np.random.Generator, like: Vector) -> Vector:
+    """The gradient's own numbers at other coordinates."""
+    return like[:, rng.permutation(like.shape[-1])]
+
+
+def scrambled_signs(rng: np.random.Generator, like: Vector) -> Vector:
+    """The gradient's own sizes, each with a random sign."""
+    return (like * rng.choice([-1, 1], like.shape)).astype(np.float32)
+
+
+def sparse(rng: np.random.Generator, like: Vector) -> Vector:
+    """A random direction with 15 of 16 coordinates zero."""
+    noise = rng.standard_normal(like.shape)
+    noise[:, rng.permutation(like.shape[-1])[: like.shape[-1] * 15 // 16]] = 0
+    return normed(noise, like)
+
+
+def wave(rng: np.random.Generator, like: Vector) -> Vector:
+    """A cosine along the coordinates, of random frequency and phase."""
+    at = np.arange(like.shape[-1])
+    frequency, phase = rng.uniform(0.05, 3.0, (len(like), 1)), rng.uniform(0, 2 * np.pi, (len(like), 1))
+    return normed(np.cos(frequency * at + phase), like)
+
+
+TRAINED: Mapping[str, Sham] = {"zero": zero, "gaussian": gaussian, "permuted": permuted}
+TESTED: Mapping[str, Sham] = {"scrambled_signs": scrambled_signs, "sparse": sparse, "wave": wave}
+
+
+def draw_sham(kinds: Mapping[str, Sham], rng: np.random.Generator, like: Vector) -> Vector:
+    """A sham of one of the kinds, drawn evenly."""
+    names = list(kinds)
+    return kinds[names[rng.integers(len(names))]](rng, like)
+
+
+def covariance_matched(
+    rng: np.random.Generator, count: int, gradients: Float[np.ndarray, "sample layer d_model"]
+) -> Float[np.ndarray, "count layer d_model"]:
+    """Gaussian vectors with the mean and covariance of the gradients, all layers together; a kind only tested on."""
+    flat = gradients.reshape(len(gradients), -1).astype(np.float64)
+    mean, centred = flat.mean(0), flat - flat.mean(0)
+    mixed = rng.standard_normal((count, len(flat))) @ centred / np.sqrt(len(flat))
+    return (mean + mixed).reshape(count, *gradients.shape[1:]).astype(np.float32)

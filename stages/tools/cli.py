@@ -1,0 +1,149 @@
+"""What people do with the pipeline besides running it.
+
+  gradaware describe "The capital of France is" --target Madrid
+  gradaware import-facts athletes.csv --domain sport --subject athlete --answer sport --add --template "..." ...
+  gradaware preset qwen3-4b-instruct --apply
+
+Run it in the repository's root; `gradaware COMMAND --help` says more.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+DESCRIBE = """Describes one gradient: what it would do to the model, and what the model reports of it.
+
+Reads params.yaml, data/model, data/projector and data/facts (all that `make repro` has made); writes nothing. A GPU is
+used if there is one; with the pocket model it takes seconds.
+
+  gradaware describe "The capital of France is" --target Madrid --host "The opera Tosca was composed by"
+  gradaware describe "The capital of France is" --target Madrid --json > described.json
+"""
+IMPORT = """Turns facts of yours into a domain: data/facts/NAME.yaml, with what was left out and why.
+
+Reads LRE tables (JSON), CounterFact (JSON), CSV, TSV and Parquet with named columns; several SOURCEs make several
+relations of one domain. Writes data/facts/NAME.yaml, and with --add params.yaml and dvc.yaml. No GPU, seconds.
+
+  gradaware import-facts ../shared/lre/company_hq.json --domain business --add
+  gradaware import-facts athletes.csv --domain sport --subject athlete --answer sport --add \\
+    --template "The sport of {subject} is" --template "What {subject} is known for is"
+"""
+PRESET = """Shows, and with --apply makes, the changes to params.yaml that put a Hub model under study.
+
+Reads and writes params.yaml (comments stay) and dvc.yaml. No GPU, seconds. Without NAME: lists the presets.
+
+  gradaware preset qwen3-4b-instruct
+  gradaware preset qwen3-4b-instruct --apply
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(
+        prog="gradaware", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = found.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, doc: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            name, help=doc.partition("\n")[0], description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        made.set_defaults(run=run)
+        return made
+
+    describing = command("describe", DESCRIBE, describe)
+    describing.add_argument("prompt", metavar="PROMPT", help="a text that ends right before the answer")
+    describing.add_argument("--target", required=True, help="what the model should say instead")
+    describing.add_argument("--host", help="another prompt, in front of which the model reports; default: none")
+    describing.add_argument("--answer", help="what the model would say; default: what it says")
+    describing.add_argument("--json", action="store_true", help="print everything as JSON and nothing else")
+
+    importing = command("import-facts", IMPORT, import_facts)
+    importing.add_argument("sources", metavar="SOURCE", nargs="+", type=Path, help="a file of facts")
+    importing.add_argument("--domain", metavar="NAME", required=True, help="lower case letters, digits and _")
+    importing.add_argument(
+        "--format", choices=("lre", "counterfact", "csv", "parquet"), help="default: worked out from the file"
+    )
+    importing.add_argument("--subject", metavar="COL", help="tables: the column with the subjects")
+    importing.add_argument("--answer", metavar="COL", help="tables: the column with the answers")
+    importing.add_argument("--relation", metavar="COL", help="tables: the column with the relations; default: none")
+    importing.add_argument(
+        "--template",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        help="a prompt with {subject} that ends right before the answer, in front of the source's own; "
+        "give it two to four times or more; RELATION=TEXT for one relation only",
+    )
+    importing.add_argument("--limit", metavar="N", type=int, help="at most N facts a relation, the first ones")
+    importing.add_argument("--plain", action="store_true", help="leave out answers that the pocket model can't write")
+    importing.add_argument("--credit", metavar="TEXT", help="where the facts come from; default: the file's name")
+    importing.add_argument("--force", action="store_true", help="overwrite data/facts/NAME.yaml if it's there")
+    importing.add_argument("--add", action="store_true", help="also add the domain to params.yaml and dvc.yaml")
+
+    presets = command("preset", PRESET, preset)
+    presets.add_argument("name", metavar="NAME", nargs="?", help="which; default: list them")
+    presets.add_argument("--apply", action="store_true", help="write params.yaml and dvc.yaml; default: only show")
+    return found
+
+
+def describe(options: argparse.Namespace) -> None:
+    """Describes one gradient."""
+    from rich.console import Console
+
+    from stages.tools.describe import Describer
+
+    found = Describer.open()(options.prompt, options.target, options.host, options.answer)
+    if options.json:
+        print(found.json())
+    else:
+        Console(highlight=False).print(found)
+
+
+def import_facts(options: argparse.Namespace) -> None:
+    """Imports a domain."""
+    from rich.console import Console
+
+    from stages.tools.import_facts import Columns, import_domain
+    from stages.tools.import_summary import show
+
+    columns = Columns(options.subject, options.answer, options.relation)
+    imported = import_domain(
+        options.sources,
+        options.domain,
+        form=options.format,
+        columns=columns,
+        templates=options.template,
+        limit=options.limit,
+        plain=options.plain,
+        credit=options.credit,
+        force=options.force,
+        add=options.add,
+    )
+    show(imported, options.add, Console(highlight=False, markup=False, soft_wrap=False))
+
+
+def preset(options: argparse.Namespace) -> None:
+    """Lists, shows or applies presets."""
+    from stages.tools.preset import list_presets, use_preset
+
+    if options.name is None:
+        list_presets()
+    else:
+        use_preset(options.name, options.apply)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command: a user's mistake is one line on stderr and exit code 1; Ctrl-C leaves all files whole."""
+    options = parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nstopped: every file is as it was or whole; run the same command again")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""Describes one gradient: what it would do to the model, and what the model says of it when it is put into its slots.
+
+From Python, in three lines:
+
+  from stages.tools.describe import Describer
+  describe = Describer.open()
+  describe("The capital of France is", target="Madrid", host="The opera Tosca was composed by")
+
+Reads params.yaml, data/model/, data/projector/ and data/facts/; writes nothing. The last line's value is a frozen
+dataclass (see description.py) that shows itself in a notebook, prints as text and turns into JSON.
+"""
+
+import contextlib
+import logging
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from textwrap import shorten
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from transformers.utils import logging as progress
+
+from stages.core.facts import read_domain
+from stages.core.neural.engine.gradients import activation_gradients
+from stages.core.neural.engine.samples import BadRowsError, Sample
+from stages.core.neural.engine.virtual_step import ShiftBatch, virtual_steps
+from stages.core.neural.opening import FOLDER, ModelCard, open_model
+from stages.core.neural.reader import Reader
+from stages.core.params import Domains, Evaluation, Section, VirtualStep, read_sections
+from stages.tools.description import Description, Step
+
+PROJECTOR = Path("data/projector")
+
+
+class Sections(Section):
+    """What it reads of params.yaml."""
+
+    domains: Domains
+    virtual_step: VirtualStep
+    evaluation: Evaluation
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps transformers from logging less than errors and from showing progress bars."""
+    log = logging.getLogger("transformers")
+    level, shown = log.level, progress.is_progress_bar_enabled()
+    log.setLevel(logging.ERROR)
+    progress.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        if shown:
+            progress.enable_progress_bar()
+
+
+class Describer:
+    """A model and its projector, open and ready: call it with a prompt and a target."""
+
+    def __init__(self, reader: Reader, model: ModelCard, settings: Sections, entities: frozenset[str]) -> None:
+        """`entities`: all that the projector's labels could name."""
+        self.reader, self.model, self.settings, self.entities = reader, model, settings, entities
+        reader.decoder.check_layer(settings.virtual_step.layer, key="params.yaml: virtual_step.layer")
+
+    @classmethod
+    def open(cls, root: Path | str = ".") -> "Describer":
+        """Opens what the pipeline has made in the repository at `root`.
+
+        Raises:
+            ValueError: no model or no projector has been trained there, they don't fit together, or params are wrong.
+        """
+        if not Path(root).is_dir():
+            raise ValueError(f"{root}: no such folder: wanted the repository's root")
+        with contextlib.chdir(root), quiet():
+            settings = read_sections(Sections)
+            for what, file in (("model", FOLDER / "model.json"), ("projector", PROJECTOR / "projector.json")):
+                if not file.is_file():
+                    raise ValueError(f"no {what} has been trained here ({file} is missing): run make repro")
+            decoder, model = open_model()
+            reader = Reader.load(decoder, PROJECTOR, model.id, model.commit)
+            domains = [name for name in settings.domains if name not in reader.card.held_out_domains]
+            entities = frozenset(entity for name in domains for entity in read_domain(name).entities)
+        return cls(reader, model, settings, entities)
+
+    def __call__(self, prompt: str, target: str, host: str | None = None, answer: str | None = None) -> Description:
+        """Describes the gradient of -log p(target | prompt).
+
+        Args:
+            prompt: a text that ends right before the answer.
+            target: what the model should say instead.
+            host: another prompt, in front of which the model reports; None: no host.
+            answer: what the model would say; None: what it says.
+
+        Raises:
+            ValueError: a text is empty, too long or not in the tokenizer's letters; target and answer are the same.
+        """
+        with quiet():
+            return self._describe(_tidy(prompt), _tidy(target), host and _tidy(host), answer and _tidy(answer))
+
+    def _describe(self, prompt: str, target: str, host: str | None, answer: str | None) -> Description:
+        texts = {"prompt": prompt, "target": target, "host": host, "answer": answer}
+        self._check(texts)
+        sample = self._sample(prompt, target, answer)
+        card, step = self.reader.card, self.settings.virtual_step
+        layers = list(dict.fromkeys([*card.layers, step.layer]))
+        try:
+            measured = next(activation_gradients(self.reader.decoder, [sample], layers))
+            if answer is None and (said := (int(measured.top_token[0]),)) != sample.target:
+                sample = Sample(sample.prompt, sample.target, said)
+            shifts = self._shifts(sample, measured.gradient[:, [layers.index(step.layer)]])
+        except BadRowsError as error:
+            raise ValueError(f"{shorten(prompt, 60)!r} -> {shorten(target, 60)!r}: {error.reason}") from error
+        read = torch.from_numpy(measured.gradient[:, [layers.index(layer) for layer in card.layers]])
+        tokens = self.settings.evaluation.report_tokens
+        says = self._text(shifts.continuation_before[0])
+        return Description(
+            prompt=prompt,
+            target=target,
+            answer=answer,
+            host=host,
+            model=self.model.id,
+            layer=step.layer,
+            projector_layers=card.layers,
+            loss=-float(measured.target_logprob[0]),
+            strength=tuple(float(x) for x in read[0].norm(dim=-1) / torch.tensor(card.reference)),
+            says=says,
+            target_token=self._text(sample.target[:1]),
+            target_logprob=float(shifts.target_before[0]),
+            answer_token=self._text(sample.answer[:1]) if sample.answer else None,
+            answer_logprob=_known(shifts.answer_before[0]),
+            steps=tuple(self._step(shifts, index) for index in range(len(step.step_sizes))),
+            report=self.reader.report([host], read, tokens)[0],
+            without=self.reader.report([host], None, tokens)[0],
+            notes=tuple(self._notes(texts, shifts.continuation_before[0], sample)),
+        )
+
+    def _check(self, texts: Mapping[str, str | None]) -> None:
+        """Refuses texts that can't be measured.
+
+        Raises:
+            ValueError: names the text, what was found and what was wanted.
+        """
+        tokenizer = self.reader.decoder.tokenizer
+        assert tokenizer is not None
+        for name, text in texts.items():
+            if text == "":
+                raise ValueError(f"{name}: found no words, wanted some")
+            lost = [word for word in (text or "").split() if tokenizer.unk_token_id in self._ids(word)]
+            if tokenizer.unk_token_id is not None and lost:
+                raise ValueError(
+                    f"{name}: {', '.join(map(repr, lost))}: the tokenizer of {self.model.id!r} has no token for this; "
+                    "wanted words in letters that it knows"
+                )
+        limit = self.reader.decoder.context_length
+        asked = len(self.reader.prompt(texts["host"]).ids) + self.settings.evaluation.report_tokens
+        if limit is not None and asked > limit:
+            raise ValueError(f"host: needs {asked} tokens with question and report, wanted at most {limit}: shorten it")
+        if texts["answer"] is not None and texts["answer"] == texts["target"]:
+            raise ValueError(f"target and answer are both {texts['target']!r}: wanted another target to move to")
+
+    def _sample(self, prompt: str, target: str, answer: str | None) -> Sample:
+        decoder = self.reader.decoder
+        known = None if answer is None else tuple(decoder.continuation(answer))
+        return Sample(tuple(decoder.tokens(prompt)), tuple(decoder.continuation(target)), known)
+
+    def _shifts(self, sample: Sample, gradient: Float[np.ndarray, "1 1 d_model"]) -> ShiftBatch:
+        step = self.settings.virtual_step
+        steps = virtual_steps(
+            self.reader.decoder,
+            [sample],
+            gradient,
+            [step.layer],
+            step.step_sizes,
+            top_tokens=step.top_tokens,
+            continuation_tokens=step.continuation_tokens,
+        )
+        return next(steps)
+
+    def _step(self, shifts: ShiftBatch, index: int) -> Step:
+        at = (0, 0, index)
+
+        def tokens(ids: np.ndarray, sizes: np.ndarray) -> tuple[tuple[str, float], ...]:
+            return tuple((self._text([int(i)]) or repr(i), float(x)) for i, x in zip(ids[at], sizes[at], strict=True))
+
+        return Step(
+            size=self.settings.virtual_step.step_sizes[index],
+            up=tokens(shifts.up_ids, shifts.up_shifts),
+            down=tokens(shifts.down_ids, shifts.down_shifts),
+            says=self._text(shifts.continuation_after[0][0][index]),
+            target_logprob=float(shifts.target_after[at]),
+            answer_logprob=_known(shifts.answer_after[at]),
+            target_rank=int(shifts.target_rank[at]),
+            kl=float(shifts.kl[at]),
+        )
+
+    def _notes(self, texts: Mapping[str, str | None], before: Sequence[int], sample: Sample) -> list[str]:
+        """What a reader should know before believing the report."""
+        target, notes = texts["target"], []
+        if tuple(before[: len(sample.target)]) == sample.target:
+            notes.append(f"the model says {target!r} already: there is next to nothing to correct")
+        if target not in self.entities:
+            notes.append(
+                f"{target!r} is no answer in data/facts of the domains that the projector was trained on: "
+                "it has never had to name it, and may name something else"
+            )
+        if self.model.source == "pocket":
+            for name, text in texts.items():
+                spelt = [word for word in re.findall(r"\w+", text or "") if len(self._ids(word)) > 1]
+                if spelt:
+                    words = ", ".join(map(repr, dict.fromkeys(spelt)))
+                    notes.append(f"{name}: the pocket model has never seen {words} and reads it letter by letter")
+        return notes
+
+    def _ids(self, word: str) -> list[int]:
+        return self.reader.decoder.continuation(word)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        tokenizer = self.reader.decoder.tokenizer
+        assert tokenizer is not None
+        return str(tokenizer.decode(list(ids))).strip()
+
+
+def _tidy(text: str) -> str:
+    """White space made single."""
+    return " ".join(text.split())
+
+
+def _known(value: np.float32) -> float | None:
+    """None for NaN: the log-probability of an answer that isn't known."""
+    return None if math.isnan(value) else float(value)

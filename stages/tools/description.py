@@ -1,0 +1,181 @@
+"""What is said about one gradient, as data, as text for a terminal, as HTML for a notebook and as JSON.
+
+No torch in here: `describe.py` measures, this file shows.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from html import escape
+from io import StringIO
+from itertools import zip_longest
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from stages.core.wording import Report, parse_report
+
+SHOWN = 5
+"""Tokens up and down that the table shows; the data and the JSON hold all that params asks for."""
+
+NOTHING = "(nothing)"
+
+Shift = tuple[str, float]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One virtual step. `size`: epsilon, a fraction of the residual norm; shifts and log-probabilities in nats.
+
+    Log-probabilities are of the first token; `target_rank` 1 is the most likely token after the step.
+    """
+
+    size: float
+    up: tuple[Shift, ...]
+    down: tuple[Shift, ...]
+    says: str
+    target_logprob: float
+    answer_logprob: float | None
+    target_rank: int
+    kl: float
+
+
+@dataclass(frozen=True)
+class Description:
+    """One gradient described.
+
+    Attributes:
+        prompt, target: what the gradient is of. answer: what the model would say, as given; None: see `says`.
+        host: the prompt in front of the slots; None: no host.
+        model: its id. layer: of the virtual step. projector_layers: whose gradients the report is made from.
+        loss: -log p(target | prompt), nats.
+        strength: |g| at the projector's layers, each as a multiple of the median over its training gradients.
+        says: the greedy continuation before the step.
+        target_token, answer_token: the first token of the target, and of the answer (else of what the model says; None
+            if that is the target's). target_logprob, answer_logprob: theirs before the step, nats.
+        steps: one for each of virtual_step.step_sizes.
+        report, without: what the model writes with this gradient in its slots, and with nothing injected.
+        notes: what a reader should know before believing the report.
+    """
+
+    prompt: str
+    target: str
+    answer: str | None
+    host: str | None
+    model: str
+    layer: int
+    projector_layers: tuple[int, ...]
+    loss: float
+    strength: tuple[float, ...]
+    says: str
+    target_token: str
+    target_logprob: float
+    answer_token: str | None
+    answer_logprob: float | None
+    steps: tuple[Step, ...]
+    report: str
+    without: str
+    notes: tuple[str, ...]
+
+    @property
+    def parsed(self) -> Report:
+        """The report, read as the evaluation reads it."""
+        return parse_report(self.report)
+
+    def json(self) -> str:
+        """Everything as indented JSON, the parsed report with it."""
+        return json.dumps({**asdict(self), "parsed": asdict(self.parsed)}, indent=2, ensure_ascii=False)
+
+    def __str__(self) -> str:
+        console = Console(file=StringIO(), width=100, color_system=None)
+        with console.capture() as captured:
+            console.print(self.__rich__())
+        return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+    def __rich__(self) -> RenderableType:
+        parts: list[RenderableType] = [
+            Text.assemble(
+                (self.prompt, "bold"), " … ", (self.target, "bold green"), f" (the model says: {self.says or NOTHING})"
+            ),
+            Text(self._measures(), "dim"),
+            Text(),
+            self._shifts(),
+            Text(),
+            Text(f"With this gradient in its slots, {self._where()}, the model reports:"),
+            Padding(Text(self.report or NOTHING, "bold"), (0, 0, 0, 2)),
+            Text("With nothing injected:"),
+            Padding(Text(self.without or NOTHING, "dim"), (0, 0, 0, 2)),
+        ]
+        if self.notes:
+            parts += [Text(), *(Text.assemble(("note: ", "yellow"), note) for note in self.notes)]
+        return Group(*parts)
+
+    def _repr_html_(self) -> str:
+        cell = "padding:1px 10px;text-align:left;font-weight:normal"
+        rows, seen = [], ""
+        for left, *texts in self._rows():
+            tint = {"up": ";background:rgba(80,160,80,.14)", "down": ";background:rgba(210,90,90,.14)"}.get(left, "")
+            shown = "".join(f'<td style="{cell}{tint}">{escape(text)}</td>' for text in texts)
+            rows.append(f'<tr><th style="{cell}">{escape(left) if left != seen else ""}</th>{shown}</tr>')
+            seen = left
+        asked = f"<b>{escape(self.prompt)}</b> … <b>{escape(self.target)}</b>"
+        says = f"{asked} (the model says: {escape(self.says or NOTHING)})"
+        paragraphs = [
+            f"With this gradient in its slots, {escape(self._where())}, the model reports:<br>"
+            f"<b>{escape(self.report or NOTHING)}</b>",
+            f"With nothing injected:<br>{escape(self.without or NOTHING)}",
+            *(f"<b>note:</b> {escape(note)}" for note in self.notes),
+        ]
+        return (
+            f'<div style="line-height:1.45"><p>{says}<br>{escape(self._measures())}</p>'
+            f'<table style="border-collapse:collapse"><caption style="text-align:left">{escape(self._title())}'
+            f"</caption><tbody>{''.join(rows)}</tbody></table>{''.join(f'<p>{text}</p>' for text in paragraphs)}</div>"
+        )
+
+    def _measures(self) -> str:
+        each = (f"{x:.2f} at layer {layer}" for x, layer in zip(self.strength, self.projector_layers, strict=True))
+        return f"loss {self.loss:.2f} nats; gradient, in training medians: {', '.join(each)}"
+
+    def _where(self) -> str:
+        return f"in front of “{self.host}”" if self.host else "without a host prompt"
+
+    def _title(self) -> str:
+        return f"Virtual step at layer {self.layer}: shifts of log-probability, nats"
+
+    def _rows(self) -> Iterator[tuple[str, ...]]:
+        """The table's rows: a heading, then one text for each step."""
+        steps = self.steps
+        yield "step size", *(f"{step.size:g}" for step in steps)
+        for kind in ("up", "down"):
+            columns = [getattr(step, kind)[:SHOWN] for step in steps]
+            for row in zip_longest(*columns):
+                yield kind, *(f"{item[1]:+.1f}  {item[0]}" if item else "" for item in row)
+        before = share(self.target_logprob)
+        yield f"p({self.target_token})", *(f"{before} → {share(step.target_logprob)}" for step in steps)
+        if self.answer_logprob is not None:
+            before = share(self.answer_logprob)
+            yield f"p({self.answer_token})", *(f"{before} → {share(step.answer_logprob or 0)}" for step in steps)
+        yield "says, before", *(self.says or NOTHING for _ in steps)
+        yield "says, after", *(step.says or NOTHING for step in steps)
+
+    def _shifts(self) -> Table:
+        head, *rows = self._rows()
+        table = Table(title=self._title(), title_justify="left", title_style="", box=None, padding=(0, 2, 0, 0))
+        table.add_column(head[0], no_wrap=True, style="dim")
+        for text in head[1:]:
+            table.add_column(text, no_wrap=True, overflow="ellipsis", header_style="bold")
+        seen = ""
+        for left, *cells in rows:
+            style = {"up": "green", "down": "red"}.get(left, "")
+            table.add_row("" if left == seen else left, *(Text(text, style) for text in cells))
+            seen = left
+        return table
+
+
+def share(logprob: float) -> str:
+    """A log-probability (nats) as a percentage."""
+    percent = 100 * math.exp(min(logprob, 0.0))
+    return f"{percent:.0f}%" if percent >= 9.95 else f"{percent:.1f}%" if percent >= 0.05 else "<0.1%"

@@ -1,0 +1,134 @@
+"""Reads facts as others write them: LRE tables, CounterFact, CSV, TSV and Parquet with named columns.
+
+Each reader gives relations as they stand in the file; what fits the project's schema is decided in import_facts.py.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+Format = Literal["lre", "counterfact", "csv", "parquet"]
+SUFFIXES: dict[str, Format] = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+CASES = 6
+"""CounterFact words each case in its own way: a relation's most frequent prompts, so many, become its templates."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table: of subjects, of answers and, where a table holds several, of relations."""
+
+    subject: str | None = None
+    answer: str | None = None
+    relation: str | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """One relation as a file has it. `templates` hold {} or {subject}; `pairs` are (subject, answer), "" if missing."""
+
+    relation: str
+    source: str
+    templates: tuple[str, ...]
+    pairs: tuple[tuple[str, str], ...]
+
+
+def read_source(path: Path, form: Format | None = None, columns: Columns | None = None) -> list[Found]:
+    """Reads the relations of a file; `form` None: worked out from its name or content.
+
+    Raises:
+        ValueError: there is no such file, it's of none of the formats, or a key or column is missing; names it.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    kind = form or SUFFIXES.get(path.suffix.lower())
+    if kind in ("csv", "parquet"):
+        return _table(path, kind, columns or Columns())
+    if kind is None and path.suffix.lower() != ".json":
+        raise ValueError(f"{path}: format unknown from the name: wanted .json, .csv, .tsv or .parquet, or --format")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not JSON: {error}") from error
+    if kind == "lre" or (kind is None and isinstance(content, dict) and "samples" in content):
+        return [_lre(path, content)]
+    if kind == "counterfact" or (kind is None and isinstance(content, list)):
+        return _counterfact(path, content)
+    raise ValueError(
+        f"{path}: neither an LRE table (an object with 'samples' and 'prompt_templates') nor CounterFact "
+        "(a list of cases with 'requested_rewrite')"
+    )
+
+
+def _lre(path: Path, content: Any) -> Found:
+    """One relation: `samples` of subject and object; templates with {} (and _zs: the zero-shot ones)."""
+    name = str(_key(path, content, "name"))
+    templates = [*_key(path, content, "prompt_templates"), *content.get("prompt_templates_zs", [])]
+    pairs = [
+        (_text(_key(path, sample, "subject", f"samples.{i}.")), _text(_key(path, sample, "object", f"samples.{i}.")))
+        for i, sample in enumerate(_key(path, content, "samples"))
+    ]
+    return Found(name, f"LRE {path.stem}", tuple(templates), tuple(pairs))
+
+
+def _counterfact(path: Path, content: Any) -> list[Found]:
+    """One relation for each `relation_id`; the true answer is `target_true.str`."""
+    if not isinstance(content, list):
+        raise ValueError(f"{path}: found {type(content).__name__}, wanted a list of cases with 'requested_rewrite'")
+    pairs: dict[str, list[tuple[str, str]]] = {}
+    prompts: dict[str, Counter[str]] = {}
+    for i, case in enumerate(content):
+        rewrite = _key(path, case, "requested_rewrite", f"{i}.")
+        where = f"{i}.requested_rewrite."
+        relation = _text(rewrite.get("relation_id")) or path.stem
+        answer = _key(path, _key(path, rewrite, "target_true", where), "str", f"{where}target_true.")
+        pairs.setdefault(relation, []).append((_text(_key(path, rewrite, "subject", where)), _text(answer)))
+        prompts.setdefault(relation, Counter())[str(_key(path, rewrite, "prompt", where))] += 1
+    return [
+        Found(name, f"CounterFact {name}", tuple(text for text, _ in prompts[name].most_common(CASES)), tuple(rows))
+        for name, rows in pairs.items()
+    ]
+
+
+def _table(path: Path, kind: Format, columns: Columns) -> list[Found]:
+    """One relation, or one for each value of the relation column; every cell is read as text."""
+    try:
+        if kind == "parquet":
+            table = pl.read_parquet(path)
+        else:
+            table = pl.read_csv(path, infer_schema=False, separator="\t" if path.suffix.lower() == ".tsv" else ",")
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise ValueError(f"{path}: not readable as {kind}: {error}") from error
+    for option, name in (
+        ("--subject", columns.subject),
+        ("--answer", columns.answer),
+        ("--relation", columns.relation),
+    ):
+        if name is None and option != "--relation":
+            raise ValueError(f"{path}: {option}: missing: wanted one of the columns {', '.join(table.columns)}")
+        if name is not None and name not in table.columns:
+            raise ValueError(f"{path}: {option}: no column {name!r}, wanted one of {', '.join(table.columns)}")
+    subjects, answers = _column(table, columns.subject), _column(table, columns.answer)
+    relations = _column(table, columns.relation) if columns.relation else [path.stem] * len(table)
+    grouped: dict[str, list[tuple[str, str]]] = {}
+    for relation, subject, answer in zip(relations, subjects, answers, strict=True):
+        grouped.setdefault(relation, []).append((subject, answer))
+    return [Found(name, path.name, (), tuple(pairs)) for name, pairs in grouped.items()]
+
+
+def _column(table: pl.DataFrame, name: str | None) -> Sequence[str]:
+    return [_text(value) for value in table[name or ""].to_list()]
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _key(path: Path, content: Any, key: str, where: str = "") -> Any:
+    if not isinstance(content, dict) or key not in content:
+        raise ValueError(f"{path}: {where}{key}: missing: wanted this key")
+    return content[key]

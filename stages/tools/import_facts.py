@@ -1,0 +1,276 @@
+"""Turns facts as others write them into a domain of this project: cleaned, counted, checked and written as YAML.
+
+Nothing is dropped in silence: every row that is left out is counted under the reason why.
+"""
+
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+from tokenizers import decoders
+
+from stages.core.errors import explain
+from stages.core.facts import Domain, Fact, Relation, facts_path
+from stages.core.files import replacing
+from stages.core.labels.lexicon import words
+from stages.core.params import Name
+from stages.core.wording import report
+from stages.tools import params_file
+from stages.tools.dependencies import differences
+from stages.tools.fact_sources import Columns, Format, Found, read_source
+
+FEWEST, WANTED = 2, 4
+"""Templates a relation: what the schema takes, and what the project's own domains have."""
+GIVEN_AWAY = 0.1
+"""A template whose own words name the answers of more than this share of the facts is dropped, not the facts."""
+AGAIN, OTHERWISE = "the same fact again", "subject again, with another answer (the first stays)"
+_PLAIN = re.compile(r"[^\W\d_][\w]*( [^\W\d_][\w]*)*")
+_RESERVED = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
+
+
+@dataclass
+class Left:
+    """What was left out or changed: a count and an example for each reason."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def note(self, reason: str, example: str) -> None:
+        """Counts one."""
+        self.counts[reason] += 1
+        self.examples.setdefault(reason, example)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A domain, and for each of its relations how many rows the source had, and what was left out of it."""
+
+    domain: Domain
+    rows: dict[str, int]
+    left: dict[str, Left]
+
+
+def tidy(text: str) -> str:
+    """White space made single, composed Unicode, escapes that were escaped twice (in LRE's capitals) undone."""
+    text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), text)
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def slug(text: str) -> str:
+    """A relation's key: lower case letters, digits and _."""
+    return re.sub(r"\W+", "_", text.lower()).strip("_") or "relation"
+
+
+def pocket_spelling(text: str) -> str:
+    """The text as the pocket model would write it: its tokenizer sets punctuation apart."""
+    return decoders.WordPiece(prefix="##").decode(re.findall(r"\w+|[^\w\s]", text))
+
+
+def holds(text: str, part: str) -> bool:
+    """Whether the words of `part` stand in `text`, one after the other."""
+    inside, sought = words(text), words(part)
+    return any(inside[at : at + len(sought)] == sought for at in range(len(inside) - len(sought) + 1))
+
+
+def pairs_of(found: Found, domain: str, plain: bool, limit: int | None, left: Left) -> list[Fact]:
+    """The pairs that can be facts, in the file's order; the others are counted in `left`."""
+    kept: dict[str, Fact] = {}
+    for raw in found.pairs:
+        subject, answer = map(tidy, raw)
+        example = f"{subject or '(nothing)'} → {answer or '(nothing)'}"
+        if (subject, answer) != raw and subject and answer and any(" ".join(x.split()) != tidy(x) for x in raw):
+            left.note("kept, and respelt: escapes or decomposed letters", example)
+        if not subject or not answer:
+            left.note("subject or answer is empty", example)
+        elif subject in kept:
+            same = kept[subject].answer == answer
+            left.note(AGAIN if same else OTHERWISE, example)
+        elif holds(subject, answer):
+            left.note("the prompt names the answer", example)
+        elif not _sayable(domain, answer):
+            left.note("the answer can't stand in a report", example)
+        elif plain and pocket_spelling(answer) != answer:
+            left.note("the pocket model can't write the answer as it stands (--plain)", example)
+        elif limit is not None and len(kept) >= limit:
+            left.note("beyond --limit", example)
+        else:
+            kept[subject] = Fact(subject=subject, answer=answer)
+    return without_prefixes(list(kept.values()), left)
+
+
+def without_prefixes(facts: list[Fact], left: Left) -> list[Fact]:
+    """Drops facts whose answer goes on from another answer ("New York City", "New York"), or those of the rarer one.
+
+    What a model says is compared with answers word by word from the start, and could not tell the two apart.
+    """
+    count = Counter(fact.answer for fact in facts)
+    dropped: dict[str, str] = {}
+    for answer in count:
+        parts = answer.split(" ")
+        for short in (" ".join(parts[:length]) for length in range(1, len(parts))):
+            if short in count:
+                rare, common = sorted((answer, short), key=lambda each: (count[each], -len(each)))
+                dropped.setdefault(rare, common)
+    for fact in facts:
+        if fact.answer in dropped:
+            left.note("one answer begins with another", f"{fact.subject} → {fact.answer} ({dropped[fact.answer]})")
+    return [fact for fact in facts if fact.answer not in dropped]
+
+
+def templates_of(found: Found, given: Sequence[str], facts: Sequence[Fact], left: Left) -> list[str]:
+    """The templates that fit the schema, those of the command line first; one is made up where there is one only."""
+    kept: list[str] = []
+    for raw in [*given, *found.templates]:
+        template = tidy(raw).replace("{}", "{subject}")
+        own = template.replace("{subject}", " ")
+        named = sum(holds(own, fact.answer) for fact in facts)
+        if template.count("{subject}") != 1 or "{" in own or "}" in own:
+            left.note("template dropped: it must hold {subject} (or {}) once and no other braces", repr(raw))
+        elif named > GIVEN_AWAY * len(facts):
+            left.note("template dropped: it names the answers itself", repr(raw))
+        elif template not in kept:
+            kept.append(template)
+    if len(kept) == 1:
+        made = f"The {slug(found.relation).replace('_', ' ')} of {{subject}} is"
+        left.note("template made up from the relation's name, as there was one only", repr(made))
+        kept.append(made)
+    return kept
+
+
+def without_named(facts: Sequence[Fact], templates: Sequence[str], left: Left) -> list[Fact]:
+    """Drops facts whose answer stands in a template."""
+    own = [template.replace("{subject}", " ") for template in templates]
+    named = {fact.answer for fact in facts if any(holds(text, fact.answer) for text in own)}
+    for fact in facts:
+        if fact.answer in named:
+            left.note("the prompt names the answer", f"{fact.subject} → {fact.answer}")
+    return [fact for fact in facts if fact.answer not in named]
+
+
+def _sayable(domain: str, answer: str) -> bool:
+    try:
+        return bool(report(domain, answer, "x", "weak"))
+    except ValueError:
+        return False
+
+
+def build(
+    found: Sequence[Found],
+    domain: str,
+    description: str,
+    templates: Sequence[str] = (),
+    limit: int | None = None,
+    plain: bool = False,
+    credit: str | None = None,
+) -> Imported:
+    """The domain that these relations make.
+
+    Raises:
+        ValueError: the name is no domain's name, no relation is left, or one has no template; says what to do.
+    """
+    try:
+        TypeAdapter(Name).validate_python(domain)
+    except ValidationError as error:
+        raise ValueError(explain("--domain", error).replace(": (whole file)", "")) from error
+    result = Imported(Domain.model_construct(), {}, {})
+    relations: dict[str, Relation] = {}
+    for each in found:
+        name = slug(each.relation)
+        if name in result.rows:
+            raise ValueError(f"--domain {domain}: two sources hold a relation {name!r}: import one of them")
+        left = result.left[name] = Left()
+        result.rows[name] = len(each.pairs)
+        facts = pairs_of(each, domain, plain, limit, left)
+        kept = templates_of(each, list(_given(templates, name)), facts, left) if facts else []
+        if facts and len(kept) < FEWEST:
+            raise ValueError(
+                f"relation {name!r}: found no template that fits, wanted at least {FEWEST}: give them with "
+                '--template "The ... of {subject} is"'
+            )
+        facts = without_named(facts, kept, left)
+        if len({fact.answer for fact in facts}) < 2:
+            left.note("relation dropped: fewer than two answers, and a correction needs another to move to", name)
+        else:
+            relations[name] = Relation(source=credit or each.source, templates=tuple(kept), facts=tuple(facts))
+    if not relations:
+        reasons = "; ".join(reason for left in result.left.values() for reason in left.counts) or "it holds no rows"
+        raise ValueError(f"nothing is left to import: {reasons}")
+    whole = Domain(domain=domain, description=description, relations=relations)
+    return Imported(whole, result.rows, result.left)
+
+
+def _given(templates: Sequence[str], relation: str) -> Iterator[str]:
+    """The command line's templates that are meant for a relation."""
+    for template in templates:
+        named = re.fullmatch(r"(\w+)=(.*)", template)
+        if named is None:
+            yield template
+        elif slug(named[1]) == relation:
+            yield named[2]
+
+
+def written(domain: Domain) -> str:
+    """The domain as YAML, in the layout of the project's own facts files."""
+    lines = [f"domain: {domain.domain}", f"description: {_scalar(domain.description)}", "relations:"]
+    for name, relation in domain.relations.items():
+        lines += [f"  {name}:", f"    source: {_quoted(relation.source)}", "    templates:"]
+        lines += [f"      - {_quoted(template)}" for template in relation.templates]
+        lines += ["    facts:"]
+        lines += [f"      - {{subject: {_scalar(f.subject)}, answer: {_scalar(f.answer)}}}" for f in relation.facts]
+    return "\n".join(lines) + "\n"
+
+
+def _scalar(text: str) -> str:
+    return text if _PLAIN.fullmatch(text) and text.lower() not in _RESERVED else _quoted(text)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def import_domain(
+    sources: Sequence[Path],
+    domain: str,
+    form: Format | None = None,
+    columns: Columns | None = None,
+    templates: Sequence[str] = (),
+    limit: int | None = None,
+    plain: bool = False,
+    credit: str | None = None,
+    force: bool = False,
+    add: bool = False,
+) -> Imported:
+    """Reads the sources and writes data/facts/<domain>.yaml; with `add`, also params.yaml and dvc.yaml.
+
+    Raises:
+        ValueError: the file is there already (without `force`), or see `build` and `read_source`; nothing is written.
+    """
+    path = facts_path(domain)
+    if path.exists() and not force:
+        raise ValueError(f"{path}: is there already: choose another --domain, or overwrite it with --force")
+    found = [relation for source in sources for relation in read_source(source, form, columns)]
+    description = f"Imported from {', '.join(source.name for source in sources)}"
+    imported = build(found, domain, description, templates, limit, plain, credit)
+    text = written(imported.domain)
+    assert Domain.model_validate(YAML(typ="safe").load(text)) == imported.domain, path
+    before = params_file.read() if add else ""
+    after = _added(before, domain) if add else ""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    if add:
+        params_file.write(after)
+        differences(Path.cwd(), write=True)
+    return imported
+
+
+def _added(text: str, domain: str) -> str:
+    """params.yaml with the domain in `domains` and in `labels.lexicon`."""
+    params = params_file.content(text)
+    lists = {"domains": params["domains"], "labels.lexicon": params["labels"]["lexicon"]}
+    return params_file.edited(text, {key: [*dict.fromkeys([*old, domain])] for key, old in lists.items()})

@@ -1,0 +1,90 @@
+"""Edits of params.yaml that keep its comments and its layout: what is not changed stays byte for byte."""
+
+import difflib
+from collections.abc import Mapping
+from io import StringIO
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
+
+from stages.core.files import replacing
+from stages.core.params import PARAMS
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes null as null, not as nothing."""
+
+
+_Representer.add_representer(type(None), lambda made, _: made.represent_scalar("tag:yaml.org,2002:null", "null"))
+
+
+def _yaml() -> YAML:
+    found = YAML()
+    found.Representer = _Representer
+    found.width = 4096
+    found.preserve_quotes = True
+    found.indent(mapping=2, sequence=4, offset=2)
+    return found
+
+
+def read() -> str:
+    """The text of params.yaml.
+
+    Raises:
+        ValueError: there is none here.
+    """
+    if not PARAMS.is_file():
+        raise ValueError(f"{PARAMS}: no such file: run this in the repository's root")
+    return PARAMS.read_text(encoding="utf-8")
+
+
+def content(text: str) -> Any:
+    """What the text says, comments and layout with it.
+
+    Raises:
+        ValueError: it's not YAML.
+    """
+    try:
+        return _yaml().load(text)
+    except YAMLError as error:
+        raise ValueError(f"{PARAMS}: not readable as YAML: {error}") from error
+
+
+def edited(text: str, changes: Mapping[str, Any]) -> str:
+    """The text with keys set: `edited(text, {"gradients.layers": [24]})`. Lists keep their layout.
+
+    Raises:
+        ValueError: a key isn't there.
+    """
+    params = content(text)
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        section: Any = params
+        for parent in [*parents, last]:
+            if not isinstance(section, dict) or parent not in section:
+                raise ValueError(f"{PARAMS}: {key}: missing: wanted this key")
+            section = section[parent] if parent is not last else section
+        if isinstance(section[last], CommentedSeq) and isinstance(value, list):
+            section[last][:] = value
+        else:
+            section[last] = value
+    stream = StringIO()
+    _yaml().dump(params, stream)
+    return stream.getvalue()
+
+
+def difference(before: str, after: str) -> list[str]:
+    """A unified diff of two texts of params.yaml, line by line; empty if they are equal."""
+    lines = difflib.unified_diff(
+        before.splitlines(), after.splitlines(), f"a/{PARAMS}", f"b/{PARAMS}", n=1, lineterm=""
+    )
+    return list(lines)
+
+
+def write(text: str) -> None:
+    """Writes params.yaml, whole or not at all."""
+    with replacing(PARAMS) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -1,0 +1,133 @@
+"""Presets: the params that put a Hub model under study, one file a model in presets/, applied to params.yaml.
+
+A new preset is a new file there. Layers, steps and batches are starting points by rule (two thirds of the depth), not
+results; slot tokens are tokens that the model's tokenizer has as one piece and that no text of ours contains.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from stages.core.errors import explain
+from stages.core.params import Evaluation, Gradients, Model, Projector, Section, VirtualStep
+from stages.tools import params_file
+from stages.tools.dependencies import differences
+
+FOLDER = Path(__file__).with_name("presets")
+BYTES = 4
+"""Of a weight: models are opened in float32."""
+COLORS = {"+": "green", "-": "red", "@": "cyan"}
+
+
+class Sections(Section):
+    """What a preset may change."""
+
+    model: Model
+    gradients: Gradients
+    virtual_step: VirtualStep
+    projector: Projector
+    evaluation: Evaluation
+
+
+class Preset(BaseModel):
+    """One file of presets/. `parameters`: billions. `gated`: its licence is to be accepted. `params`: by dotted key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    about: str
+    gated: bool
+    blocks: int
+    parameters: float
+    params: dict[str, Any]
+
+    @property
+    def gigabytes(self) -> float:
+        """Of the weights alone."""
+        return self.parameters * BYTES
+
+
+def names() -> list[str]:
+    """The presets there are."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def read_preset(name: str) -> Preset:
+    """Reads a preset; case and the underscore don't matter.
+
+    Raises:
+        ValueError: there is no such preset, or its file is wrong.
+    """
+    sought = name.lower().replace("_", "-")
+    if sought not in names():
+        raise ValueError(f"preset {name!r}: unknown, wanted one of {', '.join(names())}")
+    path = FOLDER / f"{sought}.yaml"
+    try:
+        return Preset.model_validate(YAML(typ="safe").load(path.read_text(encoding="utf-8")))
+    except YAMLError as error:
+        raise ValueError(f"{path}: not readable as YAML: {error}") from error
+    except ValidationError as error:
+        raise ValueError(explain(str(path), error)) from error
+
+
+def changed(before: str, preset: Preset) -> str:
+    """The text of params.yaml with the preset in it, validated.
+
+    Raises:
+        ValueError: params.yaml lacks a key, or the result is not valid.
+    """
+    after = params_file.edited(before, preset.params)
+    content = YAML(typ="safe").load(after)
+    try:
+        Sections.model_validate({key: content[key] for key in Sections.model_fields if key in content})
+    except ValidationError as error:
+        raise ValueError(explain(str(params_file.PARAMS), error)) from error
+    return after
+
+
+def list_presets() -> None:
+    """Prints a line a preset."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("preset", no_wrap=True)
+    table.add_column("weights", justify="right", no_wrap=True)
+    table.add_column("what")
+    for name in names():
+        found = read_preset(name)
+        table.add_row(name, f"{found.gigabytes:.0f} GB", found.about + (" Gated." if found.gated else ""))
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    console.print("\nShow what one changes: gradaware preset NAME; make the changes: gradaware preset NAME --apply")
+
+
+def use_preset(name: str, apply: bool) -> None:
+    """Prints what a preset changes in params.yaml; changes it if `apply`.
+
+    Raises:
+        ValueError: see `read_preset` and `changed`; nothing is written then.
+    """
+    preset, before = read_preset(name), params_file.read()
+    after = changed(before, preset)
+    console = Console(highlight=False, markup=False)
+    console.print(f"{preset.about} Weights in float32: {preset.gigabytes:.0f} GB, plus working memory.")
+    for line in params_file.difference(before, after):
+        console.print(Text(line, COLORS.get(line[0], "")))
+    if not apply:
+        console.print(f"\nparams.yaml is as it was. To make these changes: gradaware preset {name} --apply")
+        return
+    params_file.write(after)
+    differences(Path.cwd(), write=True)
+    console.print("\nNext:")
+    source = preset.params["model.source"]
+    steps = [f"accept the licence at https://huggingface.co/{source}, then hf auth login"] if preset.gated else []
+    steps += [
+        "python -m stages.model: with the Hub in reach it says which full commit to pin",
+        "write that commit into params.yaml: model.revision (it makes the run repeatable)",
+        "make repro, on a machine with a GPU",
+    ]
+    for number, step in enumerate(steps, 1):
+        console.print(f"  {number}. {step}")
+    console.print("params.yaml and dvc.yaml: changed; git diff shows it, git checkout params.yaml dvc.yaml undoes it")

@@ -1,0 +1,281 @@
+"""Compares the virtual step with a real one: an optimiser's step on the weights, in memory, a correction at a time.
+
+Reads data/model/ and data/prompts/*.parquet. Writes data/real_step/metrics.json and data/real_step/curve.csv. A GPU is
+used if there is one; seconds with the pocket model. Memory: four times the weights.
+
+A real step lowers the loss by moving all weights against their gradient (SGD, or Adam's first step); a virtual one
+moves the residual stream at one place. Both shift the next-token distribution after the prompt. Of the tokens that the
+real step shifts most, up and down, the curve gives the correlation (Pearson) of both shifts and the share of equal
+signs, by optimiser, size of the real step (|change of the weights| / |weights|), layer and virtual step size. The
+metrics say in which range they agree, and put the finite-difference slope of the loss along the update direction beside
+-|g|.
+
+  python -m stages.tools.real_step --samples 32
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from stages.core.files import replacing, write_json
+from stages.core.neural.decoder import Decoder, residual, with_residual
+from stages.core.neural.engine.joint import gradients_and_steps
+from stages.core.neural.engine.samples import Sample
+from stages.core.neural.opening import open_model
+from stages.core.neural.samples import naming_prompts, samples_of
+from stages.core.seeds import keyed_fraction
+from stages.core.stage import progress, run
+from stages.core.tables import PROMPTS, read_table
+
+FOLDER = Path("data/real_step")
+UPDATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+"""Sizes of the real step, |change of the weights| / |weights|."""
+STEP_SIZES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+"""Virtual step sizes, fractions of the residual norm."""
+TOP = 20
+"""Tokens of the real shift that count, up and down each."""
+LAYERS = 8
+"""Most layers that are looked at, the last block always among them."""
+AGREES = {"correlation": 0.5, "sign_agreement": 0.8}
+"""Means over the sample from which on the virtual step is said to agree."""
+NUDGE = 3e-3
+"""Half of the finite difference's step, as a fraction of the residual norm."""
+OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the engine says of the sample: gradients, activations, and the shift of every token at every step."""
+
+    gradient: Float[np.ndarray, "sample layer d_model"]
+    activation: Float[np.ndarray, "sample layer d_model"]
+    shift: Float[np.ndarray, "sample layer step token"]
+
+
+def choose(tables: Sequence[pl.DataFrame], count: int) -> pl.DataFrame:
+    """Corrections drawn by their own id, so that the draw depends on no order."""
+    every = pl.concat(tables)
+    keys = [keyed_fraction(0, "real step", prompt_id) for prompt_id in every["prompt_id"]]
+    return every[np.argsort(keys)[:count].tolist()]
+
+
+def layers_of(decoder: Decoder) -> list[int]:
+    """At most LAYERS block indices, evenly spread, the last one included."""
+    return sorted({round(at) for at in np.linspace(0, decoder.n_layers - 1, min(LAYERS, decoder.n_layers))})
+
+
+def measure(decoder: Decoder, samples: Sequence[Sample], layers: list[int]) -> Measured:
+    """The engine's gradients and virtual steps, with the shift of every token that has a name."""
+    named = min(decoder.vocabulary, len(decoder.tokenizer)) if decoder.tokenizer else decoder.vocabulary
+    shape = (len(samples), len(layers))
+    gradient, activation = (np.empty((*shape, decoder.d_model), dtype=np.float32) for _ in range(2))
+    shift = np.empty((*shape, len(STEP_SIZES), named), dtype=np.float32)
+    for found, steps in gradients_and_steps(decoder, samples, layers, STEP_SIZES, top_tokens=named):
+        gradient[found.rows], activation[found.rows] = found.gradient, found.activation
+        dense = np.empty_like(steps.up_shifts)
+        np.put_along_axis(dense, steps.up_ids, steps.up_shifts, axis=-1)
+        shift[steps.rows] = dense
+    return Measured(gradient, activation, shift)
+
+
+@contextmanager
+def trainable(model: nn.Module) -> Iterator[list[nn.Parameter]]:
+    """Yields the model's parameters with gradients on; afterwards they are frozen and hold their old values."""
+    parameters = list(model.parameters())
+    before = [parameter.detach().clone() for parameter in parameters]
+    model.requires_grad_(True)
+    try:
+        yield parameters
+    finally:
+        model.requires_grad_(False)
+        model.zero_grad(set_to_none=True)
+        _restore(parameters, before)
+
+
+@torch.no_grad()
+def _restore(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
+
+
+def loss_of(decoder: Decoder, sample: Sample) -> Float[Tensor, ""]:
+    """-log p(target | prompt) by the full model, nats."""
+    logits = _logits(decoder, (*sample.prompt, *sample.target))
+    target = torch.tensor(sample.target, device=logits.device)[:, None]
+    return -logits[len(sample.prompt) - 1 : -1].log_softmax(-1).gather(-1, target).sum()
+
+
+@torch.no_grad()
+def next_logprobs(decoder: Decoder, sample: Sample) -> Float[Tensor, " vocabulary"]:
+    """Next-token log-probabilities after the prompt, nats."""
+    return _logits(decoder, sample.prompt)[-1].log_softmax(-1)
+
+
+def _logits(decoder: Decoder, tokens: Sequence[int]) -> Float[Tensor, "position vocabulary"]:
+    logits = decoder.model(torch.tensor([tokens], device=decoder.device), use_cache=False).logits[0]
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def real_shifts(
+    decoder: Decoder, sample: Sample, optimiser: str, parameters: list[nn.Parameter]
+) -> Iterator[Float[np.ndarray, " vocabulary"]]:
+    """The shift after one optimiser step of each size in UPDATES; the weights are put back after each.
+
+    The learning rate is what makes the step that large: a step at rate 1 is measured first.
+    """
+    before = [parameter.detach().clone() for parameter in parameters]
+    weights = sum(float(value.double().square().sum()) for value in before) ** 0.5
+    clean = next_logprobs(decoder, sample)
+    gradients = torch.autograd.grad(loss_of(decoder, sample), parameters, allow_unused=True)
+
+    def step(rate: float) -> None:
+        _restore(parameters, before)
+        taken = OPTIMISERS[optimiser](parameters, lr=rate)  # pyright: ignore[reportCallIssue]
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        taken.step()
+
+    step(1.0)
+    moved = sum(
+        float((now.detach() - then).double().square().sum()) for now, then in zip(parameters, before, strict=True)
+    )
+    for update in UPDATES:
+        step(update * weights / max(moved**0.5, torch.finfo(torch.float64).tiny))
+        yield (next_logprobs(decoder, sample) - clean).cpu().numpy()
+    _restore(parameters, before)
+
+
+def agreement(
+    real: Float[np.ndarray, " token"], virtual: Float[np.ndarray, "layer step token"]
+) -> tuple[Float[np.ndarray, "layer step"], Float[np.ndarray, "layer step"]]:
+    """Correlation, and share of equal signs, over the tokens that the real step shifts most, up and down."""
+    order = np.argsort(real)
+    tokens: Int[np.ndarray, " top"] = np.unique(np.concatenate([order[:TOP], order[-TOP:]]))
+    one, two = real[tokens].astype(np.float64), virtual[..., tokens].astype(np.float64)
+    deviation, others = one - one.mean(), two - two.mean(-1, keepdims=True)
+    scale = np.linalg.norm(deviation) * np.linalg.norm(others, axis=-1)
+    correlation = (others @ deviation) / np.where(scale == 0, 1.0, scale)
+    return correlation, (np.sign(two) == np.sign(one)).mean(-1)
+
+
+@torch.no_grad()
+def slopes(decoder: Decoder, sample: Sample, layers: list[int], found: Measured, row: int) -> list[float]:
+    """Central difference of the loss along the unit update direction at the last prompt token, by layer."""
+    result: list[float] = []
+    for column, layer in enumerate(layers):
+        unit = -found.gradient[row, column].astype(np.float64)
+        unit /= max(float(np.linalg.norm(unit)), np.finfo(np.float64).tiny)
+        size = NUDGE * float(np.linalg.norm(found.activation[row, column]))
+
+        def at(offset: float, layer: int = layer, unit: np.ndarray = unit) -> float:
+            def move(_module: nn.Module, _arguments: Any, output: Any) -> Any:
+                stream = residual(output).clone()
+                stream[0, len(sample.prompt) - 1] += torch.from_numpy(offset * unit).to(stream)
+                return with_residual(output, stream)
+
+            handle = decoder.blocks[layer].register_forward_hook(move)
+            try:
+                return float(loss_of(decoder, sample))
+            finally:
+                handle.remove()
+
+        result.append((at(size) - at(-size)) / (2 * size))
+    return result
+
+
+def compare(decoder: Decoder, samples: Sequence[Sample], advance: Any) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """The curve (one row an optimiser, update, layer and step size; means over the samples) and the metrics."""
+    layers = layers_of(decoder)
+    found = measure(decoder, samples, layers)
+    slope = np.array([slopes(decoder, sample, layers, found, row) for row, sample in enumerate(samples)])
+    scores = np.empty((len(OPTIMISERS), len(UPDATES), len(samples), 2, len(layers), len(STEP_SIZES)))
+    with trainable(decoder.model) as parameters:
+        for row, sample in enumerate(samples):
+            for which, optimiser in enumerate(OPTIMISERS):
+                for size, real in enumerate(real_shifts(decoder, sample, optimiser, parameters)):
+                    scores[which, size, row] = agreement(real[: found.shift.shape[-1]], found.shift[row])
+            advance(1)
+    mean = scores.mean(2)
+    curve = pl.DataFrame(
+        [
+            {
+                "optimiser": optimiser,
+                "update": update,
+                "layer": layer,
+                "step_size": size,
+                "correlation": float(mean[o, u, 0, at, s]),
+                "sign_agreement": float(mean[o, u, 1, at, s]),
+            }
+            for o, optimiser in enumerate(OPTIMISERS)
+            for u, update in enumerate(UPDATES)
+            for at, layer in enumerate(layers)
+            for s, size in enumerate(STEP_SIZES)
+        ]
+    )
+    norm = np.linalg.norm(found.gradient.astype(np.float64), axis=-1)
+    metrics = {
+        "samples": len(samples),
+        "agrees_from": AGREES,
+        "agreement": {optimiser: agreeing(curve.filter(optimiser=optimiser)) for optimiser in OPTIMISERS},
+        "slope": {
+            str(layer): {
+                "finite_difference": float(slope[:, at].mean()),
+                "minus_gradient_norm": float(-norm[:, at].mean()),
+                "median_relative_error": float(np.median(np.abs(slope[:, at] + norm[:, at]) / norm[:, at].clip(1e-30))),
+            }
+            for at, layer in enumerate(layers)
+        },
+    }
+    return curve, metrics
+
+
+def agreeing(curve: pl.DataFrame) -> dict[str, Any]:
+    """The best cell of one optimiser's curve, and by layer the smallest and largest update and step size that agree."""
+    best = curve.sort("correlation", descending=True).row(0, named=True)
+    good = curve.filter(*(pl.col(name) >= least for name, least in AGREES.items()))
+    ranges = {
+        str(layer): {name: [rows[name].min(), rows[name].max()] for name in ("update", "step_size")}
+        for (layer,), rows in good.group_by("layer", maintain_order=True)
+    }
+    return {"share_of_grid": len(good) / len(curve), "range_by_layer": ranges, "best": best}
+
+
+def main() -> None:
+    """Compares both steps on a sample of all domains' corrections."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.tools.real_step",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--samples", type=int, default=32, help="corrections to take real steps on")
+    count = parser.parse_args().samples
+    tables = sorted(Path("data/prompts").glob("*.parquet"))
+    if not tables or count < 1:
+        raise ValueError(f"data/prompts: found {len(tables)} tables and --samples {count}, wanted at least one of each")
+    prompts = choose([read_table(table, PROMPTS) for table in tables], count)
+    decoder, _ = open_model()
+    with progress("real steps", len(prompts)) as advance, naming_prompts(prompts, "data/prompts"):
+        curve, metrics = compare(decoder, samples_of(decoder, prompts), advance)
+    with replacing(FOLDER / "curve.csv") as partial:
+        curve.write_csv(partial, float_precision=6)
+    write_json(FOLDER / "metrics.json", metrics)
+    for optimiser, found in metrics["agreement"].items():
+        best = found["best"]
+        print(
+            f"{optimiser}: best correlation {best['correlation']:.2f} (signs {best['sign_agreement']:.0%}) at layer "
+            f"{best['layer']}, step size {best['step_size']}, update {best['update']:g}; "
+            f"agrees in {found['share_of_grid']:.0%} of the grid"
+        )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,313 @@
+"""Measures the gradient engine beside the tools a user would pick, on models with random weights.
+
+Every tool runs in a process of its own (peak memory, and patches that a tool leaves behind, stay apart), one thread on
+a CPU, in the same run. On a CPU the clock is the process's own seconds of processor time, so that neighbours on a
+shared machine do not count. Writes tests/benchmarks/results/engine-<size>.json and .md.
+
+  python -m tests.benchmarks.engine --size S --samples 256      a few minutes on one core
+  python -m tests.benchmarks.engine --size M --samples 96       Qwen3-0.6B's shape
+  python -m tests.benchmarks.engine --size pocket --scaling     memory and cost from 1 000 to 100 000 samples
+  python -m tests.benchmarks.engine --size 4B --samples 4096    a CUDA device, bfloat16, model FLOPs utilisation (MFU)
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from stages.core.gradient_store import write_store
+from stages.core.neural.decoder import Decoder
+from stages.core.neural.engine import packed
+from stages.core.neural.engine.gradients import activation_gradients
+from stages.core.neural.engine.joint import gradients_and_steps
+from stages.core.neural.engine.samples import Sample
+from tests.core.neural.engine.accuracy import accuracy
+from tests.core.neural.engine.peers import PEERS
+
+RESULTS = Path(__file__).parent / "results"
+SIZES = {  # d_model, blocks, heads, key-value heads, head width, intermediate, vocabulary
+    "pocket": (128, 4, 4, 4, 32, 256, 2000),
+    "S": (512, 12, 8, 8, 64, 1536, 32000),
+    "M": (1024, 28, 16, 8, 128, 3072, 151936),
+    "4B": (2560, 36, 32, 8, 128, 9728, 151936),
+    "8B": (4096, 36, 32, 8, 128, 12288, 151936),
+}
+GPU_SIZES = ("4B", "8B")
+STEPS = [0.01, 0.03, 0.1, 0.3, 1.0]
+FOUR_STEPS = STEPS[1:]
+PROMPT_TOKENS, TARGET_TOKENS = (16, 48), (1, 3)
+PEER_SAMPLES = {"S": 12, "M": 3, "pocket": 60}
+SCALING = (1000, 10_000, 100_000)
+OURS = {"ours fp32": False, "ours hybrid": True}
+
+
+def build(size: str) -> PreTrainedModel:
+    """A Qwen3 of that shape: float32 on the CPU, bfloat16 on a GPU."""
+    width, blocks, heads, kv_heads, head, intermediate, vocabulary = SIZES[size]
+    config = AutoConfig.for_model(
+        "qwen3", vocab_size=vocabulary, hidden_size=width, intermediate_size=intermediate, num_hidden_layers=blocks,
+        num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head, tie_word_embeddings=size != "8B",
+        max_position_embeddings=128, eos_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    if size not in GPU_SIZES:
+        return AutoModelForCausalLM.from_config(config).eval()
+    if not torch.cuda.is_available():
+        raise ValueError(f"--size {size}: found no CUDA device, wanted one")
+    with torch.device("cuda"):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+
+
+def draw(size: str, count: int) -> list[Sample]:
+    """Samples whose lengths run through the whole range evenly, so that any few have the mean of all."""
+    rng = np.random.default_rng(0)
+    low, high = PROMPT_TOKENS if size != "pocket" else (5, 15)
+    span, least = high - low + 1, TARGET_TOKENS[0]
+
+    def some(length: int) -> tuple[int, ...]:
+        return tuple(rng.integers(3, SIZES[size][-1], size=length).tolist())
+
+    return [Sample(some(low + (17 * i) % span), some(least + i % TARGET_TOKENS[1])) for i in range(count)]
+
+
+def needed(size: str, samples: list[Sample], layer: int, steps: int) -> float:
+    """FLOPs a sample that nobody can do without: prefix forward, suffix forward and back, the steps' upper blocks."""
+    width, blocks, heads, kv_heads, head, intermediate, vocabulary = SIZES[size]
+    block = width * head * (2 * heads + 2 * kv_heads) + 3 * width * intermediate
+    prompt = np.mean([len(sample.prompt) for sample in samples])
+    target = np.mean([len(sample.target) for sample in samples])
+    above = (blocks - 1 - layer) * block
+    gradient = 2 * block * blocks * (prompt + target - 1) + 2 * above * target + 4 * width * vocabulary * target
+    return float(gradient + steps * 2 * (above + width * vocabulary))
+
+
+def peak(device: str) -> dict[str, float]:
+    """The best matrix product measured here, in GFLOP/s: float32 (plain or packed) and bfloat16."""
+    found: dict[str, float] = {}
+    many = 8192 if device == "cuda" else 1024
+    for dtype in (torch.float32, torch.bfloat16):
+        weight, stream = (torch.randn(many, many, device=device).to(dtype) for _ in range(2))
+        calls = [lambda w=weight, x=stream: torch.nn.functional.linear(x, w)]
+        if device == "cpu":
+            blocked = packed._packed(weight)
+            calls.append(lambda w=blocked, x=stream: packed._linear(x, w, None))
+        best = min(seconds(call, device) for call in calls for _ in range(8))
+        found[str(dtype).removeprefix("torch.")] = 2 * many**3 / best / 1e9
+    return found
+
+
+def seconds(call: Any, device: str) -> float:
+    """Processor seconds on the CPU, wall seconds on a GPU (waited for)."""
+    if device == "cpu":
+        start = time.process_time()
+        call()
+        return time.process_time() - start
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def resident() -> int:
+    """Most bytes of memory that this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def run_peer(name: str, size: str) -> dict[str, Any]:
+    """One peer's samples a second, on a few samples at batch 1."""
+    model = build(size)
+    base, peer, samples = resident(), PEERS[name](model), draw(size, PEER_SAMPLES[size] + 1)
+    layers, result = marks(size), dict[str, Any]()
+    own = samples[1:]
+    directions = [-peer.gradient(sample, layers[1]).detach().clone() for sample in samples][1:]
+    for layer in layers:
+        result[f"gradient@{layer}"] = len(own) / seconds(
+            lambda at=layer: [peer.gradient(one, at) for one in own], "cpu"
+        )
+
+    def steps(sizes: list[float]) -> None:
+        for sample, direction in zip(own, directions, strict=True):
+            for each in [0.0, *sizes]:
+                peer.step(sample, layers[1], direction, each)
+
+    step = 1 / (len(own) / seconds(lambda: steps(STEPS), "cpu"))
+    result["steps"] = 1 / step
+    result["gradient + 5 steps"] = 1 / (1 / result[f"gradient@{layers[1]}"] + step)
+    # Every layer by itself: a gradient each (their mean cost), four forwards each, one clean forward in all.
+    backward = float(np.mean([1 / result[f"gradient@{layer}"] for layer in layers]))
+    blocks = SIZES[size][1]
+    result["every layer x 4 steps"] = 1 / (blocks * (backward + 4 * step / 6) + step / 6)
+    return {**result, "peak bytes above the weights": resident() - base}
+
+
+def run_ours(hybrid: bool, size: str, count: int) -> dict[str, Any]:
+    """The engine's samples a second, after a warm-up that packs the weights (its seconds are reported)."""
+    device = "cuda" if size in GPU_SIZES else "cpu"
+    decoder, samples, result = Decoder(build(size)), draw(size, count), dict[str, Any]()
+    base, layers, every = resident(), marks(size), list(range(SIZES[size][1]))
+
+    def gradient(own: list[Sample], layer: int) -> None:
+        list(activation_gradients(decoder, own, [layer], hybrid=hybrid))
+
+    def both(own: list[Sample], where: list[int], sizes: list[float]) -> None:
+        list(gradients_and_steps(decoder, own, where, sizes, top_tokens=20, hybrid=hybrid))
+
+    few = samples[: max(4, count // 4)]
+    result["warm-up seconds"] = seconds(lambda: both(samples[:2], [0], STEPS), device)
+    for layer in layers:
+        result[f"gradient@{layer}"] = count / seconds(lambda at=layer: gradient(samples, at), device)
+    result["gradient + 5 steps"] = count / seconds(lambda: both(samples, layers[1:2], STEPS), device)
+    if device == "cpu":
+        result["every layer x 4 steps"] = len(few) / seconds(lambda: both(few, every, FOUR_STEPS), device)
+        result["peak bytes above the weights"] = resident() - base
+    else:
+        result["peak bytes"] = torch.cuda.max_memory_allocated()
+        tokens = np.mean([len(sample.prompt) + len(sample.target) - 1 for sample in samples])
+        result["tokens a second"] = float(tokens * result[f"gradient@{layers[1]}"])
+    best = peak(device)
+    rate = best["bfloat16" if device == "cuda" else "float32"] * 1e9
+    for key, steps in ((f"gradient@{layers[1]}", 0), ("gradient + 5 steps", len(STEPS))):
+        result[f"share of peak, {key}"] = needed(size, samples, layers[1], steps) * result[key] / rate
+    result["packed linears"] = packed.faster() if device == "cpu" else False
+    return {**result, "peak GFLOP/s": best, "storage": storage(decoder, samples, layers[1]) if not hybrid else None}
+
+
+def storage(decoder: Decoder, samples: list[Sample], layer: int) -> dict[str, float]:
+    """Bytes on disk and write seconds a sample, of a store at 7 kept mantissa bits (bfloat16's), a shard at least."""
+    batches = list(activation_gradients(decoder, samples[:64], [layer]))
+    names = ("gradient", "activation", "target_logprob", "answer_logprob", "top_token")
+    piece = {name: np.concatenate([getattr(batch, name) for batch in batches]) for name in names}
+    times = max(1, 4096 // len(piece["gradient"]))
+    rng = np.random.default_rng(0)
+    piece = {name: np.concatenate([values] * times) for name, values in piece.items()}
+    piece["gradient"] *= rng.uniform(0.5, 1, piece["gradient"].shape).astype(np.float32)  # no row repeats another
+    piece["activation"] *= rng.uniform(0.5, 1, piece["activation"].shape).astype(np.float32)
+    piece["answer_logprob"][:] = 0
+    rows = len(piece["gradient"])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "store.zarr"
+        spent = seconds(lambda: write_store(path, [piece], [f"{row:016x}" for row in range(rows)], 7, {}), "cpu")
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return {"bytes a sample": size / rows, "seconds a sample": spent / rows}
+
+
+def run_scaling(size: str, count: int) -> dict[str, Any]:
+    """Cost and memory of a run of that many samples, results dropped as they come."""
+    decoder, samples = Decoder(build(size)), draw(size, count)
+    for _ in activation_gradients(decoder, samples[:1000], marks(size)[1:2]):
+        pass
+    base = resident()
+
+    def run() -> None:
+        for _ in gradients_and_steps(decoder, samples, marks(size)[1:2], STEPS, top_tokens=20):
+            pass
+
+    spent = seconds(run, "cpu")
+    return {"samples a second": count / spent, "peak bytes above 1000 gradients": resident() - base}
+
+
+def marks(size: str) -> list[int]:
+    """A low, a middle and a high layer."""
+    blocks = SIZES[size][1]
+    return [1, blocks // 2 - 1, blocks - 2]
+
+
+def alone(size: str, count: int, tool: str) -> dict[str, Any]:
+    """One tool's figures from a process of its own; where it is missing or fails, a line that says so."""
+    command = [sys.executable, "-m", "tests.benchmarks.engine", "--size", size, "--samples", str(count), "--tool", tool]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return {"absent": last if "Error" in last else f"failed: {last}"}
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def one(tool: str, size: str, count: int) -> dict[str, Any]:
+    """Runs one tool in this process."""
+    torch.set_num_threads(1)
+    if tool in PEERS:
+        return run_peer(tool, size)
+    if tool == "accuracy":
+        return accuracy(build(size), draw(size, 16 if size == "M" else 64), STEPS)
+    return run_scaling(size, count) if tool == "scaling" else run_ours(OURS[tool], size, count)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on; no names."""
+    cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").is_file() else ""
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in cpu.splitlines())}
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    model = (
+        f"{facts.get('model name', platform.machine())}, family {facts.get('cpu family')} model {facts.get('model')}"
+    )
+    return {"cpu": model, "cores": os.cpu_count(), "threads used": 1, "gpu": gpu, "torch": torch.__version__}
+
+
+def main() -> None:
+    """Runs all tools and writes the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="S", help="shape of the model")
+    parser.add_argument("--samples", type=int, default=256, help="samples that the engine measures (peers: fewer)")
+    parser.add_argument("--scaling", action="store_true", help="cost and memory by number of samples instead")
+    parser.add_argument("--tool", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.tool:
+        print(json.dumps(one(given.tool, given.size, given.samples)))
+        return
+    tools = [*PEERS, *OURS, "accuracy"] if given.size not in GPU_SIZES else ["ours fp32"]
+    counts = (
+        [(str(count), count, "scaling") for count in SCALING]
+        if given.scaling
+        else [(t, given.samples, t) for t in tools]
+    )
+    found: dict[str, Any] = {"size": given.size, "samples": given.samples, "date": str(date.today()), **machine()}
+    for name, count, tool in counts:
+        found[name] = alone(given.size, count, tool)
+        print(f"{name}: {json.dumps(found[name])}", flush=True)
+    RESULTS.mkdir(exist_ok=True)
+    stem = RESULTS / f"engine-{given.size}{'-scaling' if given.scaling else ''}"
+    stem.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    stem.with_suffix(".md").write_text(report(found), encoding="utf-8")
+
+
+def report(found: dict[str, Any]) -> str:
+    """The figures as Markdown: one row a figure, one column a tool, ratios to the naive loop in brackets."""
+    tools = [key for key, value in found.items() if isinstance(value, dict) and key != "accuracy"]
+    lines = [f"# Engine benchmark, size {found['size']}, {found['date']}", ""]
+    cores = f"{found['cores']} cores, {found['threads used']} used"
+    lines += [f"{found['cpu']}; {cores}; GPU: {found['gpu']}; torch {found['torch']}", ""]
+    lines += ["Samples a second unless said otherwise; in brackets the ratio to the naive loop of the same run.", ""]
+    lines += [f"- {tool}: {found[tool]['absent']}" for tool in tools if "absent" in found[tool]]
+    keys = dict.fromkeys(key for tool in tools for key in found[tool] if key != "absent")
+    lines += [f"| | {' | '.join(tools)} |", "|---" * (len(tools) + 1) + "|"]
+    naive = found.get("naive", {})
+    for key in keys:
+        cells: list[str] = []
+        for tool in tools:
+            value = found[tool].get(key)
+            cell = f"{value:,.3g}" if isinstance(value, float) else "" if value is None else json.dumps(value)
+            rate = isinstance(value, float) and isinstance(naive.get(key), float)
+            cells.append(f"{cell} ({value / naive[key]:.1f}x)" if rate and tool != "naive" else cell)
+        lines.append(f"| {key} | {' | '.join(cells)} |")
+    for key, value in found.get("accuracy", {}).items():
+        lines += ["", f"- {key}: {json.dumps(value)}"]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""A small class for the small pocket model: gradients that say what they correct, settings, and readers."""
+
+import torch
+
+from stages.core.facts import Domain
+from stages.core.neural.decoder import Decoder
+from stages.core.neural.reader import Reader, new_card
+from stages.core.neural.training import Curriculum, Lesson
+from stages.core.params import Projector
+
+REFERENCE = (0.5, 2.0)
+
+
+def settings(**changes: object) -> Projector:
+    """Settings of the section `projector`; keywords replace them."""
+    return Projector.model_validate(
+        {
+            "architecture": "mirror_mlp", "width": 16, "layers": [0, 1], "held_out_domains": [], "slot_token": "<slot>",
+            "steps": 12, "batch": 16, "report_batch": 4, "sharpness": 20.0, "slot_loss": 1.0, "flips": 0.3,
+            "shams": 0.2, "learning_rate": 0.003, "weight_decay": 0.01, "validate_every": 4, "validation_batch": 8,
+            "patience": 3, "missed": 0.05, "seeds": [0],
+        }
+        | changes
+    )  # fmt: skip
+
+
+def new_reader(decoder: Decoder, wanted: Projector) -> Reader:
+    """An untrained reader."""
+    card = new_card(
+        decoder, architecture=wanted.architecture, width=wanted.width, layers=tuple(wanted.layers), reference=REFERENCE,
+        slot_token=wanted.slot_token, sharpness=wanted.sharpness, model="pocket", commit="0", held_out_domains=(),
+        seeds=tuple(wanted.seeds), gates=(0.0,),
+    )  # fmt: skip
+    return Reader.new(decoder, card, wanted.seeds[0])
+
+
+def curriculum(decoder: Decoder, domains: list[Domain], wanted: Projector, unseen: str = "") -> Curriculum:
+    """Every move between two entities of a domain; its gradient is made of their embeddings, one layer like the other.
+
+    `unseen`: an entity that no report may name as moved to.
+    """
+    lessons, gradients = [], []
+    for domain in domains:
+        for to in domain.entities:
+            for away in domain.entities:
+                if to not in (away, unseen):
+                    lessons.append(Lesson(domain.domain, to, away, flip=away != unseen))
+                    ids = torch.tensor([decoder.continuation(name)[-1] for name in (away, to)])
+                    away_embedding, to_embedding = decoder.embed(ids)
+                    gradients.append((away_embedding - to_embedding).expand(len(REFERENCE), -1))
+    hosts = {
+        domain.domain: [
+            relation.templates[0].format(subject=fact.subject)
+            for relation in domain.relations.values()
+            for fact in relation.facts
+        ]
+        for domain in domains
+    }
+    return Curriculum(torch.stack(gradients), lessons, hosts, torch.tensor(REFERENCE), wanted, wanted.seeds[0])

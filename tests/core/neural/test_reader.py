@@ -1,0 +1,111 @@
+"""The reader: what reports depend on, and that a projector is only used with the model it was made for."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stages.core.files import write_json
+from stages.core.neural.decoder import Decoder
+from stages.core.neural.reader import Reader
+from tests.core.neural.teaching import new_reader, settings
+
+HOSTS = [None, "The capital of Peru is", "It is known that the composer of Tosca is"] * 4
+
+
+@pytest.fixture
+def reader(small_decoder: Decoder) -> Reader:
+    return new_reader(small_decoder, settings(architecture="linear"))
+
+
+def gradients(reader: Reader) -> torch.Tensor:
+    return torch.randn(len(HOSTS), 2, reader.decoder.d_model, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("injected", [True, False])
+def test_batch_size_and_order_change_no_report(reader: Reader, injected: bool):
+    read = gradients(reader) if injected else None
+    wanted = reader.report(HOSTS, read, 5, batch=256)
+    for batch in (1, 5):
+        assert reader.report(HOSTS, read, 5, batch=batch) == wanted
+    backwards = reader.report(HOSTS[::-1], None if read is None else read.flip(0), 5)
+    assert backwards[::-1] == wanted and len(set(wanted)) > 1
+
+
+def test_without_injection_the_report_is_what_the_model_itself_goes_on_with(reader: Reader):
+    for host, report in zip(HOSTS, reader.report(HOSTS, None, 5), strict=True):
+        ids = torch.tensor([reader.prompt(host).ids])
+        plain = reader.decoder.model.generate(ids, max_new_tokens=5, do_sample=False)[0, ids.shape[1] :]  # type: ignore[operator]
+        assert report == str(reader.decoder.tokenizer.decode(plain, skip_special_tokens=True)).strip()  # type: ignore[union-attr]
+
+
+def test_slots_hold_a_mean_of_token_embeddings(reader: Reader):
+    vectors = reader.project(gradients(reader))
+    weights = reader.naming(vectors).softmax(-1)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:2]))
+    torch.testing.assert_close(reader.sharpen(vectors), weights @ reader.tokens)
+    torch.testing.assert_close(reader.sharpen(3 * vectors), reader.sharpen(vectors))  # only the direction counts
+
+
+def test_below_the_gate_the_first_slot_says_no(reader: Reader):
+    read = gradients(reader)
+    _, confidence = reader.fill(read)
+    reader.gate = confidence.median().item()
+    filled, again = reader.fill(read)
+    shut = again < reader.gate
+    assert torch.equal(again, confidence) and 0 < shut.sum() < len(shut)
+    silence = reader.tokens[reader.decoder.continuation("no")[0]]
+    assert torch.equal(filled[shut][:, 0], silence.expand(int(shut.sum()), -1))
+    assert not (filled[~shut][:, 0] == silence).all(-1).any()
+
+
+def saved(reader: Reader, folder: Path) -> None:
+    reader.save(folder)
+    write_json(folder / "projector.json", reader.card.model_dump(mode="json"))
+
+
+def test_a_projector_comes_back_the_same(reader: Reader, tmp_path: Path):
+    saved(reader, tmp_path)
+    loaded = Reader.load(reader.decoder, tmp_path, "pocket", "0")
+    assert loaded.card == reader.card and loaded.seed == reader.seed and not loaded.projector.training
+    assert torch.equal(loaded.vectors(gradients(reader)), reader.vectors(gradients(reader)))
+
+
+def edit(**changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "projector.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+WEIGHTS = "seed_0.safetensors"
+BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "another model": (edit(model="other"), "projector.json: model: made for 'other', the model here has 'pocket'; run dvc repro"),
+    "another commit": (edit(commit="1"), "projector.json: commit: made for '1', the model here has '0'"),
+    "another width": (edit(d_model=64), "projector.json: d_model: made for 64, the model here has 32"),
+    "a layer out of range": (edit(layers=[0, 9]), "projector.json: layers: found 9, wanted 0 to 1"),
+    "an unknown key": (edit(misspelt=1), "projector.json: misspelt: unknown key"),
+    "a wrong type": (edit(width="wide"), "projector.json: width: wanted a valid integer"),
+    "no card": (lambda folder: (folder / "projector.json").unlink(), "projector.json: no such file; run the stage"),
+    "other weights": (edit(width=8, architecture="mlp"), f"{WEIGHTS}: not the weights of .*projector.json"),
+    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), f"{WEIGHTS}: not the weights of"),
+    "weights cut short": (lambda folder: (folder / WEIGHTS).write_bytes(b"12345678"), f"{WEIGHTS}: not the weights of"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_projector_that_does_not_fit_is_refused(reader: Reader, tmp_path: Path, fault: str):
+    saved(reader, tmp_path)
+    spoil, message = BROKEN[fault]
+    spoil(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        Reader.load(reader.decoder, tmp_path, "pocket", "0")
+
+
+def test_an_unknown_architecture_is_named_with_those_that_are_known(small_decoder: Decoder):
+    with pytest.raises(ValueError, match=r"params.yaml: projector.architecture: found 'mpl', wanted one of .*, mlp"):
+        new_reader(small_decoder, settings(architecture="mpl"))
