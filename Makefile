@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: env repro deps check test bench
+.PHONY: env repro leave-one-out deps check test bench
 
 env: $(VENV)/.built
 
@@ -12,8 +12,12 @@ $(VENV)/.built: pyproject.toml constraints.txt
 	python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
-repro: env
+repro: deps
 	dvc repro
+	python -m stages.tools.record
+
+leave-one-out: env
+	python -m stages.tools.leave_one_out
 
 deps: env
 	python -m stages.tools.dependencies

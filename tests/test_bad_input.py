@@ -1,4 +1,4 @@
-"""Every mistake that issue 2 names, through the real command: what is said, and that nothing that was there is touched."""
+"""Every mistake that issue 2 names, through the real command: what is said, and that nothing is touched by it."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model__pocket__heads=2,
         model__pocket__steps=2,
         model__pocket__batch=4,
-        prompts__targets=1,
+        prompts__targets=2,
         gradients__layers=[0, 1],
         virtual_step__layer=1,
         projector__layers=[1],
@@ -129,13 +129,13 @@ def nan(root: Path) -> None:
     array[5, 1, 3] = np.nan
 
 
-def nan_word(root: Path) -> None:
-    """The model reads NaN in the last prompt's word WORD: so is every gradient of its prompts, and of no others."""
+def nan_word(root: Path, word: str = WORD) -> None:
+    """The model reads NaN in a word: so is every gradient of the prompts that hold it, and of no others."""
     path, config = root / "data/model/model.safetensors", root / "data/model/config.json"
     weights = load_file(path)
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
     vocabulary = json.loads((root / "data/model/tokenizer.json").read_text())["model"]["vocab"]
-    weights["model.embed_tokens.weight"][vocabulary[WORD]] = float("nan")
+    weights["model.embed_tokens.weight"][vocabulary[word]] = float("nan")
     save_file(weights, path, metadata={"format": "pt"})
     config.write_text(json.dumps(json.loads(config.read_text()) | {"tie_word_embeddings": False}))
 
@@ -146,7 +146,8 @@ PROJECTOR, VIRTUAL = ("projector",), ("virtual_step", NAME)
 MISTAKES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "an unknown domain": (
         lambda root: None, ("prompts", "sport"),
-        r"params.yaml: domains: unknown domain 'sport': no file data/facts/sport.yaml \(domains with facts: geography, music\)",
+        r"params.yaml: domains: unknown domain 'sport': no file data/facts/sport.yaml "
+        r"\(domains with facts: geography, music\)",
     ),
     "an unknown domain in the list": (
         params(domains=["music", "sport"]), ("model",), r"params.yaml: domains: unknown domain 'sport'",
@@ -159,7 +160,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
         r"params.yaml: projector.held_out_domains: 'sport' is not among domains \['geography', 'music'\]",
     ),
     "a domain that no prompts were made of": (
-        lambda root: None, ("gradients", "sport"), r"data/prompts/sport.parquet: no such file; run the stage that writes it",
+        lambda root: None, ("gradients", "sport"),
+        r"data/prompts/sport.parquet: no such file; run the stage that writes it",
     ),
     "a facts file with a missing field": (
         facts(lambda relation: relation["facts"][3].pop("answer")), ("prompts", NAME),
@@ -179,7 +181,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "a misspelt param": (
         rename_param, VIRTUAL,
         r"params.yaml: virtual_step.step_sizes: missing: wanted this key\n"
-        r"params.yaml: virtual_step.stepsizes: unknown key \(misspelt, or of another section\) \(found \[0.5, 1.0, 2.0\]\)",
+        r"params.yaml: virtual_step.stepsizes: unknown key \(misspelt, or of another section\) "
+        r"\(found \[0.5, 1.0, 2.0\]\)",
     ),
     "a param of the wrong type": (
         params(prompts__targets="four"), ("prompts", NAME),
@@ -190,7 +193,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     ),
     "a model folder that is empty": (
         folder(), ("model",),
-        r"params.yaml: model.source: mine: found no causal language model, wanted a folder in Hugging Face format \(config.json",
+        r"params.yaml: model.source: mine: found no causal language model, "
+        r"wanted a folder in Hugging Face format \(config.json",
     ),
     "a model folder without weights": (
         folder(config='{"model_type": "qwen3"}'), ("model",),
@@ -217,23 +221,29 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     ),
     "a layer that isn't stored, of the projector": (
         params(projector__layers=[3]), PROJECTOR,
-        r"params.yaml: projector.layers: found 3, data/gradients/geography.zarr holds \[0, 1\]; add it to gradients.layers",
+        r"params.yaml: projector.layers: found 3, data/gradients/geography.zarr holds \[0, 1\]; "
+        r"add it to gradients.layers",
     ),
     "a store cut short": (
-        cut_short, VIRTUAL, r"data/gradients/music.zarr: gradient: a shard can't be read .*: the store was cut short; delete",
+        cut_short, VIRTUAL,
+        r"data/gradients/music.zarr: gradient: a shard can't be read .*: the store was cut short; delete",
     ),
     "a store that lacks a shard": (
-        lose_shard, PROJECTOR, r"data/gradients/music.zarr: activation: found 0 of 1 shards: the store was cut short; delete",
+        lose_shard, PROJECTOR,
+        r"data/gradients/music.zarr: activation: found 0 of 1 shards: the store was cut short; delete",
     ),
     "NaN in a stored gradient": (
-        nan, VIRTUAL, r"data/gradients/music.zarr: gradient of prompt {5}: NaN or infinite, wanted numbers; 1 such rows",
+        nan, VIRTUAL,
+        r"data/gradients/music.zarr: gradient of prompt {5}: NaN or infinite, wanted numbers; 1 such rows",
     ),
     "NaN in a stored gradient, of the projector": (
-        nan, PROJECTOR, r"data/gradients/music.zarr: gradient of prompt {5}: NaN or infinite, wanted numbers; 1 such rows",
+        nan, PROJECTOR,
+        r"data/gradients/music.zarr: gradient of prompt {5}: NaN or infinite, wanted numbers; 1 such rows",
     ),
     "NaN in a computed gradient": (
         nan_word, ("gradients", NAME),
-        r"data/prompts/music.parquet: prompt {word} \('.*Seasons.*' -> '.*'\): loss or gradient is not finite; \d+ such rows",
+        r"data/prompts/music.parquet: prompt {word} \('.*Seasons.*' -> '.*'\): "
+        r"loss or gradient is not finite; \d+ such rows",
     ),
 }  # fmt: skip
 
@@ -251,6 +261,18 @@ def test_a_mistake_is_named_and_touches_nothing(mistake: str, root: Path):
     assert isinstance(caught.value.code, str)  # which python prints to stderr, with exit code 1
     assert caught.value.code.count("\n") == message.count(r"\n")
     assert files(root) == before
+
+
+def test_the_prompt_that_is_named_is_the_right_one_in_a_later_shard(root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("stages.core.gradient_store.SHARD_BYTES", 1)
+    prompts = pl.read_parquet(f"data/prompts/{NAME}.parquet")
+    assert len(prompts) > 64
+    word = prompts["subject"][-1].split()[-1]
+    spelt = prompts.with_row_index().filter(pl.col("prompt").str.contains(word))
+    assert spelt["index"][0] >= 64
+    nan_word(root, word)
+    with pytest.raises(SystemExit, match=rf"prompt {spelt['prompt_id'][0]} \('.*{word}.*; {len(spelt)} such rows"):
+        stage("gradients", NAME)
 
 
 def test_the_command_itself_says_it_in_one_line_with_exit_code_1(root: Path):

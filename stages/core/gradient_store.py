@@ -164,8 +164,9 @@ def read_store(path: Path, prompt_ids: Sequence[str]) -> Gradients:
         what = f"{type(error).__name__}: {one_line(error)}"
         raise ValueError(f"{path}: not a whole gradient store ({what}); {advice}") from error
     arrays = {name: read_whole(path, name, array) for name, array in found.items()}
-    if len(attributes.get("layers", ())) != arrays["gradient"].shape[1]:
-        raise ValueError(f"{path}: layers: found {attributes.get('layers')}, wanted the layers of its arrays; {advice}")
+    layers = attributes.get("layers")
+    if not isinstance(layers, list) or len(layers) != arrays["gradient"].shape[1]:
+        raise ValueError(f"{path}: layers: found {layers}, wanted the layers of its arrays; {advice}")
     ids = [bytes(row).decode("ascii", "replace") for row in arrays.pop("prompt_id")]
     if ids != list(prompt_ids):
         raise ValueError(

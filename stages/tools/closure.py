@@ -31,10 +31,14 @@ class Closure:
         self.root = root
         with imported_from(root):
             self.graph = grimp.build_graph(PACKAGE, cache_dir=None)
-        files = sorted(path for path in (root / PACKAGE).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        files = sorted(
+            path for path in (root / PACKAGE).rglob("*") if path.is_file() and "__pycache__" not in path.parts
+        )
         for path in files:
             if path.name == "__init__.py" and path.read_text(encoding="utf-8").strip():
-                raise ValueError(f"{path.relative_to(root)}: found content, wanted an empty file: it would be a hidden dependency")
+                raise ValueError(
+                    f"{path.relative_to(root)}: found content, wanted an empty file: it would be a hidden dependency"
+                )
         self.assets: dict[str, list[Path]] = {}
         for path in files:
             if path.suffix not in (".py", ".pyc"):
@@ -66,7 +70,9 @@ class Closure:
         while waiting:
             module = waiting.pop()
             if module not in self.graph.modules:
-                raise ValueError(f"{module.replace('.', '/')}.py: no such module, but dvc.yaml or params.yaml asks for it")
+                raise ValueError(
+                    f"{module.replace('.', '/')}.py: no such module, but dvc.yaml or params.yaml asks for it"
+                )
             for name in {module} | self.graph.find_upstream_modules(module):
                 if name in found:
                     continue
@@ -75,8 +81,9 @@ class Closure:
                     waiting.append(filled(BY_NAME[name], params)[0])
                 elif call := dynamic_import(self.path(name)):
                     raise ValueError(
-                        f"{self.path(name).relative_to(self.root)}: {call} imports by a computed name, which no tool can follow; "
-                        "import it by its name, or say what it imports in stages/tools/closure.py: BY_NAME"
+                        f"{self.path(name).relative_to(self.root)}: {call} imports by a computed name, "
+                        "which no tool can follow; import it by its name, or say what it imports in "
+                        "stages/tools/closure.py: BY_NAME"
                     )
         return found
 
@@ -93,14 +100,16 @@ class Closure:
             yield from self.assets[name]
 
     def sections(self, stage: str) -> list[str]:
-        """The sections of params.yaml that the stage's script gives to `read_sections`; none if it reads the file whole."""
+        """The sections of params.yaml that the stage gives to `read_sections`; none: it reads the whole file."""
         module = f"{PACKAGE}.{stage}"
         calls = [node for node in ast.walk(parsed(self.path(module))) if isinstance(node, ast.Call)]
         kinds = [call.args[0] for call in calls if getattr(call.func, "id", "") == "read_sections"]
         found: dict[str, None] = {}
         for kind in kinds:
             if not isinstance(kind, ast.Name):
-                raise ValueError(f"stages/{stage}.py: line {kind.lineno}: read_sections: found no name, wanted that of a class")
+                raise ValueError(
+                    f"stages/{stage}.py: line {kind.lineno}: read_sections: found no name, wanted that of a class"
+                )
             found |= dict.fromkeys(self.fields(module, kind.id))
         return list(found)
 
@@ -108,11 +117,21 @@ class Closure:
         """The fields of class `name`, defined in `module` or imported there."""
         for node in ast.walk(parsed(self.path(module))):
             if isinstance(node, ast.ClassDef) and node.name == name:
-                return [item.target.id for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
-            if isinstance(node, ast.ImportFrom) and node.module and any((a.asname or a.name) == name for a in node.names):
+                return [
+                    item.target.id
+                    for item in node.body
+                    if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+                ]
+            if (
+                isinstance(node, ast.ImportFrom)
+                and node.module
+                and any((a.asname or a.name) == name for a in node.names)
+            ):
                 original = next(a.name for a in node.names if (a.asname or a.name) == name)
                 return self.fields(node.module, original)
-        raise ValueError(f"{self.path(module).relative_to(self.root)}: class {name}: neither defined nor imported there")
+        raise ValueError(
+            f"{self.path(module).relative_to(self.root)}: class {name}: neither defined nor imported there"
+        )
 
 
 @contextmanager
@@ -141,7 +160,9 @@ def tree(text: str) -> ast.Module:
 
 def strings(path: Path) -> set[str]:
     """The string literals of a Python file."""
-    return {node.value for node in ast.walk(parsed(path)) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return {
+        node.value for node in ast.walk(parsed(path)) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
 
 
 def dynamic_import(path: Path) -> str:
@@ -166,7 +187,9 @@ def filled(pattern: str, params: dict[str, Any]) -> list[str]:
     value: Any = params
     for part in field.group(1).split("."):
         if not isinstance(value, dict) or part not in value:
-            raise ValueError(f"params.yaml: {field.group(1)}: missing: wanted this key, since dvc.yaml or the tool names it")
+            raise ValueError(
+                f"params.yaml: {field.group(1)}: missing: wanted this key, since dvc.yaml or the tool names it"
+            )
         value = value[part]
     values = value if isinstance(value, list) else [value]
     return [pattern.replace(field.group(0), str(item)) for item in values]

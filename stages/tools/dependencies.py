@@ -43,7 +43,9 @@ def wanted(stage: str, entry: dict[str, Any], closure: Closure, params: dict[str
     """The `deps` and `params` that a stage should have; what was written by hand keeps its place in front."""
     trained = params["model"]["source"] == POCKET
     gathers = entry.get("meta", {}).get("gathers", [])
-    written = re.compile("|".join([f"{PACKAGE}/.*", *(re.sub(r"\\\{.*?\\\}", "[^/${}]+", re.escape(pattern)) for pattern in gathers)]))
+    written = re.compile(
+        "|".join([f"{PACKAGE}/.*", *(re.sub(r"\\\{.*?\\\}", "[^/${}]+", re.escape(pattern)) for pattern in gathers)])
+    )
     by_hand = [dep for dep in entry.get("deps") or [] if not written.fullmatch(dep) and not is_own_model(dep)]
     code = closure.files(stage, params)
     sections = closure.sections(stage) or list(params)

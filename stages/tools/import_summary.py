@@ -9,6 +9,7 @@ from rich.table import Table
 from stages.core.facts import Relation, facts_path
 from stages.tools.import_facts import FEWEST, WANTED, Imported, pocket_spelling
 
+FEW = 20
 FACTS, ANSWERS, RELATIONS = 80, 40, 2
 """What each of the project's own domains has at least."""
 
@@ -79,7 +80,9 @@ def _notes(imported: Imported) -> Iterator[str]:
     )
     short = [f"{what} {found} of {wanted}" for found, wanted, what in sizes if found < wanted]
     if short:
-        yield f"smaller than the project's own domains ({', '.join(short)}): its row will have wider intervals"
+        facts = sizes[0][0]
+        then = "wider intervals" if facts >= FEW else "wide intervals, if its test split is large enough at all"
+        yield f"smaller than the project's own domains ({', '.join(short)}): its row will have {then}"
     odd = [entity for entity in domain.entities if pocket_spelling(entity) != entity]
     if odd:
         yield (

@@ -127,14 +127,18 @@ def test_the_steering_vector_goes_from_the_answer_s_mean_to_the_target_s():
     move = POOL.train_activations[at[0]].mean(0) - POOL.train_activations[at[1]].mean(0)
     unit = -move / np.linalg.norm(move, axis=-1, keepdims=True)
     found = read("steering_vector")
-    np.testing.assert_allclose(found / np.linalg.norm(found, axis=-1, keepdims=True), np.tile(unit, (ROWS, 1, 1)), atol=1e-5)
+    np.testing.assert_allclose(
+        found / np.linalg.norm(found, axis=-1, keepdims=True), np.tile(unit, (ROWS, 1, 1)), atol=1e-5
+    )
 
 
 def test_covariance_matched_vectors_have_the_training_gradients_mean_and_covariance():
     many = Pool(pl.DataFrame({"prompt_id": ["x"] * 20000}), numbers(0, 20000), numbers(1, 20000), REFERENCE, 0, TRAIN,
                 numbers(2, len(TRAIN)), numbers(3, len(TRAIN)))  # fmt: skip
     assert many.train_gradients is not None
-    found, train = (values.reshape(len(values), -1) for values in (read("covariance_matched", many), many.train_gradients))
+    found, train = (
+        values.reshape(len(values), -1) for values in (read("covariance_matched", many), many.train_gradients)
+    )
     spread = train.std(0)
     assert np.abs((found.mean(0) - train.mean(0)) / spread).max() < 0.05
     np.testing.assert_allclose(np.cov(found.T), np.cov(train.T, ddof=0), atol=0.15 * spread.max() ** 2)

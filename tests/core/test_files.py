@@ -81,7 +81,11 @@ def test_a_piece_that_is_cut_off_is_made_again():
 
     with pytest.raises(KeyboardInterrupt):
         Scratch("stage", "input").piece("a", cut)
-    assert Scratch("stage", "input").piece("a", lambda path: path.write_text("whole") and None).read_text() == "whole"
+
+    def whole(path: Path) -> None:
+        path.write_text("whole")
+
+    assert Scratch("stage", "input").piece("a", whole).read_text() == "whole"
 
 
 def test_other_inputs_and_other_code_find_no_pieces(monkeypatch: pytest.MonkeyPatch):

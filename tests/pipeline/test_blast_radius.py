@@ -29,7 +29,12 @@ def of(stages: Iterable[str], domains: Iterable[str]) -> set[str]:
 def comment(name: str) -> Callable[[Path], None]:
     """Adds a line to a file that changes nothing that it does."""
     mark = {".py": "\n# A remark.\n", ".css": "\n/* A remark. */\n", ".md": "\nA remark.\n"}[Path(name).suffix]
-    return lambda root: (root / name).write_text((root / name).read_text(encoding="utf-8") + mark, encoding="utf-8") and None
+
+    def edit(root: Path) -> None:
+        path = root / name
+        path.write_text(path.read_text(encoding="utf-8") + mark, encoding="utf-8")
+
+    return edit
 
 
 def params(**changes: object) -> Callable[[Path], None]:
@@ -68,7 +73,10 @@ POCKET = {
     "the local teacher": (comment("stages/labellers/local.py"), of(("labels",), ALL)),
     "a fact, which the pocket model learns": (other_fact, FROM_MODEL | {"prompts@music"}),
     "a domain more, which it learns": (add_domain, FROM_MODEL | of(MATRIX, ["history"])),
-    "how prompts are made, though they come out the same": (comment("stages/core/corrections.py"), of(("prompts",), ALL)),
+    "how prompts are made, though they come out the same": (
+        comment("stages/core/corrections.py"),
+        of(("prompts",), ALL),
+    ),
     "a projector param": (params(projector__steps=6), GATHERING),
     "an evaluation param": (params(evaluation__seed=1), {"evaluation", "report"}),
     "an evaluation file, though the numbers stay": (comment("stages/controls/conditions.py"), {"evaluation"}),

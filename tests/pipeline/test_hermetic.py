@@ -22,13 +22,15 @@ def test_every_stage_is_among_those_run(tiny_pipeline: Path):
     assert {name.split("@")[0] for name in locked(tiny_pipeline)} == set(STAGES)
 
 
-# What a mistake adds to a script (before its last lines), the stage, what the hermetic run says, and what the tool says.
+# What a mistake adds to a script (before its last lines), the stage, what the hermetic run says, what the tool says.
 PLANTED = {
-    "an import": ("import stages.core.scoring", "prompts@music", "No module named 'stages.core.scoring'", "lacks stages/core/scoring.py"),
+    "an import": ("import stages.core.scoring", "prompts@music", "No module named 'stages.core.scoring'",
+                  "lacks stages/core/scoring.py"),
     "a section": ("class More(Section):\n    domains: list\n\nread_sections(More)", "prompts@music",
                   "params.yaml: domains", "prompts: params: lacks domains"),
     "a file": ("Path('data/facts/geography.yaml').read_text()", "prompts@music", "data/facts/geography.yaml", None),
-    "an output": ("Path('data/more.txt').write_text('more')", "prompts@music", "data/more.txt: written, but not declared", None),
+    "an output": ("Path('data/more.txt').write_text('more')", "prompts@music",
+                  "data/more.txt: written, but not declared", None),
     "an output far away": ("(Path.home() / 'more.txt').write_text('more')", "prompts@music",
                            "more.txt: written outside of the repository", None),
     "a clock": ("import time; stamp = str(time.time_ns()); make_prompts = lambda *_, old=make_prompts: "
@@ -43,11 +45,15 @@ def test_a_planted_mistake_is_caught(mistake: str, tiny_pipeline: Path, warm_pyt
     root = tiny.copied(tiny_pipeline, tmp_path / "repository")
     script = root / "stages" / f"{stage.split('@')[0]}.py"
     text = script.read_text(encoding="utf-8")
-    script.write_text(text.replace('\nif __name__ == "__main__":', f'\n{line}\n\nif __name__ == "__main__":'), encoding="utf-8")
+    script.write_text(
+        text.replace('\nif __name__ == "__main__":', f'\n{line}\n\nif __name__ == "__main__":'), encoding="utf-8"
+    )
     found = faults(root, stage, warm_python, tmp_path / "run")
     assert any(complaint in fault for fault in found), found
     static = differences(root, write=False)
-    assert [line for line in static if seen_by_the_tool and seen_by_the_tool in line] or seen_by_the_tool is None, static
+    assert [line for line in static if seen_by_the_tool and seen_by_the_tool in line] or seen_by_the_tool is None, (
+        static
+    )
 
 
 def test_a_dependency_too_many_is_seen_by_the_tool_alone(tiny_pipeline: Path, warm_python: Warm, tmp_path: Path):
@@ -55,6 +61,11 @@ def test_a_dependency_too_many_is_seen_by_the_tool_alone(tiny_pipeline: Path, wa
     root = tiny.copied(tiny_pipeline, tmp_path / "repository")
     path = root / "dvc.yaml"
     text = path.read_text(encoding="utf-8")
-    path.write_text(text.replace("- stages/prompts.py\n", "- stages/prompts.py\n      - stages/core/scoring.py\n", 1), encoding="utf-8")
-    assert "dvc.yaml: prompts: deps: has stages/core/scoring.py, which it doesn't read" in differences(root, write=False)
+    path.write_text(
+        text.replace("- stages/prompts.py\n", "- stages/prompts.py\n      - stages/core/scoring.py\n", 1),
+        encoding="utf-8",
+    )
+    assert "dvc.yaml: prompts: deps: has stages/core/scoring.py, which it doesn't read" in differences(
+        root, write=False
+    )
     assert not faults(root, "prompts@music", warm_python, tmp_path / "run")

@@ -34,7 +34,9 @@ class Stage:
             if (path := self.root / name).exists():
                 text = path.read_text(encoding="utf-8")
                 assert old in text, f"{name}: no {old!r}"
-                path.write_text(text.replace(old, new).replace("SHARD_BYTES = 32 * 2**20", "SHARD_BYTES = 1"), encoding="utf-8")
+                path.write_text(
+                    text.replace(old, new).replace("SHARD_BYTES = 32 * 2**20", "SHARD_BYTES = 1"), encoding="utf-8"
+                )
         self.folder = folder
         whole = folder / "whole"
         shutil.copytree(self.root, whole)
@@ -106,7 +108,9 @@ def test_finished_pieces_are_not_computed_again(tiny_pipeline: Path, warm_python
     arrays["target_logprob"][:] = -123
     np.savez(piece, **arrays)
     case.python.run(case.root, case.stage, *case.arguments)
-    differing = {name.split("/")[3] for name, content in outputs(case.root, case.entry).items() if content != case.expected[name]}
+    differing = {
+        name.split("/")[3] for name, content in outputs(case.root, case.entry).items() if content != case.expected[name]
+    }
     assert differing == {"target_logprob"}
 
 
@@ -129,7 +133,9 @@ def test_ctrl_c_says_that_work_is_kept(stage: str, tiny_pipeline: Path, warm_pyt
     time.sleep(0.7 * case.seconds)
     run.kill(signal.SIGINT)
     assert run.wait() == 1
-    assert "stopped: finished pieces are kept in .scratch; run the same command to go on" in case.log.read_text(encoding="utf-8")
+    assert "stopped: finished pieces are kept in .scratch; run the same command to go on" in case.log.read_text(
+        encoding="utf-8"
+    )
     case.check_whole()
     case.finish()
 
@@ -164,7 +170,9 @@ def cut(path: Path) -> None:
 
 @pytest.mark.parametrize("how", CUTS)
 def test_a_store_that_was_cut_short_is_refused(how: str, tiny_pipeline: Path, warm_python: Warm, tmp_path: Path):
-    name, entry = next((name, entry) for name, entry in locked(tiny_pipeline).items() if name.startswith("virtual_step@"))
+    name, entry = next(
+        (name, entry) for name, entry in locked(tiny_pipeline).items() if name.startswith("virtual_step@")
+    )
     make_sandbox(tiny_pipeline, entry, tmp_path / "sandbox")
     domain = name.split("@")[1]
     store = tmp_path / f"sandbox/data/gradients/{domain}.zarr"

@@ -1,4 +1,4 @@
-"""Same inputs, same bytes; where arithmetic doesn't allow that, a tolerance (docs/reproducibility.md says which is which)."""
+"""Same inputs, same bytes; where arithmetic doesn't allow it, a tolerance (docs/reproducibility.md)."""
 
 import ast
 from collections.abc import Iterator
@@ -32,8 +32,10 @@ def other_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
         yield server
 
 
-def again(root: Path, stage: str, python: Warm, folder: Path, batch: int = 0, threads: int = 1) -> tuple[Path, dict, dict]:
-    """Runs a stage on the inputs of the finished repository; returns where, what it wrote before, and what it wrote now."""
+def again(
+    root: Path, stage: str, python: Warm, folder: Path, batch: int = 0, threads: int = 1
+) -> tuple[Path, dict, dict]:
+    """Runs a stage on the inputs of the finished repository; returns where, what it wrote before, and what now."""
     name = next(name for name in reversed(locked(root)) if name.split("@")[0] == stage)
     entry = locked(root)[name]
     make_sandbox(root, entry, folder)
@@ -49,11 +51,15 @@ def smaller(root: Path, batch: int) -> None:
     if path.exists():
         text = path.read_text(encoding="utf-8")
         assert "CPU_TOKENS = (512, 4096)" in text and "GROUP = 4" in text
-        path.write_text(text.replace("(512, 4096)", f"({batch}, {batch})").replace("GROUP = 4", "GROUP = 1"), encoding="utf-8")
+        path.write_text(
+            text.replace("(512, 4096)", f"({batch}, {batch})").replace("GROUP = 4", "GROUP = 1"), encoding="utf-8"
+        )
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_another_folder_another_order_of_sets_same_bytes(stage: str, tiny_pipeline: Path, other_python: Warm, tmp_path: Path):
+def test_another_folder_another_order_of_sets_same_bytes(
+    stage: str, tiny_pipeline: Path, other_python: Warm, tmp_path: Path
+):
     _, before, now = again(tiny_pipeline, stage, other_python, tmp_path / "deep er" / "ünder" / "sandbox")
     assert before == now
 
@@ -79,8 +85,8 @@ def test_other_batches_and_threads(change: str, stage: str, tiny_pipeline: Path,
 
 
 CLOCKS = {"time", "socket", "platform", "getpass", "random", "secrets"}
-# Modules that wait for servers; what they measure goes to .cache, which no stage reads as data.
-MAY_WAIT = {"stages.core.labels.client", "stages.core.labels.fetch", "stages.core.labels.batch"}
+# Modules that wait for servers, or note how long a stage took; that goes to .cache, which no stage reads as data.
+MAY_WAIT = {"stages.core.labels.client", "stages.core.labels.fetch", "stages.core.labels.batch", "stages.core.stage"}
 
 
 def test_no_stage_looks_at_a_clock_or_a_host():
@@ -117,9 +123,17 @@ def distance(stage: str, one: Path, other: Path) -> float:
         floats = [name for name in a.columns if a[name].dtype == pl.Float32]
         exact = ["prompt_id", "layer", "step_size", "continuation_before", "continuation_after"]
         assert a.select(exact).equals(b.select(exact))
-        shifts = [(a[name].explode() - b[name].explode()).abs().max() for name in ("up_shifts", "down_shifts")]
-        return float(max([(a[name] - b[name]).abs().max() for name in floats] + shifts))
+        pairs = [(a[name], b[name]) for name in floats]
+        pairs += [(a[name].explode(), b[name].explode()) for name in ("up_shifts", "down_shifts")]
+        return max(apart(x, y) for x, y in pairs)
     path = {"model": "data/model/curve.csv", "projector": "data/projector/curve.csv"}[stage]
     a, b = (pl.read_csv(root / path) for root in (one, other))
     assert a["step"].equals(b["step"])
-    return float(max((a[name].cast(pl.Float64) - b[name].cast(pl.Float64)).abs().max() or 0 for name in a.columns))
+    return max(apart(a[name], b[name]) for name in a.columns)
+
+
+def apart(x: pl.Series, y: pl.Series) -> float:
+    """The largest difference of two columns; where one has no number, the other has none."""
+    assert x.is_null().equals(y.is_null())
+    differences = (x.cast(pl.Float64) - y.cast(pl.Float64)).abs().drop_nulls().to_numpy()
+    return float(differences.max(initial=0.0))

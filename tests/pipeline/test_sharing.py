@@ -38,7 +38,7 @@ def shared(remote: Remote, tiny_pipeline: Path, tmp_path_factory: pytest.TempPat
     root = tiny.copied(tiny_pipeline, tmp_path_factory.mktemp("shared") / "repository")
     remote.add(root)
     tiny.save(root, "Where the data is shared")
-    tiny.command(root, "dvc", "push", "--run-cache", **remote.environment)
+    tiny.command(root, "dvc", "push", "--run-cache", env=remote.environment)
     return root
 
 
@@ -67,7 +67,7 @@ def ran(done: subprocess.CompletedProcess[str]) -> list[str]:
 
 def test_clone_pull_repro_runs_nothing(clone: Path, shared: Path, remote: Remote, warm_python: Warm):
     start = time.monotonic()
-    tiny.command(clone, "dvc", "pull", **remote.environment)
+    tiny.command(clone, "dvc", "pull", env=remote.environment)
     done = tiny.reproduce(clone, warm_python)
     assert ran(done) == [] and "Data and pipelines are up to date." in done.stdout
     assert time.monotonic() - start < 30  # 10 s on an idle machine
@@ -77,24 +77,26 @@ def test_clone_pull_repro_runs_nothing(clone: Path, shared: Path, remote: Remote
 
 
 def test_one_domain_only(clone: Path, shared: Path, remote: Remote):
-    tiny.command(clone, "dvc", "pull", "gradients@music", "labels@music", **remote.environment)
+    tiny.command(clone, "dvc", "pull", "gradients@music", "labels@music", env=remote.environment)
     data = {name.split("/")[0] for name in files(clone / "data")} - {"facts", "evaluation"}
     assert data == {"gradients", "labels"}
     assert not [name for name in files(clone / "data/gradients") if not name.startswith("music.zarr/")]
     assert outputs(clone, locked(shared)["gradients@music"]) == outputs(shared, locked(shared)["gradients@music"])
 
 
-def test_an_older_params_value_comes_back_without_a_run(clone: Path, shared: Path, remote: Remote, warm_python: Warm, tmp_path: Path):
+def test_an_older_params_value_comes_back_without_a_run(
+    clone: Path, shared: Path, remote: Remote, warm_python: Warm, tmp_path: Path
+):
     author = tiny.copied(shared, tmp_path / "author")
     tiny.edit_params(author, evaluation__seed=5)
     assert ran(tiny.reproduce(author, warm_python)) == ["evaluation", "report"]
     tiny.save(author, "Another seed")
-    tiny.command(author, "dvc", "push", "--run-cache", **remote.environment)
+    tiny.command(author, "dvc", "push", "--run-cache", env=remote.environment)
 
     tiny.command(clone, "git", "pull", "-q", str(author), "main")
-    tiny.command(clone, "dvc", "pull", "--run-cache", **remote.environment)
+    tiny.command(clone, "dvc", "pull", "--run-cache", env=remote.environment)
     tiny.edit_params(clone, evaluation__seed=0)
-    done = tiny.command(clone, "dvc", "repro", "--pull", warm=warm_python, **remote.environment)
+    done = tiny.command(clone, "dvc", "repro", "--pull", warm=warm_python, env=remote.environment)
     assert ran(done) == [] and "Stage 'evaluation' is cached - skipping run, checking out outputs" in done.stdout
     assert outputs(clone, locked(shared)["evaluation"]) == outputs(shared, locked(shared)["evaluation"])
 
@@ -136,9 +138,11 @@ def test_a_corrupted_object_on_the_remote(clone: Path, remote: Remote, shared: P
 def test_wrong_credentials_are_said_and_cost_nothing(clone: Path, remote: Remote, warm_python: Warm):
     before = files(clone / "data")
     for wrong in ({"AWS_ACCESS_KEY_ID": "AKIAWRONG"}, {"AWS_SECRET_ACCESS_KEY": "wrong"}):
-        done = tiny.command(clone, "dvc", "pull", check=False, **(remote.environment | wrong))
+        done = tiny.command(clone, "dvc", "pull", check=False, env=remote.environment | wrong)
         assert done.returncode != 0 and "Traceback" not in done.stderr
-        assert re.search(r"InvalidAccessKeyId|access key|SignatureDoesNotMatch|signature|403|Forbidden", done.stderr), done.stderr
+        assert re.search(r"InvalidAccessKeyId|access key|SignatureDoesNotMatch|signature|403|Forbidden", done.stderr), (
+            done.stderr
+        )
     assert files(clone / "data") == before
 
 
@@ -165,7 +169,7 @@ def test_labels_that_cost_are_not_asked_for_again_by_accident(own: Path, warm_py
     (own / LABELS).unlink()
     before = files(own / "data")
     nobody = {"OPENAI_API_KEY": "", "OPENAI_BASE_URL": ""}
-    done = tiny.command(own, "dvc", "repro", warm=warm_python, check=False, **nobody)
+    done = tiny.command(own, "dvc", "repro", warm=warm_python, check=False, env=nobody)
     assert done.returncode != 0 and "OPENAI_API_KEY" in done.stderr and "Traceback" not in done.stderr
     assert ran(done) == ["labels@music"]
     after = files(own / "data")
@@ -200,7 +204,12 @@ def test_a_hash_in_the_lock_file_that_was_edited(own: Path, warm_python: Warm):
     path = own / "dvc.lock"
     text = path.read_text(encoding="utf-8")
     true = next(out for out in locked(own)["labels@music"]["outs"] if out["path"] == LABELS)["md5"]
-    path.write_text(text.replace(f"{LABELS}\n      hash: md5\n      md5: {true}", f"{LABELS}\n      hash: md5\n      md5: {true[::-1]}", 1), encoding="utf-8")
+    path.write_text(
+        text.replace(
+            f"{LABELS}\n      hash: md5\n      md5: {true}", f"{LABELS}\n      hash: md5\n      md5: {true[::-1]}", 1
+        ),
+        encoding="utf-8",
+    )
     before = files(own / "data")
     done = tiny.reproduce(own, warm_python)
     assert ran(done) == ["labels@music"] and path.read_text(encoding="utf-8") == text

@@ -1,9 +1,9 @@
-"""A copy of the repository that runs every stage in seconds: two cut-down domains, a pocket model of a few thousand weights."""
+"""A copy of the repository that runs in seconds: two cut-down domains, a pocket model of a few thousand weights."""
 
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,25 @@ SOURCES = ("stages", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
 SMALL = {
     "domains": list(DOMAINS),
     "model.pocket": {"d_model": 32, "layers": 2, "heads": 2, "steps": 80, "batch": 32},
-    "prompts": {"targets": 2, "correction_templates": 1, "test": 0.3, "held_out.targets": 0.15, "held_out.subjects": 0.1},
+    "prompts": {
+        "targets": 2,
+        "correction_templates": 1,
+        "test": 0.3,
+        "held_out.targets": 0.15,
+        "held_out.subjects": 0.1,
+    },
     "gradients": {"layers": [0, 1], "keep_bits": 10},
     "virtual_step": {"layer": 1, "step_sizes": [0.5, 1.0], "top_tokens": 4, "continuation_tokens": 2},
     "labels": {"lexicon": list(DOMAINS)},
-    "projector": {"layers": [1], "width": 16, "steps": 12, "batch": 16, "report_batch": 4, "validate_every": 6, "validation_batch": 8},
+    "projector": {
+        "layers": [1],
+        "width": 16,
+        "steps": 12,
+        "batch": 16,
+        "report_batch": 4,
+        "validate_every": 6,
+        "validation_batch": 8,
+    },
     "evaluation": {"gradients": 3, "bootstrap": 50, "report_tokens": 6},
     "report": {"examples": 3},
 }
@@ -60,15 +74,19 @@ def write_facts(root: Path, name: str, content: dict[str, Any]) -> None:
         YAML().dump(content, stream)
 
 
-def command(root: Path, *arguments: str, warm: Warm | None = None, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command in `root`; git and dvc see a person, no settings of this machine, and the warm python if there is one."""
+def command(
+    root: Path, *arguments: str, warm: Warm | None = None, check: bool = True, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command in `root`. Git and DVC see a person and no settings of this machine; stages run warm if `warm`."""
     settings = {
         **os.environ,
-        "GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@example.org", "GIT_COMMITTER_NAME": "A", "GIT_COMMITTER_EMAIL": "a@example.org",
+        "GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@example.org",
+        "GIT_COMMITTER_NAME": "A", "GIT_COMMITTER_EMAIL": "a@example.org",
         "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1",
-        "DVC_GLOBAL_CONFIG_DIR": str(root.parent / "no-settings"), "DVC_SYSTEM_CONFIG_DIR": str(root.parent / "no-settings"),
+        "DVC_GLOBAL_CONFIG_DIR": str(root.parent / "no-settings"),
+        "DVC_SYSTEM_CONFIG_DIR": str(root.parent / "no-settings"),
         "DVC_SITE_CACHE_DIR": str(root.parent / "site-cache"),
-        **environment,
+        **(env or {}),
     }  # fmt: skip
     if warm:
         settings["PATH"] = f"{warm.bin}{os.pathsep}{settings['PATH']}"
@@ -115,6 +133,6 @@ def reproduce(root: Path, warm: Warm, *arguments: str, check: bool = True) -> su
 
 
 def copied(source: Path, target: Path) -> Path:
-    """A copy of a finished repository, cache and all; unchanged files keep their times, so that nothing is hashed anew."""
+    """A copy of a finished repository, cache and all."""
     shutil.copytree(source, target, symlinks=True)
     return target

@@ -1,8 +1,8 @@
-"""A python that has torch imported already: runs `python -m stages.<stage>` in a fork, seconds sooner than a cold start.
+"""A python that has torch imported already: runs `python -m stages.<stage>` in a fork, seconds sooner than a cold one.
 
-`python warm.py <socket>` is the server. It imports third-party packages only, never `stages`, so that each run takes the
-package from its own working directory, as a cold python does. `Warm` starts one; `Warm.bin` holds a `python` which hands
-its arguments to the server, so that `dvc repro` with this folder first on PATH runs every stage warm.
+`python warm.py <socket>` is the server. It imports third-party packages only, never `stages`, so that each run takes
+the package from its own working directory, as a cold python does. `Warm` starts one; `Warm.bin` holds a `python` which
+hands its arguments to the server, so that `dvc repro` with this folder first on PATH runs every stage warm.
 """
 
 import contextlib
@@ -22,8 +22,9 @@ from pathlib import Path
 
 PRELOADED = (
     "torch", "torch.optim", "transformers", "transformers.models.qwen3.modeling_qwen3", "transformers.models.auto",
-    "transformers.modeling_utils", "transformers.generation.utils", "polars", "zarr", "numcodecs", "pydantic", "ruamel.yaml",
-    "rich.progress", "jaxtyping", "tokenizers", "safetensors.torch", "huggingface_hub", "jinja2", "openai", "filelock",
+    "transformers.modeling_utils", "transformers.generation.utils", "polars", "zarr", "numcodecs", "pydantic",
+    "ruamel.yaml", "rich.progress",
+    "jaxtyping", "tokenizers", "safetensors.torch", "huggingface_hub", "jinja2", "openai", "filelock",
     "torch.func", "torch._dynamo",
 )  # fmt: skip
 CLIENT = """#!{python} -SEs
@@ -54,7 +55,9 @@ class Run:
             os.kill(self.pid, number)
 
 
-def ask(address: str, arguments: list[str], folder: str, environment: Mapping[str, str], output: int | None = None) -> Run:
+def ask(
+    address: str, arguments: list[str], folder: str, environment: Mapping[str, str], output: int | None = None
+) -> Run:
     """Has the server run `python <arguments>` in `folder`; output goes to the descriptor, or to this process's own."""
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(address)
@@ -92,7 +95,13 @@ class Warm:
         """Starts a stage in the repository `root`."""
         target = output or root.parent / f"{root.name}.log"
         with target.open("ab") as stream:
-            return ask(self.address, ["-m", f"stages.{stage}", *arguments], str(root), os.environ | environment, stream.fileno())
+            return ask(
+                self.address,
+                ["-m", f"stages.{stage}", *arguments],
+                str(root),
+                os.environ | environment,
+                stream.fileno(),
+            )
 
     def run(self, root: Path, stage: str, *arguments: str, **environment: str) -> str:
         """Runs a stage to its end; returns its output. Fails the test if the stage fails."""
@@ -117,7 +126,7 @@ def serve(address: str) -> None:
     server = socket.socket(socket.AF_UNIX)
     server.bind(address + ".new")
     server.listen(16)
-    os.rename(address + ".new", address)
+    Path(address + ".new").rename(address)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     parent = os.getppid()
     server.settimeout(5)

@@ -1,4 +1,4 @@
-"""The dependency tool: dvc.yaml says what the stages read, planted mistakes are found, and what people wrote is kept."""
+"""The dependency tool: dvc.yaml says what the stages read, planted mistakes are found, what people wrote is kept."""
 
 import subprocess
 import sys
@@ -52,9 +52,11 @@ def test_check_says_what_differs_and_what_to_run(repository: Path):
         ("      - stages/core/corrections.py\n", "      - stages/core/corrections.py\n      - stages/core/scoring.py\n",
          "prompts: deps: has stages/core/scoring.py, which it doesn't read"),
         ("      - prompts\n", "", "prompts: params: lacks prompts"),
-        ("      - prompts\n", "      - prompts\n      - domains\n", "prompts: params: has domains, which it doesn't read"),
+        ("      - prompts\n", "      - prompts\n      - domains\n",
+         "prompts: params: has domains, which it doesn't read"),
         ("      - data/gradients/music.zarr\n", "", "projector: deps: lacks data/gradients/music.zarr"),
-        ("      - data/gradients/music.zarr\n", "      - data/gradients/music.zarr\n      - data/gradients/sport.zarr\n",
+        ("      - data/gradients/music.zarr\n",
+         "      - data/gradients/music.zarr\n      - data/gradients/sport.zarr\n",
          "projector: deps: has data/gradients/sport.zarr, which it doesn't read"),
         ("      - stages/core/page/page.css\n", "", "report: deps: lacks stages/core/page/page.css"),
     ],
@@ -69,7 +71,9 @@ def test_a_planted_mistake_is_found(repository: Path, old: str, new: str, compla
 
 
 def test_imports_anywhere_and_files_beside_modules_count(repository: Path):
-    append(repository / "stages/core/wording.py", "\ndef later():\n    from stages.core import cases\n    return cases\n")
+    append(
+        repository / "stages/core/wording.py", "\ndef later():\n    from stages.core import cases\n    return cases\n"
+    )
     append(repository / "stages/core/page/reports.html.j2", '\n{% include "extra.html.j2" %}\n')
     (repository / "stages/core/page/extra.html.j2").write_text("more\n")
     found = differences(repository, write=True)
@@ -87,7 +91,9 @@ def test_the_chosen_teacher_is_a_dependency_with_its_prompt(repository: Path):
 
 
 def test_another_import_by_name_is_refused(repository: Path):
-    append(repository / "stages/core/wording.py", '\nimport importlib\nimportlib.import_module("stages.core." + "cases")\n')
+    append(
+        repository / "stages/core/wording.py", '\nimport importlib\nimportlib.import_module("stages.core." + "cases")\n'
+    )
     with pytest.raises(ValueError, match=r"stages/core/wording.py: import_module imports by a computed name.*BY_NAME"):
         differences(repository, write=False)
 

@@ -194,8 +194,8 @@ def test_add_puts_the_domain_into_params_and_pipeline(repository: Path, capsys: 
 
 def test_the_documented_commands_run(repository: Path):
     shown = documented.run("adding-a-domain.md", repository)
-    assert "1 the prompt names the answer: Zeppelin → Zeppelin" in shown and shown.endswith("make repro\n")
-    assert [len(relation.facts) for relation in read_domain("inventions").relations.values()] == [5]
+    assert "1 the prompt names the answer: diesel engine → Diesel" in shown and shown.endswith("make repro\n")
+    assert [len(relation.facts) for relation in read_domain("inventions").relations.values()] == [20]
 
 
 def test_the_summary_names_what_was_left_out_what_is_thin_and_the_next_step(

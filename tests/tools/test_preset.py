@@ -87,7 +87,7 @@ def test_the_slot_token_is_one_special_token_of_its_own(preset: str):
             marks=pytest.mark.xfail(
                 preset == "gemma-3-4b-it",
                 strict=True,
-                reason="Reader.report: Gemma 3's generate takes no inputs_embeds",
+                reason="Gemma 3: generate takes no inputs_embeds",
             ),
         )
         for preset in FAMILIES

@@ -25,8 +25,8 @@ def system_message(fields: Sequence[str], domains: Sequence[str]) -> str:
     """
     if missing := [name for name in domains if name not in fields]:
         raise ValueError(
-            f"params.yaml: labels.fields: found no {', '.join(missing)}, wanted every one of labels.lexicon among them; "
-            "adding a field changes every request, so all rows are asked again (see --dry-run)"
+            f"params.yaml: labels.fields: found no {', '.join(missing)}, wanted every one of labels.lexicon "
+            "among them; adding a field changes every request, so all rows are asked again (see --dry-run)"
         )
     text = PROMPT.read_text(encoding="utf-8")
     if text.count("{fields}") != 1:

@@ -9,7 +9,10 @@ from stages.core.params import Pocket
 
 FACTS = {
     "geography": ("The capital of {subject} is", ["Peru Lima", "Norway Oslo", "Japan Tokyo", "India New Delhi"]),
-    "music": ("The composer of {subject} is", ["Tosca Puccini", "Carmen Bizet", "Aida Verdi", "Salome Richard Strauss"]),
+    "music": (
+        "The composer of {subject} is",
+        ["Tosca Puccini", "Carmen Bizet", "Aida Verdi", "Salome Richard Strauss"],
+    ),
 }
 
 

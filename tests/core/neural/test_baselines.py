@@ -1,7 +1,6 @@
 """What the projector is held against, on gradients whose content is known."""
 
 import numpy as np
-import torch
 
 from stages.core.neural.baselines import lens, nearest, probe
 from stages.core.neural.decoder import Decoder
@@ -35,9 +34,9 @@ def test_the_nearest_gradient_is_of_the_same_kind():
 
 def test_the_lens_reads_a_direction_made_of_unembeddings(small_decoder: Decoder):
     lexicon = {"Lima": "geography", "Oslo": "geography", "Verdi": "music", "Bizet": "music"}
-    head = small_decoder.head.weight.detach()
-    to, away = (head[small_decoder.continuation(name)[0]] for name in ("Verdi", "Oslo"))  # type: ignore[index]
-    update = (to - away) / small_decoder.norm.weight.detach()  # type: ignore[operator]
+    head = dict(small_decoder.head.named_parameters())["weight"].detach()
+    to, away = (head[small_decoder.continuation(name)[0]] for name in ("Verdi", "Oslo"))
+    update = (to - away) / dict(small_decoder.norm.named_parameters())["weight"].detach()
     gradient = np.zeros((1, 2, small_decoder.d_model), dtype=np.float32)
-    gradient[0, 1] = -torch.as_tensor(update).numpy()
+    gradient[0, 1] = -update.numpy()
     assert lens(small_decoder, gradient, lexicon).rows() == [("music", "Verdi", "Oslo")]

@@ -48,7 +48,9 @@ def test_replacing_replaces_the_slots_and_nothing_else():
     found = replace_slots(embeds, slots, vectors, 2.5)
     rows = torch.arange(2)[:, None]
     torch.testing.assert_close(found[rows, slots].norm(dim=-1), torch.full((2, 2), 2.5))
-    torch.testing.assert_close(torch.nn.functional.cosine_similarity(found[rows, slots], vectors, dim=-1), torch.ones(2, 2))
+    torch.testing.assert_close(
+        torch.nn.functional.cosine_similarity(found[rows, slots], vectors, dim=-1), torch.ones(2, 2)
+    )
     found[rows, slots] = embeds[rows, slots]
     assert torch.equal(found, embeds)
 

@@ -95,7 +95,9 @@ def test_other_hosts_in_front_of_the_same_slots_leave_the_report(
 def test_the_report_is_independent_of_the_host(small_domains: list[Domain], corpus: pocket.Corpus):
     """Host domain against report domain over many draws: the share that agree is that of chance."""
     names = [domain.domain for domain in small_domains]
-    host_of = {tuple(ids): names[number // (len(corpus.prompts) // 2)] for number, (ids, _) in enumerate(corpus.prompts)}
+    host_of = {
+        tuple(ids): names[number // (len(corpus.prompts) // 2)] for number, (ids, _) in enumerate(corpus.prompts)
+    }
     said = {corpus.encode(name)[0]: name for name in names}
     same = []
     for index in range(3000):

@@ -64,7 +64,9 @@ def test_features_are_the_update_direction_and_the_log_of_the_relative_norm():
     torch.testing.assert_close(strength, wanted)
 
 
-@pytest.mark.parametrize(("scale", "wanted"), [(0.0, -STRENGTH_BOUND), (1e-30, -STRENGTH_BOUND), (1e30, STRENGTH_BOUND)])
+@pytest.mark.parametrize(
+    ("scale", "wanted"), [(0.0, -STRENGTH_BOUND), (1e-30, -STRENGTH_BOUND), (1e30, STRENGTH_BOUND)]
+)
 def test_strength_is_bounded_and_zero_is_weakest(scale: float, wanted: float):
     direction, strength = features(scale * torch.ones(1, LAYERS, WIDTH), torch.ones(LAYERS))
     assert strength.item() == wanted and direction.isfinite().all()

@@ -84,7 +84,7 @@ def edit(**changes: Any) -> Callable[[Path], None]:
 
 WEIGHTS = "seed_0.safetensors"
 BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "another model": (edit(model="other"), "projector.json: model: made for 'other', the model here has 'pocket'; run dvc repro"),
+    "another model": (edit(model="other"), "projector.json: model: made for 'other', the model here has 'pocket'; run"),
     "another commit": (edit(commit="1"), "projector.json: commit: made for '1', the model here has '0'"),
     "another width": (edit(d_model=64), "projector.json: d_model: made for 64, the model here has 32"),
     "a layer out of range": (edit(layers=[0, 9]), "projector.json: layers: found 9, wanted 0 to 1"),

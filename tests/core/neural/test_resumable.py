@@ -36,7 +36,9 @@ def test_a_killed_run_ends_in_the_same_weights(tmp_path: Path):
     state.save(9, [{"step": 9, "loss": 1.5}])
     steps(killed, state, 9, 13)  # lost
     resumed, state = training(tmp_path / "b")
-    assert state.load() == [{"step": 9, "loss": 1.5}] and state.step == 9 and set(state.best) == set(resumed.state_dict())
+    assert (
+        state.load() == [{"step": 9, "loss": 1.5}] and state.step == 9 and set(state.best) == set(resumed.state_dict())
+    )
     steps(resumed, state, 9, 20)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name

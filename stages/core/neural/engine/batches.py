@@ -5,8 +5,10 @@ carried on together for some passes' worth of rows (GROUP), since a pass over fe
 weights.
 """
 
+import ctypes
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -134,8 +136,27 @@ def in_batches(
             waiting += [batch[middle:], batch[:middle]]
             continue
         yield result
+        result = None
+        give_back()
         if advance is not None:
             advance(len(batch))
+
+
+def give_back() -> None:
+    """Returns freed memory to the system, where the C library can: batches of many sizes leave its heap full of holes,
+    so that a long run would otherwise hold ever more of what it no longer uses.
+    """
+    trim = getattr(_c_library(), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+@lru_cache(maxsize=1)
+def _c_library() -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL(None)
+    except (OSError, TypeError):
+        return None
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -9,7 +9,8 @@ from torch import Tensor
 from stages.core.neural.decoder import Decoder
 
 CHUNK = 64
-SLICE_ELEMENTS = 2**20
+SLICE_ELEMENTS = {"cpu": 2**20, "cuda": 2**28}
+"""Logits at a time: what stays in a CPU's caches; on a GPU, a gigabyte."""
 SAFE_EXPONENT = 80.0
 """Largest exponent whose power is finite in float32."""
 
@@ -59,7 +60,8 @@ def measure_shifts(
         top_tokens: how many tokens up and down.
         named_tokens: tokens that the tokenizer knows; ids from there on are padding of the embedding, not listed.
     """
-    rows = max(1, SLICE_ELEMENTS // (after.shape[1] * decoder.vocabulary))
+    most = SLICE_ELEMENTS.get(after.device.type, SLICE_ELEMENTS["cpu"])
+    rows = max(1, most // (after.shape[1] * decoder.vocabulary))
     parts = [
         _measure(decoder, before[at], after[at], still[at], target[at], answer[at], top_tokens, named_tokens)
         for at in (slice(start, start + rows) for start in range(0, len(before), rows))

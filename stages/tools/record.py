@@ -1,0 +1,75 @@
+"""Keeps in git what a review needs and DVC's data would have to be pulled for: `python -m stages.tools.record`.
+
+Copies data/evaluation/metrics.json and data/labels/metrics/*.json, byte for byte, to docs/results/, so that dvc.lock's
+hashes prove which run they are of; adds what each stage cost when it last ran (from .cache/costs, which the stages
+write) to docs/results/costs.json. Run it after `dvc repro` (make repro does), and commit docs/results with dvc.lock.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from stages.core.files import read_json, replacing, write_json
+
+RESULTS = Path("docs/results")
+COSTS = Path(".cache/costs")
+# What is copied: where it lies, which dvc.lock knows, and where the copy lies.
+METRICS = (Path("data/evaluation/metrics.json"), RESULTS / "metrics.json")
+LABELS = (Path("data/labels/metrics"), RESULTS / "labels")
+
+
+def copy_of(out: str) -> Path | None:
+    """Where the copy of an output of dvc.lock lies; None if none is kept."""
+    path = Path(out)
+    if path == METRICS[0]:
+        return METRICS[1]
+    return LABELS[1] / path.name if path.parent == LABELS[0] else None
+
+
+def record() -> list[Path]:
+    """Copies metrics and gathers costs; returns what it wrote.
+
+    Raises:
+        ValueError: nothing has been run yet.
+    """
+    lock = Path("dvc.lock")
+    if not lock.is_file():
+        raise ValueError(f"{lock}: no such file: nothing has been run yet; run dvc repro")
+    stages: dict[str, Any] = YAML(typ="safe").load(lock.read_text(encoding="utf-8"))["stages"]
+    written = []
+    for entry in stages.values():
+        for out in entry.get("outs", []):
+            copy = copy_of(out["path"])
+            if copy is not None and Path(out["path"]).is_file():
+                with replacing(copy) as partial:
+                    shutil.copyfile(out["path"], partial)
+                written.append(copy)
+    forget_others(written)
+    path = RESULTS / "costs.json"
+    costs = read_json(path) if path.is_file() else {}
+    costs |= {file.stem: read_json(file) for file in COSTS.glob("*.json")}
+    write_json(path, {name: cost for name, cost in costs.items() if name in stages})
+    return [*written, path]
+
+
+def forget_others(written: list[Path]) -> None:
+    """Removes the copies of domains that are gone."""
+    for path in LABELS[1].glob("*.json"):
+        if path not in written:
+            path.unlink()
+
+
+def main() -> None:
+    """Records."""
+    try:
+        written = record()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    print(f"{RESULTS}: {len(written)} files; commit them with dvc.lock")
+
+
+if __name__ == "__main__":
+    main()

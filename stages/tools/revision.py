@@ -1,0 +1,98 @@
+"""A revision of the repository as a review sees it: params, pipeline, lock and recorded results, without any data."""
+
+import hashlib
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from stages.tools.record import RESULTS, copy_of
+
+
+@dataclass(frozen=True)
+class Revision:
+    """What git holds of a revision; a missing file is empty. `copies`: recorded metrics, by path."""
+
+    params: dict[str, Any]
+    lock: dict[str, Any]
+    costs: dict[str, Any]
+    copies: dict[str, bytes]
+
+    def copy(self, name: str) -> dict[str, Any]:
+        """A recorded JSON file below docs/results; empty if there is none."""
+        content = self.copies.get(f"{RESULTS.as_posix()}/{name}")
+        return json.loads(content) if content else {}
+
+    def stale_copies(self) -> list[str]:
+        """The recorded metrics that are not of the run that dvc.lock speaks of, or that aren't there."""
+        found = []
+        for entry in self.lock.values():
+            for out in entry.get("outs", []):
+                path = copy_of(out["path"])
+                if path is not None:
+                    content = self.copies.get(path.as_posix())
+                    if content is None or hashlib.md5(content, usedforsecurity=False).hexdigest() != out["md5"]:
+                        found.append(path.as_posix())
+        return found
+
+
+def read_revision(revision: str | None) -> Revision:
+    """Reads a git revision, or the working tree if `revision` is None.
+
+    Raises:
+        ValueError: there is no such revision, or a file in it is not YAML.
+    """
+    if revision is None:
+        names = [path.as_posix() for path in RESULTS.rglob("*.json")]
+    else:
+        try:
+            names = git("ls-tree", "-r", "--name-only", f"{revision}^{{tree}}", RESULTS.as_posix()).decode().split()
+        except subprocess.CalledProcessError as error:
+            said = error.stderr.decode().strip()
+            raise ValueError(f"{revision}: no such revision here ({said}); fetch it: git fetch origin") from error
+    copies = {name: content for name in names if (content := content_of(revision, name)) is not None}
+    costs = copies.pop(f"{RESULTS.as_posix()}/costs.json", b"{}")
+    lock = yaml(revision, "dvc.lock").get("stages", {})
+    return Revision(yaml(revision, "params.yaml"), lock, json.loads(costs), copies)
+
+
+def flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots."""
+    if not isinstance(value, dict) or (key and not value):
+        return {key: value}
+    return {
+        name: leaf for part, inner in value.items() for name, leaf in flat(inner, f"{key}.{part}".lstrip(".")).items()
+    }
+
+
+def yaml(revision: str | None, name: str) -> dict[str, Any]:
+    """A YAML file of a revision; empty if it isn't there.
+
+    Raises:
+        ValueError: it isn't YAML.
+    """
+    text = content_of(revision, name) or b""
+    try:
+        return YAML(typ="safe", pure=True).load(text.decode()) or {}
+    except Exception as error:
+        where = name if revision is None else f"{revision}:{name}"
+        advice = "; see docs/sharing.md on merge conflicts" if b"<<<<<<<" in text else ""
+        raise ValueError(f"{where}: not YAML ({' '.join(str(error).split())[:200]}){advice}") from error
+
+
+def content_of(revision: str | None, name: str) -> bytes | None:
+    """A file's bytes in a revision; None if it isn't there."""
+    if revision is None:
+        return Path(name).read_bytes() if Path(name).is_file() else None
+    try:
+        return git("show", f"{revision}:{name}")
+    except subprocess.CalledProcessError:
+        return None
+
+
+def git(*arguments: str) -> bytes:
+    """What git prints."""
+    return subprocess.run(("git", *arguments), check=True, capture_output=True).stdout

@@ -1,0 +1,158 @@
+"""Watches training: says in words what the next update is about to teach, before the weights move.
+
+A callback for the transformers Trainer. Every `every` steps it takes the gradients of the batch at the projector's layers,
+from the training step's own backward pass (no extra pass), lets the pipeline's frozen model report them, and keeps the
+reports with the top lens tokens and the loss in a Parquet file.
+
+  from stages.tools.watch import GradientWatch
+  trainer = Trainer(..., callbacks=[GradientWatch(every=10, output=Path("watch.parquet"))])
+"""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from stages.core.files import replacing
+from stages.core.neural.baselines import unembedded
+from stages.core.neural.decoder import Decoder, residual
+from stages.core.neural.opening import open_model
+from stages.core.neural.reader import Reader
+
+REPORT_TOKENS = 16
+LENS_TOKENS = 3
+COLUMNS = {
+    "step": pl.Int64,  # the optimiser step that the gradient is about to make
+    "row": pl.Int64,  # in the batch
+    "prompt": pl.String,
+    "target": pl.String,
+    "report": pl.String,
+    "tokens_up": pl.List(pl.String),
+    "tokens_down": pl.List(pl.String),
+    "gradient_norm": pl.Float32,  # mean over layers
+}
+
+
+class GradientWatch(TrainerCallback):
+    """Reports what a batch's gradients are about to teach; `records` holds a row a sample watched.
+
+    The model in training has to have the architecture of the model under study: its gradients are read by the pipeline's
+    own frozen copy and projector. A batch needs `input_ids` and `labels` (-100 where there is no loss); what is read is
+    the gradient at the last token before the first label, where the correction begins.
+    """
+
+    def __init__(self, every: int, output: Path | None = None, data: Path = Path("data")) -> None:
+        """Opens the model and projector in `data`.
+
+        Raises:
+            ValueError: `every` is below 1, or no model or projector has been trained there.
+        """
+        if every < 1:
+            raise ValueError(f"every: found {every}, wanted 1 or more steps")
+        self.every, self.output = every, output
+        self.decoder, card = open_model(data / "model")
+        self.reader = Reader.load(self.decoder, data / "projector", card.id, card.commit)
+        self.records: list[dict[str, Any]] = []
+        self._inputs: dict[str, Tensor] = {}
+        self._gradients: dict[int, Tensor] = {}
+        self._handles: list[Any] = []
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Starts to listen to the model's batches and to the gradients at the projector's layers."""
+        model: PreTrainedModel = kwargs["model"]
+        blocks = blocks_of(model, self.decoder)
+        self._handles.append(model.register_forward_pre_hook(self._note_inputs, with_kwargs=True))
+        for layer in self.reader.card.layers:
+            self._handles.append(blocks[layer].register_forward_hook(self._noting(layer)))
+
+    def _note_inputs(self, module: Any, arguments: Any, named: dict[str, Any]) -> None:
+        if torch.is_grad_enabled() and "labels" in named:
+            self._inputs = {name: named[name].detach() for name in ("input_ids", "labels")}
+
+    def _noting(self, layer: int) -> Any:
+        def note(module: Any, arguments: Any, output: Any) -> None:
+            stream = residual(output)
+            if stream.requires_grad:
+                stream.register_hook(lambda gradient: self._gradients.__setitem__(layer, gradient.detach()))
+
+        return note
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Reads the batch's gradients: the weights have not moved yet."""
+        if state.global_step % self.every == 0 and self._inputs and self._gradients:
+            self._read(state.global_step)
+        self._gradients = {}
+
+    def _read(self, step: int) -> None:
+        ids, labels = self._inputs["input_ids"], self._inputs["labels"]
+        at, taught = starts(labels)
+        if not taught:
+            return
+        rows = torch.tensor(taught)
+        gradients = torch.stack([self._gradients[layer][rows, at[rows]] for layer in self.reader.card.layers], 1).float()
+        reports = self.reader.report([None] * len(taught), gradients, REPORT_TOKENS)
+        shift = unembedded(self.decoder, gradients.cpu().numpy())
+        tokenizer = self.decoder.tokenizer
+        assert tokenizer is not None
+
+        def words(scores: Float[Tensor, "row vocabulary"]) -> list[list[str]]:
+            return [[tokenizer.decode([t]).strip() for t in row] for row in scores.topk(LENS_TOKENS).indices.tolist()]
+
+        ups, downs = words(shift), words(-shift)
+        for index, row in enumerate(taught):
+            known = labels[row][labels[row] != -100]
+            self.records.append(
+                {
+                    "step": step,
+                    "row": row,
+                    "prompt": tokenizer.decode(ids[row, : int(at[row]) + 1], skip_special_tokens=True),
+                    "target": tokenizer.decode(known, skip_special_tokens=True),
+                    "report": reports[index],
+                    "tokens_up": ups[index],
+                    "tokens_down": downs[index],
+                    "gradient_norm": gradients[index].norm(dim=-1).mean().item(),
+                }
+            )
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stops listening and writes the records."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        if self.output is not None:
+            with replacing(self.output) as partial:
+                pl.DataFrame(self.records, schema=COLUMNS).write_parquet(partial)
+
+
+def starts(labels: Int[Tensor, "row position"]) -> tuple[Int[Tensor, " row"], list[int]]:
+    """The position before each row's first label, and the rows that have one (and a prompt in front of it)."""
+    taught = labels != -100
+    first = taught.int().argmax(1)
+    rows = [row for row in range(len(labels)) if taught[row].any() and first[row] > 0]
+    return (first - 1).clamp_min(0), rows
+
+
+def blocks_of(model: PreTrainedModel, studied: Decoder) -> Any:
+    """The decoder blocks of the model in training.
+
+    Raises:
+        ValueError: it is of another architecture or width than the model under study.
+    """
+    config = model.config.get_text_config(decoder=True)
+    if type(model) is not type(studied.model) or config.hidden_size != studied.d_model:
+        raise ValueError(
+            f"found a {type(model).__name__} of width {config.hidden_size}, wanted the model that the projector was made "
+            f"for: a {type(studied.model).__name__} of width {studied.d_model}"
+        )
+    path = next(name for name, module in studied.model.named_modules() if module is studied.blocks)
+    return model.get_submodule(path)
