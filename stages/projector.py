@@ -99,7 +99,8 @@ def main() -> None:
     readers = [Reader.new(decoder, card, seed) for seed in settings.seeds]
     bias = Reader.new(decoder, card.model_copy(update={"architecture": "bias_only"}), settings.seeds[0])
     few = settings.model_copy(update={"steps": min(settings.steps, BIAS_STEPS)})
-    teach(bias, data, few, Scratch("bias_only", str(scratch.folder)))
+    bias_scratch = Scratch("bias_only", str(scratch.folder))
+    teach(bias, data, few, bias_scratch)
     curve = pl.concat([teach(reader, data, settings, scratch) for reader in readers])
     card = card.model_copy(update={"gates": tuple(reader.gate for reader in readers)})
     bias_card = bias.card.model_copy(update={"seeds": (bias.seed,), "gates": (0.0,)})
@@ -114,6 +115,7 @@ def main() -> None:
             write_json(where / "projector.json", kept.model_dump(mode="json"))
         curve.write_csv(partial / "curve.csv")
     scratch.clear()
+    bias_scratch.clear()
     best = curve.group_by("seed").agg(pl.col("validation_loss").min())["validation_loss"]
     print(f"{folder}: {settings.architecture}, seeds {settings.seeds}, validation loss {best.mean():.3f} nats a token")
 

@@ -88,8 +88,8 @@ BAD = {
     "params no mapping": (whole(PARAMS, "- 1"), "params.yaml: (whole file): found list"),
     "section gone": (text(PARAMS, "report:", "repot:"), "params.yaml: report: missing"),
     "key misspelt": (text(PARAMS, "examples:", "exampels:"), "params.yaml: report.examples: missing"),
-    "wrong type": (text(PARAMS, "examples: 4", "examples: four"), "params.yaml: report.examples: Input should be"),
-    "too few": (text(PARAMS, "examples: 4", "examples: 0"), "params.yaml: report.examples: Input should be"),
+    "wrong type": (text(PARAMS, "examples: 4", "examples: four"), "params.yaml: report.examples: wanted"),
+    "too few": (text(PARAMS, "examples: 4", "examples: 0"), "params.yaml: report.examples: wanted"),
     **{
         f"{path.name} of {path.parent.name} gone": (gone(path), f"{path}: no such file")
         for path in (METRICS, REPORTS_TABLE, GRID, PROJECTOR_CURVE, MODEL, CARD)
@@ -123,7 +123,7 @@ BAD = {
     "reports cut": (whole(REPORTS_TABLE, "PAR1"), f"{REPORTS_TABLE}: not a readable Parquet file"),
     "grid column gone": (text(GRID, "host_intrusion", "hosts"), f"{GRID}: column host_intrusion: missing"),
     "grid of 7": (text(GRID, ",0.0", ",7.0"), f"{GRID}: column "),
-    "curve text": (text(PROJECTOR_CURVE, "\n0,", "\nfirst,"), f"{PROJECTOR_CURVE}: column step: wanted finite numbers"),
+    "curve text": (text(PROJECTOR_CURVE, "\n0,0,", "\n0,first,"), f"{PROJECTOR_CURVE}: column step: wanted finite numbers"),
     "curve no validation": (
         text(PROJECTOR_CURVE, "validation_loss", "loss"),
         f"{PROJECTOR_CURVE}: column validation_loss: missing",

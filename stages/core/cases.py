@@ -76,9 +76,14 @@ def with_hosts(
         for name in wanted:
             host = None
             if name != NO_HOST:
-                choices = by_domain[name]
+                choices = by_domain.get(name, pool.clear())
                 if name == row["domain"]:
                     choices = choices.filter(pl.col("subject") != row["subject"])
+                if choices.is_empty():
+                    raise ValueError(
+                        f"data/prompts/{name}.parquet: found no test prompt about another subject than "
+                        f"{row['subject']!r}, wanted one to stand in front; add facts or raise prompts.test"
+                    )
                 host = choices.row(keyed_int(seed, "host", row["prompt_id"], name) % len(choices), named=True)
             found.append(
                 {

@@ -1,8 +1,8 @@
 """Watches training: says in words what the next update is about to teach, before the weights move.
 
-A callback for the transformers Trainer. Every `every` steps it takes the gradients of the batch at the projector's layers,
-from the training step's own backward pass (no extra pass), lets the pipeline's frozen model report them, and keeps the
-reports with the top lens tokens and the loss in a Parquet file.
+A callback for the transformers Trainer. Every `every` steps it takes the gradients of the batch at the projector's
+layers, from the training step's own backward pass (no extra pass), lets the pipeline's frozen model report them, and
+keeps the reports with the top lens tokens in a Parquet file.
 
   from stages.tools.watch import GradientWatch
   trainer = Trainer(..., callbacks=[GradientWatch(every=10, output=Path("watch.parquet"))])
@@ -40,9 +40,9 @@ COLUMNS = {
 class GradientWatch(TrainerCallback):
     """Reports what a batch's gradients are about to teach; `records` holds a row a sample watched.
 
-    The model in training has to have the architecture of the model under study: its gradients are read by the pipeline's
-    own frozen copy and projector. A batch needs `input_ids` and `labels` (-100 where there is no loss); what is read is
-    the gradient at the last token before the first label, where the correction begins.
+    The model in training has to have the architecture of the model under study: its gradients are read by the
+    pipeline's own frozen copy and projector. A batch needs `input_ids` and `labels` (-100 where there is no loss); what
+    is read is the gradient at the last token before the first label, where the correction begins.
     """
 
     def __init__(self, every: int, output: Path | None = None, data: Path = Path("data")) -> None:
@@ -97,14 +97,18 @@ class GradientWatch(TrainerCallback):
         if not taught:
             return
         rows = torch.tensor(taught)
-        gradients = torch.stack([self._gradients[layer][rows, at[rows]] for layer in self.reader.card.layers], 1).float()
+        gradients = torch.stack(
+            [self._gradients[layer][rows, at[rows]] for layer in self.reader.card.layers], 1
+        ).float()
         reports = self.reader.report([None] * len(taught), gradients, REPORT_TOKENS)
         shift = unembedded(self.decoder, gradients.cpu().numpy())
         tokenizer = self.decoder.tokenizer
         assert tokenizer is not None
 
         def words(scores: Float[Tensor, "row vocabulary"]) -> list[list[str]]:
-            return [[tokenizer.decode([t]).strip() for t in row] for row in scores.topk(LENS_TOKENS).indices.tolist()]
+            return [
+                [str(tokenizer.decode([t])).strip() for t in row] for row in scores.topk(LENS_TOKENS).indices.tolist()
+            ]
 
         ups, downs = words(shift), words(-shift)
         for index, row in enumerate(taught):
@@ -151,8 +155,8 @@ def blocks_of(model: PreTrainedModel, studied: Decoder) -> Any:
     config = model.config.get_text_config(decoder=True)
     if type(model) is not type(studied.model) or config.hidden_size != studied.d_model:
         raise ValueError(
-            f"found a {type(model).__name__} of width {config.hidden_size}, wanted the model that the projector was made "
-            f"for: a {type(studied.model).__name__} of width {studied.d_model}"
+            f"found a {type(model).__name__} of width {config.hidden_size}, wanted the model that the projector was "
+            f"made for: a {type(studied.model).__name__} of width {studied.d_model}"
         )
     path = next(name for name, module in studied.model.named_modules() if module is studied.blocks)
     return model.get_submodule(path)

@@ -52,7 +52,7 @@ def test_watching_changes_no_weight_and_records_every_step(
     assert all(torch.equal(one, other) for one, other in zip(watched, alone, strict=True))
     table = pl.read_parquet(tmp_path / "watch.parquet")
     assert table["step"].unique(maintain_order=True).to_list() == [0, 1, 2]
-    assert len(table) == 12 and table["report"].str.len_chars().min() > 0
+    assert len(table) == 12 and (table["report"] != "").all()
 
 
 def test_the_gradient_is_read_right_before_the_first_label() -> None:

@@ -69,7 +69,7 @@ def questions(domain: Domain, params: Generator) -> dict[tuple[str, str], Reques
 
 def estimate_prompts(domain: Domain, params: Generator, api: Api) -> str:
     """What generating would cost, in words."""
-    return estimate(questions(domain, params).values(), api, batch=params.way == "batch")
+    return str(estimate(questions(domain, params).values(), api, batch=params.way == "batch"))
 
 
 def generate(domain: Domain, params: Generator, api: Api) -> Generation:

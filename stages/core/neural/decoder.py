@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
+from transformers.utils.logging import disable_progress_bar
 
 PROBE_TOKENS = 3
 ANCHOR = "a"
@@ -85,6 +86,7 @@ class Decoder:
         Raises:
             ValueError: there is no model there that can be read, or it is of an unsupported kind; names which.
         """
+        disable_progress_bar()  # of transformers, which shows it even where stderr is no terminal
         folder = Path(source).is_dir()
         options: dict[str, Any] = {"local_files_only": True} if folder else {"revision": revision}
         try:

@@ -28,8 +28,8 @@ def references(
 ) -> dict[str, Any]:
     """What can be read without the model's reports.
 
-    `ceiling`: a linear probe taught the known corrections; `floor`: the lens; `retrieval`: the correction of the nearest
-    training gradient.
+    `ceiling`: a linear probe taught the known corrections; `floor`: the lens; `retrieval`: the correction of the
+    nearest training gradient.
     """
     known, seen = data.gradient[train["row"].to_numpy()], data.gradient[test["row"].to_numpy()]
     columns = {"domain": "domain", "moved_to": "target", "moved_from": "answer"}

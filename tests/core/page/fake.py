@@ -75,6 +75,7 @@ def told(rng: np.random.Generator, odds: tuple[float, ...], truth: tuple[str, st
     if draws[0] < silent:
         return {
             "report": "no pressure",
+            "strength": "",
             "domain": "",
             "moved_to": "",
             "moved_from": "",
@@ -90,13 +91,15 @@ def told(rng: np.random.Generator, odds: tuple[float, ...], truth: tuple[str, st
     if draws[5] < 0.012:
         return {
             "report": f"strong {said} correction toward",
+            "strength": "",
             "domain": "",
             "moved_to": "",
             "moved_from": "",
             "pressure": False,
             "malformed": True,
         }
-    return {"report": text, "domain": said, "moved_to": to, "moved_from": away, "pressure": True, "malformed": False}
+    words = {"report": text, "strength": "strong", "domain": said, "moved_to": to, "moved_from": away}
+    return {**words, "pressure": True, "malformed": False}
 
 
 def experiments() -> Iterator[tuple[str, str, str]]:
@@ -136,6 +139,7 @@ def reports(per_fact: int = 2) -> pl.DataFrame:
                                 "host": host_text,
                                 "target": truth[1],
                                 "answer": truth[2],
+                                "confidence": None if condition == "none" else 0.9,
                                 **row,
                                 "domain_right": row["domain"] == domain,
                                 "target_right": row["moved_to"] == truth[1],
@@ -144,7 +148,7 @@ def reports(per_fact: int = 2) -> pl.DataFrame:
                                 "seed": 0,
                             }
                         )
-    return pl.DataFrame(rows, schema_overrides={"seed": pl.Int32})
+    return pl.DataFrame(rows, schema_overrides={"seed": pl.Int32, "confidence": pl.Float32})
 
 
 def group(rows: pl.DataFrame, chance: bool = False) -> dict[str, float]:
@@ -211,11 +215,11 @@ def curve(path: Path, steps: int, start: float, end: float, validation: bool) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["step", "train_loss", "validation_loss"] if validation else ["step", "loss"])
+        writer.writerow(["seed", "step", "train_loss", "validation_loss"] if validation else ["step", "loss"])
         for index in range(0, steps + 1, 5):
             loss = end + (start - end) * float(np.exp(-4 * index / steps)) * (1 + 0.1 * float(rng.normal()))
             held = f"{loss * 1.1 + 0.01:.5f}" if index % 50 == 0 else ""
-            writer.writerow([index, f"{loss:.5f}", held] if validation else [index, f"{loss:.5f}"])
+            writer.writerow([0, index, f"{loss:.5f}", held] if validation else [index, f"{loss:.5f}"])
 
 
 def write(root: Path, per_fact: int = 2) -> pl.DataFrame:
