@@ -96,5 +96,5 @@ def test_verdicts(key: str, group: dict[str, Any], holds: bool | None, text: str
 
 def test_every_condition_says_what_would_falsify_it() -> None:
     assert all(one.label and one.given and one.shows and one.falsified for one in KNOWN.values())
-    assert condition_of("controls.false_host").label == "False host"
+    assert condition_of("controls.new_host").label == "New host"
     assert condition_of("ceiling.held_out_target").label == "Linear probe, held out target"
