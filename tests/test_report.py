@@ -123,7 +123,10 @@ BAD = {
     "reports cut": (whole(REPORTS_TABLE, "PAR1"), f"{REPORTS_TABLE}: not a readable Parquet file"),
     "grid column gone": (text(GRID, "host_intrusion", "hosts"), f"{GRID}: column host_intrusion: missing"),
     "grid of 7": (text(GRID, ",0.0", ",7.0"), f"{GRID}: column "),
-    "curve text": (text(PROJECTOR_CURVE, "\n0,0,", "\n0,first,"), f"{PROJECTOR_CURVE}: column step: wanted finite numbers"),
+    "curve text": (
+        text(PROJECTOR_CURVE, "\n0,0,", "\n0,first,"),
+        f"{PROJECTOR_CURVE}: column step: wanted finite numbers",
+    ),
     "curve no validation": (
         text(PROJECTOR_CURVE, "validation_loss", "loss"),
         f"{PROJECTOR_CURVE}: column validation_loss: missing",

@@ -16,7 +16,7 @@ from tests.pipeline.warm import Warm
 KILLS = {"model": 6, "gradients": 6, "virtual_step": 6, "labels": 3, "projector": 6, "evaluation": 6}
 # So that there is something to resume at this size: checkpoints every few steps, shards of a few rows.
 SOONER = {
-    "stages/core/neural/pocket.py": ("(step + 1) % 100 == 0", "(step + 1) % 10 == 0"),
+    "stages/core/neural/pocket.py": ("KEPT_EVERY = 100", "KEPT_EVERY = 10"),
     "stages/core/gradient_store.py": ("CHUNK_ROWS = 64", "CHUNK_ROWS = 8"),
 }
 
@@ -117,11 +117,13 @@ def test_finished_pieces_are_not_computed_again(tiny_pipeline: Path, warm_python
 def kill_when(case: Stage, name: str) -> Path:
     """Kills the stage as soon as a scratch file of this name is there; returns its path."""
     run = case.start()
-    while not (found := [path for path in (case.root / ".scratch").rglob(name) if ".partial" not in str(path)]):
+    while not (
+        found := [path for path in (case.root / ".scratch" / case.stage).rglob(name) if ".partial" not in str(path)]
+    ):
         time.sleep(0.002)
     run.kill()
     assert run.wait() == -signal.SIGKILL, "it was through before it could be killed"
-    found = [path for path in (case.root / ".scratch").rglob(name) if ".partial" not in str(path)]
+    found = [path for path in (case.root / ".scratch" / case.stage).rglob(name) if ".partial" not in str(path)]
     assert len(found) == 1
     return found[0]
 
