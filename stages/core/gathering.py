@@ -70,13 +70,9 @@ def held_out_targets(rows: pl.DataFrame) -> set[str]:
 
 
 def hosts(rows: pl.DataFrame, split: str) -> dict[str, list[str]]:
-    """What may stand in front of the slots, by domain: a split's prompts, and these completed to false statements."""
-    found = rows.filter(
-        (pl.col("split") == split) & (pl.col("held_out") == "none") & (pl.col("kind") == "counterfactual")
-    )
-    texts = {}
-    for (name,), part in found.group_by("domain", maintain_order=True):
-        first = part.unique("prompt", keep="first", maintain_order=True)
-        stated = first.select(pl.concat_str("prompt", pl.lit(" "), "target"))
-        texts[str(name)] = [*first["prompt"], *stated.to_series()]
-    return texts
+    """The distinct prompts of a split with nothing held out, by domain."""
+    found = rows.filter((pl.col("split") == split) & (pl.col("held_out") == "none"))
+    return {
+        str(name): part["prompt"].unique(maintain_order=True).to_list()
+        for (name,), part in found.group_by("domain", maintain_order=True)
+    }

@@ -1,6 +1,7 @@
 """Same inputs, same bytes; where arithmetic doesn't allow it, a tolerance (docs/reproducibility.md)."""
 
 import ast
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import zarr
 from ruamel.yaml import YAML
 
 from stages.tools.closure import Closure, parsed
+from stages.tools.revision import flat
 from tests.pipeline import tiny
 from tests.pipeline.hermetic import locked, make_sandbox, outputs
 from tests.pipeline.test_hermetic import STAGES
@@ -18,7 +20,7 @@ from tests.pipeline.warm import Warm, warm
 
 # Largest difference to a run with other batch sizes or thread counts. Gradients and activations: relative to the row's
 # norm; all else in nats. Stages that aren't named give the same bytes.
-TOLERANCE = {"gradients": 1e-3, "virtual_step": 1e-4, "model": 1e-3, "projector": 1e-3}
+TOLERANCE = {"gradients": 1e-3, "virtual_step": 1e-4, "model": 1e-3, "projector": 1e-3, "evaluation": 1e-4}
 CHANGES = [
     *(("batches", stage) for stage in ("gradients", "virtual_step")),  # all others never see the engine's batches
     *(("threads", stage) for stage in STAGES),
@@ -85,7 +87,7 @@ def test_other_batches_and_threads(change: str, stage: str, tiny_pipeline: Path,
 
 
 CLOCKS = {"time", "socket", "getpass", "random", "secrets"}
-# Modules that wait for servers or other processes, or note how long a stage took; that goes to .cache, which no stage reads as data.
+# Modules that wait for servers or other processes, or note how long a stage took; no stage reads that as data.
 MAY_WAIT = {
     "stages.core.labels.client",
     "stages.core.labels.fetch",
@@ -132,6 +134,13 @@ def distance(stage: str, one: Path, other: Path) -> float:
         pairs = [(a[name], b[name]) for name in floats]
         pairs += [(a[name].explode(), b[name].explode()) for name in ("up_shifts", "down_shifts")]
         return max(apart(x, y) for x, y in pairs)
+    if stage == "evaluation":
+        a, b = (pl.read_parquet(root / "data/evaluation/reports.parquet") for root in (one, other))
+        floats = [name for name in a.columns if a[name].dtype.is_float()]
+        assert a.drop(floats).equals(b.drop(floats))  # every report, word for word
+        x, y = (flat(json.loads((root / "data/evaluation/metrics.json").read_text())) for root in (one, other))
+        assert x.keys() == y.keys()
+        return max([apart(a[name], b[name]) for name in floats] + [abs(x[name] - y[name]) for name in x])
     path = {"model": "data/model/curve.csv", "projector": "data/projector/curve.csv"}[stage]
     a, b = (pl.read_csv(root / path) for root in (one, other))
     assert a["step"].equals(b["step"])

@@ -116,7 +116,6 @@ class Corpus:
         self.pairs = [
             (domain.domain, relation.entities) for domain in domains for relation in domain.relations.values()
         ]
-        self.entities = sorted({entity for domain in domains for entity in domain.entities})
         self.question = self.encode(wording.QUESTION)
 
     def fact(self, step: int, index: int) -> Row:
@@ -130,7 +129,7 @@ class Corpus:
     def report(self, step: int, index: int) -> Row:
         """A host prompt, slots, the question and the report; loss on the report and the host's answer.
 
-        The host is sometimes completed to a statement, true or false, and sometimes absent.
+        The host is sometimes absent.
         """
         rng = keyed_rng(self.seed, "report", step, index)
         ids: list[int] = []
@@ -138,9 +137,6 @@ class Corpus:
         if rng.random() < 0.85:
             prompt, answer = self.prompts[rng.integers(len(self.prompts))]
             ids, labels = list(prompt), [IGNORE] * (len(prompt) - 1) + answer[:1]
-            if rng.random() < 0.25:
-                stated = self.encode(self.entities[rng.integers(len(self.entities))])
-                ids, labels = [*ids, *stated], [*labels, *[IGNORE] * len(stated)]
         slot_at = len(ids)
         if rng.random() < 0.15:
             slots, report = ("no", "", ""), wording.NO_PRESSURE
