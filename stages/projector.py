@@ -22,7 +22,7 @@ from stages.core.neural.training import Curriculum, Lesson, gate, train
 from stages.core.params import Domains, Projector, Section, read_sections
 from stages.core.stage import parse, progress, run
 
-BIAS_STEPS = 150
+BIAS_STEPS = 60
 """A constant needs few steps."""
 
 

@@ -96,7 +96,11 @@ def test_with_the_pocket_model(edit: str, tiny_pipeline: Path, warm_python: Warm
 def own_model(tiny_pipeline: Path, warm_python: Warm, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The finished tiny pipeline on a model that it doesn't train: a local folder."""
     root = tiny.copied(tiny_pipeline, tmp_path_factory.mktemp("own") / "repository")
+    add_domain(root)
+    warm_python.run(root, "model")  # a model that knows more than the pipeline asks about
     shutil.copytree(root / "data/model", root / "models/mine")
+    (root / "data/facts/history.yaml").unlink()
+    tiny.edit_params(root, domains=list(ALL))
     for name in ("model.json", "curve.csv"):
         (root / "models/mine" / name).unlink()
     (root / "models/mine/note.md").touch()
