@@ -103,6 +103,8 @@ def steering_success(
         [target in means and answer in means for target, answer in test.select("target", "answer").iter_rows()]
     )
     kept = test.filter(pl.Series(have))
+    if kept.is_empty():  # no test row has training prompts of both its entities: nothing can be said
+        return {"rows": 0}
     steering = np.stack(
         [means[target] - means[answer] for target, answer in kept.select("target", "answer").iter_rows()]
     )
