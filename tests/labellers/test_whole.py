@@ -36,7 +36,6 @@ def test_2000_rows_through_a_storm_with_a_kill_in_the_middle(serve: Serve):
     world.write_world(rows, backend="openai")
     server = serve(stormy(0.3, moody))
     first = stage(server.url)
-    start = time.monotonic()
     while len(server.billed) < rows // 2 and first.poll() is None:
         time.sleep(0.01)
     first.kill()  # -9
@@ -46,7 +45,6 @@ def test_2000_rows_through_a_storm_with_a_kill_in_the_middle(serve: Serve):
     cut = dict(server.billed)
     second = stage(server.url)
     out, errors = second.communicate(timeout=100)
-    cold = time.monotonic() - start
     assert second.returncode == 0 and not errors, errors
 
     labels, bad = read_table(OUTPUT, LABELS), pl.read_parquet(QUARANTINE)
@@ -61,13 +59,8 @@ def test_2000_rows_through_a_storm_with_a_kill_in_the_middle(serve: Serve):
 
     outputs = [OUTPUT, QUARANTINE, Path("data/labels/metrics/geography.json")]
     before = [path.read_bytes() for path in outputs]
-    warm = []
-    for _ in range(3):  # the shortest: the machine is shared
-        start = time.perf_counter()
-        main(["geography"])
-        warm.append(time.perf_counter() - start)
+    main(["geography"])
     assert last_run()["asked"] == 0 and [path.read_bytes() for path in outputs] == before
-    assert cold / min(warm) > 50, f"cold {cold:.2f} s, warm {warm} s"
 
 
 def test_two_runs_at_once_share_the_work(serve: Serve):

@@ -15,6 +15,8 @@ from tests.pipeline.warm import Warm
 ROOT = Path(__file__).parents[2]
 DOMAINS = ("geography", "music")
 FACTS = 12
+LONGEST = 300
+"""Seconds after which a command that hangs fails its test."""
 SOURCES = ("stages", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
 SMALL = {
     "domains": list(DOMAINS),
@@ -90,7 +92,7 @@ def command(
     }  # fmt: skip
     if warm:
         settings["PATH"] = f"{warm.bin}{os.pathsep}{settings['PATH']}"
-    done = subprocess.run(arguments, cwd=root, env=settings, capture_output=True, text=True)
+    done = subprocess.run(arguments, cwd=root, env=settings, capture_output=True, text=True, timeout=LONGEST)
     assert not check or done.returncode == 0, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 

@@ -20,6 +20,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+LONGEST = 300
+"""Seconds after which a stage that hangs fails its test."""
 PRELOADED = (
     "torch", "torch.optim", "transformers", "transformers.models.qwen3.modeling_qwen3", "transformers.models.auto",
     "transformers.modeling_utils", "transformers.generation.utils", "polars", "zarr", "numcodecs", "pydantic",
@@ -60,6 +62,7 @@ def ask(
 ) -> Run:
     """Has the server run `python <arguments>` in `folder`; output goes to the descriptor, or to this process's own."""
     connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(LONGEST)
     connection.connect(address)
     message = json.dumps({"arguments": arguments, "folder": folder, "environment": dict(environment)}).encode()
     streams = [1, 2] if output is None else [output, output]
