@@ -3,16 +3,18 @@
 Reads data/facts/<domain>.yaml. Writes data/prompts/<domain>.parquet. Params: prompts, api. No GPU; a second. With
 prompts.generator openai, a language model paraphrases prompts and thinks of wrong answers (address and key in
 OPENAI_BASE_URL and OPENAI_API_KEY; answers are kept in .cache and paid once; --dry-run says what it would cost).
+What a generator does is stages/generators/<generator>.py; only the chosen one is imported.
 
   python -m stages.prompts geography
 """
 
 import argparse
+import importlib
 from pathlib import Path
+from types import ModuleType
 
-from stages.core.corrections import Material, make_prompts
-from stages.core.facts import Domain, read_domain
-from stages.core.labels.generate import estimate_prompts, generate
+from stages.core.corrections import make_prompts
+from stages.core.facts import read_domain
 from stages.core.params import Api, Prompts, Section, read_sections
 from stages.core.stage import run
 from stages.core.tables import PROMPTS, write_table
@@ -25,12 +27,9 @@ class Sections(Section):
     api: Api
 
 
-def generated(domain: Domain, params: Sections) -> dict[tuple[str, str], Material]:
-    """What the generator adds to the facts; nothing with generator "facts"."""
-    if params.prompts.generator == "facts":
-        return {}
-    found = generate(domain, params.prompts.openai, params.api).facts
-    return {(each.relation, each.subject): Material(each.templates, each.wrong_answers) for each in found}
+def generator(name: str) -> ModuleType:
+    """`stages/generators/<name>.py`; estimate and material, both of (domain, prompts, api), are its interface."""
+    return importlib.import_module(f"stages.generators.{name}")
 
 
 def main() -> None:
@@ -41,12 +40,12 @@ def main() -> None:
     options = parser.parse_args()
     params = read_sections(Sections)
     domain = read_domain(options.domain)
+    chosen = generator(params.prompts.generator)
     if options.dry_run:
-        asked = params.prompts.generator == "openai"
-        bill = estimate_prompts(domain, params.prompts.openai, params.api) if asked else "0 calls, 0 tokens, 0 USD"
+        bill = chosen.estimate(domain, params.prompts, params.api)
         print(f"{domain.domain}: {params.prompts.generator}: {bill}")
         return
-    table = make_prompts(domain, params.prompts, generated(domain, params))
+    table = make_prompts(domain, params.prompts, chosen.material(domain, params.prompts, params.api))
     path = Path("data/prompts") / f"{domain.domain}.parquet"
     write_table(path, table, PROMPTS)
     print(f"{path}: {len(table)} corrections of {table['prompt'].n_unique()} prompts")

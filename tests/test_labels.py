@@ -123,7 +123,7 @@ def test_the_stage_starts_at_once(tmp_path: Path):
 
 
 def test_nothing_of_labelling_imports_torch(tmp_path: Path):
-    folders = ("stages/core/labels", "stages/labellers")
+    folders = ("stages/core/labels", "stages/labellers", "stages/generators")
     modules = [f"{folder.replace('/', '.')}.{path.stem}" for folder in folders for path in (ROOT / folder).glob("*.py")]
     assert "stages.core.labels.client" in modules and "stages.labellers.openai" in modules
     names = ", ".join(module for module in modules if not module.endswith("__init__"))

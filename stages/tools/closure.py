@@ -19,7 +19,10 @@ import grimp
 
 PACKAGE = "stages"
 # Module that imports by name -> the module that it then imports, {key} being a key of params.yaml.
-BY_NAME = {"stages.labels": "stages.labellers.{labels.backend}"}
+BY_NAME = {
+    "stages.labels": "stages.labellers.{labels.backend}",
+    "stages.prompts": "stages.generators.{prompts.generator}",
+}
 DYNAMIC = {"import_module", "__import__", "find_spec", "spec_from_file_location", "run_module", "run_path"}
 QUOTED = re.compile(r"""["']([\w.-]+)["']""")
 

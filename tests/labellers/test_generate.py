@@ -1,16 +1,20 @@
 """Generated prompts and wrong answers are validated against the facts, repaired once, and never stand twice."""
 
 import json
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
+from stages import prompts
 from stages.core.facts import Domain, read_domain
-from stages.core.labels.generate import Generation, generate
 from stages.core.params import Api, Generator
+from stages.generators.openai import Generation, generate
 from tests.labellers import world
-from tests.labellers.server import Asked, Reply, Server, completion, is_repair
+from tests.labellers.server import Asked, Reply, Script, Server, completion, is_repair
 
 PARAMS = Generator.model_validate(
     {"paraphrases": 2, "wrong_answers": 2, "way": "online", "max_quarantined": 0.2, "teacher": world.TEACHER}
@@ -25,14 +29,20 @@ def domain() -> Domain:
     return read_domain("geography")
 
 
-def written(domain: Domain, monkeypatch: pytest.MonkeyPatch, write: Writer, **changes: Any) -> Generation:
-    """What generation makes of a model that writes `write(subject, answer, is_repair)`."""
+def scripted(write: Writer) -> Script:
+    """A server that answers with what `write(subject, answer, is_repair)` writes."""
 
     def script(asked: Asked) -> Reply:
         lines = dict(line.split(": ", 1) for line in asked.body["messages"][1]["content"].split("\n") if ": " in line)
         return Reply(completion(json.dumps(write(lines["Subject"], lines["Answer"], is_repair(asked)))))
 
-    with Server(script) as server:
+    return script
+
+
+def written(domain: Domain, monkeypatch: pytest.MonkeyPatch, write: Writer, **changes: Any) -> Generation:
+    """What generation makes of a model that writes `write(subject, answer, is_repair)`."""
+
+    with Server(scripted(write)) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         found = generate(domain, PARAMS.model_copy(update=changes), API)
         assert generate(domain, PARAMS.model_copy(update=changes), API).facts == found.facts
@@ -114,3 +124,38 @@ def test_the_same_prompt_of_two_facts_stays_once(monkeypatch):
     found = written(domain, monkeypatch, good)
     prompts = [template.replace("{subject}", fact.subject) for fact in found.facts for template in fact.templates]
     assert len(prompts) == len(set(prompts)) == 12 and found.metrics["duplicates"] == 12
+
+
+def test_the_stage_adds_what_was_written_to_the_table_and_pays_once(
+    domain: Domain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    section = {"generator": "openai", "openai": PARAMS.model_dump(), "targets": 6, "correction_templates": 1}
+    section |= {"validation": 0.1, "test": 0.2, "held_out": {"targets": 0.1, "subjects": 0.1}, "seed": 1}
+    world.write_params(world.params() | {"prompts": section})
+    path = Path("data/prompts/geography.parquet")
+
+    def stage(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["prompts", "geography", *arguments])
+        prompts.main()
+        return capsys.readouterr().out
+
+    assert "geography: openai: 6 requests, 0 cached, 6 calls" in stage("--dry-run") and not path.exists()
+    with Server(scripted(good)) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        stage()
+        first = path.read_bytes()
+        stage()
+        assert len(server.asked) == 6 and path.read_bytes() == first
+    table = pl.read_parquet(path)
+    assert {"People who know {subject} well think of", "What belongs to {subject} is"} < set(table["template"])
+    assert "Timbuktu" in set(table["target"])
+    held_out = table.filter(pl.col("held_out") == "template")["template"].unique().to_list()
+    assert held_out == ["{subject} has"]  # the facts' own last template, as without a generator
+    seen = table.filter(pl.col("held_out") == "none")
+    assert seen.group_by("prompt").agg(pl.col("split").n_unique())["split"].max() == 1
+    usage = json.loads(Path(".cache/labels/usage/prompts-geography.json").read_text())
+    assert usage["answers"]["calls"] == 6 and usage["run"] == usage["run"] | {"asked": 0, "cached": 6}
+    world.write_params(world.params() | {"prompts": section | {"generator": "facts"}})
+    assert stage("--dry-run") == "geography: facts: 0 calls, 0 tokens, 0 USD\n"
+    stage()
+    assert set(pl.read_parquet(path)["template"]) <= {"The thing of {subject} is", "{subject} has"}

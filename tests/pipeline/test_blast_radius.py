@@ -70,6 +70,7 @@ POCKET = {
     "nothing": (lambda root: None, set()),
     "a test or a page of prose": (lambda root: (root / "README.md").write_text("More."), set()),
     "the prompt of a teacher that isn't asked": (comment("stages/labellers/prompt.md"), set()),
+    "the client of an API that isn't asked": (comment("stages/core/labels/client.py"), set()),
     "the local teacher": (comment("stages/labellers/local.py"), of(("labels",), ALL)),
     "a fact, which the pocket model learns": (other_fact, FROM_MODEL | {"prompts@music"}),
     "a domain more, which it learns": (add_domain, FROM_MODEL | of(MATRIX, ["history"])),

@@ -90,6 +90,15 @@ def test_the_chosen_teacher_is_a_dependency_with_its_prompt(repository: Path):
     assert "stages/core/labels/cache.py" in deps and "stages/labellers/local.py" not in deps
 
 
+def test_the_chosen_generator_of_prompts_is_a_dependency_with_its_prompt(repository: Path):
+    assert not [dep for dep in stage(repository, "prompts")["deps"] if dep.startswith("stages/core/labels/")]
+    tiny.edit_params(repository, prompts__generator="openai")
+    differences(repository, write=True)
+    deps = stage(repository, "prompts")["deps"]
+    assert "stages/generators/openai.py" in deps and "stages/generators/generator.md" in deps
+    assert "stages/core/labels/client.py" in deps and "stages/generators/facts.py" not in deps
+
+
 def test_another_import_by_name_is_refused(repository: Path):
     append(
         repository / "stages/core/wording.py", '\nimport importlib\nimportlib.import_module("stages.core." + "cases")\n'

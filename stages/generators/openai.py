@@ -1,4 +1,4 @@
-"""LLM prompt generation (`prompts.generator: openai`): paraphrased prompts and plausible wrong answers for facts.
+"""Generator "openai": paraphrased prompts and plausible wrong answers, by a model behind an OpenAI-compatible server.
 
 What comes back is validated against the facts. A paraphrase is kept as a template, the prompt with its subject taken
 out, so that the same wording for two subjects is one template and can be held out of training as one.
@@ -10,16 +10,19 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from stages.core.corrections import Material
 from stages.core.facts import Domain, Fact, Relation
+from stages.core.files import write_json
+from stages.core.labels.cache import CACHE
 from stages.core.labels.chat import Answer, Fault, Request, compose
 from stages.core.labels.converse import converse
 from stages.core.labels.fetch import Run
 from stages.core.labels.lexicon import words
 from stages.core.labels.parse import Said, read
-from stages.core.labels.spend import estimate
-from stages.core.params import Api, Generator
+from stages.core.labels.spend import estimate as bill
+from stages.core.params import Api, Generator, Prompts
 
-PROMPT = Path(__file__).parents[2] / "labellers" / "generator.md"
+PROMPT = Path(__file__).with_name("generator.md")
 SHOWN = 3  # prompts of the facts file that a request shows
 ENDINGS = ".,;:?!"
 
@@ -67,9 +70,17 @@ def questions(domain: Domain, params: Generator) -> dict[tuple[str, str], Reques
     return asked
 
 
-def estimate_prompts(domain: Domain, params: Generator, api: Api) -> str:
-    """What generating would cost, in words."""
-    return str(estimate(questions(domain, params).values(), api, batch=params.way == "batch"))
+def estimate(domain: Domain, params: Prompts, api: Api) -> str:
+    """What generating would cost, in words; asks nothing."""
+    asked = questions(domain, params.openai).values()
+    return str(bill(asked, api, batch=params.openai.way == "batch"))
+
+
+def material(domain: Domain, params: Prompts, api: Api) -> dict[tuple[str, str], Material]:
+    """New templates and wrong answers by (relation, subject); what it cost goes to a side file that nothing reads."""
+    found = generate(domain, params.openai, api)
+    write_json(CACHE / "usage" / f"prompts-{domain.domain}.json", {"answers": found.metrics, "run": found.run})
+    return {(each.relation, each.subject): Material(each.templates, each.wrong_answers) for each in found.facts}
 
 
 def generate(domain: Domain, params: Generator, api: Api) -> Generation:

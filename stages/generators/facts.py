@@ -1,0 +1,15 @@
+"""Generator "facts": a domain's prompts are its facts' templates and entities, and nothing more."""
+
+from stages.core.corrections import Material
+from stages.core.facts import Domain
+from stages.core.params import Api, Prompts
+
+
+def estimate(domain: Domain, params: Prompts, api: Api) -> str:
+    """What generating would cost, in words."""
+    return "0 calls, 0 tokens, 0 USD"
+
+
+def material(domain: Domain, params: Prompts, api: Api) -> dict[tuple[str, str], Material]:
+    """Nothing for any fact."""
+    return {}
