@@ -35,3 +35,4 @@ test: check
 bench: env
 	python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[bench]"
 	python -m tests.benchmarks.engine
+	python -m tests.benchmarks.labelling
