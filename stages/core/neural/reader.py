@@ -3,16 +3,22 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from stages.core.errors import explain
 from stages.core.files import read_json
 from stages.core.neural.decoder import Decoder
+from stages.core.neural.engine.batches import in_batches, plan
+from stages.core.neural.engine.continuation import greedy
+from stages.core.neural.engine.packed import packed_linears
+from stages.core.neural.engine.prefix import Padding, takes_padding
 from stages.core.neural.injection import ReadingPrompt, embedding_norm, reading_prompt, replace_slots
 from stages.core.neural.projectors import ARCHITECTURES, features
 
@@ -186,30 +192,52 @@ class Reader:
         batch: int = 256,
     ) -> list[str]:
         """The same with the slots' vectors given; None: nothing is injected."""
+        prompts = [self.prompt(host) for host in hosts]
+        lengths = [(len(prompt.ids), 0) for prompt in prompts]
+        join = "any" if takes_padding(self.decoder) else "equal"
+        reports = [""] * len(prompts)
+
+        def write(rows: Int[np.ndarray, " row"]) -> tuple[Int[np.ndarray, " row"], list[str]]:
+            chosen = None if vectors is None else vectors[torch.from_numpy(rows).to(vectors.device)]
+            return rows, self._write([prompts[row] for row in rows], chosen, tokens)
+
+        batches = plan(lengths, tokens=batch * max(lengths, default=(0, 0))[0], rows=batch, join=join)
+        for rows, texts in in_batches(batches, write, None):
+            for row, text in zip(rows, texts, strict=True):
+                reports[row] = text
+        return reports
+
+    def _write(
+        self, prompts: Sequence[ReadingPrompt], vectors: Float[Tensor, "batch k d_model"] | None, tokens: int
+    ) -> list[str]:
+        """Greedy text of at most `tokens` tokens, one a prompt."""
         tokenizer = self.decoder.tokenizer
         assert tokenizer is not None
-        prompts = [self.prompt(host) for host in hosts]
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids))
-        reports = [""] * len(prompts)
-        for start in range(0, len(order), batch):
-            rows = order[start : start + batch]
-            embeds, lengths = self.embed(
-                [prompts[row] for row in rows], [()] * len(rows), None if vectors is None else vectors[rows]
-            )
-            width = embeds.shape[1]
-            # generate() goes on from the last position: the padding has to be on the left.
-            left = torch.stack([row.roll(width - length, 0) for row, length in zip(embeds, lengths, strict=True)])
-            mask = torch.arange(width) >= width - torch.tensor(lengths)[:, None]
-            written = self.decoder.model.generate(  # type: ignore[operator]
-                inputs_embeds=left,
-                attention_mask=mask.long().to(left.device),
-                max_new_tokens=tokens,
-                do_sample=False,
-                pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-            )
-            for row, text in zip(rows, tokenizer.batch_decode(written, skip_special_tokens=True), strict=True):
-                reports[row] = text.strip()
-        return reports
+        embeds, found = self.embed(prompts, [()] * len(prompts), vectors)
+        lengths, cache = torch.tensor(found, device=embeds.device), DynamicCache()
+        with packed_linears(self.decoder.model):
+            hidden = self.decoder.body(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state
+        last = hidden[torch.arange(len(found), device=hidden.device), lengths - 1]
+        padding = lay_right(cache, lengths)
+        texts = greedy(self.decoder, cache, padding, self.decoder.logits(last).argmax(-1), tokens)
+        return [str(tokenizer.decode(list(text), skip_special_tokens=True)).strip() for text in texts]
+
+
+def lay_right(cache: DynamicCache, lengths: Int[Tensor, " row"]) -> Padding:
+    """Moves each row's keys and values, which begin at 0, to the cache's right end, where further tokens follow.
+
+    Returns:
+        How the rows lie then, without their last token, as `greedy` takes it.
+    """
+    width = int(lengths.max())
+    shift = width - lengths[:, None]
+    if bool(shift.any()):
+        origin = (torch.arange(width, device=lengths.device) - shift).clamp_min(0)
+        rows = torch.arange(len(lengths), device=lengths.device)[:, None]
+        for layer in cache.layers:
+            for name in ("keys", "values"):  # [row, head, token, width]
+                setattr(layer, name, getattr(layer, name).transpose(1, 2)[rows, origin].transpose(1, 2))
+    return Padding(width - 1, lengths - 1)
 
 
 def read_projector_card(folder: Path) -> Card:

@@ -10,8 +10,10 @@ import torch
 
 from stages.core.files import write_json
 from stages.core.neural.decoder import Decoder
+from stages.core.neural.engine.prefix import Padding
 from stages.core.neural.reader import Reader
 from tests.core.neural.teaching import new_reader, settings
+from tests.tools.families import FAMILIES, tiny, untrained
 
 HOSTS = [None, "The capital of Peru is", "It is known that the composer of Tosca is"] * 4
 
@@ -40,6 +42,41 @@ def test_without_injection_the_report_is_what_the_model_itself_goes_on_with(read
         ids = torch.tensor([reader.prompt(host).ids])
         plain = reader.decoder.model.generate(ids, max_new_tokens=5, do_sample=False)[0, ids.shape[1] :]  # type: ignore[operator]
         assert report == str(reader.decoder.tokenizer.decode(plain, skip_special_tokens=True)).strip()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("family", ["qwen3-4b-instruct", "llama-3.1-8b-instruct"])
+@pytest.mark.parametrize("injected", [True, False])
+def test_reports_are_those_of_transformers_own_greedy_generation(family: str, injected: bool):
+    decoder = tiny(FAMILIES[family])
+    reader = untrained(decoder, FAMILIES[family].special[-1])
+    read = torch.randn(len(HOSTS), 1, decoder.d_model, generator=torch.Generator().manual_seed(0))
+    vectors = reader.vectors(read) if injected else None
+    wanted = []
+    for row, host in enumerate(HOSTS):
+        embeds, _ = reader.embed([reader.prompt(host)], [()], None if vectors is None else vectors[[row]])
+        ids = decoder.model.generate(inputs_embeds=embeds, max_new_tokens=12, do_sample=False)[0]  # type: ignore[operator]
+        wanted.append(str(decoder.tokenizer.decode(ids, skip_special_tokens=True)).strip())  # type: ignore[union-attr]
+    assert reader.report_vectors(HOSTS, vectors, 12) == wanted and len(set(wanted)) > 1
+
+
+def test_a_report_ends_before_the_token_that_ends_a_text(small_decoder: Decoder, monkeypatch: pytest.MonkeyPatch):
+    reader = new_reader(small_decoder, settings(architecture="linear"))
+    whole = reader.report([HOSTS[1]], None, 8)[0]
+    first, *_, last = small_decoder.continuation(whole)
+    monkeypatch.setattr(small_decoder, "eos_ids", lambda: frozenset([last]))
+    cut = reader.report([HOSTS[1]], None, 8)[0]
+    assert last != first and whole.startswith(cut) and 0 < len(cut) < len(whole)
+    monkeypatch.setattr(small_decoder, "eos_ids", lambda: frozenset([first]))
+    assert reader.report([HOSTS[1]], None, 8) == [""]
+
+
+def test_a_model_that_takes_no_padding_reports_the_same(reader: Reader, monkeypatch: pytest.MonkeyPatch):
+    wanted = reader.report(HOSTS, gradients(reader), 5)
+    monkeypatch.setattr("stages.core.neural.reader.takes_padding", lambda decoder: False)
+    monkeypatch.setattr("stages.core.neural.reader.Padding", lambda width, lengths: (
+        Padding(width, lengths) if bool((lengths == width).all()) else pytest.fail("padded")
+    ))  # fmt: skip
+    assert reader.report(HOSTS, gradients(reader), 5) == wanted
 
 
 def test_slots_hold_a_mean_of_token_embeddings(reader: Reader):
