@@ -8,6 +8,7 @@ Run it in the repository's root; `gradaware COMMAND --help` says more.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -139,8 +140,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     try:
         options.run(options)
+        sys.stdout.flush()
     except ValueError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:  # `gradaware ... | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit("\nstopped: every file is as it was or whole; run the same command again")
 

@@ -148,7 +148,8 @@ class Describer:
         assert tokenizer is not None
         for name, text in texts.items():
             if text == "":
-                raise ValueError(f"{name}: found no words, wanted some")
+                none = "" if name in ("prompt", "target") else f": leave --{name} out for none"
+                raise ValueError(f"{name}: found no words, wanted some{none}")
             lost = [word for word in (text or "").split() if tokenizer.unk_token_id in self._ids(word)]
             if tokenizer.unk_token_id is not None and lost:
                 raise ValueError(

@@ -22,6 +22,7 @@ SHOWN = 5
 """Tokens up and down that the table shows; the data and the JSON hold all that params asks for."""
 
 NOTHING = "(nothing)"
+IDLE = "With nothing injected it writes, about no gradient at all"
 
 Shift = tuple[str, float]
 
@@ -106,7 +107,7 @@ class Description:
             Text(),
             Text(f"With this gradient in its slots, {self._where()}, the model reports:"),
             Padding(Text(self.report or NOTHING, "bold"), (0, 0, 0, 2)),
-            Text("With nothing injected:"),
+            Text(f"{IDLE}:"),
             Padding(Text(self.without or NOTHING, "dim"), (0, 0, 0, 2)),
         ]
         if self.notes:
@@ -126,7 +127,7 @@ class Description:
         paragraphs = [
             f"With this gradient in its slots, {escape(self._where())}, the model reports:<br>"
             f"<b>{escape(self.report or NOTHING)}</b>",
-            f"With nothing injected:<br>{escape(self.without or NOTHING)}",
+            f"{IDLE}:<br>{escape(self.without or NOTHING)}",
             *(f"<b>note:</b> {escape(note)}" for note in self.notes),
         ]
         return (
@@ -150,7 +151,7 @@ class Description:
         steps = self.steps
         yield "step size", *(f"{step.size:g}" for step in steps)
         for kind in ("up", "down"):
-            columns = [getattr(step, kind)[:SHOWN] for step in steps]
+            columns = [[x for x in getattr(step, kind)[:SHOWN] if (x[1] > 0) == (kind == "up")] for step in steps]
             for row in zip_longest(*columns):
                 yield kind, *(f"{item[1]:+.1f}  {item[0]}" if item else "" for item in row)
         before = share(self.target_logprob)

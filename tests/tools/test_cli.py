@@ -51,6 +51,12 @@ def test_a_missing_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]):
     assert stopped.value.code == 2 and "COMMAND" in capsys.readouterr().err
 
 
+def test_a_reader_that_stops_reading_is_no_mistake():
+    script = 'set -o pipefail; "$0" -m stages.tools.cli preset | true'
+    done = subprocess.run(["bash", "-c", script, sys.executable], cwd=tiny.ROOT, capture_output=True, text=True)
+    assert done.stderr == ""
+
+
 def test_ctrl_c_says_what_is_left(monkeypatch: pytest.MonkeyPatch):
     def interrupted(_name: str) -> None:
         raise KeyboardInterrupt

@@ -22,7 +22,7 @@ from stages.core.params import Pocket
 from stages.core.wording import parse_report
 from stages.tools import cli
 from stages.tools.describe import Describer
-from stages.tools.description import NOTHING, Description, share
+from stages.tools.description import IDLE, NOTHING, Description, share
 from tests.pipeline import tiny
 from tests.tools.documented import arguments
 from tests.tools.families import untrained
@@ -190,7 +190,7 @@ def test_the_text_fits_the_terminal_and_says_it_all(described: Description, widt
     shown = captured.get()
     assert max(len(line.rstrip()) for line in shown.splitlines()) <= width and "…  " not in shown
     words = " ".join(shown.split())
-    for said in (PROMPT, HOST, "Madrid", "up", "down", "says, before", "says, after", "With nothing injected:"):
+    for said in (PROMPT, HOST, "Madrid", "up", "down", "says, before", "says, after", IDLE):
         assert said in words
     for text in (described.report or NOTHING, described.without or NOTHING, described.says):
         assert " ".join(text.split()) in words
@@ -220,7 +220,7 @@ def test_the_documented_commands_run(root: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(root)
     for command in arguments("describe.md"):
         cli.main(command)
-        assert "Madrid" in capsys.readouterr().out
+        assert "London" in capsys.readouterr().out
 
 
 def test_shares_are_readable():
