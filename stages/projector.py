@@ -45,8 +45,9 @@ def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) 
         Lesson(domain, to, away, flip=away not in unseen)
         for domain, to, away in rows.select("label_domain", "label_moved_to", "label_moved_from").iter_rows()
     ]
-    gradients = torch.tensor(data.gradient[rows["row"].to_numpy()])
-    return Curriculum(gradients, lessons, hosts(data.rows, split), reader.reference, settings, reader.seed)
+    at = rows["row"].to_numpy()
+    gradients, activations = torch.tensor(data.gradient[at]), torch.tensor(data.activation[at])
+    return Curriculum(gradients, activations, lessons, hosts(data.rows, split), reader.reference, settings, reader.seed)
 
 
 def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Projector) -> Card:
@@ -71,7 +72,8 @@ def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Proje
 
 def teach(reader: Reader, data: Gathered, settings: Projector, scratch: Scratch) -> pl.DataFrame:
     """Trains a reader's projector, sets its gate and returns its curve."""
-    teaching, validation = (curriculum(data, split, reader, settings) for split in ("train", "validation"))
+    teaching = curriculum(data, "train", reader, settings)
+    validation = curriculum(data, "validation", reader, settings.model_copy(update={"context_noise": 0.0}))
     with progress(f"projector, seed {reader.seed}", settings.steps) as advance:
         curve = train(reader, teaching, validation, settings, scratch.folder / f"seed_{reader.seed}", advance)
     reader.gate = gate(reader, validation, settings.missed)

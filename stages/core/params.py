@@ -99,7 +99,8 @@ class Projector(Section):
     `layers`: the stored layers whose gradients it reads, all at once. `width`: hidden units (mlp) or rank (low_rank).
     `batch` rows a step bear the slot loss (weight `slot_loss`), the first `report_batch` of them the report loss.
     `flips`, `shams`: shares of training rows that are sign-flipped, or (of those without report loss) no gradient at
-    all. `missed`: the share of real validation gradients that the gate leaves unreported. `sharpness`: the
+    all. `context_noise`: how much of another row's activation is mixed into a training gradient (standard deviation,
+    fraction of its norm). `missed`: the share of real validation gradients that the gate leaves unreported. `sharpness`: the
     inverse temperature at which slots are drawn to the model's own token embeddings.
     """
 
@@ -115,6 +116,7 @@ class Projector(Section):
     slot_loss: Annotated[float, Field(ge=0)]
     flips: Share
     shams: Share
+    context_noise: Annotated[float, Field(ge=0)]
     learning_rate: Rate
     weight_decay: Annotated[float, Field(ge=0)]
     validate_every: Count

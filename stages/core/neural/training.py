@@ -4,8 +4,9 @@ Two losses on the same draw. Report: cross-entropy of the report's tokens (nats)
 first rows of a batch. Slot: cross-entropy of naming what each slot should hold among all tokens of the model, by cosine
 to their embeddings; it needs no forward pass of the model, so it sees many more rows.
 
-Every row draws a host prompt of another domain than the gradient's (or none), a strength (the gradient is scaled), and
-perhaps a sign flip (report with the two entities swapped). In a share of the rows without report loss a sham stands in
+Every row draws a host prompt of another domain than the gradient's (or none), a strength (the gradient is scaled),
+perhaps a sign flip (report with the two entities swapped), and context noise: the activation of another training row,
+in a random amount, is mixed into the gradient, so that the projector reads past what comes of the prompt. In a share of the rows without report loss a sham stands in
 place of the gradient, and both entity slots are taught to name nothing ("no"); the gate is set by what that leaves.
 """
 
@@ -56,6 +57,7 @@ class Curriculum:
     def __init__(
         self,
         gradients: Float[Tensor, "sample layer d_model"],
+        activations: Float[Tensor, "sample layer d_model"],
         lessons: Sequence[Lesson],
         hosts: dict[str, list[str]],
         reference: Float[Tensor, " layer"],
@@ -64,13 +66,14 @@ class Curriculum:
     ) -> None:
         """`hosts`: prompts by domain. `reference`: the norm that "strong" and "weak" are told apart at."""
         self.gradients, self.lessons, self.settings, self.seed = gradients, lessons, settings, seed
+        self.contexts = F.normalize(activations, dim=-1)
         self.hosts, self.reference = hosts, reference
 
     def draw(self, split: str, step: int, size: int, reported: int) -> Draws:
         """A batch of `size` rows, the first `reported` of which are never shams."""
         rng = keyed_rng(self.seed, split, step)
         picked = rng.integers(len(self.lessons), size=size)
-        gradients = self.gradients[torch.from_numpy(picked)].clone()
+        gradients = self.in_context(rng, self.gradients[torch.from_numpy(picked)])
         factors = np.exp(rng.uniform(WEAKEST, STRONGEST, size) * rng.choice([-1, 1], size))
         gradients *= (torch.tensor(factors, dtype=torch.float32)[:, None] * self.reference / gradients.norm(dim=-1))[
             ..., None
@@ -93,6 +96,14 @@ class Curriculum:
             reports.append(wording.report(lesson.domain, to, away, strength))
             slots.append((strength, to, away))
         return Draws(gradients, reports, hosts, slots)
+
+    def in_context(
+        self, rng: np.random.Generator, gradients: Float[Tensor, "batch layer d_model"]
+    ) -> Float[Tensor, "batch layer d_model"]:
+        """The gradients, each with a random row's activation direction added at N(0, context_noise) times its norm."""
+        others = self.contexts[torch.from_numpy(rng.integers(len(self.contexts), size=len(gradients)))]
+        amounts = torch.from_numpy(rng.normal(0, self.settings.context_noise, len(gradients))).to(gradients.dtype)
+        return gradients + amounts[:, None, None] * gradients.norm(dim=-1, keepdim=True) * others
 
     def host(self, rng: np.random.Generator, domain: str) -> str | None:
         """A prompt of another domain."""

@@ -55,6 +55,28 @@ def test_reports_and_slots_say_what_the_gradient_does_and_hosts_are_of_other_dom
     assert 40 < shams < 120 and any(host is None for host in draws.hosts)
 
 
+def test_context_noise_adds_one_rows_activation_direction_and_leaves_the_strength_as_it_is(
+    small_decoder: Decoder, small_domains: list[Domain]
+):
+    quiet = curriculum(small_decoder, small_domains, settings(flips=0.0, shams=0.0))
+    noisy = curriculum(small_decoder, small_domains, settings(flips=0.0, shams=0.0, context_noise=1.0))
+    plain, mixed = (lessons.draw("train", 0, 64, 0).gradients for lessons in (quiet, noisy))
+    torch.testing.assert_close(mixed.norm(dim=-1), plain.norm(dim=-1))
+    directions = torch.nn.functional.normalize(noisy.contexts, dim=-1)
+    amounts = []
+    for before, after in zip(plain, mixed, strict=True):
+        basis = torch.stack([before.expand_as(directions), directions], -1)  # context, layer, d_model, 2
+        found = torch.linalg.lstsq(basis, after.expand_as(directions)[..., None])
+        gaps = (basis @ found.solution - after[..., None]).norm(dim=(-2, -1)) / after.norm(dim=-1)
+        context = int(gaps.sum(-1).argmin())
+        assert gaps[context].max() < 1e-4
+        weights = found.solution[context, :, :, 0]
+        amounts.append(weights[:, 1] / (weights[:, 0] * before.norm(dim=-1)))
+    spread = torch.stack(amounts)
+    torch.testing.assert_close(spread[:, 0], spread[:, 1], rtol=1e-3, atol=1e-3)
+    assert 0.7 < spread[:, 0].std() < 1.3 and abs(spread[:, 0].mean()) < 0.4
+
+
 def test_an_entity_held_out_as_a_target_is_never_taught_as_moved_to(teaching: Curriculum):
     """Not even by a flipped gradient: it may only be what a report moves away from."""
     said = [parse_report(text) for step in range(5) for text in teaching.draw("train", step, 200, 0).reports]
