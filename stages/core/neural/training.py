@@ -6,8 +6,9 @@ to their embeddings; it needs no forward pass of the model, so it sees many more
 
 Every row draws a host prompt of another domain than the gradient's (or none), a strength (the gradient is scaled),
 perhaps a sign flip (report with the two entities swapped), and context noise: the activation of another training row,
-in a random amount, is mixed into the gradient, so that the projector reads past what comes of the prompt. In a share of the rows without report loss a sham stands in
-place of the gradient, and both entity slots are taught to name nothing ("no"); the gate is set by what that leaves.
+in a random amount, is mixed into the gradient, so that the projector reads past what comes of the prompt. In a share of
+the rows without report loss a sham stands in place of the gradient, and both entity slots are taught to name nothing
+("no"); the gate is set by what that leaves.
 """
 
 from collections.abc import Callable, Sequence
@@ -126,7 +127,9 @@ class Spelling:
         row, slot, token, share = [], [], [], []
         for r, words in enumerate(slots):
             for s, word in enumerate(words):
-                ids = self.known.setdefault(word, self.reader.decoder.continuation(word)) if word else []
+                if word and word not in self.known:
+                    self.known[word] = self.reader.decoder.continuation(word)
+                ids = self.known[word] if word else []
                 for position, identity in enumerate(ids):
                     row.append(r)
                     slot.append(s)
