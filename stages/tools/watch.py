@@ -30,10 +30,12 @@ COLUMNS = {
     "row": pl.Int64,  # in the batch
     "prompt": pl.String,
     "target": pl.String,
+    "says": pl.String,  # the model's most likely token in the target's place
+    "loss": pl.Float32,  # -log p(target | prompt), nats
     "report": pl.String,
     "tokens_up": pl.List(pl.String),
     "tokens_down": pl.List(pl.String),
-    "gradient_norm": pl.Float32,  # mean over layers
+    "gradient_norm": pl.Float32,  # of this row's own loss, nats per unit of the residual stream; mean over layers
 }
 
 
@@ -42,7 +44,9 @@ class GradientWatch(TrainerCallback):
 
     The model in training has to have the architecture of the model under study: its gradients are read by the
     pipeline's own frozen copy and projector. A batch needs `input_ids` and `labels` (-100 where there is no loss); what
-    is read is the gradient at the last token before the first label, where the correction begins.
+    is read is the gradient at the last token before the first label, where the correction begins. It is taken times the
+    number of labels, since the loss of a batch is the mean over them: the gradient of the row's own summed loss, which
+    is what the projector knows. Under another loss its norm (and so "strong" or "weak") is off by a factor.
     """
 
     def __init__(self, every: int, output: Path | None = None, data: Path = Path("data")) -> None:
@@ -57,7 +61,10 @@ class GradientWatch(TrainerCallback):
         self.decoder, card = open_model(data / "model")
         self.reader = Reader.load(self.decoder, data / "projector", card.id, card.commit)
         self.records: list[dict[str, Any]] = []
+        self._due = False
         self._inputs: dict[str, Tensor] = {}
+        self._labels = 0.0
+        self._outcome: tuple[list[float], list[int]] = [], []
         self._gradients: dict[int, Tensor] = {}
         self._handles: list[Any] = []
 
@@ -68,17 +75,30 @@ class GradientWatch(TrainerCallback):
         model: PreTrainedModel = kwargs["model"]
         blocks = blocks_of(model, self.decoder)
         self._handles.append(model.register_forward_pre_hook(self._note_inputs, with_kwargs=True))
+        self._handles.append(model.register_forward_hook(self._note_outcome))
         for layer in self.reader.card.layers:
             self._handles.append(blocks[layer].register_forward_hook(self._noting(layer)))
 
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Decides whether this step is one to be read."""
+        self._due = state.global_step % self.every == 0
+
     def _note_inputs(self, module: Any, arguments: Any, named: dict[str, Any]) -> None:
-        if torch.is_grad_enabled() and "labels" in named:
+        if self._due and torch.is_grad_enabled() and "labels" in named:
             self._inputs = {name: named[name].detach() for name in ("input_ids", "labels")}
+            count = named.get("num_items_in_batch")  # of all batches that one step adds up; None: this batch's own
+            self._labels = float((named["labels"][:, 1:] != -100).sum() if count is None else count)
+
+    def _note_outcome(self, module: Any, arguments: Any, output: Any) -> None:
+        if self._due and torch.is_grad_enabled() and self._inputs:
+            self._outcome = outcome(output.logits.detach(), self._inputs["labels"])
 
     def _noting(self, layer: int) -> Any:
         def note(module: Any, arguments: Any, output: Any) -> None:
             stream = residual(output)
-            if stream.requires_grad:
+            if self._due and stream.requires_grad:
                 stream.register_hook(lambda gradient: self._gradients.__setitem__(layer, gradient.detach()))
 
         return note
@@ -87,9 +107,9 @@ class GradientWatch(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Reads the batch's gradients: the weights have not moved yet."""
-        if state.global_step % self.every == 0 and self._inputs and self._gradients:
+        if self._due and self._inputs and self._gradients:
             self._read(state.global_step)
-        self._gradients = {}
+        self._inputs, self._gradients = {}, {}
 
     def _read(self, step: int) -> None:
         ids, labels = self._inputs["input_ids"], self._inputs["labels"]
@@ -98,8 +118,8 @@ class GradientWatch(TrainerCallback):
             return
         rows = torch.tensor(taught)
         gradients = torch.stack(
-            [self._gradients[layer][rows, at[rows]] for layer in self.reader.card.layers], 1
-        ).float()
+            [self._labels * self._gradients[layer][rows, at[rows]].float() for layer in self.reader.card.layers], 1
+        )
         reports = self.reader.report([None] * len(taught), gradients, REPORT_TOKENS)
         shift = unembedded(self.decoder, gradients.cpu().numpy())
         tokenizer = self.decoder.tokenizer
@@ -111,6 +131,7 @@ class GradientWatch(TrainerCallback):
             ]
 
         ups, downs = words(shift), words(-shift)
+        losses, says = self._outcome
         for index, row in enumerate(taught):
             known = labels[row][labels[row] != -100]
             self.records.append(
@@ -119,6 +140,8 @@ class GradientWatch(TrainerCallback):
                     "row": row,
                     "prompt": tokenizer.decode(ids[row, : int(at[row]) + 1], skip_special_tokens=True),
                     "target": tokenizer.decode(known, skip_special_tokens=True),
+                    "says": str(tokenizer.decode([says[row]])).strip(),
+                    "loss": losses[row],
                     "report": reports[index],
                     "tokens_up": ups[index],
                     "tokens_down": downs[index],
@@ -136,6 +159,18 @@ class GradientWatch(TrainerCallback):
         if self.output is not None:
             with replacing(self.output) as partial:
                 pl.DataFrame(self.records, schema=COLUMNS).write_parquet(partial)
+
+
+@torch.no_grad()
+def outcome(
+    logits: Float[Tensor, "row position vocabulary"], labels: Int[Tensor, "row position"]
+) -> tuple[list[float], list[int]]:
+    """Each row's loss, summed over its labels (nats), and the token found likeliest in place of its first label."""
+    at, _ = starts(labels)
+    row, position = (labels[:, 1:] != -100).nonzero(as_tuple=True)
+    logprobs = logits[row, position].float().log_softmax(-1).gather(-1, labels[row, position + 1][:, None])[:, 0]
+    losses = logprobs.new_zeros(len(labels)).index_add(0, row, -logprobs)
+    return losses.tolist(), logits[torch.arange(len(labels), device=at.device), at].argmax(-1).tolist()
 
 
 def starts(labels: Int[Tensor, "row position"]) -> tuple[Int[Tensor, " row"], list[int]]:
