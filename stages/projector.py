@@ -57,6 +57,7 @@ def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Proje
     return new_card(
         decoder,
         architecture=settings.architecture,
+        injection=settings.injection,
         width=settings.width,
         layers=tuple(settings.layers),
         reference=tuple(reference.tolist()),

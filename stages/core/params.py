@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -93,6 +93,32 @@ class VirtualStep(Section):
     continuation_tokens: Count
 
 
+class Injection(Section):
+    """How the slots' vectors go into the model when it reads; what each value does: stages/core/neural/injection.py.
+
+    `how`: replace the slots' embeddings, or add to the residual stream after `block` (0-based; null for replace). `at`:
+    the slots, the prompt's last token, or every token of it (replace: slots only). `scale`: the norm of what is
+    written, a multiple of the mean embedding's (replace) or of the residual stream's at the position (add).
+    """
+
+    how: Literal["replace", "add"]
+    block: Annotated[int, Field(ge=0)] | None
+    at: Literal["slots", "last", "every"]
+    scale: Rate
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Injection":
+        """Refuses combinations that mean nothing."""
+        if self.how == "replace" and (self.block is not None or self.at != "slots"):
+            raise ValueError(
+                f"how: found replace with block {self.block} and at {self.at}, wanted block null and at slots: only "
+                "the slots' embeddings can be replaced"
+            )
+        if self.how == "add" and self.block is None:
+            raise ValueError("block: found null, wanted the 0-based block after which add adds")
+        return self
+
+
 class Projector(Section):
     """Training of the projector.
 
@@ -105,6 +131,7 @@ class Projector(Section):
     """
 
     architecture: str
+    injection: Injection
     width: Count
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     held_out_domains: list[Name]

@@ -19,11 +19,21 @@ from stages.core.neural.engine.batches import in_batches, plan
 from stages.core.neural.engine.continuation import greedy
 from stages.core.neural.engine.packed import packed_linears
 from stages.core.neural.engine.prefix import Padding, takes_padding
-from stages.core.neural.injection import ReadingPrompt, embedding_norm, reading_prompt, replace_slots
+from stages.core.neural.injection import (
+    ReadingPrompt,
+    check_injection,
+    embedding_norm,
+    read_injected,
+    reading_prompt,
+    replace_slots,
+)
 from stages.core.neural.projectors import ARCHITECTURES, features
+from stages.core.params import Injection
 
 SLOTS = ("strength", "moved_to", "moved_from")
 """What each slot is there to hold, in order."""
+
+REPLACE = Injection(how="replace", block=None, at="slots", scale=1.0)
 
 
 class Card(BaseModel):
@@ -37,7 +47,8 @@ class Card(BaseModel):
     reference: tuple[float, ...]  # median |g| of the training gradients, a layer
     slot_token: str
     sharpness: float  # how strongly a slot's vector is drawn to the nearest token embeddings
-    norm: float  # slots are replaced by vectors of this norm
+    norm: float  # mean norm of the model's input embeddings
+    injection: Injection
     model: str
     commit: str
     held_out_domains: tuple[str, ...]
@@ -60,11 +71,12 @@ class Reader:
         """A reader with an untrained projector and an open gate; the seed gives its weights.
 
         Raises:
-            ValueError: the architecture is unknown; names those that are known.
+            ValueError: the architecture is unknown, names those that are known; see `check_injection`.
         """
         if card.architecture not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)
             raise ValueError(f"params.yaml: projector.architecture: found {card.architecture!r}, wanted one of {known}")
+        check_injection(decoder, card.injection)
         torch.manual_seed(seed)
         projector = ARCHITECTURES[card.architecture](len(card.layers), card.d_model, len(SLOTS), card.width)
         return cls(decoder, projector.to(decoder.device), card, seed, gate=0.0)
@@ -151,6 +163,19 @@ class Reader:
         """The reading prompt for a host prompt (None: no host)."""
         return reading_prompt(self.decoder, host, self.card.slot_token, len(SLOTS))
 
+    def read(
+        self,
+        prompts: Sequence[ReadingPrompt],
+        tails: Sequence[Sequence[int]],
+        vectors: Float[Tensor, "batch k d_model"] | None,
+        cache: DynamicCache | None = None,
+    ) -> Float[Tensor, "batch position d_model"]:
+        """The normed residual stream of prompts and what follows them, the vectors injected as the card says.
+
+        See `read_injected`; None: nothing is injected.
+        """
+        return read_injected(self.decoder, prompts, tails, vectors, self.card.injection, self.card.norm, cache)
+
     def embed(
         self,
         prompts: Sequence[ReadingPrompt],
@@ -159,14 +184,17 @@ class Reader:
     ) -> tuple[Float[Tensor, "batch position d_model"], list[int]]:
         """Embeddings of prompts and what follows them, right-padded, with the slots replaced; and each row's length.
 
-        `vectors` None: nothing is injected; the slots keep the slot token's own embedding.
+        Raises:
+            ValueError: this projector doesn't replace: no embeddings hold what it does (see `read`).
         """
         rows = [[*prompt.ids, *tail] for prompt, tail in zip(prompts, tails, strict=True)]
         width = max(map(len, rows))
         embeds = self.decoder.embed(torch.tensor([row + [0] * (width - len(row)) for row in rows]))
         if vectors is not None:
+            if self.card.injection.how != "replace":
+                raise ValueError(f"projector.injection.how: found {self.card.injection.how!r}, wanted 'replace' here")
             slots = torch.tensor([prompt.slots for prompt in prompts], device=embeds.device)
-            embeds = replace_slots(embeds, slots, vectors, self.card.norm)
+            embeds = replace_slots(embeds, slots, vectors, self.card.injection.scale * self.card.norm)
         return embeds, [len(row) for row in rows]
 
     @torch.no_grad()
@@ -192,35 +220,35 @@ class Reader:
         batch: int = 256,
     ) -> list[str]:
         """The same with the slots' vectors given; None: nothing is injected."""
+        tokenizer = self.decoder.tokenizer
+        assert tokenizer is not None
         prompts = [self.prompt(host) for host in hosts]
         lengths = [(len(prompt.ids), 0) for prompt in prompts]
         join = "any" if takes_padding(self.decoder) else "equal"
         reports = [""] * len(prompts)
 
-        def write(rows: Int[np.ndarray, " row"]) -> tuple[Int[np.ndarray, " row"], list[str]]:
+        def write(rows: Int[np.ndarray, " row"]) -> tuple[Int[np.ndarray, " row"], list[tuple[int, ...]]]:
             chosen = None if vectors is None else vectors[torch.from_numpy(rows).to(vectors.device)]
-            return rows, self._write([prompts[row] for row in rows], chosen, tokens)
+            return rows, self.write([prompts[row] for row in rows], chosen, tokens)
 
         batches = plan(lengths, tokens=batch * max(lengths, default=(0, 0))[0], rows=batch, join=join)
-        for rows, texts in in_batches(batches, write, None):
-            for row, text in zip(rows, texts, strict=True):
-                reports[row] = text
+        for rows, written in in_batches(batches, write, None):
+            for row, ids in zip(rows, written, strict=True):
+                reports[row] = str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
         return reports
 
-    def _write(
+    @torch.no_grad()
+    def write(
         self, prompts: Sequence[ReadingPrompt], vectors: Float[Tensor, "batch k d_model"] | None, tokens: int
-    ) -> list[str]:
-        """Greedy text of at most `tokens` tokens, one a prompt."""
-        tokenizer = self.decoder.tokenizer
-        assert tokenizer is not None
-        embeds, found = self.embed(prompts, [()] * len(prompts), vectors)
-        lengths, cache = torch.tensor(found, device=embeds.device), DynamicCache()
+    ) -> list[tuple[int, ...]]:
+        """At most `tokens` greedy tokens, one text a prompt; see `read`. The end of a text is not part of it."""
+        lengths = torch.tensor([len(prompt.ids) for prompt in prompts], device=self.decoder.device)
+        cache = DynamicCache()
         with packed_linears(self.decoder.model):
-            hidden = self.decoder.body(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state
-        last = hidden[torch.arange(len(found), device=hidden.device), lengths - 1]
+            hidden = self.read(prompts, [()] * len(prompts), vectors, cache)
+        last = hidden[torch.arange(len(lengths), device=hidden.device), lengths - 1]
         padding = lay_right(cache, lengths)
-        texts = greedy(self.decoder, cache, padding, self.decoder.logits(last).argmax(-1), tokens)
-        return [str(tokenizer.decode(list(text), skip_special_tokens=True)).strip() for text in texts]
+        return greedy(self.decoder, cache, padding, self.decoder.logits(last).argmax(-1), tokens)
 
 
 def lay_right(cache: DynamicCache, lengths: Int[Tensor, " row"]) -> Padding:
@@ -253,6 +281,7 @@ def read_projector_card(folder: Path) -> Card:
         raise ValueError(explain(str(path), error)) from error
 
 
-def new_card(decoder: Decoder, **settings: object) -> Card:
+def new_card(decoder: Decoder, *, injection: Injection = REPLACE, **settings: object) -> Card:
     """A card for a projector of this model, with the norm that its embeddings have."""
-    return Card.model_validate({**settings, "d_model": decoder.d_model, "norm": embedding_norm(decoder)})
+    found = {"injection": injection, "d_model": decoder.d_model, "norm": embedding_norm(decoder)}
+    return Card.model_validate({**settings, **found})

@@ -147,8 +147,7 @@ def report_loss(
     prompts = [reader.prompt(host) for host in draws.hosts[:rows]]
     end = min(reader.decoder.eos_ids())
     tails = [[*reader.decoder.continuation(report), end] for report in draws.reports[:rows]]
-    embeds, _ = reader.embed(prompts, [tail[:-1] for tail in tails], vectors[:rows])
-    hidden = reader.decoder.body(inputs_embeds=embeds, use_cache=False).last_hidden_state
+    hidden = reader.read(prompts, [tail[:-1] for tail in tails], vectors[:rows])
     at = [
         (row, len(prompt.ids) - 1 + offset)
         for row, (prompt, tail) in enumerate(zip(prompts, tails, strict=True))
