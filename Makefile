@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: env repro leave-one-out deps check test bench
+.PHONY: env repro leave-one-out sweep deps check test bench
 
 env: $(VENV)/.built
 
@@ -18,6 +18,10 @@ repro: deps
 
 leave-one-out: env
 	python -m stages.tools.leave_one_out
+
+sweep: env
+	python -m stages.tools.sweep
+	dvc repro report
 
 deps: env
 	python -m stages.tools.dependencies

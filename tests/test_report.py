@@ -11,9 +11,11 @@ import pytest
 
 from stages import report
 from stages.core.page.inputs import CARD, GRID, METRICS, MODEL, MODEL_CURVE, PROJECTOR_CURVE, REPORTS_TABLE
+from stages.core.page.sweep import FOLDER
 from tests.core.page import fake
 
 PARAMS = Path("params.yaml")
+SWEEP = FOLDER / "projector.csv"
 
 
 @pytest.fixture(autouse=True)
@@ -133,6 +135,19 @@ BAD = {
     ),
     "curve empty": (whole(PROJECTOR_CURVE, ""), f"{PROJECTOR_CURVE}: not a readable CSV file"),
     "model curve NaN": (text(MODEL_CURVE, "\n0,", "\n0,nan\n0,"), f"{MODEL_CURVE}: column loss: wanted finite numbers"),
+    "sweep gone": (gone(SWEEP), f"{SWEEP}: no such file, but params.yaml: report.sweeps names it"),
+    "sweep without rows": (
+        lambda: whole(SWEEP, SWEEP.read_text().split("\n")[0] + "\n")(),
+        f"{SWEEP}: (whole file): no",
+    ),
+    "sweep of 7": (text(SWEEP, ",0.2,", ",7.0,"), f"{SWEEP}: column domain_accuracy: found 7.0"),
+    "sweep column gone": (text(SWEEP, "held_out_target", "held"), f"{SWEEP}: column held_out_target: missing"),
+    "sweep row twice": (text(SWEEP, "\n1,mlp", "\n1,linear"), f"{SWEEP}: layer 1, linear: stands twice"),
+    "sweep of two runs": (text(SWEEP, "mlp,", "mlp,x"), f"{SWEEP}: column settings: found 2 values"),
+    "sweep of no such name": (
+        text(PARAMS, "sweeps: [projector]", "sweeps: [../up]"),
+        "params.yaml: report.sweeps.0: found '../up'",
+    ),
     "no versions": (put(MODEL, "versions", ...), f"{MODEL}: versions: missing"),
     "no architecture": (put(CARD, "architecture", ...), f"{CARD}: architecture: missing"),
 }

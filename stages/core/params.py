@@ -283,9 +283,13 @@ class Prompts(Section):
 
 
 class Report(Section):
-    """`examples`: reports shown on the page of each setting and outcome."""
+    """`examples`: reports shown on the page of each setting and outcome.
+
+    `sweeps`: names of the tables data/sweep/<name>.csv that the page shows (make sweep writes one and names it here).
+    """
 
     examples: Count
+    sweeps: list[Name]
 
 
 Kind = TypeVar("Kind", bound=Section)

@@ -41,7 +41,7 @@ SMALL = {
         "validation_batch": 8,
     },
     "evaluation": {"gradients": 3, "bootstrap": 50, "report_tokens": 6},
-    "report": {"examples": 3},
+    "report": {"examples": 3, "sweeps": []},
 }
 
 

@@ -11,6 +11,8 @@ from ruamel.yaml.error import YAMLError
 
 from stages.core.files import read_json
 from stages.core.page.metrics import MEASURES
+from stages.core.page.sweep import Sweep, read_sweep
+from stages.core.page.tables import read_csv
 from stages.core.params import PARAMS, Report, Section, read_sections
 from stages.core.scoring import REPORTS
 from stages.core.tables import read_table
@@ -43,6 +45,7 @@ class Inputs:
     card: dict[str, Any]
     params: dict[str, Any]
     settings: Report
+    sweeps: list[Sweep]
 
 
 def read_inputs() -> Inputs:
@@ -51,7 +54,7 @@ def read_inputs() -> Inputs:
     Raises:
         ValueError: a file is missing, unreadable or incomplete, or a number can't be right; names file and key.
     """
-    params = read_params()
+    params, settings = read_params(), read_sections(Sections).report
     return Inputs(
         metrics=read_metrics(),
         reports=read_reports(),
@@ -61,7 +64,8 @@ def read_inputs() -> Inputs:
         model=read_object(MODEL, "source", "id", "versions"),
         card=read_object(CARD, "architecture", "layers"),
         params=params,
-        settings=read_sections(Sections).report,
+        settings=settings,
+        sweeps=[read_sweep(name, params) for name in settings.sweeps],
     )
 
 
@@ -157,20 +161,3 @@ def read_curve(path: Path, *losses: str) -> pl.DataFrame:
 def first_seed(curve: pl.DataFrame) -> pl.DataFrame:
     """The curve of the seed that stands first: the one that the page draws."""
     return curve.filter(pl.col("seed") == pl.col("seed").first())
-
-
-def read_csv(path: Path, *texts: str, numbers: tuple[str, ...]) -> pl.DataFrame:
-    """A CSV table with these columns, texts and finite numbers (which may be empty)."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; run the stage that writes it (dvc repro)")
-    try:
-        table = pl.read_csv(path, schema_overrides=dict.fromkeys(texts, pl.String))
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{path}: not a readable CSV file ({error}); delete it and run dvc repro") from error
-    for name in (*texts, *numbers):
-        if name not in table.columns:
-            raise ValueError(f"{path}: column {name}: missing: wanted this column; rerun the stage that writes it")
-    for name in numbers:
-        if not table[name].dtype.is_numeric() or not table[name].drop_nulls().is_finite().all():
-            raise ValueError(f"{path}: column {name}: wanted finite numbers; rerun the stage that writes it")
-    return table

@@ -19,6 +19,7 @@ from stages.core.page.conditions import DECOUPLING, Condition, Verdict, conditio
 from stages.core.page.found import SHUFFLED, sentences
 from stages.core.page.inputs import Inputs
 from stages.core.page.metrics import MEASURES, WORDS, Group, bare, groups_of, percent, span, thousands, whole
+from stages.core.page.sweep import NUMBERS, SWEPT_WORDS, Sweep
 
 HERE = Path(__file__).parent
 POCKET = "pocket"
@@ -59,6 +60,7 @@ def render(inputs: Inputs) -> str:
             curves=curves(inputs),
             reports=reports(inputs, table),
             sections=list(sections(inputs)),
+            sweeps=[(one, swept(one)) for one in inputs.sweeps],
             versions=flat(inputs.model["versions"]),
             seeds=sorted(inputs.reports["seed"].unique()),
         )
@@ -83,6 +85,7 @@ def environment() -> jinja2.Environment:
         "listed": conditions.listed,
     }
     made.filters |= {"unbroken": unbroken, "spaced": spaced}
+    made.globals |= {"SWEPT": tuple(NUMBERS), "SWEPT_WORDS": SWEPT_WORDS}
     made.globals |= {"MEASURES": MEASURES, "WORDS": WORDS, "span": span, "condition_of": condition_of}
     made.globals |= {"WIDTH": charts.WIDTH, "HEIGHT": charts.HEIGHT, "NO_HOST": charts.NO_HOST}
     return made
@@ -138,6 +141,17 @@ def held_out_rows(groups: dict[str, Group]) -> list[Row]:
     first = row_of(groups[DECOUPLING], groups)
     seen = replace(first, condition=replace(first.condition, label="All seen in training"))
     return [seen, *(row_of(group, groups) for key, group in groups.items() if key.startswith("held_out_"))]
+
+
+def swept(sweep: Sweep) -> list[tuple[str, list[Row]]]:
+    """The experiments of a sweep as rows of bars, by layer; that of the settings shown says so."""
+    parts = []
+    for layer, points in sweep.layers.items():
+        labels = [point.architecture.replace("_", " ") + ", as on this page" * point.current for point in points]
+        conditions = [Condition(label, "", "", "", "") for label in labels]
+        rows = [Row(point.group, one, Verdict(None, "")) for point, one in zip(points, conditions, strict=True)]
+        parts.append((f"Layer {layer}", rows))
+    return parts
 
 
 def curves(inputs: Inputs) -> list[tuple[str, charts.Curve]]:

@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from ruamel.yaml import YAML
+
+from stages.core.page.sweep import row_of, settings_of
 
 FACTS = {
     "geography": (
@@ -58,6 +61,7 @@ gradients: {layers: [1], keep_bits: 10}
 projector: {architecture: mlp, width: 512, layers: [1], steps: 1800, batch: 64, learning_rate: 0.002, seed: 0}
 report:
   examples: 4
+  sweeps: [projector]
 """
 
 
@@ -222,6 +226,22 @@ def curve(path: Path, steps: int, start: float, end: float, validation: bool) ->
             writer.writerow([0, index, f"{loss:.5f}", held] if validation else [index, f"{loss:.5f}"])
 
 
+def sweep(path: Path) -> None:
+    """A table of six experiments; one has no held-out target."""
+    path.parent.mkdir(parents=True)
+    settings, rows = settings_of(YAML(typ="safe").load(PARAMS)), []
+    for layer in (0, 1):
+        for number, architecture in enumerate(("scalar_affine", "linear", "mlp")):
+            share = 0.2 + 0.3 * layer + 0.1 * number
+            one = {"target_accuracy": share, "target_accuracy_low": share - 0.05, "target_accuracy_high": share + 0.04}
+            group = {
+                name.replace("target_accuracy", measure): value for measure in METRICS for name, value in one.items()
+            }
+            held = {"held_out_target": one} if number else {}
+            rows.append(row_of(layer, architecture, settings, {"decoupling": group, **held}))
+    pl.DataFrame(rows, infer_schema_length=None).write_csv(path)
+
+
 def write(root: Path, per_fact: int = 2) -> pl.DataFrame:
     """Writes every input of the page under `root`; returns the reports."""
     data = root / "data"
@@ -235,6 +255,7 @@ def write(root: Path, per_fact: int = 2) -> pl.DataFrame:
     put(data / "model" / "model.json", MODEL)
     put(data / "projector" / "projector.json", CARD)
     (root / "params.yaml").write_text(PARAMS)
+    sweep(data / "sweep/projector.csv")
     return rows
 
 

@@ -1,5 +1,6 @@
 """The page's HTML, without a browser."""
 
+import csv
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from stages.core.page.inputs import CARD, METRICS, MODEL, MODEL_CURVE, Inputs, read_inputs
 from stages.core.page.metrics import MEASURES, groups_of
 from stages.core.page.page import flat, render
+from stages.core.page.sweep import FOLDER, NUMBERS
 from tests.core.page import fake
 
 VOID = {"meta", "link", "input", "br", "img", "hr", "rect", "line", "path"}
@@ -79,7 +81,7 @@ def test_every_figure_says_what_would_falsify_it(inputs: Inputs) -> None:
     html = render(inputs)
     figures = html.split("<figure")[1:]
     numbered = [figure for figure in figures if "Figure " in figure.split("</figure>")[0]]
-    assert len(numbered) == len(figures) - 1 == 4  # the headline's example is a single report
+    assert len(numbered) == len(figures) - 1 == 5  # the headline's example is a single report
     assert all("What would falsify it." in figure.split("</figure>")[0] for figure in numbered)
 
 
@@ -105,6 +107,27 @@ def test_the_bars_and_the_headline_hold_the_numbers_of_metrics_json(inputs: Inpu
         row = conditions.split(f'<th scope="row">{label}')[1].split("</tr>")[0]
         values = [float(part.split('"')[0]) for part in row.split('<data value="')[1:]]
         assert values == [numbers[measure] for measure in MEASURES if measure in numbers]
+
+
+def test_the_sweep_stands_with_its_numbers_and_says_which_experiment_is_this_page_s(inputs: Inputs) -> None:
+    section = render(inputs).split('id="sweep"')[1].split("</section>")[0]
+    assert "Figure 5." in section and "Made with other settings" not in section
+    rows = list(csv.DictReader((FOLDER / "projector.csv").open()))
+    shown = section.split('<tr><th scope="row">')[1:]
+    assert len(shown) == len(rows) == 6
+    for row, text in zip(rows, shown, strict=True):
+        values = [part.split('"')[0] for part in text.split('<data value="')[1:]]
+        assert values == [row[name] for name in NUMBERS if row[name]]
+        assert row["architecture"].replace("_", " ") in text
+    assert ["as on this page" in text for text in shown] == [False] * 5 + [True]
+
+
+def test_a_sweep_of_other_settings_is_said_to_be_one_and_none_is_none(inputs: Inputs) -> None:
+    params = Path("params.yaml")
+    params.write_text(params.read_text().replace("steps: 1800", "steps: 1801"))
+    assert "Made with other settings" in render(read_inputs())
+    params.write_text(params.read_text().replace("sweeps: [projector]", "sweeps: []"))
+    assert 'id="sweep"' not in render(read_inputs()) and "#sweep" not in render(read_inputs())
 
 
 def test_text_from_models_is_shown_and_not_run(inputs: Inputs) -> None:
