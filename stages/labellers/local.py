@@ -2,8 +2,9 @@
 
 The shift is all it sees: tokens up and down and the greedy continuations before and after, for each step size. Rules:
 
-- moved_to: the entity that the continuation names after the smallest step size that made it name another entity than
-  before. When no step did, the entity that the up tokens match best.
+- moved_to: the entity, other than before, that the continuation names after most step sizes; of several, the one that
+  the up tokens match best, then that of the smallest step size. When no step made it name another, the entity that the
+  up tokens match best.
 - moved_from: the entity that the continuation names before the step, else the best match of the down tokens.
 - domain: moved_to's; of several, those that moved_from shares, then the one whose entities the tokens match best.
 - confidence: the share of step sizes that point to moved_to, by continuation or else by tokens, times (1 + m) / 2: m is
@@ -56,7 +57,8 @@ def read_shift(steps: list[dict[str, Any]], lexicon: Lexicon) -> dict[str, Any]:
     up, down = _sum(ups), _sum(downs)
 
     said = [_said_anew(step, before, lexicon) for step in steps]
-    moved_to = next((entity for entity in said if entity), "") or best(up)
+    named = [entity for entity in said if entity]
+    moved_to = max(named, key=lambda entity: (named.count(entity), up.get(entity, 0.0)), default="") or best(up)
     moved_from = before if before != moved_to else ""
     moved_from = moved_from or best(down, without=moved_to)
     domain = _domain(moved_to or moved_from, moved_from, _sum([up, down]), lexicon)

@@ -51,6 +51,22 @@ def test_a_text_names_its_first_and_longest_entity(lexicon: Lexicon, text: str, 
     assert lexicon.named(text) == entity
 
 
+@pytest.mark.parametrize(
+    ("after", "up", "target"),
+    [
+        (["Venus .", "New York .", "New York ."], [], "New York"),  # most steps
+        (["Venus .", "New York .", "Paris ."], ["New", "York"], "New York"),  # as many: the tokens
+        (["Venus .", "New York .", "Paris ."], ["quickly"], "Venus"),  # no token speaks: the smallest step
+    ],
+)
+def test_most_steps_name_the_target_then_the_tokens_then_the_smallest_step(
+    lexicon: Lexicon, after: list[str], up: list[str], target: str
+):
+    shift = {"up_tokens": up, "up_shifts": [1.0] * len(up)}
+    steps = [step(size=size, continuation_after=text, **shift) for size, text in zip(STEP_SIZES, after, strict=True)]
+    assert read_shift(steps, lexicon)["moved_to"] == target
+
+
 def test_the_smallest_step_that_changes_the_continuation_names_the_target(lexicon: Lexicon):
     after = ["Paris .", "New York .", "Venus ."]
     steps = [step(size=size, continuation_after=text) for size, text in zip(STEP_SIZES, after, strict=True)]
