@@ -59,6 +59,7 @@ def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Proje
         architecture=settings.architecture,
         injection=settings.injection,
         width=settings.width,
+        whiten=settings.whiten,
         layers=tuple(settings.layers),
         reference=tuple(reference.tolist()),
         slot_token=settings.slot_token,
@@ -75,6 +76,7 @@ def teach(reader: Reader, data: Gathered, settings: Projector, scratch: Scratch)
     """Trains a reader's projector, sets its gate and returns its curve."""
     teaching = curriculum(data, "train", reader, settings)
     validation = curriculum(data, "validation", reader, settings.model_copy(update={"context_noise": 0.0}))
+    reader.fit_whitening(teaching.gradients)
     with progress(f"projector, seed {reader.seed}", settings.steps) as advance:
         curve = train(reader, teaching, validation, settings, scratch.folder / f"seed_{reader.seed}", advance)
     reader.gate = gate(reader, validation, settings.missed)
@@ -100,7 +102,9 @@ def main() -> None:
     ]
     scratch = Scratch("projector", params.model_dump_json(), model.model_dump_json(), *inputs)
     readers = [Reader.new(decoder, card, seed) for seed in settings.seeds]
-    bias = Reader.new(decoder, card.model_copy(update={"architecture": "bias_only"}), settings.seeds[0])
+    bias = Reader.new(
+        decoder, card.model_copy(update={"architecture": "bias_only", "whiten": False}), settings.seeds[0]
+    )
     few = settings.model_copy(update={"steps": min(settings.steps, BIAS_STEPS)})
     bias_scratch = Scratch("bias_only", str(scratch.folder))
     teach(bias, data, few, bias_scratch)

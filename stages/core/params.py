@@ -123,6 +123,7 @@ class Projector(Section):
     """Training of the projector.
 
     `layers`: the stored layers whose gradients it reads, all at once. `width`: hidden units (mlp) or rank (low_rank).
+    `whiten`: update directions are whitened first, by the statistics of the training gradients.
     `batch` rows a step bear the slot loss (weight `slot_loss`), the first `report_batch` of them the report loss.
     `flips`, `shams`: shares of training rows that are sign-flipped, or (of those without report loss) no gradient at
     all. `context_noise`: how much of another row's activation is mixed into a training gradient (standard deviation,
@@ -133,6 +134,7 @@ class Projector(Section):
     architecture: str
     injection: Injection
     width: Count
+    whiten: bool
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     held_out_domains: list[Name]
     slot_token: str

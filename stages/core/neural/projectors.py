@@ -13,6 +13,9 @@ from torch import Tensor, nn
 STRENGTH_BOUND = 5.0
 """The strength feature, ln(|g| / reference), is clipped to plus or minus this; a gradient of zero is at minus this."""
 
+RIDGE = 1e-3
+"""Added to every variance before whitening, as a share of their mean: what hardly varies is not blown up."""
+
 
 def features(
     gradient: Float[Tensor, "batch layer d_model"], reference: Float[Tensor, " layer"]
@@ -36,6 +39,17 @@ class BiasOnly(nn.Module):
 
     def forward(self, direction: Float[Tensor, "b f"], strength: Float[Tensor, "b 1"]) -> Float[Tensor, "b k d"]:
         return self.bias.expand(len(direction), -1, -1)
+
+
+class Scale(nn.Module):
+    """One scale a slot and layer, nothing else: the direction itself. The strength is not read; zero stays zero."""
+
+    def __init__(self, layers: int, d_model: int, slots: int, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(slots, layers))
+
+    def forward(self, direction: Float[Tensor, "b f"], strength: Float[Tensor, "b 1"]) -> Float[Tensor, "b k d"]:
+        return self.scale @ direction.unflatten(1, (self.scale.shape[1], -1))
 
 
 class ScalarAffine(nn.Module):
@@ -100,9 +114,38 @@ class MirrorMLP(nn.Module):
 
 ARCHITECTURES: dict[str, Callable[[int, int, int, int], nn.Module]] = {
     "bias_only": BiasOnly,
+    "scale": Scale,
     "scalar_affine": ScalarAffine,
     "linear": Linear,
     "low_rank": LowRank,
     "mlp": MLP,
     "mirror_mlp": MirrorMLP,
 }
+
+
+class Whitened(nn.Module):
+    """Another projector behind a whitening of the direction. The matrix is kept with the weights, as a buffer."""
+
+    def __init__(self, projector: nn.Module, size: int) -> None:
+        super().__init__()
+        self.projector = projector
+        self.register_buffer("matrix", torch.eye(size))
+
+    def forward(self, direction: Float[Tensor, "b f"], strength: Float[Tensor, "b 1"]) -> Float[Tensor, "b k d"]:
+        return self.projector(direction @ self.matrix, strength)
+
+    @torch.no_grad()
+    def fit(self, directions: Float[Tensor, "n f"]) -> None:
+        """Takes the matrix from training directions; see `whitening`."""
+        self.matrix = whitening(directions).to(self.matrix)
+
+
+def whitening(directions: Float[Tensor, "n f"]) -> Float[Tensor, "f f"]:
+    """The ZCA matrix (C + RIDGE m I)^(-1/2) of the directions, for C their second moment and m its mean variance.
+
+    C is the covariance of the directions and their negatives, so that nothing is subtracted: a sign flip before
+    whitening is one after it, and zero stays zero. Of all whitening matrices it moves the directions least. In float64.
+    """
+    wide = directions.double()
+    variances, axes = torch.linalg.eigh(wide.T @ wide / len(wide))
+    return ((axes * (variances + RIDGE * variances.mean()).rsqrt()) @ axes.T).float()

@@ -27,7 +27,7 @@ from stages.core.neural.injection import (
     reading_prompt,
     replace_slots,
 )
-from stages.core.neural.projectors import ARCHITECTURES, features
+from stages.core.neural.projectors import ARCHITECTURES, Whitened, features
 from stages.core.params import Injection
 
 SLOTS = ("strength", "moved_to", "moved_from")
@@ -42,6 +42,7 @@ class Card(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     architecture: str
     width: int
+    whiten: bool
     layers: tuple[int, ...]
     d_model: int
     reference: tuple[float, ...]  # median |g| of the training gradients, a layer
@@ -79,6 +80,8 @@ class Reader:
         check_injection(decoder, card.injection)
         torch.manual_seed(seed)
         projector = ARCHITECTURES[card.architecture](len(card.layers), card.d_model, len(SLOTS), card.width)
+        if card.whiten:
+            projector = Whitened(projector, len(card.layers) * card.d_model)
         return cls(decoder, projector.to(decoder.device), card, seed, gate=0.0)
 
     @classmethod
@@ -121,6 +124,11 @@ class Reader:
     def project(self, gradients: Float[Tensor, "batch layer d_model"]) -> Float[Tensor, "batch k d_model"]:
         """What the projector makes of these gradients, before it's sharpened."""
         return self.projector(*features(gradients.to(self.decoder.device), self.reference))
+
+    def fit_whitening(self, gradients: Float[Tensor, "sample layer d_model"]) -> None:
+        """Takes the whitening, where the card asks for one, from these training gradients' update directions."""
+        if isinstance(self.projector, Whitened):
+            self.projector.fit(features(gradients, self.reference.cpu())[0])
 
     def naming(self, vectors: Float[Tensor, "batch k d_model"]) -> Float[Tensor, "batch k vocabulary"]:
         """Scores (logits) of the model's tokens: sharpness times the cosine of a vector to their embeddings."""
@@ -281,7 +289,7 @@ def read_projector_card(folder: Path) -> Card:
         raise ValueError(explain(str(path), error)) from error
 
 
-def new_card(decoder: Decoder, *, injection: Injection = REPLACE, **settings: object) -> Card:
+def new_card(decoder: Decoder, *, injection: Injection = REPLACE, whiten: bool = False, **settings: object) -> Card:
     """A card for a projector of this model, with the norm that its embeddings have."""
-    found = {"injection": injection, "d_model": decoder.d_model, "norm": embedding_norm(decoder)}
+    found = {"injection": injection, "whiten": whiten, "d_model": decoder.d_model, "norm": embedding_norm(decoder)}
     return Card.model_validate({**settings, **found})

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from stages.core.facts import Domain
 from stages.core.files import write_json
 from stages.core.neural.decoder import Decoder
 from stages.core.neural.engine.prefix import Padding
+from stages.core.neural.projectors import ARCHITECTURES
 from stages.core.neural.reader import Reader
-from tests.core.neural.teaching import new_reader, settings
+from stages.core.neural.training import train
+from tests.core.neural.teaching import curriculum, new_reader, settings
 from tests.tools.families import FAMILIES, tiny, untrained
 
 HOSTS = [None, "The capital of Peru is", "It is known that the composer of Tosca is"] * 4
@@ -111,6 +114,26 @@ def test_a_projector_comes_back_the_same(reader: Reader, tmp_path: Path):
     assert torch.equal(loaded.vectors(gradients(reader)), reader.vectors(gradients(reader)))
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("whiten", [True, False])
+def test_every_architecture_is_trained_on_several_layers_saved_loaded_and_reports_the_same(
+    small_decoder: Decoder, small_domains: list[Domain], tmp_path: Path, architecture: str, whiten: bool
+):
+    wanted = settings(architecture=architecture, whiten=whiten, steps=4)
+    reader, lessons = new_reader(small_decoder, wanted), curriculum(small_decoder, small_domains, wanted)
+    before = {name: value.clone() for name, value in reader.projector.named_parameters()}
+    reader.fit_whitening(lessons.gradients)
+    train(reader, lessons, lessons, wanted, tmp_path / "state", lambda steps: None)
+    assert any(not torch.equal(value, before[name]) for name, value in reader.projector.named_parameters())
+    saved(reader, tmp_path)
+    loaded = Reader.load(small_decoder, tmp_path, "pocket", "0")
+    read = gradients(reader)
+    assert torch.equal(loaded.vectors(read), reader.vectors(read))
+    assert loaded.report(HOSTS, read, 5) == reader.report(HOSTS, read, 5)
+    second = read * torch.tensor([1.0, 0.0])[:, None]  # both layers count
+    assert torch.equal(loaded.project(second), loaded.project(read)) == (architecture == "bias_only")
+
+
 def edit(**changes: Any) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         path = folder / "projector.json"
@@ -125,6 +148,15 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another commit": (edit(commit="1"), "projector.json: commit: made for '1', the model here has '0'"),
     "another width": (edit(d_model=64), "projector.json: d_model: made for 64, the model here has 32"),
     "a layer out of range": (edit(layers=[0, 9]), "projector.json: layers: found 9, wanted 0 to 1"),
+    "a block out of range": (
+        edit(injection={"how": "add", "block": 2, "at": "last", "scale": 1.0}),
+        "projector.injection.block: found 2, wanted 0 to 1",
+    ),
+    "an injection that is none": (
+        edit(injection={"how": "replace", "block": 1, "at": "slots", "scale": 1.0}),
+        "projector.json: injection: how: found replace with block 1",
+    ),
+    "no whitening in the weights": (edit(whiten=True), f"{WEIGHTS}: not the weights of .*projector.json"),
     "an unknown key": (edit(misspelt=1), "projector.json: misspelt: unknown key"),
     "a wrong type": (edit(width="wide"), "projector.json: width: wanted a valid integer"),
     "no card": (lambda folder: (folder / "projector.json").unlink(), "projector.json: no such file; run the stage"),
