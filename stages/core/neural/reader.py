@@ -142,13 +142,14 @@ class Reader:
         return self.naming(vectors).softmax(-1) @ self.tokens
 
     def confidence(self, vectors: Float[Tensor, "batch k d_model"]) -> Float[Tensor, " batch"]:
-        """How clearly an entity is named: the largest probability of a token (but "no") over the two entity slots.
+        """How clearly entities are named: the largest probability of a token (but "no"), mean of the two entity slots.
 
+        A sham may name one entity by chance, hardly two; the mean parts them from gradients better than the larger one.
         `vectors` are those of `project`, before they're sharpened. Sign flips leave it unchanged in mirror_mlp.
         """
         named = self.naming(vectors[:, 1:]).softmax(-1)
         named[..., self.silence] = 0
-        return named.amax((1, 2))
+        return named.amax(-1).mean(-1)
 
     def fill(
         self, gradients: Float[Tensor, "batch layer d_model"]
