@@ -11,9 +11,10 @@ from tests.pipeline import tiny
 DOCS = tiny.ROOT / "docs"
 
 
-def blocks(page: str) -> list[str]:
-    """The page's shell blocks."""
-    return re.findall(r"^```sh\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+def blocks(page: str, language: str = "sh") -> list[str]:
+    """The page's blocks in a language."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 def arguments(page: str) -> list[list[str]]:

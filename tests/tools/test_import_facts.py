@@ -12,7 +12,6 @@ from stages.tools.dependencies import differences
 from stages.tools.fact_sources import Columns, read_source
 from stages.tools.import_facts import build, import_domain, pocket_spelling, tidy, written
 from tests.pipeline import tiny
-from tests.tools import documented
 from tests.tools.tables import OWN, lre, lre_tables, saved
 
 
@@ -190,12 +189,6 @@ def test_add_puts_the_domain_into_params_and_pipeline(repository: Path, capsys: 
     shown = capsys.readouterr().out
     assert "Next: make repro" in shown and shown.endswith("data/facts/sport.yaml: 4 facts, 4 answers\n")
     tiny.command(repository, "dvc", "stage", "list")
-
-
-def test_the_documented_commands_run(repository: Path):
-    shown = documented.run("adding-a-domain.md", repository)
-    assert "1 the prompt names the answer: diesel engine → Diesel" in shown and shown.endswith("make repro\n")
-    assert [len(relation.facts) for relation in read_domain("inventions").relations.values()] == [20]
 
 
 def test_the_summary_names_what_was_left_out_what_is_thin_and_the_next_step(

@@ -1,0 +1,38 @@
+"""Every command says what it is for: --help exits with 0, shows an example, and what is read and written."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline import tiny
+
+STAGES = sorted(path.stem for path in (tiny.ROOT / "stages").glob("[!_]*.py"))
+TOOLS = sorted(
+    f"tools.{path.stem}"
+    for path in (tiny.ROOT / "stages/tools").glob("[!_]*.py")
+    if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
+)
+
+WITHOUT = ("labels", "tools.judge", "tools.record", "tools.review", "tools.sweep")
+"""Known to lack an example on a line of its own, or what is read and written; tools.record has no --help yet."""
+
+
+@pytest.mark.parametrize(
+    "module",
+    [pytest.param(name, marks=pytest.mark.xfail(name in WITHOUT, reason="WITHOUT")) for name in (*STAGES, *TOOLS)],
+)
+def test_help_shows_an_example(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [f"stages.{module}", "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module(f"stages.{module}", run_name="__main__")
+    usage, _, rest = capsys.readouterr().out.partition("\n\n")
+    assert not stopped.value.code and usage.startswith("usage: ")
+    examples = ("gradaware ",) if module == "tools.cli" else (f"python -m stages.{module}", "make ")
+    assert any(line.strip().startswith(examples) for line in rest.splitlines()), "an example on a line of its own"
+    assert module == "tools.cli" or ("ead" in rest and ("rite" in rest or "rint" in rest)), "what it reads and writes"
+    assert not list(tmp_path.iterdir()), "help writes nothing"
