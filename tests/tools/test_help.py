@@ -27,6 +27,7 @@ def test_help_shows_an_example(
     module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, f"stages.{module}", raising=False)
     monkeypatch.setattr(sys, "argv", [f"stages.{module}", "--help"])
     with pytest.raises(SystemExit) as stopped:
         runpy.run_module(f"stages.{module}", run_name="__main__")
