@@ -52,7 +52,7 @@ def questions(data: Gathered, rows: pl.DataFrame, domains: list[str], settings: 
     pool = data.rows.filter((pl.col("split") == "test") & measures.SEEN & COUNTERFACTUAL)
     seen = picked(test.filter(measures.SEEN & COUNTERFACTUAL), settings.gradients, settings.seed, "grid")
     real = [with_hosts(seen, pool, [*domains, NO_HOST], settings.seed)]
-    for reason in ("target", "subject", "template"):
+    for reason in ("target", "subject", "template", "relation"):
         held = test.filter((pl.col("held_out") == reason) & COUNTERFACTUAL)
         real.append(with_hosts(picked(held, settings.gradients, settings.seed, reason), pool, None, settings.seed))
     corrections = with_hosts(test.filter(~COUNTERFACTUAL), pool, None, settings.seed)
@@ -155,7 +155,7 @@ def main() -> None:
                 parts.append(asking.ask(condition, asked, reader))
                 advance(len(asked))
     reports = pl.concat(parts)
-    metrics = {**of_reports(reports, settings), **of_data(data, rows, readers[0], params)}
+    metrics = {**of_reports(reports, data, settings), **of_data(data, rows, readers[0], params)}
     folder = Path("data/evaluation")
     with replacing(folder) as partial:
         partial.mkdir()
@@ -172,7 +172,7 @@ def main() -> None:
     )
 
 
-def of_reports(reports: pl.DataFrame, settings: Evaluation) -> dict[str, Any]:
+def of_reports(reports: pl.DataFrame, data: Gathered, settings: Evaluation) -> dict[str, Any]:
     """What the reports say."""
     how = settings.bootstrap, settings.seed
     controls = [name for name in reports["condition"].unique(maintain_order=True) if name != "real"]
@@ -181,6 +181,7 @@ def of_reports(reports: pl.DataFrame, settings: Evaluation) -> dict[str, Any]:
         "controls": measures.of_controls(reports, controls, *how),
         "detection": measures.of_detection(reports, SHAMS, *how),
         "strength": measures.of_strength(reports, *how),
+        "circularity": measures.of_circularity(reports, data.rows.select("prompt_id", "label_moved_to"), *how),
         "seeds": measures.of_seeds(reports),
     }
 

@@ -2,8 +2,8 @@
 
 What is held out is decided by a hash of the entity, subject or template itself, the same in every domain and for every
 row, so that no order of work and no other domain can leak it: an entity held out as a target is never a target in
-training, a held-out subject or template never trains. A row that would be held out for two reasons is left out, so that
-each held-out score has one cause.
+training, a held-out subject, template or relation never trains. A row that would be held out for two reasons is left
+out, so that each held-out score has one cause.
 """
 
 from collections.abc import Iterator, Mapping
@@ -40,6 +40,7 @@ def place(
         "target": held_out_split(settings, settings.held_out.targets, "target", target),
         "subject": held_out_split(settings, settings.held_out.subjects, "subject", domain, relation, fact.subject),
         "template": "test" if last else "train",
+        "relation": "test" if relation in settings.held_out.relations.get(domain, ()) else "train",
     }
     held = [(reason, split) for reason, split in reasons.items() if split != "train"]
     if len(held) > 1:
@@ -86,7 +87,16 @@ def make_prompts(
 
     `generated`: material by (relation, subject). Its templates stand before the relation's last one, which stays the
     one that is held out.
+
+    Raises:
+        ValueError: a relation that is to be held out is not one of the domain's.
     """
+    for name in settings.held_out.relations.get(domain.domain, ()):
+        if name not in domain.relations:
+            raise ValueError(
+                f"params.yaml: prompts.held_out.relations.{domain.domain}: found {name!r}, wanted one of "
+                f"{', '.join(domain.relations)}"
+            )
     rows = []
     for name, relation in domain.relations.items():
         for fact in relation.facts:

@@ -28,6 +28,7 @@ def groups(reports: pl.DataFrame) -> dict[str, pl.DataFrame]:
         "held_out_target": real.filter(pl.col("held_out") == "target"),
         "held_out_subject": real.filter(pl.col("held_out") == "subject"),
         "held_out_template": real.filter(pl.col("held_out") == "template"),
+        "held_out_relation": real.filter(pl.col("held_out") == "relation"),
         "corrections": real.filter(pl.col("held_out") == "correction"),
     }
 
@@ -100,6 +101,25 @@ def of_strength(reports: pl.DataFrame, resamples: int, seed: int) -> dict[str, f
     right = (rows["strength"] == rows["condition"].replace_strict({"weaker": "weak", "stronger": "strong"})).to_numpy()
     low, high = interval(right, rows["target"].to_list(), resamples, seed)
     return {"accuracy": float(right.mean()), "accuracy_low": low, "accuracy_high": high}
+
+
+def of_circularity(reports: pl.DataFrame, labels: pl.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
+    """Do reports say what the gradient does, or what the teacher would have said of it?
+
+    Over reports of real gradients whose own label (`labels`: prompt_id, label_moved_to) names another target than the
+    known correction: the share that says the known one, and the share that says the label's. `gradients`: how many
+    distinct ones these are; with fewer than two targets among them nothing is said.
+    """
+    real = reports.filter(pl.col("condition") == "real").join(labels, on="prompt_id", maintain_order="left")
+    rows = real.filter((pl.col("label_moved_to") != pl.col("target")) & (pl.col("label_moved_to") != ""))
+    found: dict[str, Any] = {"gradients": rows["prompt_id"].n_unique()}
+    clusters = rows["target"].to_list()
+    if len(set(clusters)) > 1:
+        for name, column in (("says_correction", "target"), ("says_label", "label_moved_to")):
+            right = (rows["moved_to"] == rows[column]).to_numpy()
+            low, high = interval(right, clusters, resamples, seed)
+            found |= {name: float(right.mean()), f"{name}_low": low, f"{name}_high": high}
+    return found
 
 
 def of_seeds(reports: pl.DataFrame) -> dict[str, dict[str, float]]:

@@ -261,10 +261,14 @@ class Generator(Section):
 
 
 class HeldOut(Section):
-    """Shares of entities and subjects that never occur in training, for validation and for test each."""
+    """Shares of entities and subjects that never occur in training, for validation and for test each.
+
+    `relations`: by domain, relations that are held out whole, for test.
+    """
 
     targets: Share
     subjects: Share
+    relations: dict[Name, list[Name]]
 
 
 class Prompts(Section):

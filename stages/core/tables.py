@@ -22,7 +22,7 @@ PROMPTS = {
     "target": pl.String,
     "kind": pl.String,  # counterfactual | correction
     "split": pl.String,  # train | validation | test
-    "held_out": pl.String,  # none | subject | target | template
+    "held_out": pl.String,  # none | subject | target | template | relation
 }
 VIRTUAL_STEP = {
     "prompt_id": pl.String,

@@ -59,7 +59,12 @@ def test_what_is_held_out_never_trains(rows: pl.DataFrame):
 
 @pytest.mark.parametrize(
     ("reason", "identity"),
-    [("target", ["target"]), ("subject", [*WHOLE, "subject"]), ("template", [*WHOLE, "template"])],
+    [
+        ("target", ["target"]),
+        ("subject", [*WHOLE, "subject"]),
+        ("template", [*WHOLE, "template"]),
+        ("relation", WHOLE),
+    ],
 )
 def test_an_identity_that_is_held_out_stands_in_no_row_of_another_split(
     rows: pl.DataFrame, reason: str, identity: list[str]
@@ -121,6 +126,12 @@ def test_the_rows_of_a_fact_do_not_depend_on_the_facts_after_it(domains: list[Do
     before = make_prompts(domain, settings)
     assert more.filter(pl.col("subject") != "Something else").equals(before)
     assert len(more) > len(before)
+
+
+def test_a_relation_to_hold_out_has_to_be_one_of_the_domains(domains: list[Domain], settings: Prompts):
+    held = settings.held_out.model_copy(update={"relations": {domains[0].domain: ["capitol"]}})
+    with pytest.raises(ValueError, match=r"params.yaml: prompts.held_out.relations.astronomy: found 'capitol', wanted"):
+        make_prompts(domains[0], settings.model_copy(update={"held_out": held}))
 
 
 def test_a_share_of_nothing_holds_out_nothing(domains: list[Domain], settings: Prompts):

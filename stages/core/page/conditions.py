@@ -75,6 +75,13 @@ KNOWN = {
         "Accuracy clearly below that of seen templates.",
         "alike",
     ),
+    "held_out_relation": Condition(
+        "Relation never trained on",
+        "Gradients of whole relations, with all their entities and wordings, that the projector never saw",
+        "What is read is not bound to the kinds of facts that were trained on.",
+        "Target accuracy at chance: the projector knows only the relations that it was shown.",
+        "right",
+    ),
     "controls.none": Condition(
         "No injection",
         "The same prompts; nothing is put into the slots",
