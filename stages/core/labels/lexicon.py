@@ -32,6 +32,13 @@ class Lexicon:
             self._named.setdefault(words(entity), []).append(entity)
         self._longest = max((len(name) for name in self._named), default=0)
         self._pieces: dict[str, dict[str, float]] = {}
+        for name, entities in self._named.items():
+            whole = "".join(name)
+            for start in reversed(range(len(name))):  # the name's own beginning last: there a piece counts whole
+                rest = "".join(name[start:])
+                for length in range(1, len(rest) + 1):
+                    share = length / len(whole) * (0.5 if start else 1.0)
+                    self._pieces.setdefault(rest[:length], {}).update(dict.fromkeys(entities, share))
 
     def named(self, text: str) -> str:
         """The entity that `text` names first, the longest of those that begin there; "" when it names none.
@@ -59,16 +66,7 @@ class Lexicon:
         A piece begins a word of the name. Only the first token of an answer shifts directly, so a piece that does not
         begin the name counts half.
         """
-        piece = "".join(words(token))
-        if piece not in self._pieces:
-            self._pieces[piece] = {}
-            for name, entities in self._named.items() if piece else ():
-                whole = "".join(name)
-                rests = ["".join(name[start:]) for start in range(len(name))]
-                if any(rest.startswith(piece) for rest in rests):
-                    share = len(piece) / len(whole) * (1.0 if rests[0].startswith(piece) else 0.5)
-                    self._pieces[piece].update(dict.fromkeys(entities, share))
-        return self._pieces[piece]
+        return self._pieces.get("".join(words(token)), {})
 
     def match(self, tokens: Iterable[str], weights: Iterable[float]) -> dict[str, float]:
         """Entities scored by the sum over tokens of weight x share of the name covered; weights are made positive."""
