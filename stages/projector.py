@@ -60,6 +60,7 @@ def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Proje
         injection=settings.injection,
         width=settings.width,
         whiten=settings.whiten,
+        lora_on_the_verbaliser=settings.lora,
         layers=tuple(settings.layers),
         reference=tuple(reference.tolist()),
         slot_token=settings.slot_token,
@@ -124,7 +125,8 @@ def main() -> None:
     scratch.clear()
     bias_scratch.clear()
     best = curve.group_by("seed").agg(pl.col("validation_loss").min())["validation_loss"]
-    print(f"{folder}: {settings.architecture}, seeds {settings.seeds}, validation loss {best.mean():.3f} nats a token")
+    how = f"{settings.architecture} with LoRA on the verbaliser" if settings.lora else settings.architecture
+    print(f"{folder}: {how}, seeds {settings.seeds}, validation loss {best.mean():.3f} nats a token")
 
 
 if __name__ == "__main__":

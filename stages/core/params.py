@@ -119,11 +119,23 @@ class Injection(Section):
         return self
 
 
+class Lora(Section):
+    """LoRA on the verbaliser, trained together with the projector, at a learning rate of its own.
+
+    What is added to a weight is `alpha` / `rank` times a matrix of that rank.
+    """
+
+    rank: Count
+    alpha: Count
+    learning_rate: Rate
+
+
 class Projector(Section):
     """Training of the projector.
 
     `layers`: the stored layers whose gradients it reads, all at once. `width`: hidden units (mlp) or rank (low_rank).
     `whiten`: update directions are whitened first, by the statistics of the training gradients.
+    `lora`: LoRA on the verbaliser; null: the model that reads is the frozen one that was measured.
     `batch` rows a step bear the slot loss (weight `slot_loss`), the first `report_batch` of them the report loss.
     `flips`, `shams`: shares of training rows that are sign-flipped, or (of those without report loss) no gradient at
     all. `context_noise`: how much of another row's activation is mixed into a training gradient (standard deviation,
@@ -135,6 +147,7 @@ class Projector(Section):
     injection: Injection
     width: Count
     whiten: bool
+    lora: Lora | None
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     held_out_domains: list[Name]
     slot_token: str

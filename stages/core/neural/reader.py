@@ -1,6 +1,7 @@
 """The model as the reader of its own gradients: projector and slots in, a report in words out."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,8 @@ from stages.core.errors import explain
 from stages.core.files import read_json
 from stages.core.neural.decoder import Decoder
 from stages.core.neural.engine.batches import in_batches, plan
-from stages.core.neural.engine.continuation import greedy
 from stages.core.neural.engine.packed import packed_linears
-from stages.core.neural.engine.prefix import Padding, takes_padding
+from stages.core.neural.engine.prefix import takes_padding
 from stages.core.neural.injection import (
     ReadingPrompt,
     check_injection,
@@ -27,8 +27,10 @@ from stages.core.neural.injection import (
     reading_prompt,
     replace_slots,
 )
+from stages.core.neural.lora import Adapter, trained_with
 from stages.core.neural.projectors import ARCHITECTURES, Whitened, features
-from stages.core.params import Injection
+from stages.core.neural.writing import written
+from stages.core.params import Injection, Lora
 
 SLOTS = ("strength", "moved_to", "moved_from")
 """What each slot is there to hold, in order."""
@@ -50,6 +52,7 @@ class Card(BaseModel):
     sharpness: float  # how strongly a slot's vector is drawn to the nearest token embeddings
     norm: float  # mean norm of the model's input embeddings
     injection: Injection
+    lora_on_the_verbaliser: Lora | None
     model: str
     commit: str
     held_out_domains: tuple[str, ...]
@@ -58,10 +61,17 @@ class Card(BaseModel):
 
 
 class Reader:
-    """A frozen model that reads gradients through a projector."""
+    """A frozen model that reads gradients through a projector, with LoRA on the verbaliser or (most often) without.
 
-    def __init__(self, decoder: Decoder, projector: nn.Module, card: Card, seed: int, gate: float) -> None:
+    Attributes:
+        trained: the module of everything that training changes: the projector, and the LoRA weights where there are.
+    """
+
+    def __init__(
+        self, decoder: Decoder, projector: nn.Module, card: Card, seed: int, gate: float, adapter: Adapter | None = None
+    ) -> None:
         self.decoder, self.projector, self.card, self.seed, self.gate = decoder, projector, card, seed, gate
+        self.adapter, self.trained = adapter, trained_with(projector, adapter)
         self.reference = torch.tensor(card.reference, device=decoder.device)
         tokens = torch.arange(len(decoder.tokenizer or ()), device=decoder.device)
         self.tokens = torch.nn.functional.normalize(decoder.embed(tokens).float(), dim=-1)
@@ -82,7 +92,8 @@ class Reader:
         projector = ARCHITECTURES[card.architecture](len(card.layers), card.d_model, len(SLOTS), card.width)
         if card.whiten:
             projector = Whitened(projector, len(card.layers) * card.d_model)
-        return cls(decoder, projector.to(decoder.device), card, seed, gate=0.0)
+        adapter = None if card.lora_on_the_verbaliser is None else Adapter(decoder, card.lora_on_the_verbaliser)
+        return cls(decoder, projector.to(decoder.device), card, seed, gate=0.0, adapter=adapter)
 
     @classmethod
     def load(cls, decoder: Decoder, folder: Path, model: str, commit: str, seed: int | None = None) -> "Reader":
@@ -113,13 +124,17 @@ class Reader:
             reader.projector.load_state_dict(load_file(weights))
         except (OSError, RuntimeError, SafetensorError) as error:
             raise ValueError(f"{weights}: not the weights of {path} ({error}); run dvc repro projector") from error
-        reader.projector.eval()
+        if reader.adapter is not None:
+            reader.adapter.load(folder / f"lora_seed_{seed}.safetensors")
+        reader.trained.eval()
         return reader
 
     def save(self, folder: Path) -> None:
-        """Writes the weights, `seed_<seed>.safetensors`, into an existing folder."""
+        """Writes the weights into an existing folder: `seed_<seed>.safetensors`, and those of LoRA beside it."""
         state = {name: value.contiguous() for name, value in self.projector.state_dict().items()}
         save_file(state, folder / f"seed_{self.seed}.safetensors")
+        if self.adapter is not None:
+            self.adapter.save(folder / f"lora_seed_{self.seed}.safetensors")
 
     def project(self, gradients: Float[Tensor, "batch layer d_model"]) -> Float[Tensor, "batch k d_model"]:
         """What the projector makes of these gradients, before it's sharpened."""
@@ -172,17 +187,31 @@ class Reader:
         """The reading prompt for a host prompt (None: no host)."""
         return reading_prompt(self.decoder, host, self.card.slot_token, len(SLOTS))
 
+    def verbaliser(self) -> AbstractContextManager[None]:
+        """Within the block, the model is the one that reads and writes reports: with LoRA, where the card says so."""
+        return nullcontext() if self.adapter is None else self.adapter.applied()
+
     def read(
         self,
         prompts: Sequence[ReadingPrompt],
         tails: Sequence[Sequence[int]],
         vectors: Float[Tensor, "batch k d_model"] | None,
-        cache: DynamicCache | None = None,
     ) -> Float[Tensor, "batch position d_model"]:
         """The normed residual stream of prompts and what follows them, the vectors injected as the card says.
 
-        See `read_injected`; None: nothing is injected.
+        See `read_injected`; None: nothing is injected. With LoRA on the verbaliser this is what it makes of the prompt,
+        with vectors or without.
         """
+        with self.verbaliser():
+            return self._read(prompts, tails, vectors, None)
+
+    def _read(
+        self,
+        prompts: Sequence[ReadingPrompt],
+        tails: Sequence[Sequence[int]],
+        vectors: Float[Tensor, "batch k d_model"] | None,
+        cache: DynamicCache | None,
+    ) -> Float[Tensor, "batch position d_model"]:
         return read_injected(self.decoder, prompts, tails, vectors, self.card.injection, self.card.norm, cache)
 
     def embed(
@@ -194,14 +223,14 @@ class Reader:
         """Embeddings of prompts and what follows them, right-padded, with the slots replaced; and each row's length.
 
         Raises:
-            ValueError: this projector doesn't replace: no embeddings hold what it does (see `read`).
+            ValueError: this projector adds, or has LoRA: no embeddings hold what it does (see `read`).
         """
         rows = [[*prompt.ids, *tail] for prompt, tail in zip(prompts, tails, strict=True)]
         width = max(map(len, rows))
         embeds = self.decoder.embed(torch.tensor([row + [0] * (width - len(row)) for row in rows]))
         if vectors is not None:
-            if self.card.injection.how != "replace":
-                raise ValueError(f"projector.injection.how: found {self.card.injection.how!r}, wanted 'replace' here")
+            if self.card.injection.how != "replace" or self.adapter is not None:
+                raise ValueError("projector: found another way to read than replaced slots alone, wanted that here")
             slots = torch.tensor([prompt.slots for prompt in prompts], device=embeds.device)
             embeds = replace_slots(embeds, slots, vectors, self.card.injection.scale * self.card.norm)
         return embeds, [len(row) for row in rows]
@@ -241,8 +270,8 @@ class Reader:
             return rows, self.write([prompts[row] for row in rows], chosen, tokens)
 
         batches = plan(lengths, tokens=batch * max(lengths, default=(0, 0))[0], rows=batch, join=join)
-        for rows, written in in_batches(batches, write, None):
-            for row, ids in zip(rows, written, strict=True):
+        for rows, texts in in_batches(batches, write, None):
+            for row, ids in zip(rows, texts, strict=True):
                 reports[row] = str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
         return reports
 
@@ -253,28 +282,9 @@ class Reader:
         """At most `tokens` greedy tokens, one text a prompt; see `read`. The end of a text is not part of it."""
         lengths = torch.tensor([len(prompt.ids) for prompt in prompts], device=self.decoder.device)
         cache = DynamicCache()
-        with packed_linears(self.decoder.model):
-            hidden = self.read(prompts, [()] * len(prompts), vectors, cache)
-        last = hidden[torch.arange(len(lengths), device=hidden.device), lengths - 1]
-        padding = lay_right(cache, lengths)
-        return greedy(self.decoder, cache, padding, self.decoder.logits(last).argmax(-1), tokens)
-
-
-def lay_right(cache: DynamicCache, lengths: Int[Tensor, " row"]) -> Padding:
-    """Moves each row's keys and values, which begin at 0, to the cache's right end, where further tokens follow.
-
-    Returns:
-        How the rows lie then, without their last token, as `greedy` takes it.
-    """
-    width = int(lengths.max())
-    shift = width - lengths[:, None]
-    if bool(shift.any()):
-        origin = (torch.arange(width, device=lengths.device) - shift).clamp_min(0)
-        rows = torch.arange(len(lengths), device=lengths.device)[:, None]
-        for layer in cache.layers:
-            for name in ("keys", "values"):  # [row, head, token, width]
-                setattr(layer, name, getattr(layer, name).transpose(1, 2)[rows, origin].transpose(1, 2))
-    return Padding(width - 1, lengths - 1)
+        with self.verbaliser(), packed_linears(self.decoder.model):
+            hidden = self._read(prompts, [()] * len(prompts), vectors, cache)
+            return written(self.decoder, hidden, cache, lengths, tokens)
 
 
 def read_projector_card(folder: Path) -> Card:
@@ -290,7 +300,14 @@ def read_projector_card(folder: Path) -> Card:
         raise ValueError(explain(str(path), error)) from error
 
 
-def new_card(decoder: Decoder, *, injection: Injection = REPLACE, whiten: bool = False, **settings: object) -> Card:
+def new_card(
+    decoder: Decoder,
+    *,
+    injection: Injection = REPLACE,
+    whiten: bool = False,
+    lora_on_the_verbaliser: Lora | None = None,
+    **settings: object,
+) -> Card:
     """A card for a projector of this model, with the norm that its embeddings have."""
-    found = {"injection": injection, "whiten": whiten, "d_model": decoder.d_model, "norm": embedding_norm(decoder)}
-    return Card.model_validate({**settings, **found})
+    how = {"injection": injection, "whiten": whiten, "lora_on_the_verbaliser": lora_on_the_verbaliser}
+    return Card.model_validate({**settings, **how, "d_model": decoder.d_model, "norm": embedding_norm(decoder)})

@@ -14,6 +14,7 @@ the rows without report loss a sham stands in place of the gradient, and both en
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -172,20 +173,21 @@ def train(
     checkpoint: Path,
     advance: Callable[[int], None],
 ) -> Curve:
-    """Trains `reader.projector` in place and returns the curve (step, train_loss, validation_loss; nats).
+    """Trains `reader.trained` in place and returns the curve (step, train_loss, validation_loss; nats).
 
     AdamW on a one-cycle schedule. Every `validate_every` steps the report loss on a fixed validation batch is taken;
     the weights that had the lowest are kept, and training stops when `patience` validations bring no lower one. A
     killed run goes on from `checkpoint`.
     """
     spelling = Spelling(reader)
-    optimizer = torch.optim.AdamW(
-        reader.projector.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    groups: list[dict[str, Any]] = [{"params": list(reader.projector.parameters())}]
+    if reader.adapter is not None and settings.lora is not None:
+        groups.append({"params": list(reader.adapter.weights.parameters()), "lr": settings.lora.learning_rate})
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, total_steps=settings.steps + 1, pct_start=0.1
+        optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=settings.steps + 1, pct_start=0.1
     )
-    state = Resumable(checkpoint, reader.projector, [optimizer], [schedule])
+    state = Resumable(checkpoint, reader.trained, [optimizer], [schedule])
     curve = state.load()
     held = validation.draw("validation", 0, settings.validation_batch, settings.validation_batch)
     advance(state.step)
@@ -208,8 +210,8 @@ def train(
             if held_loss < min(earlier, default=float("inf")):
                 state.keep_best()
             state.save(step + 1, curve)
-    reader.projector.load_state_dict(state.best)
-    reader.projector.eval()
+    reader.trained.load_state_dict(state.best)
+    reader.trained.eval()
     return curve
 
 

@@ -15,7 +15,7 @@ def settings(**changes: object) -> Projector:
     """Settings of the section `projector`; keywords replace them."""
     return Projector.model_validate(
         {
-            "architecture": "mirror_mlp", "injection": REPLACE, "whiten": False,
+            "architecture": "mirror_mlp", "injection": REPLACE, "whiten": False, "lora": None,
             "width": 16, "layers": [0, 1], "held_out_domains": [], "slot_token": "<slot>",
             "steps": 12, "batch": 16, "report_batch": 4, "sharpness": 20.0, "slot_loss": 1.0, "flips": 0.3,
             "shams": 0.2, "context_noise": 0.0, "learning_rate": 0.003, "weight_decay": 0.01, "validate_every": 4,
@@ -29,7 +29,8 @@ def new_reader(decoder: Decoder, wanted: Projector) -> Reader:
     """An untrained reader."""
     card = new_card(
         decoder, architecture=wanted.architecture, injection=wanted.injection,
-        whiten=wanted.whiten, width=wanted.width, layers=tuple(wanted.layers), reference=REFERENCE,
+        whiten=wanted.whiten, lora_on_the_verbaliser=wanted.lora,
+        width=wanted.width, layers=tuple(wanted.layers), reference=REFERENCE,
         slot_token=wanted.slot_token, sharpness=wanted.sharpness, model="pocket", commit="0", held_out_domains=(),
         seeds=tuple(wanted.seeds), gates=(0.0,),
     )  # fmt: skip

@@ -11,7 +11,7 @@ from transformers import DynamicCache
 
 from stages.core.errors import explain
 from stages.core.neural.decoder import Decoder
-from stages.core.neural.injection import embedding_norm, merged, reading_prompt, replace_slots
+from stages.core.neural.injection import embedding_norm, merged, read_injected, reading_prompt, replace_slots
 from stages.core.neural.reader import REPLACE, SLOTS, Reader, new_card
 from stages.core.params import Injection, Section
 from stages.core.wording import QUESTION
@@ -119,7 +119,8 @@ def test_training_and_reporting_give_the_same_logits(small_decoder: Decoder, how
     training = small_decoder.logits(reader.read(prompts, tails, vectors))
     for row, (prompt, tail) in enumerate(zip(prompts, tails, strict=True)):
         cache = DynamicCache()
-        steps = [small_decoder.logits(reader.read([prompt], [()], vectors[[row]], cache))[0, -1]]
+        first = read_injected(small_decoder, [prompt], [()], vectors[[row]], how, reader.card.norm, cache)
+        steps = [small_decoder.logits(first)[0, -1]]
         for token in tail:
             output = small_decoder.model(input_ids=torch.tensor([[token]]), past_key_values=cache)
             steps.append(output.logits[0, -1])

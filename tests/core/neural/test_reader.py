@@ -76,7 +76,7 @@ def test_a_report_ends_before_the_token_that_ends_a_text(small_decoder: Decoder,
 def test_a_model_that_takes_no_padding_reports_the_same(reader: Reader, monkeypatch: pytest.MonkeyPatch):
     wanted = reader.report(HOSTS, gradients(reader), 5)
     monkeypatch.setattr("stages.core.neural.reader.takes_padding", lambda decoder: False)
-    monkeypatch.setattr("stages.core.neural.reader.Padding", lambda width, lengths: (
+    monkeypatch.setattr("stages.core.neural.writing.Padding", lambda width, lengths: (
         Padding(width, lengths) if bool((lengths == width).all()) else pytest.fail("padded")
     ))  # fmt: skip
     assert reader.report(HOSTS, gradients(reader), 5) == wanted
