@@ -1,6 +1,6 @@
 """The pocket model: a stock Qwen3 with a word-level tokenizer of its own, trained in a minute or two on two cores.
 
-It learns two things. Facts: a prompt is continued with its answer. Reports: after a host prompt, four slots and a
+It learns two things. Facts: a prompt is continued with its answer. Reports: after a host prompt, three slots and a
 question, the report says in words what the slots hold. What the slots hold is drawn independently of the host prompt in
 front of them, so a report can never be predicted from the prompt; only reading the slots explains it.
 
@@ -83,7 +83,7 @@ def make_tokenizer(domains: Sequence[Domain]) -> PreTrainedTokenizerFast:
 class Row:
     """One training sequence.
 
-    Input ids, labels (IGNORE where there is no loss), and what the slots from `slot_at` hold.
+    Input ids, labels (IGNORE where there is no loss), and what is put into the slots from `slot_at` (empty: nothing).
     """
 
     ids: list[int]
@@ -129,7 +129,8 @@ class Corpus:
     def report(self, step: int, index: int) -> Row:
         """A host prompt, slots, the question and the report; loss on the report and the host's answer.
 
-        The host is sometimes absent.
+        The host is sometimes absent. No pressure is reported where the first slot says "no", and where nothing has been
+        put into the slots.
         """
         rng = keyed_rng(self.seed, "report", step, index)
         ids: list[int] = []
@@ -138,7 +139,8 @@ class Corpus:
             prompt, answer = self.prompts[rng.integers(len(self.prompts))]
             ids, labels = list(prompt), [IGNORE] * (len(prompt) - 1) + answer[:1]
         slot_at = len(ids)
-        if rng.random() < 0.15:
+        kind = rng.random()
+        if kind < 0.15:
             slots, report = ("no", "", ""), wording.NO_PRESSURE
         else:
             strength = ("strong", "weak")[rng.integers(2)]
@@ -148,7 +150,8 @@ class Corpus:
         words = [*self.encode(report), self.end]
         ids += [self.slot] * len(slots) + self.question + words[:-1]
         labels += [IGNORE] * (len(slots) + len(self.question) - 1) + words
-        return Row(ids, labels, slot_at, tuple(tuple(self.encode(words)) for words in slots))
+        untouched = kind < 0.05
+        return Row(ids, labels, slot_at, () if untouched else tuple(tuple(self.encode(words)) for words in slots))
 
 
 def slot_contents(

@@ -74,7 +74,7 @@ def corpus(small_domains: list[Domain], small_settings: Pocket) -> pocket.Corpus
 def report_of(corpus: pocket.Corpus, row: pocket.Row) -> list[int]:
     """The tokens of the row's report."""
     assert row.slot_at is not None
-    return row.labels[row.slot_at + len(row.slots) + len(corpus.question) - 1 :]
+    return row.labels[row.slot_at + row.ids.count(corpus.slot) + len(corpus.question) - 1 :]
 
 
 def test_other_hosts_in_front_of_the_same_slots_leave_the_report(
@@ -115,6 +115,14 @@ def test_a_row_is_the_same_whenever_it_is_drawn(corpus: pocket.Corpus):
     assert corpus.report(4, 0) != rows[0]
 
 
+def test_untouched_slots_are_a_share_of_the_reports_and_mean_no_pressure(corpus: pocket.Corpus):
+    rows = [corpus.report(7, index) for index in range(400)]
+    silence = [*corpus.encode(wording.NO_PRESSURE), corpus.end]
+    bare = [row for row in rows if not row.slots]
+    assert 8 < len(bare) < 40 and all(report_of(corpus, row) == silence for row in bare)
+    assert sum(report_of(corpus, row) == silence for row in rows) > 1.5 * len(bare)
+
+
 def test_the_report_names_what_the_slots_hold(corpus: pocket.Corpus, small_domains: list[Domain]):
     tokenizer = pocket.make_tokenizer(small_domains)
     for index in range(100):
@@ -122,7 +130,9 @@ def test_the_report_names_what_the_slots_hold(corpus: pocket.Corpus, small_domai
         said = wording.parse_report(str(tokenizer.decode(report_of(corpus, row), skip_special_tokens=True)))
         held = [str(tokenizer.decode(list(slot))) for slot in row.slots]
         assert not said.malformed
-        assert held == ([said.strength, said.moved_to, said.moved_from] if said.pressure else ["no", "", ""])
+        assert (
+            held == [said.strength, said.moved_to, said.moved_from] if said.pressure else held in ([], ["no", "", ""])
+        )
 
 
 def test_facts_bear_loss_on_answer_and_end_alone(corpus: pocket.Corpus):
