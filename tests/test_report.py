@@ -142,8 +142,9 @@ BAD = {
     ),
     "sweep of 7": (text(SWEEP, ",0.2,", ",7.0,"), f"{SWEEP}: column domain_accuracy: found 7.0"),
     "sweep column gone": (text(SWEEP, "held_out_target", "held"), f"{SWEEP}: column held_out_target: missing"),
-    "sweep row twice": (text(SWEEP, "\n1,mlp", "\n1,linear"), f"{SWEEP}: layer 1, linear: stands twice"),
-    "sweep of two runs": (text(SWEEP, "mlp,", "mlp,x"), f"{SWEEP}: column settings: found 2 values"),
+    "sweep row twice": (text(SWEEP, "\nmlp,1,", "\nlinear,1,"), f"{SWEEP}: layers 1, linear: stands twice"),
+    "sweep of two runs": (text(SWEEP, "mlp,1,0,", "mlp,1,0,x"), f"{SWEEP}: column settings: found 2 values"),
+    "sweep of two seeds": (text(SWEEP, "mlp,1,0,", "mlp,1,1,"), f"{SWEEP}: column seeds: found 2 values"),
     "sweep of no such name": (
         text(PARAMS, "sweeps: [projector]", "sweeps: [../up]"),
         "params.yaml: report.sweeps.0: found '../up'",

@@ -1,12 +1,13 @@
 """A sweep over layers and projector architectures with DVC's experiments: `make sweep`.
 
-Each experiment trains the projector of one architecture on one layer's gradients and evaluates it; nothing before these
-two stages runs again, so the layers have to be among `gradients.layers`. Queues those that HEAD's experiments don't
-hold yet, runs the queue, and writes data/sweep/projector.csv: one row an experiment, with intervals. Then names the
-table under `report.sweeps` in params.yaml, so that the page shows it. Needs a finished run whose dvc.lock is in git. On
-the pocket model an experiment takes two minutes on two cores. Killed, it goes on where it stopped.
+Each experiment trains the projector of one architecture on the gradients of some layers and evaluates it; nothing
+before these two stages runs again, so the layers have to be among `gradients.layers`. Queues those that HEAD's
+experiments don't hold yet, runs the queue, and writes data/sweep/projector.csv: one row an experiment, with intervals.
+Then names the table under `report.sweeps` in params.yaml, so that the page shows it. Needs a finished run whose
+dvc.lock is in git. On the pocket model an experiment takes two minutes on two cores. Killed, it goes on where it
+stopped.
 
-  python -m stages.tools.sweep --layers 1 2 --architectures linear mirror_mlp
+  python -m stages.tools.sweep --layers 1 2 2+3 --architectures linear mirror_mlp
 """
 
 import argparse
@@ -30,7 +31,8 @@ NAME = "projector"
 TARGET = "evaluation"
 METRICS = "data/evaluation/metrics.json"
 DEFAULT = ("scalar_affine", "linear", "mlp", "mirror_mlp")
-Grid = dict[str, tuple[int, str]]
+Changes = dict[str, Any]
+"""What an experiment sets of section `projector`."""
 
 
 def dvc(*arguments: str, shown: bool = False) -> str:
@@ -57,24 +59,31 @@ def experiments() -> dict[str, dict[str, Any]]:
     return found
 
 
-def grid(params: dict[str, Any], layers: list[int], architectures: list[str]) -> Grid:
-    """The experiments by name: layer and architecture. The name holds all else that they depend on.
+def grid(
+    params: dict[str, Any], layers: list[list[int]], architectures: list[str], seeds: list[int]
+) -> dict[str, Changes]:
+    """The experiments by name. The name holds all that they depend on, so that another run's are not taken for them.
 
     Raises:
         ValueError: a layer has no gradients, or an architecture isn't known.
     """
     stored = params["gradients"]["layers"]
-    if missing := [layer for layer in layers if layer not in stored]:
+    if missing := sorted({layer for some in layers for layer in some if layer not in stored}):
         raise ValueError(
             f"params.yaml: gradients.layers: found {stored}, wanted {missing} too; add them, run dvc repro"
         )
     if unknown := [name for name in architectures if name not in ARCHITECTURES]:
         raise ValueError(f"--architectures: found {', '.join(unknown)}, wanted some of {', '.join(ARCHITECTURES)}")
     settings = settings_of(params)[:8]
-    return {f"sweep-{settings}-{name}-{layer}": (layer, name) for layer in layers for name in architectures}
+    found = {}
+    for some in layers:
+        for name in architectures:
+            key = "-".join(["sweep", settings, name, *map(str, some), "seed", *map(str, seeds)])
+            found[key] = {"architecture": name, "layers": some, "seeds": seeds}
+    return found
 
 
-def queue(wanted: Grid) -> int:
+def queue(wanted: dict[str, Changes]) -> int:
     """Queues what is neither there nor queued; returns how many.
 
     Raises:
@@ -87,25 +96,24 @@ def queue(wanted: Grid) -> int:
         )
     missing = [name for name in wanted if name not in there]
     for name in missing:
-        layer, architecture = wanted[name]
-        changes = ["-S", f"projector.layers=[{layer}]", "-S", f"projector.architecture={architecture}"]
-        dvc("exp", "run", "--queue", "--name", name, *changes, TARGET)
+        changes = [f"projector.{key}={str(value).replace(' ', '')}" for key, value in wanted[name].items()]
+        dvc("exp", "run", "--queue", "--name", name, *(part for one in changes for part in ("-S", one)), TARGET)
     return len(missing)
 
 
-def table(wanted: Grid, settings: str) -> pl.DataFrame:
+def table(wanted: dict[str, Changes], settings: str) -> pl.DataFrame:
     """One row an experiment.
 
     Raises:
         ValueError: one has no metrics.
     """
     there, rows = experiments(), []
-    for name, (layer, architecture) in wanted.items():
+    for name, changes in wanted.items():
         data = there.get(name, {}).get("data") or {}
         metrics = data.get("metrics", {}).get(METRICS, {}).get("data")
         if not metrics:
             raise ValueError(f"{name}: no {METRICS}: it failed or was stopped; see why: dvc queue logs {name}")
-        rows.append(row_of(layer, architecture, settings, metrics))
+        rows.append(row_of(changes, settings, metrics))
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
@@ -121,12 +129,20 @@ def show_on_page() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Runs the sweep and writes its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, nargs="+", help="default: all of gradients.layers")
+    parser.add_argument(
+        "--layers",
+        type=lambda text: [int(layer) for layer in text.split("+")],
+        nargs="+",
+        help="such as 1 2 2+3; default: each of gradients.layers, and projector.layers if they are several",
+    )
     parser.add_argument("--architectures", nargs="+", default=list(DEFAULT), help=f"default: {' '.join(DEFAULT)}")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: the first of projector.seeds")
     parser.add_argument("--jobs", type=int, default=1, help="experiments at once")
     options = parser.parse_args(arguments)
     params = read_params()
-    wanted = grid(params, options.layers or params["gradients"]["layers"], options.architectures)
+    own, seeds = params["projector"]["layers"], params["projector"]["seeds"][:1]
+    layers = options.layers or [*([layer] for layer in params["gradients"]["layers"]), *([own] if len(own) > 1 else [])]
+    wanted = grid(params, layers, options.architectures, options.seeds or seeds)
     if subprocess.run(["git", "ls-files", "--error-unmatch", "dvc.lock"], capture_output=True, check=False).returncode:
         raise ValueError("dvc.lock: not in git: experiments start from a commit; run dvc repro and commit dvc.lock")
     print(f"{len(wanted)} experiments, {queue(wanted)} of them to be queued", flush=True)

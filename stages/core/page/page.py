@@ -144,13 +144,13 @@ def held_out_rows(groups: dict[str, Group]) -> list[Row]:
 
 
 def swept(sweep: Sweep) -> list[tuple[str, list[Row]]]:
-    """The experiments of a sweep as rows of bars, by layer; that of the settings shown says so."""
+    """The experiments of a sweep as rows of bars, by layers; that of the settings shown says so."""
     parts = []
-    for layer, points in sweep.layers.items():
+    for layers, points in sweep.layers.items():
         labels = [point.architecture.replace("_", " ") + ", as on this page" * point.current for point in points]
         conditions = [Condition(label, "", "", "", "") for label in labels]
         rows = [Row(point.group, one, Verdict(None, "")) for point, one in zip(points, conditions, strict=True)]
-        parts.append((f"Layer {layer}", rows))
+        parts.append((f"Layers {layers.replace('+', ' and ')} together" if "+" in layers else f"Layer {layers}", rows))
     return parts
 
 

@@ -1,7 +1,8 @@
 """A sweep over layers and projector architectures: data/sweep/<name>.csv, written by a tool, shown on the page.
 
-A row is one experiment: the projector of that architecture, trained on the gradients of that one layer, all else as in
-params.yaml. `settings` says which "all else": a digest of every section that the experiments depend on.
+A row is one experiment: the projector of that architecture, with these seeds, reading the gradients of these layers
+("2", or "2+3": both at once), all else as in params.yaml. `settings` says which "all else": a digest of every section
+that the experiments depend on.
 """
 
 import json
@@ -26,17 +27,16 @@ NUMBERS = {
 }
 SWEPT_WORDS = WORDS | {"held_out_target": "Held-out target"}
 ENDS = ("", "_low", "_high")
-SWEPT = ("architecture", "layers")
-"""The keys of section `projector` that a sweep varies."""
+SWEPT = ("architecture", "layers", "seeds")
+"""The keys of section `projector` that a sweep sets."""
 BESIDE = ("report", "api", "judge")
 """Sections that no experiment depends on."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One experiment. `current`: its layer and architecture are those of params.yaml."""
+    """One experiment. `current`: its layers and architecture are those of params.yaml."""
 
-    layer: int
     architecture: str
     current: bool
     group: Group
@@ -44,11 +44,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The experiments of one table, by layer. `same_settings`: all that was not swept is as params.yaml has it now."""
+    """The experiments of one table, by layers. `same_settings`: all that was not swept is as params.yaml has it now."""
 
     path: Path
     same_settings: bool
-    layers: dict[int, list[Point]]
+    seeds: str
+    layers: dict[str, list[Point]]
 
 
 def settings_of(params: dict[str, Any]) -> str:
@@ -58,9 +59,15 @@ def settings_of(params: dict[str, Any]) -> str:
     return digest(json.dumps(shared, sort_keys=True))[:16]
 
 
-def row_of(layer: int, architecture: str, settings: str, metrics: dict[str, Any]) -> dict[str, Any]:
-    """One experiment as a row of the table, from its metrics.json; a number that was not measured is null."""
-    row: dict[str, Any] = {"layer": layer, "architecture": architecture, "settings": settings}
+def listed(numbers: list[int]) -> str:
+    """Layers, or seeds, as the table has them: "2+3"."""
+    return "+".join(map(str, numbers))
+
+
+def row_of(projector: dict[str, Any], settings: str, metrics: dict[str, Any]) -> dict[str, Any]:
+    """One experiment as a row of the table, from its params and metrics.json; a number not measured is null."""
+    row = {key: listed(projector[key]) if key != "architecture" else projector[key] for key in SWEPT}
+    row |= {"settings": settings}
     for column, (group, name) in NUMBERS.items():
         row |= {f"{column}{end}": metrics.get(group, {}).get(f"{name}{end}") for end in ENDS}
     return row
@@ -70,8 +77,8 @@ def read_sweep(name: str, params: dict[str, Any]) -> Sweep:
     """Reads and checks a table.
 
     Raises:
-        ValueError: it is missing or unreadable, has no rows, a row twice, rows of several settings, or a number that
-            is no fraction.
+        ValueError: it is missing or unreadable, has no rows, a row twice, rows of several settings or seeds, or a
+            number that is no fraction.
     """
     path = FOLDER / f"{name}.csv"
     if not path.is_file():
@@ -79,28 +86,28 @@ def read_sweep(name: str, params: dict[str, Any]) -> Sweep:
             f"{path}: no such file, but params.yaml: report.sweeps names it; run make sweep, or take the name out"
         )
     columns = [f"{column}{end}" for column in NUMBERS for end in ENDS]
-    table = read_csv(path, "architecture", "settings", numbers=("layer", *columns))
+    table = read_csv(path, *SWEPT, "settings", numbers=tuple(columns))
     again = "run make sweep again"
     if table.is_empty():
         raise ValueError(f"{path}: (whole file): no rows, wanted one an experiment; {again}")
-    twice = table.filter(table.select("layer", "architecture").is_duplicated())
+    twice = table.filter(table.select("layers", "architecture").is_duplicated())
     if len(twice):
-        raise ValueError(f"{path}: layer {twice[0, 'layer']}, {twice[0, 'architecture']}: stands twice; {again}")
-    if table["settings"].n_unique() > 1:
-        raise ValueError(f"{path}: column settings: found {table['settings'].n_unique()} values, wanted one; {again}")
+        raise ValueError(f"{path}: layers {twice[0, 'layers']}, {twice[0, 'architecture']}: stands twice; {again}")
+    for column in ("settings", "seeds"):
+        if table[column].n_unique() > 1:
+            raise ValueError(f"{path}: column {column}: found {table[column].n_unique()} values, wanted one; {again}")
     for column in columns:
         outside = table.filter(~pl.col(column).is_between(0, 1))
         if len(outside):
             raise ValueError(f"{path}: column {column}: found {outside[column][0]}, wanted a fraction from 0 to 1")
-    own = params["projector"]["layers"], params["projector"]["architecture"]
-    layers: dict[int, list[Point]] = {}
-    for row in table.sort("layer", maintain_order=True).iter_rows(named=True):
+    own = listed(params["projector"]["layers"]), params["projector"]["architecture"]
+    layers: dict[str, list[Point]] = {}
+    for row in table.iter_rows(named=True):
         found = {
             column: Estimate(column, row[column], row[f"{column}_low"], row[f"{column}_high"])
             for column in NUMBERS
             if row[column] is not None
         }
-        layer, architecture = row["layer"], row["architecture"]
-        point = Point(layer, architecture, ([layer], architecture) == own, Group(architecture, found))
-        layers.setdefault(layer, []).append(point)
-    return Sweep(path, table["settings"][0] == settings_of(params), layers)
+        at, architecture = row["layers"], row["architecture"]
+        layers.setdefault(at, []).append(Point(architecture, (at, architecture) == own, Group(architecture, found)))
+    return Sweep(path, table["settings"][0] == settings_of(params), table["seeds"][0], layers)

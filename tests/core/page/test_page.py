@@ -120,6 +120,7 @@ def test_the_sweep_stands_with_its_numbers_and_says_which_experiment_is_this_pag
         assert values == [row[name] for name in NUMBERS if row[name]]
         assert row["architecture"].replace("_", " ") in text
     assert ["as on this page" in text for text in shown] == [False] * 5 + [True]
+    assert "Layers 0 and 1 together" in section and "Layer 1<" in section and "with seed 0." in section
 
 
 def test_a_sweep_of_other_settings_is_said_to_be_one_and_none_is_none(inputs: Inputs) -> None:
