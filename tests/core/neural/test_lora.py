@@ -14,6 +14,7 @@ from stages.core.neural.decoder import Decoder
 from stages.core.neural.engine.gradients import activation_gradients
 from stages.core.neural.engine.samples import Sample
 from stages.core.neural.engine.virtual_step import virtual_steps
+from stages.core.neural.fine_tuning import activation_moves
 from stages.core.neural.reader import Reader
 from stages.core.neural.training import train
 from stages.core.params import Injection, Lora, Pocket
@@ -53,11 +54,12 @@ def gradients(reader: Reader) -> torch.Tensor:
 
 
 def measured(decoder: Decoder) -> list[torch.Tensor]:
-    """Gradients, virtual steps, and the model's logits."""
+    """Gradients, virtual steps, how a fine-tuning step moves activations, and the model's logits."""
     sample = Sample(tuple(decoder.tokens("The capital of Peru is")), tuple(decoder.continuation("Oslo")))
     gradient = next(activation_gradients(decoder, [sample], [0, 1])).gradient
     step = next(virtual_steps(decoder, [sample], gradient, [0, 1], [0.5], top_tokens=4, continuation_tokens=3))
     found = [torch.from_numpy(value) for value in (gradient, step.up_shifts, step.kl, step.target_after)]
+    found.append(torch.from_numpy(activation_moves(decoder, [sample], [0, 1])))
     return [*found, decoder.model(input_ids=torch.tensor([sample.prompt])).logits.detach()]
 
 
