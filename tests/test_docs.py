@@ -104,6 +104,7 @@ def test_what_runs_a_command_is_there(test: str):
 def test_a_table_becomes_a_row_of_the_report_in_two_commands(tiny_pipeline: Path, warm_python: Warm, tmp_path: Path):
     root = tiny.copied(tiny_pipeline, tmp_path / "repository")
     shutil.copy(tiny.ROOT / "Makefile", root)
+    tiny.edit_params(root, projector__seeds=[0])
     tools = 'gradaware() { python -m stages.tools.cli "$@"; }; make() { command make -o .venv/.built "$@"; }'
     (block,) = blocks("adding-a-domain.md")
     done = tiny.command(root, "bash", "-c", "\n".join(["set -e", tools, block]), warm=warm_python)
