@@ -25,7 +25,8 @@ from stages.core.neural.baselines import lens_vectors
 from stages.core.neural.decoder import Decoder
 from stages.core.neural.fine_tuning import activation_moves
 from stages.core.neural.opening import open_model
-from stages.core.neural.reader import Reader, read_projector_card
+from stages.core.neural.projector_card import read_projector_card
+from stages.core.neural.reader import Reader
 from stages.core.neural.references import option_scores, references, steering_success
 from stages.core.neural.samples import samples_of
 from stages.core.params import Domains, Evaluation, Section, read_sections

@@ -17,7 +17,8 @@ from stages.core.files import Scratch, content_hash, replacing, write_json
 from stages.core.gathering import Gathered, gather, held_out_targets, hosts, usable
 from stages.core.neural.decoder import Decoder
 from stages.core.neural.opening import ModelCard, open_model
-from stages.core.neural.reader import Card, Reader, new_card
+from stages.core.neural.projector_card import OPEN, Card, new_card
+from stages.core.neural.reader import Reader
 from stages.core.neural.training import Curriculum, Lesson, gate, train
 from stages.core.params import Domains, Projector, Section, read_sections
 from stages.core.stage import parse, progress, run
@@ -111,7 +112,7 @@ def main() -> None:
     teach(bias, data, few, bias_scratch)
     curve = pl.concat([teach(reader, data, settings, scratch) for reader in readers])
     card = card.model_copy(update={"gates": tuple(reader.gate for reader in readers)})
-    bias_card = bias.card.model_copy(update={"seeds": (bias.seed,), "gates": (0.0,)})
+    bias_card = bias.card.model_copy(update={"seeds": (bias.seed,), "gates": (OPEN,)})
     folder = Path("data/projector")
     with replacing(folder) as partial:
         partial.mkdir()

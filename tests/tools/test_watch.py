@@ -11,7 +11,7 @@ from stages.core.files import file_hash
 from stages.core.neural.engine.gradients import activation_gradients
 from stages.core.neural.engine.samples import Sample
 from stages.core.neural.opening import open_model
-from stages.core.neural.reader import read_projector_card
+from stages.core.neural.projector_card import read_projector_card
 from stages.tools import watch_demo
 from stages.tools.watch import GradientWatch, starts
 

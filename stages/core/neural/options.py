@@ -22,8 +22,7 @@ def report_logprob(
     found = []
     for start in range(0, len(prompts), 256):
         rows = slice(start, start + 256)
-        embeds, _ = reader.embed(prompts[rows], [tail[:-1] for tail in tails[rows]], reader.vectors(gradients[rows]))
-        hidden = reader.decoder.body(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        hidden = reader.read(prompts[rows], [tail[:-1] for tail in tails[rows]], reader.vectors(gradients[rows]))
         for row, (prompt, tail) in enumerate(zip(prompts[rows], tails[rows], strict=True)):
             at = slice(len(prompt.ids) - 1, len(prompt.ids) - 1 + len(tail))
             logits = reader.decoder.logits(hidden[row, at])

@@ -1,5 +1,6 @@
 """The model as the reader of its own gradients: projector and slots in, a report in words out."""
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -7,14 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from stages.core.errors import explain
-from stages.core.files import read_json
 from stages.core.neural.decoder import Decoder
 from stages.core.neural.engine.batches import in_batches, plan
 from stages.core.neural.engine.packed import packed_linears
@@ -22,42 +20,19 @@ from stages.core.neural.engine.prefix import takes_padding
 from stages.core.neural.injection import (
     ReadingPrompt,
     check_injection,
-    embedding_norm,
     read_injected,
     reading_prompt,
     replace_slots,
 )
 from stages.core.neural.lora import Adapter, trained_with
+from stages.core.neural.projector_card import OPEN, Card, Gate, read_projector_card
 from stages.core.neural.projectors import ARCHITECTURES, Whitened, features
 from stages.core.neural.writing import written
-from stages.core.params import Injection, Lora
 
 SLOTS = ("strength", "moved_to", "moved_from")
 """What each slot is there to hold, in order."""
 
-REPLACE = Injection(how="replace", block=None, at="slots", scale=1.0)
-
-
-class Card(BaseModel):
-    """How a projector is to be used: what it was made for and what it was made from. Saved beside its weights."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    architecture: str
-    width: int
-    whiten: bool
-    layers: tuple[int, ...]
-    d_model: int
-    reference: tuple[float, ...]  # median |g| of the training gradients, a layer
-    slot_token: str
-    sharpness: float  # how strongly a slot's vector is drawn to the nearest token embeddings
-    norm: float  # mean norm of the model's input embeddings
-    injection: Injection
-    lora_on_the_verbaliser: Lora | None
-    model: str
-    commit: str
-    held_out_domains: tuple[str, ...]
-    seeds: tuple[int, ...]  # one projector each
-    gates: tuple[float, ...]  # of each: least confidence at which a pressure is reported
+LOGIT_99 = math.log(99)
 
 
 class Reader:
@@ -68,7 +43,7 @@ class Reader:
     """
 
     def __init__(
-        self, decoder: Decoder, projector: nn.Module, card: Card, seed: int, gate: float, adapter: Adapter | None = None
+        self, decoder: Decoder, projector: nn.Module, card: Card, seed: int, gate: Gate, adapter: Adapter | None = None
     ) -> None:
         self.decoder, self.projector, self.card, self.seed, self.gate = decoder, projector, card, seed, gate
         self.adapter, self.trained = adapter, trained_with(projector, adapter)
@@ -93,7 +68,7 @@ class Reader:
         if card.whiten:
             projector = Whitened(projector, len(card.layers) * card.d_model)
         adapter = None if card.lora_on_the_verbaliser is None else Adapter(decoder, card.lora_on_the_verbaliser)
-        return cls(decoder, projector.to(decoder.device), card, seed, gate=0.0, adapter=adapter)
+        return cls(decoder, projector.to(decoder.device), card, seed, gate=OPEN, adapter=adapter)
 
     @classmethod
     def load(cls, decoder: Decoder, folder: Path, model: str, commit: str, seed: int | None = None) -> "Reader":
@@ -156,27 +131,33 @@ class Reader:
         """
         return self.naming(vectors).softmax(-1) @ self.tokens
 
-    def confidence(self, vectors: Float[Tensor, "batch k d_model"]) -> Float[Tensor, " batch"]:
-        """How clearly entities are named: the largest probability of a token (but "no"), mean of the two entity slots.
+    def clarity(self, vectors: Float[Tensor, "batch k d_model"]) -> Float[Tensor, " batch"]:
+        """How clearly entities are named: the largest cosine to a token (but "no"), mean of the two entity slots.
 
-        A sham may name one entity by chance, hardly two; the mean parts them from gradients better than the larger one.
-        `vectors` are those of `project`, before they're sharpened. Sign flips leave it unchanged in mirror_mlp.
+        A sham may name one entity by chance, hardly two; the mean parts them from gradients better than the larger one,
+        and cosines better than probabilities. `vectors` are those of `project`, before they're sharpened. Sign flips
+        leave it unchanged in mirror_mlp.
         """
-        named = self.naming(vectors[:, 1:]).softmax(-1)
-        named[..., self.silence] = 0
+        named = self.naming(vectors[:, 1:]) / self.card.sharpness
+        named[..., self.silence] = -1
         return named.amax(-1).mean(-1)
+
+    def confidence(self, vectors: Float[Tensor, "batch k d_model"]) -> Float[Tensor, " batch"]:
+        """The clarity as a probability: 0.5 at the gate's threshold, 0.99 for the median gradient, logistic between."""
+        slope = LOGIT_99 / max(self.gate.typical - self.gate.threshold, 1e-6)
+        return ((self.clarity(vectors) - self.gate.threshold) * slope).sigmoid()
 
     def fill(
         self, gradients: Float[Tensor, "batch layer d_model"]
     ) -> tuple[Float[Tensor, "batch k d_model"], Float[Tensor, " batch"]]:
         """What goes into the slots for these gradients (their norm is set by the injection), and the confidence.
 
-        Where the confidence is below the gate, the first slot holds the word "no": the model is told that nothing is
-        felt, whatever the other slots hold, and reports no pressure.
+        Where the confidence is below 0.5, the first slot holds the word "no": the model is told that nothing is felt,
+        whatever the other slots hold, and reports no pressure.
         """
         raw = self.project(gradients)
         filled, confidence = self.sharpen(raw), self.confidence(raw)
-        first = torch.where((confidence < self.gate)[:, None], self.tokens[self.silence], filled[:, 0])
+        first = torch.where((confidence < 0.5)[:, None], self.tokens[self.silence], filled[:, 0])
         return torch.cat([first[:, None], filled[:, 1:]], 1), confidence
 
     def vectors(self, gradients: Float[Tensor, "batch layer d_model"]) -> Float[Tensor, "batch k d_model"]:
@@ -285,29 +266,3 @@ class Reader:
         with self.verbaliser(), packed_linears(self.decoder.model):
             hidden = self._read(prompts, [()] * len(prompts), vectors, cache)
             return written(self.decoder, hidden, cache, lengths, tokens)
-
-
-def read_projector_card(folder: Path) -> Card:
-    """Reads how a projector is to be used.
-
-    Raises:
-        ValueError: `projector.json` is missing or broken.
-    """
-    path = folder / "projector.json"
-    try:
-        return Card.model_validate(read_json(path))
-    except ValidationError as error:
-        raise ValueError(explain(str(path), error)) from error
-
-
-def new_card(
-    decoder: Decoder,
-    *,
-    injection: Injection = REPLACE,
-    whiten: bool = False,
-    lora_on_the_verbaliser: Lora | None = None,
-    **settings: object,
-) -> Card:
-    """A card for a projector of this model, with the norm that its embeddings have."""
-    how = {"injection": injection, "whiten": whiten, "lora_on_the_verbaliser": lora_on_the_verbaliser}
-    return Card.model_validate({**settings, **how, "d_model": decoder.d_model, "norm": embedding_norm(decoder)})

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stages.core import wording
+from stages.core.neural.projector_card import Gate
 from stages.core.neural.reader import Reader
 from stages.core.neural.resumable import Curve, Resumable
 from stages.core.params import Projector
@@ -159,10 +160,11 @@ def report_loss(
     return F.cross_entropy(reader.decoder.logits(picked), wanted)
 
 
-def gate(reader: Reader, validation: Curriculum, missed: float) -> float:
-    """The least confidence at which a pressure is reported: a share `missed` of validation gradients stay below it."""
+def gate(reader: Reader, validation: Curriculum, missed: float) -> Gate:
+    """The gate whose threshold a share `missed` of the validation gradients stay below."""
     with torch.no_grad():
-        return reader.confidence(reader.project(validation.gradients)).quantile(missed).item()
+        clarity = reader.clarity(reader.project(validation.gradients))
+    return Gate(threshold=clarity.quantile(missed).item(), typical=clarity.median().item())
 
 
 def train(

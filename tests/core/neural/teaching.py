@@ -4,7 +4,8 @@ import torch
 
 from stages.core.facts import Domain
 from stages.core.neural.decoder import Decoder
-from stages.core.neural.reader import REPLACE, Reader, new_card
+from stages.core.neural.projector_card import OPEN, REPLACE, new_card
+from stages.core.neural.reader import Reader
 from stages.core.neural.training import Curriculum, Lesson
 from stages.core.params import Projector
 
@@ -32,7 +33,7 @@ def new_reader(decoder: Decoder, wanted: Projector) -> Reader:
         whiten=wanted.whiten, lora_on_the_verbaliser=wanted.lora,
         width=wanted.width, layers=tuple(wanted.layers), reference=REFERENCE,
         slot_token=wanted.slot_token, sharpness=wanted.sharpness, model="pocket", commit="0", held_out_domains=(),
-        seeds=tuple(wanted.seeds), gates=(0.0,),
+        seeds=tuple(wanted.seeds), gates=(OPEN,),
     )  # fmt: skip
     return Reader.new(decoder, card, wanted.seeds[0])
 

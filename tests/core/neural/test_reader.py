@@ -12,6 +12,7 @@ from stages.core.facts import Domain
 from stages.core.files import write_json
 from stages.core.neural.decoder import Decoder
 from stages.core.neural.engine.prefix import Padding
+from stages.core.neural.projector_card import Gate
 from stages.core.neural.projectors import ARCHITECTURES
 from stages.core.neural.reader import Reader
 from stages.core.neural.training import train
@@ -92,11 +93,12 @@ def test_slots_hold_a_mean_of_token_embeddings(reader: Reader):
 
 def test_below_the_gate_the_first_slot_says_no(reader: Reader):
     read = gradients(reader)
-    _, confidence = reader.fill(read)
-    reader.gate = confidence.median().item()
-    filled, again = reader.fill(read)
-    shut = again < reader.gate
-    assert torch.equal(again, confidence) and 0 < shut.sum() < len(shut)
+    clarity = reader.clarity(reader.project(read))
+    reader.gate = Gate(threshold=clarity.median().item(), typical=clarity.max().item())
+    filled, confidence = reader.fill(read)
+    shut = clarity < reader.gate.threshold
+    assert torch.equal(confidence < 0.5, shut) and 0 < shut.sum() < len(shut)
+    torch.testing.assert_close(confidence.max(), torch.tensor(0.99))
     silence = reader.tokens[reader.decoder.continuation("no")[0]]
     assert torch.equal(filled[shut][:, 0], silence.expand(int(shut.sum()), -1))
     assert not (filled[~shut][:, 0] == silence).all(-1).any()

@@ -8,6 +8,7 @@ import torch
 from stages.core.facts import Domain
 from stages.core.neural import training
 from stages.core.neural.decoder import Decoder
+from stages.core.neural.projector_card import Gate
 from stages.core.neural.training import Curriculum, Spelling, gate, report_loss, spent, train
 from stages.core.wording import NO_PRESSURE, parse_report
 from tests.core.neural.teaching import REFERENCE, curriculum, new_reader, settings
@@ -193,6 +194,6 @@ def test_the_gate_leaves_the_share_of_real_gradients_that_was_given_away_below(
     small_decoder: Decoder, small_domains: list[Domain]
 ):
     reader, validation = new_reader(small_decoder, settings()), curriculum(small_decoder, small_domains, settings())
-    real = reader.confidence(reader.project(validation.gradients))
-    assert gate(reader, validation, 0.0) == real.min().item()
-    assert (real < gate(reader, validation, 0.25)).float().mean().item() == 0.25
+    real = reader.clarity(reader.project(validation.gradients))
+    assert gate(reader, validation, 0.0) == Gate(threshold=real.min().item(), typical=real.median().item())
+    assert (real < gate(reader, validation, 0.25).threshold).float().mean().item() == 0.25
