@@ -86,8 +86,8 @@ def test_reports_decode_and_depend_on_the_gradient_alone_and_together(preset: st
     together = reader.report(HOSTS, gradients, tokens=8)
     assert together == [reader.report([host], gradients[[i]], 8)[0] for i, host in enumerate(HOSTS)]
     decoder, prompt = reader.decoder, reader.prompt(HOSTS[0])
-    read = [reader.embed([prompt], [()], vectors)[0] for vectors in (reader.vectors(gradients[:1]), None)]
-    ends = [decoder.logits(decoder.body(inputs_embeds=embeds).last_hidden_state[0, -1]) for embeds in read]
+    read = [reader.read([prompt], [()], vectors)[0, -1] for vectors in (reader.vectors(gradients[:1]), None)]
+    ends = [decoder.logits(normed) for normed in read]
     assert (ends[0] - ends[1]).abs().max() > 0.1 * ends[1].std()
     # Through its window of 16 tokens, the tiny Gemma sees too little of the slots to change its likeliest tokens.
     assert together != reader.report(HOSTS, None, 8) or preset == "gemma-3-4b-it"

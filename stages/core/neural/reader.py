@@ -22,7 +22,6 @@ from stages.core.neural.injection import (
     check_injection,
     read_injected,
     reading_prompt,
-    replace_slots,
 )
 from stages.core.neural.lora import Adapter, trained_with
 from stages.core.neural.projector_card import OPEN, Card, Gate, read_projector_card
@@ -194,27 +193,6 @@ class Reader:
         cache: DynamicCache | None,
     ) -> Float[Tensor, "batch position d_model"]:
         return read_injected(self.decoder, prompts, tails, vectors, self.card.injection, self.card.norm, cache)
-
-    def embed(
-        self,
-        prompts: Sequence[ReadingPrompt],
-        tails: Sequence[Sequence[int]],
-        vectors: Float[Tensor, "batch k d_model"] | None,
-    ) -> tuple[Float[Tensor, "batch position d_model"], list[int]]:
-        """Embeddings of prompts and what follows them, right-padded, with the slots replaced; and each row's length.
-
-        Raises:
-            ValueError: this projector adds, or has LoRA: no embeddings hold what it does (see `read`).
-        """
-        rows = [[*prompt.ids, *tail] for prompt, tail in zip(prompts, tails, strict=True)]
-        width = max(map(len, rows))
-        embeds = self.decoder.embed(torch.tensor([row + [0] * (width - len(row)) for row in rows]))
-        if vectors is not None:
-            if self.card.injection.how != "replace" or self.adapter is not None:
-                raise ValueError("projector: found another way to read than replaced slots alone, wanted that here")
-            slots = torch.tensor([prompt.slots for prompt in prompts], device=embeds.device)
-            embeds = replace_slots(embeds, slots, vectors, self.card.injection.scale * self.card.norm)
-        return embeds, [len(row) for row in rows]
 
     @torch.no_grad()
     def report(

@@ -1,9 +1,12 @@
 """A small class for the small pocket model: gradients that say what they correct, settings, and readers."""
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from stages.core.facts import Domain
 from stages.core.neural.decoder import Decoder
+from stages.core.neural.injection import replace_slots
 from stages.core.neural.projector_card import OPEN, REPLACE, new_card
 from stages.core.neural.reader import Reader
 from stages.core.neural.training import Curriculum, Lesson
@@ -36,6 +39,16 @@ def new_reader(decoder: Decoder, wanted: Projector) -> Reader:
         seeds=tuple(wanted.seeds), gates=(OPEN,),
     )  # fmt: skip
     return Reader.new(decoder, card, wanted.seeds[0])
+
+
+def replaced(
+    reader: Reader, host: str | None, tail: list[int], vectors: Float[Tensor, "1 k d_model"] | None
+) -> Float[Tensor, "1 position d_model"]:
+    """The embeddings of one reading prompt and its tail, vectors in its slots: what a replacing reader has to read."""
+    prompt = reader.prompt(host)
+    embeds = reader.decoder.embed(torch.tensor([[*prompt.ids, *tail]]))
+    slots = torch.tensor([prompt.slots])
+    return embeds if vectors is None else replace_slots(embeds, slots, vectors, reader.card.norm)
 
 
 def curriculum(decoder: Decoder, domains: list[Domain], wanted: Projector, unseen: str = "") -> Curriculum:

@@ -16,7 +16,7 @@ from stages.core.neural.projector_card import Gate
 from stages.core.neural.projectors import ARCHITECTURES
 from stages.core.neural.reader import Reader
 from stages.core.neural.training import train
-from tests.core.neural.teaching import curriculum, new_reader, settings
+from tests.core.neural.teaching import curriculum, new_reader, replaced, settings
 from tests.tools.families import FAMILIES, tiny, untrained
 
 HOSTS = [None, "The capital of Peru is", "It is known that the composer of Tosca is"] * 4
@@ -57,7 +57,7 @@ def test_reports_are_those_of_transformers_own_greedy_generation(family: str, in
     vectors = reader.vectors(read) if injected else None
     wanted = []
     for row, host in enumerate(HOSTS):
-        embeds, _ = reader.embed([reader.prompt(host)], [()], None if vectors is None else vectors[[row]])
+        embeds = replaced(reader, host, [], None if vectors is None else vectors[[row]])
         ids = decoder.model.generate(inputs_embeds=embeds, max_new_tokens=12, do_sample=False)[0]  # type: ignore[operator]
         wanted.append(str(decoder.tokenizer.decode(ids, skip_special_tokens=True)).strip())  # type: ignore[union-attr]
     assert reader.report_vectors(HOSTS, vectors, 12) == wanted and len(set(wanted)) > 1

@@ -11,7 +11,7 @@ from stages.core.neural.decoder import Decoder
 from stages.core.neural.projector_card import Gate
 from stages.core.neural.training import Curriculum, Spelling, gate, report_loss, spent, train
 from stages.core.wording import NO_PRESSURE, parse_report
-from tests.core.neural.teaching import REFERENCE, curriculum, new_reader, settings
+from tests.core.neural.teaching import REFERENCE, curriculum, new_reader, replaced, settings
 
 QUIET = lambda steps: None  # noqa: E731
 
@@ -114,7 +114,7 @@ def test_the_report_loss_is_the_model_s_own(small_decoder: Decoder, teaching: Cu
     for row, (host, report) in enumerate(zip(draws.hosts[:4], draws.reports[:4], strict=True)):
         tail = [*small_decoder.continuation(report), end]
         prompt = reader.prompt(host)
-        embeds, _ = reader.embed([prompt], [tail[:-1]], vectors[row : row + 1])
+        embeds = replaced(reader, host, tail[:-1], vectors[row : row + 1])
         logits = small_decoder.model(inputs_embeds=embeds).logits[0, len(prompt.ids) - 1 :]
         losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(tail), reduction="none"))
     torch.testing.assert_close(report_loss(reader, draws, vectors, 4), torch.cat(losses).mean(), rtol=1e-4, atol=1e-5)
