@@ -20,6 +20,7 @@ Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 Dollars = Annotated[float, Field(ge=0)]
 Way = Literal["online", "batch"]
+Dtype = Literal["float32", "bfloat16"]
 
 
 def plain(name: str) -> str:
@@ -67,10 +68,13 @@ class Model(Section):
     """The model under study.
 
     `source`: "pocket", a Hub id or a local path. `revision`: the commit to pin a Hub id to (null: local or pocket).
+    `dtype`: of the parameters, in every stage that opens the model. bfloat16 takes half the memory and is what GPUs are
+    fast at; a gradient then keeps about two digits, and the smaller a virtual step, the more of it is rounding.
     """
 
     source: str
     revision: str | None
+    dtype: Dtype
     pocket: Pocket
 
 

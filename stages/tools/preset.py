@@ -15,13 +15,13 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from stages.core.errors import explain
-from stages.core.params import Evaluation, Gradients, Model, Projector, Section, VirtualStep
+from stages.core.params import Dtype, Evaluation, Gradients, Model, Projector, Section, VirtualStep
 from stages.tools import params_file
 from stages.tools.dependencies import differences
 
 FOLDER = Path(__file__).with_name("presets")
-BYTES = 4
-"""Of a weight: models are opened in float32."""
+BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2}
+"""Of a weight."""
 COLORS = {"+": "green", "-": "red", "@": "cyan"}
 
 
@@ -46,9 +46,14 @@ class Preset(BaseModel):
     params: dict[str, Any]
 
     @property
+    def dtype(self) -> Dtype:
+        """What its weights are opened in."""
+        return self.params["model.dtype"]
+
+    @property
     def gigabytes(self) -> float:
         """Of the weights alone."""
-        return self.parameters * BYTES
+        return self.parameters * BYTES[self.dtype]
 
 
 def names() -> list[str]:
@@ -97,7 +102,8 @@ def list_presets() -> None:
     table.add_column("what")
     for name in names():
         found = read_preset(name)
-        table.add_row(name, f"{found.gigabytes:.0f} GB", found.about + (" Gated." if found.gated else ""))
+        weights = f"{found.gigabytes:.0f} GB, {found.dtype}"
+        table.add_row(name, weights, found.about + (" Gated." if found.gated else ""))
     console = Console(highlight=False, markup=False)
     console.print(table)
     console.print("\nShow what one changes: gradaware preset NAME; make the changes: gradaware preset NAME --apply")
@@ -112,7 +118,7 @@ def use_preset(name: str, apply: bool) -> None:
     preset, before = read_preset(name), params_file.read()
     after = changed(before, preset)
     console = Console(highlight=False, markup=False)
-    console.print(f"{preset.about} Weights in float32: {preset.gigabytes:.0f} GB, plus working memory.")
+    console.print(f"{preset.about} Weights in {preset.dtype}: {preset.gigabytes:.0f} GB, plus working memory.")
     for line in params_file.difference(before, after):
         console.print(Text(line, COLORS.get(line[0], "")))
     if not apply:

@@ -14,18 +14,21 @@ from stages.core.errors import explain
 from stages.core.files import content_hash, read_json
 from stages.core.neural.decoder import Decoder
 from stages.core.neural.device import best_device
+from stages.core.params import Dtype
 
 FOLDER = Path("data/model")
+DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
 
 
 class ModelCard(BaseModel):
-    """What the pipeline knows of the model. `commit`: the Hub commit, or a hash of the files."""
+    """What the pipeline knows of the model. `commit`: the Hub commit, or a hash of the files. `dtype`: see Model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     source: str
     id: str
     commit: str
+    dtype: Dtype
     architecture: str
     d_model: int
     n_layers: int
@@ -35,11 +38,19 @@ class ModelCard(BaseModel):
 
 
 def card_of(decoder: Decoder, source: str, name: str, commit: str) -> ModelCard:
-    """The card of a loaded model."""
+    """The card of a loaded model; it will be opened in the dtype that it's in now.
+
+    Raises:
+        ValueError: that is neither float32 nor bfloat16.
+    """
+    names: dict[torch.dtype, Dtype] = {dtype: name for name, dtype in DTYPES.items()}
+    if decoder.dtype not in names:
+        raise ValueError(f"{name}: found parameters of {decoder.dtype}, wanted one of {', '.join(DTYPES)}")
     return ModelCard(
         source=source,
         id=name,
         commit=commit,
+        dtype=names[decoder.dtype],
         architecture=type(decoder.model).__name__,
         d_model=decoder.d_model,
         n_layers=decoder.n_layers,
@@ -62,8 +73,8 @@ def read_card(folder: Path = FOLDER) -> ModelCard:
         raise ValueError(explain(str(path), error)) from error
 
 
-def open_model(folder: Path = FOLDER, dtype: torch.dtype = torch.float32) -> tuple[Decoder, ModelCard]:
-    """Opens the model under study on the best device here.
+def open_model(folder: Path = FOLDER) -> tuple[Decoder, ModelCard]:
+    """Opens the model under study in its card's dtype, on the best device here.
 
     Raises:
         ValueError: the card is broken, or a local model's files are no longer those that were checked.
@@ -74,4 +85,4 @@ def open_model(folder: Path = FOLDER, dtype: torch.dtype = torch.float32) -> tup
         raise ValueError(
             f"{card.id}: its files are not those that {folder / 'model.json'} was made from; run dvc repro model"
         )
-    return Decoder.load(where, revision=card.commit, dtype=dtype, device=best_device()), card
+    return Decoder.load(where, revision=card.commit, dtype=DTYPES[card.dtype], device=best_device()), card

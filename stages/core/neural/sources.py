@@ -12,8 +12,8 @@ from stages.core.facts import Domain
 from stages.core.files import Scratch, content_hash, write_json
 from stages.core.neural import pocket
 from stages.core.neural.decoder import Decoder
-from stages.core.neural.opening import ModelCard, card_of
-from stages.core.params import Model
+from stages.core.neural.opening import DTYPES, ModelCard, card_of
+from stages.core.params import Dtype, Model
 from stages.core.stage import progress
 
 
@@ -27,7 +27,8 @@ def train_pocket(domains: Sequence[Domain], settings: Model, folder: Path) -> Mo
     tokenizer.save_pretrained(folder)
     pl.DataFrame(curve).write_csv(folder / "curve.csv")
     commit = content_hash(folder / "model.safetensors")[:40]
-    card = card_of(Decoder(model, tokenizer), "pocket", "pocket", commit)
+    opened = Decoder.load(folder, dtype=DTYPES[settings.dtype])
+    card = card_of(opened, "pocket", "pocket", commit)
     write_json(folder / "model.json", card.model_dump())
     scratch.clear()
     return card
@@ -41,20 +42,20 @@ def check_model(settings: Model, folder: Path) -> ModelCard:
     """
     source = settings.source
     if Path(source).is_dir():
-        card = card_of(load(source), "folder", source, content_hash(Path(source))[:40])
+        card = card_of(load(source, settings.dtype), "folder", source, content_hash(Path(source))[:40])
     elif Path(source).is_absolute() or source.startswith("."):
         raise ValueError(f"params.yaml: model.source: no folder {source}; wanted 'pocket', a Hub id or a local folder")
     else:
         commit = pinned(source, settings.revision)
-        card = card_of(load(source, commit), "hub", source, commit)
+        card = card_of(load(source, settings.dtype, commit), "hub", source, commit)
     write_json(folder / "model.json", card.model_dump())
     return card
 
 
-def load(source: str, revision: str | None = None) -> Decoder:
+def load(source: str, dtype: Dtype, revision: str | None = None) -> Decoder:
     """Loads a model; what is wrong with it is said of the param that names it."""
     try:
-        return Decoder.load(source, revision=revision)
+        return Decoder.load(source, revision=revision, dtype=DTYPES[dtype])
     except ValueError as error:
         raise ValueError(f"params.yaml: model.source: {str(error).removeprefix('model: ')}") from error
 
