@@ -1,4 +1,4 @@
-"""Labels each shift of a domain: `python -m stages.labels <domain>` (`--dry-run`: what it would cost; asks nothing).
+"""Labels each shift of a domain (`--dry-run`: what it would cost; asks nothing).
 
 Reads data/virtual_step/<domain>.parquet without what would give the label away, data/facts of the domain and of
 `labels.lexicon`, and data/prompts/<domain>.parquet: what `teacher_sees` adds to the shift, and after labelling the
@@ -7,6 +7,9 @@ data/labels/quarantine/<domain>.parquet, a second teacher's labels to data/label
 data/labels/metrics/<domain>.json; what this run did goes to .cache/labels/usage/<domain>.json, which nothing reads.
 Params: labels, api. No GPU. Seconds with the local teacher; an API with backend openai, its address and key in
 OPENAI_BASE_URL and OPENAI_API_KEY.
+
+  python -m stages.labels geography
+  python -m stages.labels geography --dry-run
 """
 
 import argparse
@@ -80,7 +83,9 @@ def measure(domain: str, outcome: Outcome) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Labels one domain and prints one line of result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.labels", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("domain", help="one of params.yaml: domains")
     parser.add_argument("--dry-run", action="store_true", help="print calls, tokens and cost; ask and write nothing")
     options = parser.parse_args(arguments)

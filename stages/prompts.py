@@ -34,7 +34,9 @@ def generator(name: str) -> ModuleType:
 
 def main() -> None:
     """Makes one domain's prompts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.prompts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("domain", help="one of params.yaml: domains")
     parser.add_argument("--dry-run", action="store_true", help="print calls, tokens and cost; ask and write nothing")
     options = parser.parse_args()

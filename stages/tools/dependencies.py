@@ -106,7 +106,11 @@ def differences(root: Path, write: bool) -> list[str]:
 
 def main() -> None:
     """Writes or checks dvc.yaml."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.tools.dependencies",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if dvc.yaml isn't up to date")
     check = parser.parse_args().check
     try:

@@ -1,4 +1,4 @@
-"""An LLM judge of free-text reports: `python -m stages.tools.judge [reports.parquet]` (`--dry-run`: the bill).
+"""An LLM judge of free-text reports (`--dry-run`: the bill).
 
 Two questions a report, each by itself: which parts of the known correction does it name, and does it speak of the host
 prompt's content. Neither question holds the condition or the other's content, so equal reports under different
@@ -6,6 +6,9 @@ conditions are one request. Known is what the evaluation scored the report again
 gradient's sign was flipped. Reads data/evaluation/reports.parquet, or another table with its columns; writes
 data/judge/judged.parquet and data/judge/metrics.json, which says how far the judge agrees with the evaluation's own
 score. Params: judge, api; off while judge.share is 0. No GPU.
+
+  python -m stages.tools.judge --dry-run
+  python -m stages.tools.judge
 """
 
 import argparse
@@ -157,7 +160,9 @@ def _compose(params: Judge, system: str, user: str, kind: type[Said]) -> Request
 
 def main(arguments: list[str] | None = None) -> None:
     """Judges a table of reports and prints one line of result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.tools.judge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("reports", type=Path, nargs="?", default=TABLE, help=f"default: {TABLE}")
     parser.add_argument("--dry-run", action="store_true", help="print calls, tokens and cost; ask and write nothing")
     options = parser.parse_args(arguments)

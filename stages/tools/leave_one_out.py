@@ -64,7 +64,11 @@ def left_out(domain: str, params: Sections, decoder: Decoder, model: ModelCard, 
 
 def main() -> None:
     """Leaves out every domain in turn."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.tools.leave_one_out",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.parse_args()
     params = read_sections(Sections)
     decoder, model = open_model()

@@ -1,10 +1,14 @@
-"""Keeps in git what a review needs and DVC's data would have to be pulled for: `python -m stages.tools.record`.
+"""Keeps in git what a review needs and DVC's data would have to be pulled for.
 
-Copies data/evaluation/metrics.json and data/labels/metrics/*.json, byte for byte, to docs/results/, so that dvc.lock's
-hashes prove which run they are of; adds what each stage cost when it last ran (from .cache/costs, which the stages
-write) to docs/results/costs.json. Run it after `dvc repro` (make repro does), and commit docs/results with dvc.lock.
+Reads dvc.lock. Copies data/evaluation/metrics.json and data/labels/metrics/*.json, byte for byte, to docs/results/, so
+that dvc.lock's hashes prove which run they are of; adds what each stage cost when it last ran (from .cache/costs, which
+the stages write) to docs/results/costs.json. Run it after `dvc repro` (make repro does), and commit
+docs/results with dvc.lock. No GPU, at once.
+
+  python -m stages.tools.record
 """
 
+import argparse
 import shutil
 import sys
 from pathlib import Path
@@ -64,6 +68,11 @@ def forget_others(written: list[Path]) -> None:
 
 def main() -> None:
     """Records."""
+    argparse.ArgumentParser(
+        prog="python -m stages.tools.record",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     try:
         written = record()
     except ValueError as error:

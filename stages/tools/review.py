@@ -1,8 +1,11 @@
-"""What a pull request does, as Markdown: `python -m stages.tools.review [BASE]`; needs no data and pulls none.
+"""Prints what a pull request does, as Markdown; needs no data and pulls none.
 
 Compares the working tree with a base revision (default: origin/main): params, recorded metrics with their intervals,
 what `dvc repro` would run and why and what it cost last time, and whether dvc.lock, dvc.yaml and the recorded results
-are of one run. Reads git, dvc.yaml, dvc.lock, params.yaml and docs/results (see record.py).
+are of one run. Reads git, dvc.yaml, dvc.lock, params.yaml and docs/results (see record.py). No GPU, seconds.
+
+  python -m stages.tools.review
+  python -m stages.tools.review HEAD~3
 """
 
 import argparse
@@ -186,7 +189,9 @@ def report(base: str) -> str:
 
 def main() -> None:
     """Prints the report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.tools.review", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "base", nargs="?", default="origin/main", help="the revision to compare with; default: %(default)s"
     )
