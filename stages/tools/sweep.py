@@ -1,7 +1,8 @@
 """A sweep over layers and projector architectures with DVC's experiments: `make sweep`.
 
 Each experiment trains the projector of one architecture on the gradients of some layers and evaluates it; nothing
-before these two stages runs again, so the layers have to be among `gradients.layers`. Queues those that HEAD's
+before these two stages runs again, so the layers have to be among `gradients.layers`. Reads params.yaml, dvc.lock and what the
+experiments measured. Queues those that HEAD's
 experiments don't hold yet, runs the queue, and writes data/sweep/projector.csv: one row an experiment, with intervals.
 Then names the table under `report.sweeps` in params.yaml, so that the page shows it. Needs a finished run whose
 dvc.lock is in git. On the pocket model an experiment takes two minutes on two cores. Killed, it goes on where it
@@ -128,7 +129,9 @@ def show_on_page() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the sweep and writes its table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.tools.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--layers",
         type=lambda text: [int(layer) for layer in text.split("+")],

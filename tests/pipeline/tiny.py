@@ -39,6 +39,7 @@ SMALL = {
         "report_batch": 4,
         "validate_every": 6,
         "validation_batch": 8,
+        "seeds": [0],
     },
     "evaluation": {"gradients": 3, "bootstrap": 50, "report_tokens": 6},
     "report": {"examples": 3, "sweeps": []},

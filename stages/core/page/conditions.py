@@ -1,15 +1,17 @@
 """What each group of metrics.json is, what it shows and what would falsify it. A new condition is one entry here."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from stages.core.page.metrics import MEASURES, WORDS, Estimate, Group, percent
+from stages.core.page.metrics import Group
 
-Expected = Literal["right", "alike", "chance", "falls", "swaps", "reference", ""]
+Expected = Literal["right", "alike", "chance", "falls", "swaps", "lower", "ceiling", "reference", ""]
 """What has to come out for the claim to hold.
 
 Above chance; above chance and not clearly below the decoupling group; at chance; target clearly below the decoupling
-group's; swapped words above chance; nothing (a reference to hold the rest against).
+group's; swapped words above chance; lower than the real gradient in one accuracy at least and higher in none; in no
+accuracy lower than it; nothing (a reference to hold the rest against).
 """
 
 
@@ -178,21 +180,21 @@ KNOWN = {
         "Only the token that rises most and the one that falls most, as words in the slots",
         "Whether two words from the lens do as well as the projector.",
         "No worse than the projector: the projector adds nothing.",
-        "reference",
+        "lower",
     ),
     "controls.steering_vector": Condition(
         "Steering vector",
         "The difference of mean activations between target and answer prompts, at the gradient's norm",
         "Whether a gradient says what a steering vector would.",
         "As high as with the gradient: gradients are steering vectors by another name.",
-        "reference",
+        "lower",
     ),
     "controls.fine_tuned": Condition(
         "Difference after fine-tuning",
         "How the activation moved in real Adam steps on the sample, at the gradient's norm",
         "Whether reading a gradient is the same as reading what training has already done.",
         "As high as with the gradient: the gradient adds nothing to a diff.",
-        "reference",
+        "lower",
     ),
     "controls.false_host": Condition(
         "Host that states something false",
@@ -220,14 +222,14 @@ KNOWN = {
         "A linear classifier on the same gradients",
         "What the gradients hold for a reader that writes nothing: the ceiling for entities seen in training.",
         "Reports better than the probe: the probe is too weak to be a ceiling.",
-        "reference",
+        "ceiling",
     ),
     "floor": Condition(
         "Lens, no training",
         "Top tokens of the unembedded update direction",
         "What can be read with no training at all: the floor.",
         "Reports no better than the lens: the projector adds nothing.",
-        "reference",
+        "lower",
     ),
     "retrieval": Condition(
         "Nearest training gradient",
@@ -263,65 +265,7 @@ def condition_of(key: str) -> Condition:
     return Condition(name.capitalize(), "Not described on this page yet", "Its numbers only.", "Not stated yet.", "")
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What the numbers say of a condition. `holds`: None where there is nothing to hold."""
-
-    holds: bool | None
-    text: str
-
-
-def verdict(group: Group, decoupling: Group) -> Verdict:
-    """Whether the group came out as its claim needs it, in words."""
-    expected = condition_of(group.key).expected
-    if expected == "falls" and "target_accuracy" in group:
-        return falls(group["target_accuracy"], decoupling["target_accuracy"])
-    accuracies = [group[name] for name in MEASURES[:3] if name in group]
-    if expected in ("reference", "") or any(one.standing == "unknown" for one in accuracies):
-        return Verdict(None, "")
-    wanted = accuracies[1:] if expected == "swaps" else accuracies
-    if expected == "chance":
-        above = [one for one in accuracies if one.standing == "above"]
-        text = f"Above chance in {names(above)}" if above else "Null, as it must be"
-        if "no_pressure" in group and group["no_pressure"].value > 0.01:
-            text += f"; no pressure in {percent(group['no_pressure'].value)}"
-        return Verdict(not above, text)
-    null = [one for one in wanted if one.standing != "above"]
-    if null:
-        return Verdict(False, f"Null in {names(null)}")
-    if group.key == DECOUPLING:
-        return intrudes(group)
-    lower = [one for one in accuracies if expected != "swaps" and clearly_below(one, decoupling[one.name])]
-    text = f"Above chance; clearly below the first row in {names(lower)}" if lower else "Above chance"
-    return Verdict(expected != "alike" or not lower, text)
-
-
-def intrudes(group: Group) -> Verdict:
-    """The decoupling group, above chance: whether its host domain is named clearly less often than the gradient's."""
-    intrusion = group["host_intrusion"]
-    said = "null" if intrusion.low == 0 else percent(intrusion.value)
-    return Verdict(clearly_below(intrusion, group["domain_accuracy"]), f"Above chance; host intrusion {said}")
-
-
-def clearly_below(here: Estimate, there: Estimate) -> bool:
-    """Whether one interval lies wholly below another."""
-    return here.high is not None and there.low is not None and here.high < there.low
-
-
-def falls(here: Estimate, there: Estimate) -> Verdict:
-    """Whether the target is named clearly less often than in the decoupling group."""
-    if here.high is None or there.low is None:
-        return Verdict(None, "")
-    fell = clearly_below(here, there)
-    text = f"Target falls to {percent(here.value)}" if fell else "Target does not fall: only the domain is read"
-    return Verdict(fell, text)
-
-
-def names(estimates: list[Estimate]) -> str:
-    """The measures' names, joined as in a sentence."""
-    return listed([WORDS[one.name].lower() for one in estimates])
-
-
-def listed(words: list[str]) -> str:
-    """a, b and c."""
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+def ordered(groups: Iterable[Group]) -> dict[str, Group]:
+    """The groups by key, in the order of KNOWN; those that are not known come last, as they came."""
+    places = {key: place for place, key in enumerate(KNOWN)}
+    return {group.key: group for group in sorted(groups, key=lambda group: places.get(group.key, len(places)))}

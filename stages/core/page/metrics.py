@@ -1,6 +1,6 @@
 """metrics.json as the page sees it: estimates with intervals and chance, in groups; and how they are written out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -109,3 +109,13 @@ def span(low: Number, high: Number) -> str:
 def whole(value: Number) -> str:
     """A fraction as a whole percentage, for a cell of the heatmap; a wrong cell never reads 100, nor an odd one 0."""
     return f"{value * 100:.0f}" if value in (0, 1) else f"{min(99, max(1, round(value * 100)))}"
+
+
+def points(low: Number, high: Number) -> str:
+    """An interval of a difference, in points: it may hold zero, so its ends carry their sign."""
+    return " to ".join(f"{100 * end:.1f}".replace("-", "\u2212") for end in (low, high))
+
+
+def listed(words: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
