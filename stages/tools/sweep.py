@@ -3,9 +3,9 @@
 Each experiment trains the projector of one architecture on the gradients of some layers and evaluates it; nothing
 before these two stages runs again, so the layers have to be among `gradients.layers`. Reads params.yaml, dvc.lock and
 what the experiments measured. Queues those that HEAD's experiments don't hold yet, runs the queue, and writes
-data/sweep/projector.csv: one row an experiment, with intervals. Then names the table under `report.sweeps` in params.yaml, so that the page shows it. Needs a finished run whose
-dvc.lock is in git. On the pocket model an experiment takes two minutes on two cores. Killed, it goes on where it
-stopped.
+data/sweep/projector.csv: one row an experiment, with intervals. Then names the table under `report.sweeps` in
+params.yaml, so that the page shows it. Needs a finished run whose dvc.lock is in git. On the pocket model an experiment
+takes a minute or two on two cores. Killed, it goes on where it stopped.
 
   python -m stages.tools.sweep --layers 1 2 2+3 --architectures linear mirror_mlp
 """
