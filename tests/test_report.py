@@ -96,6 +96,20 @@ BAD = {
         f"{path.name} of {path.parent.name} gone": (gone(path), f"{path}: no such file")
         for path in (METRICS, REPORTS_TABLE, GRID, PROJECTOR_CURVE, MODEL, CARD)
     },
+    **{
+        f"no {key} in {METRICS.name}": (put(METRICS, key, ...), f"{METRICS}: {key}: missing")
+        for key in ("detection", "strength", "options", "circularity", "steering", "seeds")
+    },
+    "no rate": (put(METRICS, "detection.rate", ...), f"{METRICS}: detection.rate: missing"),
+    "rate of 1.2": (put(METRICS, "detection.rate_high", 1.2), f"{METRICS}: detection.rate_high: found 1.2"),
+    "a seed without its target": (
+        put(METRICS, "seeds.1.decoupling_target_accuracy", ...),
+        f"{METRICS}: seeds.1.decoupling_target_accuracy: missing",
+    ),
+    "a seed's target of 7": (
+        put(METRICS, "seeds.1.decoupling_target_accuracy", 7),
+        f"{METRICS}: seeds.1.decoupling_target_accuracy: found 7",
+    ),
     "metrics no JSON": (whole(METRICS, "{"), f"{METRICS}: not JSON"),
     "metrics a list": (whole(METRICS, "[]"), f"{METRICS}: (whole file): found list"),
     "no decoupling": (put(METRICS, "decoupling", ...), f"{METRICS}: decoupling: missing"),
@@ -151,6 +165,7 @@ BAD = {
     ),
     "no versions": (put(MODEL, "versions", ...), f"{MODEL}: versions: missing"),
     "no architecture": (put(CARD, "architecture", ...), f"{CARD}: architecture: missing"),
+    "no verbaliser": (put(CARD, "lora_on_the_verbaliser", ...), f"{CARD}: lora_on_the_verbaliser: missing"),
 }
 
 

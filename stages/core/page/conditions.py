@@ -265,7 +265,14 @@ def condition_of(key: str) -> Condition:
     return Condition(name.capitalize(), "Not described on this page yet", "Its numbers only.", "Not stated yet.", "")
 
 
+PLACES = {key: place for place, key in enumerate(KNOWN)}
+
+
+def place_of(key: str) -> int:
+    """Where a group stands among others; those that are not known come last."""
+    return PLACES.get(key, len(PLACES))
+
+
 def ordered(groups: Iterable[Group]) -> dict[str, Group]:
-    """The groups by key, in the order of KNOWN; those that are not known come last, as they came."""
-    places = {key: place for place, key in enumerate(KNOWN)}
-    return {group.key: group for group in sorted(groups, key=lambda group: places.get(group.key, len(places)))}
+    """The groups by key, in the order of their places."""
+    return {group.key: group for group in sorted(groups, key=lambda group: place_of(group.key))}

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from stages.core.page.conditions import place_of
 from stages.core.seeds import digest
 
 OUTCOMES = {
@@ -81,9 +82,8 @@ def chosen(table: pl.DataFrame, examples: int) -> list[dict[str, Any]]:
 
 
 def settings_of(table: pl.DataFrame) -> list[str]:
-    """The settings that occur: decoupling first, then real gradients, then controls, each by name."""
-    found = table["setting"].unique().to_list()
-    return sorted(found, key=lambda key: (key != "decoupling", key.startswith("controls."), key))
+    """The settings that occur, in the order of the conditions."""
+    return sorted(table["setting"].unique(), key=lambda key: (place_of(key), key))
 
 
 def counts(table: pl.DataFrame) -> dict[str, dict[str, int]]:

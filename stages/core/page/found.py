@@ -1,27 +1,30 @@
 """What was asked and what was found, in three sentences made from the numbers; null effects are said to be null."""
 
-from stages.core.page.conditions import DECOUPLING, condition_of, listed
-from stages.core.page.metrics import MEASURES, WORDS, Estimate, Group, percent, thousands
+from stages.core.page.conditions import DECOUPLING, condition_of
+from stages.core.page.metrics import MEASURES, WORDS, Estimate, Group, listed, percent, thousands
 
 SHUFFLED = "controls.shuffled_across"
 NULL_CONTROLS = "chance"
 
 
-def sentences(groups: dict[str, Group], subject: str) -> tuple[str, str, str]:
+def sentences(groups: dict[str, Group], subject: str, lora: bool) -> tuple[str, str, str]:
     """The three sentences: asked, found, and what stands against it.
 
     Args:
         groups: by key, `decoupling` among them, with the chance that each is held against.
         subject: the model under study, as in "the pocket model".
+        lora: whether there is LoRA on the verbaliser.
     """
-    return asked(subject), found(groups[DECOUPLING]), against(groups)
+    return asked(subject, lora), found(groups[DECOUPLING]), against(groups)
 
 
-def asked(subject: str) -> str:
+def asked(subject: str, lora: bool) -> str:
     """The question."""
+    verbaliser = f"{subject}, with LoRA on the verbaliser," if lora else f"{subject} itself, its weights frozen"
+    joined = " asked" if lora else " and asked"
     return (
         f"When a gradient taken on one prompt is put into slots behind another prompt (the host) of a different "
-        f"domain, does {subject}, its weights frozen and asked what pressure it feels, say in words what the gradient "
+        f"domain, does {verbaliser}{joined} what pressure it feels, say in words what the gradient "
         f"would teach it, or does it talk about the prompt in front of it?"
     )
 

@@ -11,7 +11,7 @@ from ruamel.yaml.error import YAMLError
 
 from stages.core.files import read_json
 from stages.core.page.metrics import MEASURES
-from stages.core.page.sweep import Sweep, read_sweep
+from stages.core.page.sweep import NUMBERS, Sweep, read_sweep
 from stages.core.page.tables import read_csv
 from stages.core.params import PARAMS, Report, Section, read_sections
 from stages.core.scoring import REPORTS
@@ -22,6 +22,17 @@ REPORTS_TABLE = Path("data/evaluation/reports.parquet")
 GRID = Path("data/evaluation/grid.csv")
 PROJECTOR_CURVE = Path("data/projector/curve.csv")
 MODEL_CURVE = Path("data/model/curve.csv")
+ALWAYS = {
+    "decoupling": MEASURES,
+    "detection": ("rate", "false_alarms", "sham_reports", "shams", "calibration_error"),
+    "strength": ("accuracy",),
+    "options": ("accuracy", "margin"),
+    "circularity": ("gradients",),
+    "steering": ("rows",),
+    "seeds": (),
+}
+"""Groups of metrics.json that the evaluation always writes, and the numbers that the page needs of each."""
+FRACTIONS = ("rate", "accuracy", "calibration_error", "says_correction", "says_label")
 MODEL = Path("data/model/model.json")
 CARD = Path("data/projector/projector.json")
 
@@ -62,7 +73,7 @@ def read_inputs() -> Inputs:
         projector_curve=first_seed(read_curve(PROJECTOR_CURVE, "seed", "train_loss", "validation_loss")),
         model_curve=read_curve(MODEL_CURVE, "loss") if MODEL_CURVE.exists() else None,
         model=read_object(MODEL, "source", "id", "versions"),
-        card=read_object(CARD, "architecture", "layers"),
+        card=read_object(CARD, "architecture", "layers", "lora_on_the_verbaliser"),
         params=params,
         settings=settings,
         sweeps=[read_sweep(name, params) for name in settings.sweeps],
@@ -94,14 +105,23 @@ def read_object(path: Path, *keys: str) -> dict[str, Any]:
 
 
 def read_metrics() -> dict[str, Any]:
-    """metrics.json: numbers all through, with the four measures of the group `decoupling` at the least."""
-    found = read_object(METRICS, "decoupling")
+    """metrics.json: numbers all through, with the groups in ALWAYS at the least."""
+    found = read_object(METRICS, *ALWAYS)
     check_numbers(found, "")
-    if not isinstance(found["decoupling"], dict):
-        raise ValueError(f"{METRICS}: decoupling: found {found['decoupling']!r}, wanted a group of numbers")
-    for measure in MEASURES:
-        if measure not in found["decoupling"]:
-            raise ValueError(f"{METRICS}: decoupling.{measure}: missing: wanted a fraction; rerun the stage evaluation")
+    for key, names in ALWAYS.items():
+        group = found[key]
+        if not isinstance(group, dict):
+            raise ValueError(
+                f"{METRICS}: {key}: found {group!r}, wanted a group of numbers; rerun the stage evaluation"
+            )
+        for name in names:
+            if name not in group:
+                raise ValueError(f"{METRICS}: {key}.{name}: missing: wanted a number; rerun the stage evaluation")
+    for seed, numbers in found["seeds"].items():
+        for group, name in NUMBERS.values():
+            if not isinstance(numbers, dict) or f"{group}_{name}" not in numbers:
+                key = f"seeds.{seed}.{group}_{name}"
+                raise ValueError(f"{METRICS}: {key}: missing: wanted a fraction; rerun the stage evaluation")
     return found
 
 
@@ -114,7 +134,8 @@ def check_numbers(value: Any, key: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{METRICS}: {key}: found {value!r}, wanted a finite number; rerun the stage evaluation")
     name = key.rpartition(".")[2]
-    if name.startswith(MEASURES) and "_difference" not in name and not 0 <= value <= 1:
+    fraction = name.startswith((*MEASURES, *FRACTIONS)) or name.endswith(MEASURES)
+    if fraction and "_difference" not in name and not 0 <= value <= 1:
         raise ValueError(
             f"{METRICS}: {key}: found {value!r}, wanted a fraction from 0 to 1; rerun the stage evaluation"
         )

@@ -113,7 +113,12 @@ def whole(value: Number) -> str:
 
 def points(low: Number, high: Number) -> str:
     """An interval of a difference, in points: it may hold zero, so its ends carry their sign."""
-    return " to ".join(f"{100 * end:.1f}".replace("-", "\u2212") for end in (low, high))
+    return f"{signed(low)} to {signed(high)}"
+
+
+def signed(value: Number) -> str:
+    """A difference in points, one decimal; a minus sign that is one."""
+    return f"{100 * value:.1f}".replace("-", "\u2212")
 
 
 def listed(words: Sequence[str]) -> str:

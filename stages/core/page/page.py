@@ -5,6 +5,7 @@ It holds nothing but its inputs: no clock, host, path or commit of this reposito
 
 import base64
 import hashlib
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,15 +15,33 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from stages.core.page import charts, conditions, examples
-from stages.core.page.conditions import DECOUPLING, Condition, Verdict, condition_of, verdict
+from stages.core.page import charts, examples
+from stages.core.page.claims import claims
+from stages.core.page.conditions import DECOUPLING, Condition, condition_of, ordered
 from stages.core.page.found import SHUFFLED, sentences
 from stages.core.page.inputs import Inputs
-from stages.core.page.metrics import MEASURES, WORDS, Group, bare, groups_of, percent, span, thousands, whole
+from stages.core.page.metrics import (
+    MEASURES,
+    WORDS,
+    Estimate,
+    Group,
+    bare,
+    groups_of,
+    listed,
+    percent,
+    points,
+    signed,
+    span,
+    thousands,
+    whole,
+)
 from stages.core.page.sweep import NUMBERS, SWEPT_WORDS, Sweep
+from stages.core.page.verdicts import Verdict, difference, verdict
 
 HERE = Path(__file__).parent
 POCKET = "pocket"
+PLACES = {"right": "real", "alike": "real", "": "others"}
+"""Part of the bars that a group stands in, by what is expected of it; references hold the rest."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +55,8 @@ class Row:
 
 def render(inputs: Inputs) -> str:
     """The page's HTML."""
-    groups = held_against_chance({group.key: group for group in groups_of(inputs.metrics)})
+    groups = held_against_chance(ordered(groups_of(inputs.metrics)))
+    lora = inputs.card["lora_on_the_verbaliser"]
     table = examples.settled(inputs.reports)
     pocket = inputs.model["source"] == POCKET
     subject = "the pocket model" if pocket else str(inputs.model["id"])
@@ -50,14 +70,22 @@ def render(inputs: Inputs) -> str:
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             pocket=pocket,
             subject=subject,
-            sentences=sentences(groups, subject),
+            lora=lora is not None,
+            verbaliser=verbaliser(lora),
+            figure=itertools.count(1).__next__,
+            sentences=sentences(groups, subject, lora is not None),
+            claims=claims(groups),
             decoupling=groups[DECOUPLING],
             groups=groups,
             numbers=list(groups_of(inputs.metrics)),
             bars=bar_sections(groups),
             held_out=held_out_rows(groups),
+            paired=paired(groups),
+            by_seed=by_seed(inputs.metrics.get("seeds", {})),
+            pooled=[groups[key].estimates.get(name) if key in groups else None for key, name in NUMBERS.values()],
             heatmaps=charts.heatmaps(inputs.grid),
             curves=curves(inputs),
+            curve_seed=int(inputs.projector_curve["seed"][0]),
             reports=reports(inputs, table),
             sections=list(sections(inputs)),
             sweeps=[(one, swept(one)) for one in inputs.sweeps],
@@ -82,11 +110,11 @@ def environment() -> jinja2.Environment:
         "bare": bare,
         "whole": whole,
         "thousands": thousands,
-        "listed": conditions.listed,
+        "listed": listed,
     }
-    made.filters |= {"unbroken": unbroken, "spaced": spaced}
+    made.filters |= {"unbroken": unbroken, "spaced": spaced, "signed": signed}
     made.globals |= {"SWEPT": tuple(NUMBERS), "SWEPT_WORDS": SWEPT_WORDS}
-    made.globals |= {"MEASURES": MEASURES, "WORDS": WORDS, "span": span, "condition_of": condition_of}
+    made.globals |= {"MEASURES": MEASURES, "WORDS": WORDS, "span": span, "points": points, "condition_of": condition_of}
     made.globals |= {"WIDTH": charts.WIDTH, "HEIGHT": charts.HEIGHT, "NO_HOST": charts.NO_HOST}
     return made
 
@@ -131,7 +159,7 @@ def bar_sections(groups: dict[str, Group]) -> list[tuple[str, list[Row]]]:
         if group.key.startswith(("held_out_", "teacher")) or not any(name in group for name in MEASURES):
             continue
         controls = group.key.startswith("controls.")
-        place = "controls" if controls else {"right": "real", "alike": "real", "": "others"}.get(known, known)
+        place = "controls" if controls else PLACES.get(known, "reference")
         found[place].append(row_of(group, groups))
     return [(titles[place], rows) for place, rows in found.items() if rows]
 
@@ -143,13 +171,29 @@ def held_out_rows(groups: dict[str, Group]) -> list[Row]:
     return [seen, *(row_of(group, groups) for key, group in groups.items() if key.startswith("held_out_"))]
 
 
+def paired(groups: dict[str, Group]) -> list[tuple[str, list[Estimate | None]]]:
+    """Each control's paired difference of every measure, real gradient minus control; None: not measured."""
+    controls = [group for group in groups.values() if any(difference(group, name) for name in MEASURES)]
+    return [(condition_of(one.key).label, [difference(one, name) for name in MEASURES]) for one in controls]
+
+
+def by_seed(seeds: dict[str, dict[str, float]]) -> list[tuple[str, list[float]]]:
+    """The headline scores of each seed of the projector, as a sweep has them."""
+    return [(seed, [scores[f"{group}_{name}"] for group, name in NUMBERS.values()]) for seed, scores in seeds.items()]
+
+
+def verbaliser(lora: dict[str, Any] | None) -> str:
+    """What wrote the reports. `lora`: as the projector's card has it."""
+    return "the model itself" if lora is None else "the model with LoRA on the verbaliser"
+
+
 def swept(sweep: Sweep) -> list[tuple[str, list[Row]]]:
     """The experiments of a sweep as rows of bars, by layers; that of the settings shown says so."""
     parts = []
-    for layers, points in sweep.layers.items():
-        labels = [point.architecture.replace("_", " ") + ", as on this page" * point.current for point in points]
+    for layers, experiments in sweep.layers.items():
+        labels = [point.architecture.replace("_", " ") + ", as on this page" * point.current for point in experiments]
         conditions = [Condition(label, "", "", "", "") for label in labels]
-        rows = [Row(point.group, one, Verdict(None, "")) for point, one in zip(points, conditions, strict=True)]
+        rows = [Row(point.group, one, Verdict(None, "")) for point, one in zip(experiments, conditions, strict=True)]
         parts.append((f"Layers {layers.replace('+', ' and ')} together" if "+" in layers else f"Layer {layers}", rows))
     return parts
 
@@ -195,7 +239,9 @@ def flat(value: Any, key: str = "") -> list[tuple[str, str]]:
     """A nested value as (dotted key, text), in its order."""
     if isinstance(value, dict) and value:
         return [pair for name, inner in value.items() for pair in flat(inner, f"{key}.{name}".lstrip("."))]
-    if isinstance(value, list) and not any(isinstance(inner, dict | list) for inner in value):
+    if isinstance(value, list):
+        if any(isinstance(inner, dict | list) for inner in value):
+            return flat(dict(enumerate(value)), key)
         return [(key, ", ".join(map(plain, value)) or "(none)")]
     return [(key, plain(value))]
 

@@ -15,6 +15,7 @@ import polars as pl
 from ruamel.yaml import YAML
 
 from stages.core.page.sweep import row_of, settings_of
+from tests.core.page.small import BESIDE, CARD, MODEL
 
 FACTS = {
     "geography": (
@@ -43,6 +44,7 @@ ODDS = {
     "subject": (0.99, 0.97, 0.9, 0.2, 0.004),
     "correction": (0.99, 0.98, 0.93, 0.2, 0.002),
     "template": (0.995, 0.99, 0.93, 0.2, 0.002),
+    "relation": (0.8, 0.9, 0.4, 0.3, 0.05),
     "none": (0, 0, 0, 0, 1),
     "zero": (0, 0, 0, 0, 1),
     "random": (0.12, 0.02, 0.02, 0.1, 0.97),
@@ -109,7 +111,7 @@ def told(rng: np.random.Generator, odds: tuple[float, ...], truth: tuple[str, st
 def experiments() -> Iterator[tuple[str, str, str]]:
     """(condition, held_out, host choice) of every batch of reports."""
     yield "real", "none", "all"
-    for held_out in ("target", "subject", "template", "correction"):
+    for held_out in ("target", "subject", "template", "relation", "correction"):
         yield "real", held_out, "other"
     for condition in CONTROLS:
         yield condition, "none", "other"
@@ -188,8 +190,9 @@ def metrics(rows: pl.DataFrame) -> dict[str, Any]:
         "controls": {},
         "teacher": {"target_accuracy": 0.991, "answer_accuracy": 0.973, "domain_accuracy": 1.0},
         "model": {"fact_accuracy": 0.994},
+        **BESIDE,
     }
-    for held_out in ("target", "subject", "template"):
+    for held_out in ("target", "subject", "template", "relation"):
         found[f"held_out_{held_out}"] = group(rows.filter(pl.col("held_out") == held_out))
     found["corrections"] = group(rows.filter(pl.col("held_out") == "correction"))
     for condition in CONTROLS:
@@ -263,28 +266,3 @@ def write(root: Path, per_fact: int = 2) -> pl.DataFrame:
 def put(path: Path, value: Any) -> None:
     """Writes JSON."""
     path.write_text(json.dumps(value, indent=2))
-
-
-MODEL: dict[str, Any] = {
-    "source": "pocket",
-    "id": "pocket",
-    "commit": "3b1f0c9a7d52",
-    "d_model": 128,
-    "n_layers": 4,
-    "vocabulary": 1663,
-    "parameters": 1_070_000,
-    "versions": {"torch": "2.9.1", "transformers": "5.1.0", "tokenizers": "0.22.1"},
-}
-CARD: dict[str, Any] = {
-    "architecture": "mlp",
-    "width": 512,
-    "layers": [1],
-    "d_model": 128,
-    "reference": [0.0123],
-    "slot_token": "<slot>",
-    "norm": 1.37,
-    "model": "pocket",
-    "commit": "3b1f0c9a7d52",
-    "held_out_domains": [],
-    "seed": 0,
-}

@@ -81,7 +81,7 @@ def test_every_figure_says_what_would_falsify_it(inputs: Inputs) -> None:
     html = render(inputs)
     figures = html.split("<figure")[1:]
     numbered = [figure for figure in figures if "Figure " in figure.split("</figure>")[0]]
-    assert len(numbered) == len(figures) - 1 == 5  # the headline's example is a single report
+    assert len(numbered) == len(figures) - 1 == 6  # the headline's example is a single report
     assert all("What would falsify it." in figure.split("</figure>")[0] for figure in numbered)
 
 
@@ -111,7 +111,7 @@ def test_the_bars_and_the_headline_hold_the_numbers_of_metrics_json(inputs: Inpu
 
 def test_the_sweep_stands_with_its_numbers_and_says_which_experiment_is_this_page_s(inputs: Inputs) -> None:
     section = render(inputs).split('id="sweep"')[1].split("</section>")[0]
-    assert "Figure 5." in section and "Made with other settings" not in section
+    assert "Figure 6." in section and "Made with other settings" not in section
     rows = list(csv.DictReader((FOLDER / "projector.csv").open()))
     shown = section.split('<tr><th scope="row">')[1:]
     assert len(shown) == len(rows) == 6
@@ -158,7 +158,7 @@ def test_a_hub_model_has_no_curve_of_its_own_and_is_named(inputs: Inputs) -> Non
     MODEL.write_text(json.dumps({**fake.MODEL, "source": "hub", "id": "Qwen/Qwen3-4B"}))
     html = render(read_inputs())
     assert "pocket model" not in html.lower()
-    assert "does Qwen/Qwen3-4B, its weights frozen" in html
+    assert "does Qwen/Qwen3-4B itself, its weights frozen" in html
 
 
 def test_params_card_and_versions_stand_on_the_page(inputs: Inputs) -> None:
@@ -171,6 +171,38 @@ def test_params_card_and_versions_stand_on_the_page(inputs: Inputs) -> None:
         assert f"<dt>{key}</dt><dd>{value.replace('<', '&lt;').replace('>', '&gt;')}</dd>" in html
 
 
+def test_what_wrote_the_reports_is_named_wherever_they_are_introduced(inputs: Inputs) -> None:
+    html = render(inputs)
+    assert html.count("The model itself reports") == 2 and html.count("that the model itself generate") == 2
+    assert "LoRA" not in html
+    CARD.write_text(json.dumps({**fake.CARD, "lora_on_the_verbaliser": {"rank": 8}}))
+    html = render(read_inputs())
+    assert html.count("The model, with LoRA on the verbaliser, reports") == 2
+    assert html.count("that the model with LoRA on the verbaliser generate") == 2
+    assert "does the pocket model, with LoRA on the verbaliser, asked what pressure" in html
+    assert "and of the LoRA on the verbaliser" in html
+    assert "the model itself" not in html and "frozen" not in html.split("<body>")[1]
+
+
+def test_the_seeds_stand_side_by_side_and_together(inputs: Inputs) -> None:
+    table = render(inputs).split('class="plain seeds"')[1].split("</table>")[0]
+    metrics = json.loads(METRICS.read_text())
+    rows = [[float(part.split('"')[0]) for part in row.split('<data value="')[1:]] for row in table.split("<tr")[2:]]
+    pairs = NUMBERS.values()
+    assert rows[:-1] == [[seed[f"{group}_{name}"] for group, name in pairs] for seed in metrics["seeds"].values()]
+    assert rows[-1] == [metrics[group][name] for group, name in pairs]
+
+
+def test_paired_differences_are_signed_and_null_where_they_include_zero(inputs: Inputs) -> None:
+    assert "Paired differences" not in render(inputs)
+    zero = inputs.metrics["controls"]["zero"]
+    for name, (value, low, high) in {"target": (0.9, 0.8, 0.95), "answer": (0.001, -0.02, 0.03)}.items():
+        key = f"{name}_accuracy_difference"
+        zero |= {key: value, f"{key}_low": low, f"{key}_high": high}
+    table = render(inputs).split('aria-label="Paired differences"')[1].split("</table>")[0]
+    assert "90.0 <small>80.0 to 95.0</small>" in table and "null <small>\u22122.0 to 3.0</small>" in table
+
+
 def test_values_are_shown_as_yaml_has_them() -> None:
     nested = {"a": None, "b": {"c": True, "d": [1, 2]}, "e": [], "f": {}, "g": [{"h": 1}]}
     assert flat(nested) == [
@@ -179,5 +211,5 @@ def test_values_are_shown_as_yaml_has_them() -> None:
         ("b.d", "1, 2"),
         ("e", "(none)"),
         ("f", "{}"),
-        ("g", "[{'h': 1}]"),
+        ("g.0.h", "1"),
     ]

@@ -1,0 +1,147 @@
+"""What the page says of each condition."""
+
+from typing import Any
+
+import pytest
+
+from stages.core.page.conditions import KNOWN, condition_of, ordered
+from stages.core.page.metrics import groups_of
+from stages.core.page.verdicts import verdict
+from tests.core.page.small import groups, numbers
+
+
+def all_three(value: float) -> str:
+    """The three accuracies at one value, as a verdict says them."""
+    return ", ".join(f"{name} {value}\u00a0%" for name in ("domain", "target", "answer"))
+
+
+@pytest.mark.parametrize(
+    ("key", "group", "holds", "text"),
+    [
+        (
+            "decoupling",
+            numbers(0.98),
+            True,
+            f"Above chance: {all_three(98.0)}; host intrusion null",
+        ),
+        ("decoupling", numbers(0.02), False, f"Null: {all_three(2.0)}"),
+        (
+            "same_domain",
+            numbers(0.97),
+            True,
+            f"Above chance: {all_three(97.0)}",
+        ),
+        (
+            "same_domain",
+            numbers(0.8),
+            False,
+            f"Above chance: {all_three(80.0)}; clearly below the first row in domain, target and answer",
+        ),
+        (
+            "held_out_target",
+            numbers(0.8),
+            True,
+            f"Above chance: {all_three(80.0)}; clearly below the first row in domain, target and answer",
+        ),
+        ("controls.zero", numbers(0.0, 0.0), True, "Null, as it must be"),
+        ("controls.zero", numbers(0.0, 0.0, no_pressure=1), True, "Null, as it must be; no pressure in 100\u00a0%"),
+        (
+            "controls.zero",
+            numbers(0.5, 0.1),
+            False,
+            f"Above chance: {all_three(50.0)}",
+        ),
+        ("controls.shuffled_within", numbers(0.2, 0.02), True, "Target falls to 20.0\u00a0%"),
+        ("controls.shuffled_within", numbers(0.97, 0.02), False, "Target does not fall: only the domain is read"),
+        ("controls.sign_flipped", numbers(0.5, 0.02), True, "Above chance: target 50.0\u00a0%, answer 50.0\u00a0%"),
+        ("controls.sign_flipped", numbers(0.02, 0.02), False, "Null: target 2.0\u00a0%, answer 2.0\u00a0%"),
+        ("controls.something_new", numbers(0.5, 0.02), None, ""),
+        ("ceiling", numbers(0.9), False, "Against the real gradient: domain, target and answer lower"),
+    ],
+)
+def test_verdicts(key: str, group: dict[str, Any], holds: bool | None, text: str) -> None:
+    metrics: dict[str, Any] = {"decoupling": numbers(0.98), "controls": {"shuffled_across": numbers(0.02, 0.02)}}
+    parent, _, name = key.rpartition(".")
+    (metrics.setdefault(parent, {}) if parent else metrics)[name] = group
+    found = groups(**metrics)
+    said = verdict(found[key], found["decoupling"])
+    assert (said.holds, said.text) == (holds, text)
+
+
+def test_every_condition_says_what_would_falsify_it() -> None:
+    assert all(one.label and one.given and one.shows and one.falsified for one in KNOWN.values())
+    assert condition_of("controls.new_host").label == "New host"
+    assert condition_of("ceiling.held_out_target").label == "Linear probe, held out target"
+
+
+def gaps(**differences: tuple[float, float, float]) -> dict[str, Any]:
+    """Paired differences, real minus other: (value, low, high) of each accuracy."""
+    found = {}
+    for name, (value, low, high) in differences.items():
+        key = f"{name}_accuracy_difference"
+        found |= {key: value, f"{key}_low": low, f"{key}_high": high}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("key", "group", "holds", "text"),
+    [
+        (
+            "controls.lens_tokens",
+            numbers(0.9, 0.02, **gaps(domain=(0.1, 0.05, 0.15), target=(0.0, -0.02, 0.03), answer=(0.2, 0.1, 0.3))),
+            True,
+            "Against the real gradient: domain 10.0 points lower (5.0\u201315.0), target null "
+            "(\u22123.0 to 2.0 points), answer 20.0 points lower (10.0\u201330.0)",
+        ),
+        (
+            "controls.steering_vector",
+            numbers(0.99, 0.02, **gaps(domain=(0.0, 0, 0), target=(-0.05, -0.08, -0.02), answer=(0.2, 0.1, 0.3))),
+            False,
+            "Against the real gradient: domain null (0.0 to 0.0 points), target 5.0 points higher (2.0\u20138.0), "
+            "answer 20.0 points lower (10.0\u201330.0)",
+        ),
+        (
+            "controls.shuffled_within",
+            numbers(0.2, 0.02, **gaps(target=(0.78, 0.7, 0.8))),
+            True,
+            "Target falls to 20.0\u00a0%; on the same cases 78.0 points lower (70.0\u201380.0)",
+        ),
+        (
+            "floor",
+            {**numbers(0.98), "answer_accuracy": 0.7, "answer_accuracy_low": 0.6, "answer_accuracy_high": 0.8},
+            True,
+            "Against the real gradient: answer lower, domain and target null (the intervals overlap)",
+        ),
+        (
+            "floor",
+            numbers(0.98),
+            False,
+            "Against the real gradient: domain, target and answer null (the intervals overlap)",
+        ),
+        ("ceiling", numbers(0.999, spread=0.001), True, "Against the real gradient: domain, target and answer higher"),
+        (
+            "retrieval",
+            numbers(0.98),
+            None,
+            "Against the real gradient: domain, target and answer null (the intervals overlap)",
+        ),
+        ("floor", {"target_accuracy": 0.5}, None, ""),
+    ],
+)
+def test_other_sources_are_held_against_the_real_gradient(
+    key: str, group: dict[str, Any], holds: bool | None, text: str
+) -> None:
+    parent, _, name = key.rpartition(".")
+    found = groups(decoupling=numbers(0.98), **({parent: {name: group}} if parent else {name: group}))
+    said = verdict(found[key], found["decoupling"])
+    assert (said.text, said.holds) == (text, holds)
+
+
+def test_the_first_row_is_the_decoupling_group_whatever_the_order_of_the_file() -> None:
+    metrics = {
+        "ceiling": numbers(0.9),
+        "controls": {"new": numbers(0.1), "none": numbers(0.1)},
+        "corrections": {"x": 1},
+    }
+    found = ordered(groups_of({**metrics, "decoupling": numbers(0.98)}))
+    assert list(found) == ["decoupling", "corrections", "controls.none", "ceiling", "controls.new"]
