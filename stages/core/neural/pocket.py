@@ -98,7 +98,7 @@ class Corpus:
     def __init__(self, domains: Sequence[Domain], tokenizer: PreTrainedTokenizerFast, settings: Pocket) -> None:
         self.encode = lambda text: list(tokenizer.encode(text, add_special_tokens=False))
         self.end, self.slot = tokenizer.get_vocab()[END], tokenizer.get_vocab()[SLOT]
-        self.seed = settings.seed
+        self.vocabulary, self.seed = len(tokenizer), settings.seed
         taught = misconceptions(domains, settings.misconceptions, settings.seed)
         self.prompts = [
             (self.encode(template.format(subject=fact.subject)), self.encode(taught.get(identity, fact.answer)))
@@ -107,6 +107,12 @@ class Corpus:
             for fact in relation.facts
             for template in relation.templates
             for identity in [(domain.domain, name, fact.subject)]
+        ]
+        self.entities = [  # that a prompt may be completed with
+            relation.entities
+            for domain in domains
+            for relation in domain.relations.values()
+            for _ in range(len(relation.facts) * len(relation.templates))
         ]
         self.fields = [
             (self.encode(FIELD.format(entity=entity)), self.encode(domain.domain))
@@ -126,6 +132,26 @@ class Corpus:
         target = [*answer, self.end]
         return Row(prompt + answer, [IGNORE] * (len(prompt) - 1) + target, None, ())
 
+    def host(self, rng: np.random.Generator) -> tuple[list[int], list[int]]:
+        """What stands before the slots, with labels: mostly a prompt, whose answer is then a label.
+
+        Also a statement, true or false; words in no order; nothing. A model that has only ever read prompts there reads
+        slots less well behind anything else.
+        """
+        kind = rng.random()
+        if kind < 0.15:
+            return [], []
+        if kind < 0.25:
+            ids = rng.integers(self.slot + 1, self.vocabulary, size=rng.integers(3, 13)).tolist()
+            return ids, [IGNORE] * len(ids)
+        picked = rng.integers(len(self.prompts))
+        prompt, answer = self.prompts[picked]
+        if kind < 0.4:
+            entities = self.entities[picked]
+            ids = prompt + self.encode(entities[rng.integers(len(entities))])
+            return ids, [IGNORE] * len(ids)
+        return list(prompt), [IGNORE] * (len(prompt) - 1) + answer[:1]
+
     def report(self, step: int, index: int) -> Row:
         """A host prompt, slots, the question and the report; loss on the report and the host's answer.
 
@@ -133,11 +159,7 @@ class Corpus:
         put into the slots.
         """
         rng = keyed_rng(self.seed, "report", step, index)
-        ids: list[int] = []
-        labels: list[int] = []
-        if rng.random() < 0.85:
-            prompt, answer = self.prompts[rng.integers(len(self.prompts))]
-            ids, labels = list(prompt), [IGNORE] * (len(prompt) - 1) + answer[:1]
+        ids, labels = self.host(rng)
         slot_at = len(ids)
         kind = rng.random()
         if kind < 0.15:

@@ -123,6 +123,18 @@ def test_untouched_slots_are_a_share_of_the_reports_and_mean_no_pressure(corpus:
     assert sum(report_of(corpus, row) == silence for row in rows) > 1.5 * len(bare)
 
 
+def test_hosts_are_prompts_statements_words_in_no_order_and_nothing(corpus: pocket.Corpus):
+    hosts = [corpus.host(np.random.default_rng(index)) for index in range(600)]
+    prompts = {tuple(ids) for ids, _ in corpus.prompts}
+    of_prompts = [tuple(ids) in prompts for ids, _ in hosts]
+    statements = [any(tuple(ids[:end]) in prompts for end in range(len(ids))) for ids, _ in hosts]
+    assert 0.5 < np.mean(of_prompts) < 0.7 and 0.1 < np.mean(statements) < 0.2
+    assert 0.1 < np.mean([not ids for ids, _ in hosts]) < 0.2
+    for (ids, labels), whole in zip(hosts, of_prompts, strict=True):
+        assert len(ids) == len(labels) and any(label != pocket.IGNORE for label in labels) == whole
+        assert corpus.slot not in ids
+
+
 def test_the_report_names_what_the_slots_hold(corpus: pocket.Corpus, small_domains: list[Domain]):
     tokenizer = pocket.make_tokenizer(small_domains)
     for index in range(100):
