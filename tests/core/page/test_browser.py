@@ -14,6 +14,7 @@ from tests.core.page import fake
 
 LOOKS = [(width, scheme) for width in (390, 1280) for scheme in ("light", "dark")]
 CONTRASTS = Path(__file__).with_name("contrasts.js")
+OUTSIDE = Path(__file__).with_name("outside.js")
 VISIBLE = "[...document.querySelectorAll('#rows > tr')].filter(row => !row.hidden)"
 
 
@@ -54,6 +55,7 @@ def test_no_request_leaves_and_the_console_stays_empty(tab: Tab, page: Path, wid
 def test_it_can_be_read(tab: Tab, page: Path, width: int, scheme: Scheme) -> None:
     tab.open(page, width, scheme)
     assert tab.run("document.documentElement.scrollWidth") == width
+    assert cast("list[object]", tab.run(OUTSIDE.read_text())) == []
     for measure in ("domain_accuracy", "host_intrusion"):
         tab.run(f"document.querySelector('input[value={measure}]').click()")
         # WCAG AA asks 4.5 of small text; cells where the scale passes middle grey can't do better than 4.4 or so.
