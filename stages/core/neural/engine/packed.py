@@ -3,6 +3,10 @@
 On a CPU a plain linear layer rearranges its weight on every call; a packed one does so once. What that gains depends on
 the processor (nothing to 2x), so it is used only on those where it was measured to help (`pays`). The operators are
 private to torch: where they are missing or refuse, the model's own layers are used.
+
+oneDNN compiles kernels for each number of rows that it meets, half a megabyte a shape of weight, keeps them, and frees
+but half of them when its cache is full (tests/benchmarks/results). Batches differ in size all the time, so that memory
+would grow as long as a run lasts: rows are filled up to a few numbers (`on_grid`).
 """
 
 import os
@@ -21,6 +25,8 @@ from transformers.pytorch_utils import Conv1D
 
 ROWS = 128
 """Rows a call that the layout is chosen for; any other number works as well."""
+GRID = 16
+"""Numbers of rows between a power of two and the next for which kernels are compiled."""
 CPUINFO = Path("/proc/cpuinfo")
 MEMORY_SHARE = 0.6
 TYPES = (torch.float32, torch.bfloat16)
@@ -159,5 +165,21 @@ def _packed(weight: Matrix) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)
 
 
+def on_grid(rows: int) -> int:
+    """The least number of rows on the grid that holds that many: at most one row in GRID is filled up."""
+    step = 1 << max(0, rows.bit_length() - GRID.bit_length())
+    return -(-rows // step) * step
+
+
 def _linear(stream: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W^T + b. The rows that fill up to the grid change nothing in the others, not even their last bits."""
+    rows = stream.numel() // stream.shape[-1]
+    missing = on_grid(rows) - rows
+    if not missing:
+        return _pointwise(stream, weight, bias)
+    filled = nn.functional.pad(stream.reshape(rows, -1), (0, 0, 0, missing))
+    return _pointwise(filled, weight, bias)[:rows].unflatten(0, stream.shape[:-1])
+
+
+def _pointwise(stream: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(stream, weight, bias, "none", [], "")

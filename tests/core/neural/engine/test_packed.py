@@ -8,10 +8,13 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from stages.core.neural.engine import packed
+from stages.core.neural.engine.batches import give_back
 from stages.core.neural.engine.gradients import activation_gradients
 from tests.core.neural.engine import reference
 from tests.core.neural.engine.accuracy import gradients
 from tests.core.neural.engine.families import VOCABULARY, tiny
+
+STATUS = Path("/proc/self/status")
 
 
 @pytest.fixture
@@ -39,6 +42,41 @@ def test_a_packed_layer_gives_the_layers_output_and_gradient(layer: nn.Module) -
     assert "forward" not in layer.__dict__
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(packed_slope, slope, rtol=1e-5, atol=1e-4)
+
+
+def test_numbers_of_rows_are_few_and_at_most_a_sixteenth_too_large() -> None:
+    found = [packed.on_grid(rows) for rows in range(1, 8193)]
+    assert all(rows <= filled <= rows * (1 + 1 / packed.GRID) for rows, filled in enumerate(found, 1))
+    assert [packed.on_grid(filled) for filled in found] == found
+    assert found[:31] == list(range(1, 32)) and len(set(found)) < 200
+
+
+@pytest.mark.usefixtures("used")
+@pytest.mark.parametrize("dtype", packed.TYPES)
+def test_rows_that_fill_up_change_nothing_in_the_others(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = (torch.randn(shape, generator=generator).to(dtype) for shape in ((80, 48), (80,)))
+    for rows in (1, 31, 33, 333, 1025):
+        stream = torch.randn((rows, 48), generator=generator).to(dtype)
+        found = packed._linear(stream, packed._packed(weight), bias)
+        torch.testing.assert_close(found, packed._pointwise(stream, packed._packed(weight), bias))
+
+
+@pytest.mark.usefixtures("used")
+@pytest.mark.skipif(not STATUS.is_file(), reason="the system does not say how much memory a process holds")
+def test_batches_of_many_sizes_hold_no_more_memory_than_batches_of_few() -> None:
+    def held() -> float:
+        give_back()
+        return int(STATUS.read_text().split("VmRSS:")[1].split()[0]) / 1024
+
+    model, stream = nn.Sequential(nn.Linear(64, 64)).requires_grad_(False), torch.zeros(2600, 64)
+    with packed.packed_linears(model):
+        model(stream)
+        before = held()
+        for rows in range(1500, 2500, 8):
+            model(stream[:rows])
+    # Half a megabyte for each of 125 numbers of rows, were they not filled up to 13.
+    assert held() - before < 20
 
 
 @pytest.mark.usefixtures("used")
