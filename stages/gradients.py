@@ -35,9 +35,13 @@ class Sections(Section):
 
 def compute(decoder: Decoder, prompts: pl.DataFrame, layers: list[int], path: Path, advance) -> None:
     """Writes one shard's arrays to `path` as .npz, in the order of the prompts."""
-    pieces = list(activation_gradients(decoder, samples_of(decoder, prompts), layers, advance=advance))
-    order = np.argsort(np.concatenate([piece.rows for piece in pieces]))
-    arrays = {name: np.concatenate([getattr(piece, name) for piece in pieces])[order] for name in ARRAYS}
+    arrays: dict[str, np.ndarray] = {}
+    for batch in activation_gradients(decoder, samples_of(decoder, prompts), layers, advance=advance):
+        for name in ARRAYS:
+            values = getattr(batch, name)
+            if name not in arrays:
+                arrays[name] = np.empty((len(prompts), *values.shape[1:]), values.dtype)
+            arrays[name][batch.rows] = values
     with path.open("wb") as stream:
         np.savez(stream, allow_pickle=False, **arrays)
 

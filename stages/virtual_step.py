@@ -8,6 +8,8 @@ directory: torchrun --nnodes, as with stages.gradients.
   python -m stages.virtual_step geography
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -43,14 +45,19 @@ def work(name: str) -> None:
     table = Path("data/prompts") / f"{name}.parquet"
     store = Path("data/gradients") / f"{name}.zarr"
     prompts = read_table(table, PROMPTS)
-    gradients = read_store(store, prompts["prompt_id"].to_list())
-    layers = gradients.attributes["layers"]
+    prompt_ids = prompts["prompt_id"].to_list()
+    layers = read_store(store, prompt_ids, slice(1)).attributes["layers"]
     if settings.layer not in layers:
         raise ValueError(
             f"params.yaml: virtual_step.layer: found {settings.layer}, wanted one of gradients.layers {layers}"
         )
     at = layers.index(settings.layer)
     decoder, card = open_model()
+
+    def compute(part: slice, advance: Callable[[int], None], path: Path) -> None:
+        gradient = read_store(store, prompt_ids, part).gradient[:, at : at + 1]
+        shift_table(decoder, prompts[part], gradient, settings, advance).write_parquet(path)
+
     scratch = Scratch(
         "virtual_step",
         name,
@@ -63,12 +70,7 @@ def work(name: str) -> None:
     with progress(f"virtual steps {name}", len(prompts)) as advance:
         for part in distributed.own(parts):
             with naming_prompts(prompts[part], str(table)):
-                scratch.piece(
-                    f"{part.start}.parquet",
-                    lambda path, part=part: shift_table(
-                        decoder, prompts[part], gradients.gradient[part, at : at + 1], settings, advance
-                    ).write_parquet(path),
-                )
+                scratch.piece(f"{part.start}.parquet", partial(compute, part, advance))
     if not distributed.finished():
         return
     files = [scratch.folder / f"{part.start}.parquet" for part in parts]

@@ -147,8 +147,13 @@ def check_finite(path: Path, piece: Mapping[str, np.ndarray], prompt_ids: Sequen
             )
 
 
-def read_store(path: Path, prompt_ids: Sequence[str]) -> Gradients:
-    """Reads a whole store and checks that it is complete and is that of these prompts, in this order.
+def read_store(path: Path, prompt_ids: Sequence[str], rows: slice = slice(None)) -> Gradients:
+    """Reads a store and checks that it is complete and is that of these prompts, in this order.
+
+    Args:
+        path: the store.
+        prompt_ids: of all its rows.
+        rows: those that are read (and whose numbers are checked); no others are ever held in memory.
 
     Raises:
         ValueError: the store is missing, cut short or unreadable, holds NaN, or belongs to other prompts.
@@ -163,21 +168,22 @@ def read_store(path: Path, prompt_ids: Sequence[str]) -> Gradients:
     except (BaseZarrError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {one_line(error)}"
         raise ValueError(f"{path}: not a whole gradient store ({what}); {advice}") from error
-    arrays = {name: read_whole(path, name, array) for name, array in found.items()}
+    ids_of_all = found.pop("prompt_id")
+    arrays = {name: read_array(path, name, array, rows) for name, array in found.items()}
     layers = attributes.get("layers")
     if not isinstance(layers, list) or len(layers) != arrays["gradient"].shape[1]:
         raise ValueError(f"{path}: layers: found {layers}, wanted the layers of its arrays; {advice}")
-    ids = [bytes(row).decode("ascii", "replace") for row in arrays.pop("prompt_id")]
+    ids = [bytes(row).decode("ascii", "replace") for row in read_array(path, "prompt_id", ids_of_all, slice(None))]
     if ids != list(prompt_ids):
         raise ValueError(
             f"{path}: its {len(ids)} rows are not the {len(prompt_ids)} prompts of the table before it; run dvc repro"
         )
-    check_finite(path, arrays, ids)
-    return Gradients(prompt_id=ids, attributes=attributes, **arrays)
+    check_finite(path, arrays, ids[rows])
+    return Gradients(prompt_id=ids[rows], attributes=attributes, **arrays)
 
 
-def read_whole(path: Path, name: str, array: zarr.Array[Any] | zarr.Group) -> np.ndarray:
-    """One array, after checking that every shard file is there.
+def read_array(path: Path, name: str, array: zarr.Array[Any] | zarr.Group, rows: slice) -> np.ndarray:
+    """Rows of one array, after checking that every shard file is there.
 
     Raises:
         ValueError: it's no sharded array, or a shard is missing or unreadable.
@@ -191,7 +197,7 @@ def read_whole(path: Path, name: str, array: zarr.Array[Any] | zarr.Group) -> np
             f"{path}: {name}: found {found} of {wanted} shards: the store was cut short; delete it and run dvc repro"
         )
     try:
-        return np.asarray(array[:])
+        return np.asarray(array[rows])
     except (ValueError, RuntimeError, OSError) as error:
         raise ValueError(
             f"{path}: {name}: a shard can't be read ({one_line(error)}): the store was cut short; "

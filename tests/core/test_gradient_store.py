@@ -9,7 +9,7 @@ import pytest
 import zarr
 
 from stages.core.files import content_hash
-from stages.core.gradient_store import ID_BYTES, read_store, rounded, shard_rows, shards, write_store
+from stages.core.gradient_store import ARRAYS, ID_BYTES, read_store, rounded, shard_rows, shards, write_store
 
 ROWS, LAYERS, WIDTH, BITS = 150, 2, 8, 10
 IDS = [f"{number:0{ID_BYTES}x}" for number in range(ROWS)]
@@ -81,6 +81,19 @@ def test_shards_cover_all_rows_once_and_pieces_join(tmp_path: Path, monkeypatch:
     write_store(tmp_path / "a.zarr", [piece(part.start, part.stop) for part in parts], IDS, BITS, ATTRIBUTES)
     assert len(list((tmp_path / "a.zarr/gradient/c").glob("*/0/0"))) == 3
     np.testing.assert_array_equal(read_store(tmp_path / "a.zarr", IDS).gradient, rounded(piece()["gradient"], BITS))
+
+
+def test_some_rows_are_those_of_the_whole_and_are_checked_by_themselves(store: Path):
+    whole, some = read_store(store, IDS), read_store(store, IDS, slice(60, 70))
+    assert some.prompt_id == IDS[60:70] and some.attributes == whole.attributes
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(some, name), getattr(whole, name)[60:70])
+    spoil_nan(store)
+    assert read_store(store, IDS, slice(4, 9)).prompt_id == IDS[4:9]
+    with pytest.raises(ValueError, match=f"gradient of prompt {IDS[3]}: NaN"):
+        read_store(store, IDS, slice(2, 9))
+    with pytest.raises(ValueError, match="its 150 rows are not the 149 prompts"):
+        read_store(store, IDS[1:], slice(4, 9))
 
 
 @pytest.mark.parametrize("name", ["gradient", "activation", "target_logprob"])
