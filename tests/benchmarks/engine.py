@@ -6,7 +6,6 @@ shared machine do not count. Writes tests/benchmarks/results/engine-<size>.json 
 
   python -m tests.benchmarks.engine --size S --samples 256      a few minutes on one core
   python -m tests.benchmarks.engine --size M --samples 96       Qwen3-0.6B's shape
-  python -m tests.benchmarks.engine --size pocket --scaling     memory and cost from 1 000 to 100 000 samples
   python -m tests.benchmarks.engine --size 4B --samples 4096    a CUDA device, bfloat16, model FLOPs utilisation (MFU)
 """
 
@@ -49,7 +48,6 @@ STEPS = [0.01, 0.03, 0.1, 0.3, 1.0]
 FOUR_STEPS = STEPS[1:]
 PROMPT_TOKENS, TARGET_TOKENS = (16, 48), (1, 3)
 PEER_SAMPLES = {"S": 12, "M": 3, "pocket": 60}
-SCALING = (1000, 10_000, 100_000)
 OURS = {"ours fp32": False, "ours hybrid": True}
 
 
@@ -204,21 +202,6 @@ def storage(decoder: Decoder, samples: list[Sample], layer: int) -> dict[str, fl
     return {"bytes a sample": size / rows, "seconds a sample": spent / rows}
 
 
-def run_scaling(size: str, count: int) -> dict[str, Any]:
-    """Cost and memory of a run of that many samples, results dropped as they come."""
-    decoder, samples = Decoder(build(size)), draw(size, count)
-    for _ in activation_gradients(decoder, samples[:1000], marks(size)[1:2]):
-        pass
-    base = resident()
-
-    def run() -> None:
-        for _ in gradients_and_steps(decoder, samples, marks(size)[1:2], STEPS, top_tokens=20):
-            pass
-
-    spent = seconds(run, "cpu")
-    return {"samples a second": count / spent, "peak bytes above 1000 gradients": resident() - base}
-
-
 def marks(size: str) -> list[int]:
     """A low, a middle and a high layer."""
     blocks = SIZES[size][1]
@@ -244,7 +227,7 @@ def one(tool: str, size: str, count: int) -> dict[str, Any]:
         return run_peer(tool, size)
     if tool == "accuracy":
         return accuracy(build(size), draw(size, 16 if size == "M" else 64), STEPS)
-    return run_scaling(size, count) if tool == "scaling" else run_ours(OURS[tool], size, count)
+    return run_ours(OURS[tool], size, count)
 
 
 def machine() -> dict[str, Any]:
@@ -263,24 +246,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="S", help="shape of the model")
     parser.add_argument("--samples", type=int, default=256, help="samples that the engine measures (peers: fewer)")
-    parser.add_argument("--scaling", action="store_true", help="cost and memory by number of samples instead")
     parser.add_argument("--tool", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.tool:
         print(json.dumps(one(given.tool, given.size, given.samples)))
         return
     tools = [*PEERS, *OURS, "accuracy"] if given.size not in GPU_SIZES else ["ours fp32"]
-    counts = (
-        [(str(count), count, "scaling") for count in SCALING]
-        if given.scaling
-        else [(t, given.samples, t) for t in tools]
-    )
     found: dict[str, Any] = {"size": given.size, "samples": given.samples, "date": str(date.today()), **machine()}
-    for name, count, tool in counts:
-        found[name] = alone(given.size, count, tool)
-        print(f"{name}: {json.dumps(found[name])}", flush=True)
+    for tool in tools:
+        found[tool] = alone(given.size, given.samples, tool)
+        print(f"{tool}: {json.dumps(found[tool])}", flush=True)
     RESULTS.mkdir(exist_ok=True)
-    stem = RESULTS / f"engine-{given.size}{'-scaling' if given.scaling else ''}"
+    stem = RESULTS / f"engine-{given.size}"
     stem.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     stem.with_suffix(".md").write_text(report(found), encoding="utf-8")
 
