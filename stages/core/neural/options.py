@@ -23,11 +23,18 @@ def report_logprob(
     for start in range(0, len(prompts), 256):
         rows = slice(start, start + 256)
         hidden = reader.read(prompts[rows], [tail[:-1] for tail in tails[rows]], reader.vectors(gradients[rows]))
-        for row, (prompt, tail) in enumerate(zip(prompts[rows], tails[rows], strict=True)):
-            at = slice(len(prompt.ids) - 1, len(prompt.ids) - 1 + len(tail))
-            logits = reader.decoder.logits(hidden[row, at])
-            found.append(-F.cross_entropy(logits, torch.tensor(tail, device=logits.device), reduction="sum"))
-    return torch.stack(found)
+        lengths = torch.tensor([len(tail) for tail in tails[rows]], device=hidden.device)
+        row = torch.arange(len(lengths), device=hidden.device).repeat_interleave(lengths)
+        column = [
+            len(prompt.ids) - 1 + offset
+            for prompt, tail in zip(prompts[rows], tails[rows], strict=True)
+            for offset in range(len(tail))
+        ]
+        logits = reader.decoder.logits(hidden[row, torch.tensor(column, device=hidden.device)])
+        said = torch.tensor([token for tail in tails[rows] for token in tail], device=hidden.device)
+        losses = F.cross_entropy(logits, said, reduction="none")
+        found.append(-torch.zeros(len(lengths), device=hidden.device).index_add(0, row, losses))
+    return torch.cat(found)
 
 
 def margins(
@@ -35,14 +42,13 @@ def margins(
     hosts: Sequence[str | None],
     options: Sequence[Sequence[str]],
     gradients: Float[torch.Tensor, "row layer d_model"],
-    shams: Float[torch.Tensor, "row layer d_model"],
     unrelated: Float[torch.Tensor, "row layer d_model"],
 ) -> Float[torch.Tensor, "row option"]:
-    """How much more the gradient than nothing in particular makes the model say each option, nats.
+    """How much more the gradient than an unrelated one makes the model say each option, nats.
 
-    log p with the gradient minus log p with a sham of its norm; from this, what an unrelated gradient brings over the
-    sham (a liking for the option that any gradient causes) is subtracted. Each option is scored by itself, so that
-    their order can't matter.
+    log p with the gradient minus log p with an unrelated gradient: so a liking for the option that any gradient causes
+    is subtracted. (Holding both against a sham of the same norm first changes nothing: it cancels.) Each option is
+    scored by itself, so that their order can't matter.
     """
     count = len(options[0])
     flat = [report for row in options for report in row]
@@ -51,5 +57,4 @@ def margins(
     def score(vectors: Float[torch.Tensor, "row layer d_model"]) -> Float[torch.Tensor, "row option"]:
         return report_logprob(reader, again, flat, vectors.repeat_interleave(count, 0)).view(-1, count)
 
-    base = score(shams)
-    return (score(gradients) - base) - (score(unrelated) - base)
+    return score(gradients) - score(unrelated)

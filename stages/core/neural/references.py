@@ -17,7 +17,6 @@ from stages.core.neural.reader import Reader
 from stages.core.neural.samples import samples_of
 from stages.core.params import Evaluation
 from stages.core.seeds import keyed_int, keyed_rng
-from stages.core.shams import gaussian
 from stages.core.statistics import interval, paired_interval
 
 OPTIONS = 5
@@ -63,11 +62,9 @@ def option_scores(data: Gathered, test: pl.DataFrame, reader: Reader, settings: 
         chosen = [row["target"], *(others[index] for index in order)]
         options.append([wording.report(row["domain"], target, row["answer"], "strong") for target in chosen])
     gradients = data.gradient[test["row"].to_numpy()]
-    generators = [keyed_rng(settings.seed, "option sham", row) for row in test["prompt_id"]]
-    shams = np.stack([gaussian(rng, gradient) for rng, gradient in zip(generators, gradients, strict=True)])
     other = np.argsort([keyed_int(settings.seed, "unrelated", row) for row in test["prompt_id"]])
     unrelated = gradients[other[np.roll(np.arange(len(other)), 1)[np.argsort(other)]]]
-    vectors = (torch.tensor(values) for values in (gradients, shams, unrelated))
+    vectors = (torch.tensor(values) for values in (gradients, unrelated))
     gains = margins(reader, [None] * len(options), options, *vectors).cpu().numpy()
     right = gains.argmax(1) == 0
     gap = (gains[:, 0] - gains[:, 1:].mean(1)).astype(np.float64)
