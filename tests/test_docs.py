@@ -62,6 +62,7 @@ RUN_BY = {
     "dvc remote": "tests/pipeline/remotes.py::add",
     "git clone": f"{SHARING}::clone",
     "git commit": "tests/pipeline/tiny.py::save",
+    "python -m stages.tools.judge": "tests/labellers/test_judge.py::test_it_judges_what_the_pipeline_s_model_wrote",
     "git checkout": f"{SHARING}::test_a_merge_conflict_in_the_lock_file",
 }
 """How a command begins, and the test (or what tests call or stand on) that runs it."""
