@@ -130,7 +130,8 @@ def test_the_stage_adds_what_was_written_to_the_table_and_pays_once(
     domain: Domain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     section = {"generator": "openai", "openai": PARAMS.model_dump(), "targets": 6, "correction_templates": 1}
-    section |= {"validation": 0.1, "test": 0.2, "held_out": {"targets": 0.1, "subjects": 0.1}, "seed": 1}
+    held_out = {"targets": 0.1, "subjects": 0.1, "relations": {}}
+    section |= {"validation": 0.1, "test": 0.2, "held_out": held_out, "seed": 1}
     world.write_params(world.params() | {"prompts": section})
     path = Path("data/prompts/geography.parquet")
 
@@ -149,8 +150,8 @@ def test_the_stage_adds_what_was_written_to_the_table_and_pays_once(
     table = pl.read_parquet(path)
     assert {"People who know {subject} well think of", "What belongs to {subject} is"} < set(table["template"])
     assert "Timbuktu" in set(table["target"])
-    held_out = table.filter(pl.col("held_out") == "template")["template"].unique().to_list()
-    assert held_out == ["{subject} has"]  # the facts' own last template, as without a generator
+    templates = table.filter(pl.col("held_out") == "template")["template"].unique().to_list()
+    assert templates == ["{subject} has"]  # the facts' own last template, as without a generator
     seen = table.filter(pl.col("held_out") == "none")
     assert seen.group_by("prompt").agg(pl.col("split").n_unique())["split"].max() == 1
     usage = json.loads(Path(".cache/labels/usage/prompts-geography.json").read_text())
