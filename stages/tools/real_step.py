@@ -1,14 +1,15 @@
 """Compares the virtual step with a real one: an optimiser's step on the weights, in memory, a correction at a time.
 
-Reads data/model/ and data/prompts/*.parquet. Writes data/real_step/metrics.json and data/real_step/curve.csv. A GPU is
-used if there is one; seconds with the pocket model. Memory: four times the weights.
+Reads data/model/ and data/prompts/*.parquet. Writes metrics.json, curve.csv and plot.html (the curve as a
+figure, works offline) to data/real_step/. A GPU is used if there is one; seconds with the pocket model. Memory: four
+times the weights.
 
 A real step lowers the loss by moving all weights against their gradient (SGD, or Adam's first step); a virtual one
 moves the residual stream at one place. Both shift the next-token distribution after the prompt. Of the tokens that the
 real step shifts most, up and down, the curve gives the correlation (Pearson) of both shifts and the share of equal
-signs, by optimiser, size of the real step (|change of the weights| / |weights|), layer and virtual step size. The
-metrics say in which range they agree, and put the finite-difference slope of the loss along the update direction beside
--|g|.
+signs, by optimiser, size of the real step (|change of the weights| / |weights|), layer and virtual step size, and the
+same for the virtual step of another correction: chance. The metrics say in which range they agree, and put the
+finite-difference slope of the loss along the update direction beside -|g|.
 
   python -m stages.tools.real_step --samples 32
 """
@@ -35,6 +36,7 @@ from stages.core.neural.samples import naming_prompts, samples_of
 from stages.core.seeds import keyed_fraction
 from stages.core.stage import progress, run
 from stages.core.tables import PROMPTS, read_table
+from stages.tools.real_step_figure import render
 
 FOLDER = Path("data/real_step")
 UPDATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
@@ -49,6 +51,8 @@ AGREES = {"correlation": 0.5, "sign_agreement": 0.8}
 """Means over the sample from which on the virtual step is said to agree."""
 NUDGE = 3e-3
 """Half of the finite difference's step, as a fraction of the residual norm."""
+SCORES = ("correlation", "sign_agreement", "correlation_chance", "sign_agreement_chance")
+"""Columns of the curve. Chance: what the virtual step of the next correction in the sample scores."""
 OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 
 
@@ -197,12 +201,14 @@ def compare(decoder: Decoder, samples: Sequence[Sample], advance: Any) -> tuple[
     layers = layers_of(decoder)
     found = measure(decoder, samples, layers)
     slope = np.array([slopes(decoder, sample, layers, found, row) for row, sample in enumerate(samples)])
-    scores = np.empty((len(OPTIMISERS), len(UPDATES), len(samples), 2, len(layers), len(STEP_SIZES)))
+    scores = np.empty((len(OPTIMISERS), len(UPDATES), len(samples), len(SCORES), len(layers), len(STEP_SIZES)))
     with trainable(decoder.model) as parameters:
         for row, sample in enumerate(samples):
+            own, other = found.shift[row], found.shift[(row + 1) % len(samples)]
             for which, optimiser in enumerate(OPTIMISERS):
                 for size, real in enumerate(real_shifts(decoder, sample, optimiser, parameters)):
-                    scores[which, size, row] = agreement(real[: found.shift.shape[-1]], found.shift[row])
+                    real = real[: own.shape[-1]]
+                    scores[which, size, row] = [*agreement(real, own), *agreement(real, other)]
             advance(1)
     mean = scores.mean(2)
     curve = pl.DataFrame(
@@ -212,8 +218,7 @@ def compare(decoder: Decoder, samples: Sequence[Sample], advance: Any) -> tuple[
                 "update": update,
                 "layer": layer,
                 "step_size": size,
-                "correlation": float(mean[o, u, 0, at, s]),
-                "sign_agreement": float(mean[o, u, 1, at, s]),
+                **{name: float(mean[o, u, score, at, s]) for score, name in enumerate(SCORES)},
             }
             for o, optimiser in enumerate(OPTIMISERS)
             for u, update in enumerate(UPDATES)
@@ -224,6 +229,7 @@ def compare(decoder: Decoder, samples: Sequence[Sample], advance: Any) -> tuple[
     norm = np.linalg.norm(found.gradient.astype(np.float64), axis=-1)
     metrics = {
         "samples": len(samples),
+        "top_tokens": TOP,
         "agrees_from": AGREES,
         "agreement": {optimiser: agreeing(curve.filter(optimiser=optimiser)) for optimiser in OPTIMISERS},
         "slope": {
@@ -239,14 +245,13 @@ def compare(decoder: Decoder, samples: Sequence[Sample], advance: Any) -> tuple[
 
 
 def agreeing(curve: pl.DataFrame) -> dict[str, Any]:
-    """The best cell of one optimiser's curve, and by layer the smallest and largest update and step size that agree."""
+    """The best cell of one optimiser's curve, and by layer and update the smallest and largest step size that agree."""
     best = curve.sort("correlation", descending=True).row(0, named=True)
     good = curve.filter(*(pl.col(name) >= least for name, least in AGREES.items()))
-    ranges = {
-        str(layer): {name: [rows[name].min(), rows[name].max()] for name in ("update", "step_size")}
-        for (layer,), rows in good.group_by("layer", maintain_order=True)
-    }
-    return {"share_of_grid": len(good) / len(curve), "range_by_layer": ranges, "best": best}
+    sizes: dict[str, dict[str, list[float]]] = {str(layer): {} for layer in curve["layer"].unique().sort()}
+    for (layer, update), rows in good.group_by("layer", "update", maintain_order=True):
+        sizes[str(layer)][f"{update:g}"] = [rows["step_size"].min(), rows["step_size"].max()]  # type: ignore[list-item]
+    return {"share_of_grid": len(good) / len(curve), "step_sizes": sizes, "best": best}
 
 
 def main() -> None:
@@ -256,11 +261,13 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--samples", type=int, default=32, help="corrections to take real steps on")
+    parser.add_argument("--samples", type=int, default=32, help="corrections to take real steps on, 2 or more")
     count = parser.parse_args().samples
     tables = sorted(Path("data/prompts").glob("*.parquet"))
-    if not tables or count < 1:
-        raise ValueError(f"data/prompts: found {len(tables)} tables and --samples {count}, wanted at least one of each")
+    if not tables or count < 2:
+        raise ValueError(
+            f"data/prompts: found {len(tables)} tables and --samples {count}, wanted a table and 2 samples"
+        )
     prompts = choose([read_table(table, PROMPTS) for table in tables], count)
     decoder, _ = open_model()
     with progress("real steps", len(prompts)) as advance, naming_prompts(prompts, "data/prompts"):
@@ -268,6 +275,8 @@ def main() -> None:
     with replacing(FOLDER / "curve.csv") as partial:
         curve.write_csv(partial, float_precision=6)
     write_json(FOLDER / "metrics.json", metrics)
+    with replacing(FOLDER / "plot.html") as partial:
+        partial.write_text(render(curve, metrics), encoding="utf-8")
     for optimiser, found in metrics["agreement"].items():
         best = found["best"]
         print(
@@ -275,6 +284,7 @@ def main() -> None:
             f"{best['layer']}, step size {best['step_size']}, update {best['update']:g}; "
             f"agrees in {found['share_of_grid']:.0%} of the grid"
         )
+    print(f"the figure: {FOLDER / 'plot.html'}")
 
 
 if __name__ == "__main__":
