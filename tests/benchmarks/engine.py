@@ -4,9 +4,9 @@ Every tool runs in a process of its own (peak memory, and patches that a tool le
 a CPU, in the same run. On a CPU the clock is the process's own seconds of processor time, so that neighbours on a
 shared machine do not count. Writes tests/benchmarks/results/engine-<size>.json and .md.
 
-  python -m tests.benchmarks.engine --size S --samples 256      a few minutes on one core
-  python -m tests.benchmarks.engine --size M --samples 96       Qwen3-0.6B's shape
-  python -m tests.benchmarks.engine --size 4B --samples 4096    a CUDA device, bfloat16, model FLOPs utilisation (MFU)
+  python -m tests.benchmarks.engine --size pocket S    one and four minutes on one core
+  python -m tests.benchmarks.engine --size M           Qwen3-0.6B's shape: some 20 minutes, 12 GB of memory
+  python -m tests.benchmarks.engine --size 4B          a CUDA device, bfloat16, model FLOPs utilisation (MFU)
 """
 
 import argparse
@@ -18,7 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from datetime import date
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +34,11 @@ from stages.core.neural.engine import packed
 from stages.core.neural.engine.gradients import activation_gradients
 from stages.core.neural.engine.joint import gradients_and_steps
 from stages.core.neural.engine.samples import Sample
+from tests.benchmarks.work import FOUR_STEPS, GPU_SIZES, SAMPLES, SIZES, STEPS, at_the_peak, draw, marks, spent
 from tests.core.neural.engine.accuracy import accuracy
 from tests.core.neural.engine.peers import PEERS
 
 RESULTS = Path(__file__).parent / "results"
-SIZES = {  # d_model, blocks, heads, key-value heads, head width, intermediate, vocabulary
-    "pocket": (128, 4, 4, 4, 32, 256, 2000),
-    "S": (512, 12, 8, 8, 64, 1536, 32000),
-    "M": (1024, 28, 16, 8, 128, 3072, 151936),
-    "4B": (2560, 36, 32, 8, 128, 9728, 151936),
-    "8B": (4096, 36, 32, 8, 128, 12288, 151936),
-}
-GPU_SIZES = ("4B", "8B")
-STEPS = [0.01, 0.03, 0.1, 0.3, 1.0]
-FOUR_STEPS = STEPS[1:]
-PROMPT_TOKENS, TARGET_TOKENS = (16, 48), (1, 3)
 PEER_SAMPLES = {"S": 12, "M": 3, "pocket": 60}
 OURS = {"ours fp32": False, "ours hybrid": True}
 
@@ -66,29 +58,6 @@ def build(size: str) -> PreTrainedModel:
         raise ValueError(f"--size {size}: found no CUDA device, wanted one")
     with torch.device("cuda"):
         return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
-
-
-def draw(size: str, count: int) -> list[Sample]:
-    """Samples whose lengths run through the whole range evenly, so that any few have the mean of all."""
-    rng = np.random.default_rng(0)
-    low, high = PROMPT_TOKENS if size != "pocket" else (5, 15)
-    span, least = high - low + 1, TARGET_TOKENS[0]
-
-    def some(length: int) -> tuple[int, ...]:
-        return tuple(rng.integers(3, SIZES[size][-1], size=length).tolist())
-
-    return [Sample(some(low + (17 * i) % span), some(least + i % TARGET_TOKENS[1])) for i in range(count)]
-
-
-def needed(size: str, samples: list[Sample], layer: int, steps: int) -> float:
-    """FLOPs a sample that nobody can do without: prefix forward, suffix forward and back, the steps' upper blocks."""
-    width, blocks, heads, kv_heads, head, intermediate, vocabulary = SIZES[size]
-    block = width * head * (2 * heads + 2 * kv_heads) + 3 * width * intermediate
-    prompt = np.mean([len(sample.prompt) for sample in samples])
-    target = np.mean([len(sample.target) for sample in samples])
-    above = (blocks - 1 - layer) * block
-    gradient = 2 * block * blocks * (prompt + target - 1) + 2 * above * target + 4 * width * vocabulary * target
-    return float(gradient + steps * 2 * (above + width * vocabulary))
 
 
 def peak(device: str) -> dict[str, float]:
@@ -175,12 +144,12 @@ def run_ours(hybrid: bool, size: str, count: int) -> dict[str, Any]:
         result["peak bytes"] = torch.cuda.max_memory_allocated()
         tokens = np.mean([len(sample.prompt) + len(sample.target) - 1 for sample in samples])
         result["tokens a second"] = float(tokens * result[f"gradient@{layers[1]}"])
-    best = peak(device)
-    rate = best["bfloat16" if device == "cuda" else "float32"] * 1e9
-    for key, steps in ((f"gradient@{layers[1]}", 0), ("gradient + 5 steps", len(STEPS))):
-        result[f"share of peak, {key}"] = needed(size, samples, layers[1], steps) * result[key] / rate
     result["packed linears"] = packed.faster() if device == "cpu" else False
-    return {**result, "peak GFLOP/s": best, "storage": storage(decoder, samples, layers[1]) if not hybrid else None}
+    result["peak GFLOP/s"] = peak(device)
+    if device == "cpu":
+        result[f"time of gradient@{layers[1]}"] = spent(lambda: gradient(few, layers[1]))
+        result["time of gradient + 5 steps"] = spent(lambda: both(few, layers[1:2], STEPS))
+    return {**result, "storage": storage(decoder, samples, layers[1]) if not hybrid else None}
 
 
 def storage(decoder: Decoder, samples: list[Sample], layer: int) -> dict[str, float]:
@@ -200,12 +169,6 @@ def storage(decoder: Decoder, samples: list[Sample], layer: int) -> dict[str, fl
         spent = seconds(lambda: write_store(path, [piece], [f"{row:016x}" for row in range(rows)], 7, {}), "cpu")
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return {"bytes a sample": size / rows, "seconds a sample": spent / rows}
-
-
-def marks(size: str) -> list[int]:
-    """A low, a middle and a high layer."""
-    blocks = SIZES[size][1]
-    return [1, blocks // 2 - 1, blocks - 2]
 
 
 def alone(size: str, count: int, tool: str) -> dict[str, Any]:
@@ -241,45 +204,75 @@ def machine() -> dict[str, Any]:
     return {"cpu": model, "cores": os.cpu_count(), "threads used": 1, "gpu": gpu, "torch": torch.__version__}
 
 
+def versions() -> dict[str, str]:
+    """Of the peers that are installed."""
+    found: dict[str, str] = {}
+    for package in ("transformers", "nnsight", "transformer-lens"):
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
 def main() -> None:
-    """Runs all tools and writes the results."""
+    """Runs all tools at each size and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="S", help="shape of the model")
-    parser.add_argument("--samples", type=int, default=256, help="samples that the engine measures (peers: fewer)")
+    parser.add_argument(
+        "--size", choices=SIZES, nargs="+", default=["S"], help="shapes of the model, one after another"
+    )
+    parser.add_argument("--samples", type=int, help=f"samples that the engine measures (default: {SAMPLES})")
     parser.add_argument("--tool", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.tool:
-        print(json.dumps(one(given.tool, given.size, given.samples)))
+        print(json.dumps(one(given.tool, given.size[0], given.samples)))
         return
-    tools = [*PEERS, *OURS, "accuracy"] if given.size not in GPU_SIZES else ["ours fp32"]
-    found: dict[str, Any] = {"size": given.size, "samples": given.samples, "date": str(date.today()), **machine()}
+    for size in given.size:
+        run(size, given.samples or SAMPLES[size])
+
+
+def run(size: str, count: int) -> None:
+    """Runs all tools at one size and writes the results."""
+    tools = [*PEERS, *OURS, "accuracy"] if size not in GPU_SIZES else ["ours fp32"]
+    found: dict[str, Any] = {"size": size, "samples": count, "date": str(date.today()), **machine()}
+    found["versions"] = versions()
     for tool in tools:
-        found[tool] = alone(given.size, given.samples, tool)
-        print(f"{tool}: {json.dumps(found[tool])}", flush=True)
+        found[tool] = alone(size, count, tool)
+        print(f"{size}, {tool}: {json.dumps(found[tool])}", flush=True)
+    at_the_peak(found, OURS)
+    write(found)
+
+
+def write(found: dict[str, Any]) -> None:
+    """Writes the results as JSON and as Markdown."""
     RESULTS.mkdir(exist_ok=True)
-    stem = RESULTS / f"engine-{given.size}"
+    stem = RESULTS / f"engine-{found['size']}"
     stem.with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     stem.with_suffix(".md").write_text(report(found), encoding="utf-8")
 
 
 def report(found: dict[str, Any]) -> str:
     """The figures as Markdown: one row a figure, one column a tool, ratios to the naive loop in brackets."""
-    tools = [key for key, value in found.items() if isinstance(value, dict) and key != "accuracy"]
+    tools = [tool for tool in (*PEERS, *OURS) if tool in found]
     lines = [f"# Engine benchmark, size {found['size']}, {found['date']}", ""]
     cores = f"{found['cores']} cores, {found['threads used']} used"
     lines += [f"{found['cpu']}; {cores}; GPU: {found['gpu']}; torch {found['torch']}", ""]
+    if "versions" in found:
+        lines += [", ".join(f"{package} {number}" for package, number in found["versions"].items()), ""]
     lines += ["Samples a second unless said otherwise; in brackets the ratio to the naive loop of the same run.", ""]
+    naive = found.get("naive", {})
+    if rates := [rate for key, rate in naive.items() if key.startswith("gradient@")]:
+        spread = f"{min(rates):.3g} to {max(rates):.3g} a second between layers, {max(rates) / min(rates) - 1:.0%}"
+        lines += [f"The naive loop's gradients run from {spread}: no ratio is surer than that.", ""]
     lines += [f"- {tool}: {found[tool]['absent']}" for tool in tools if "absent" in found[tool]]
     keys = dict.fromkeys(key for tool in tools for key in found[tool] if key != "absent")
     lines += [f"| | {' | '.join(tools)} |", "|---" * (len(tools) + 1) + "|"]
-    naive = found.get("naive", {})
     for key in keys:
         cells: list[str] = []
         for tool in tools:
-            value = found[tool].get(key)
+            value, rate = found[tool].get(key), naive.get(key.removesuffix(", at the peak"))
             cell = f"{value:,.3g}" if isinstance(value, float) else "" if value is None else json.dumps(value)
-            rate = isinstance(value, float) and isinstance(naive.get(key), float)
-            cells.append(f"{cell} ({value / naive[key]:.1f}x)" if rate and tool != "naive" else cell)
+            if isinstance(value, float) and isinstance(rate, float) and tool != "naive":
+                cell += f" ({value / rate:.1f}x)"
+            cells.append(cell)
         lines.append(f"| {key} | {' | '.join(cells)} |")
     for key, value in found.get("accuracy", {}).items():
         lines += ["", f"- {key}: {json.dumps(value)}"]

@@ -32,7 +32,8 @@ from stages.core.gradient_store import shard_rows
 from stages.core.neural.decoder import Decoder
 from stages.core.neural.opening import card_of
 from stages.core.tables import PROMPTS, write_table
-from tests.benchmarks.engine import RESULTS, SIZES, build, draw, machine, marks
+from tests.benchmarks.engine import RESULTS, build, machine
+from tests.benchmarks.work import SIZES, draw, marks
 from tests.pipeline import tiny
 
 COUNTS = (1000, 10_000, 30_000, 100_000)

@@ -10,12 +10,21 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.cache_utils import DynamicLayer
 from transformers.utils.logging import disable_progress_bar
 
 PROBE_TOKENS = 3
 ANCHOR = "a"
+UNQUANTISED = "parameters in float32, bfloat16 or float64"
 
 
 class Decoder:
@@ -37,8 +46,8 @@ class Decoder:
         """Wraps a model at hand; sets it to eval mode and freezes its parameters in place.
 
         Raises:
-            ValueError: the model is quantised, offloaded, an encoder-decoder, in float16, uses an attention
-                implementation that takes no mask, or has a part that the generic way does not find; names what.
+            ValueError: the model is quantised, spread over devices, offloaded, an encoder-decoder, in float16, uses an
+                attention implementation that takes no mask, or has a part that is not found; names what.
         """
         _refuse_unsupported(model)
         self.model = model.eval().requires_grad_(False)
@@ -90,11 +99,18 @@ class Decoder:
         folder = Path(source).is_dir()
         options: dict[str, Any] = {"local_files_only": True} if folder else {"revision": revision}
         try:
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
-            tokenizer = AutoTokenizer.from_pretrained(source, **options)
+            # Before the weights are read: transformers opens some quantised models as if they were not (fp8, mxfp4),
+            # and for others asks for a package first.
+            quantised = _quantised(AutoConfig.from_pretrained(source, **options))
+            tokenizer = None if quantised else AutoTokenizer.from_pretrained(source, **options)
+            model = None
+            if not quantised:
+                model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
         except (OSError, ValueError, KeyError) as error:
             wanted = "a folder in Hugging Face format (config.json, *.safetensors, tokenizer)" if folder else "a Hub id"
             raise ValueError(f"model: {source}: found no causal language model, wanted {wanted}: {error}") from error
+        if model is None:
+            raise ValueError(f"model: {source}: found a quantised model ({quantised}), wanted {UNQUANTISED}")
         if device is not None:
             nn.Module.to(model, device)
         return cls(model, tokenizer)
@@ -257,21 +273,34 @@ def with_residual(output: Any, stream: Tensor) -> Any:
     return type(output)((stream, *output[1:])) if isinstance(output, tuple | list) else stream
 
 
+def _quantised(config: PreTrainedConfig) -> str | None:
+    """How a model is quantised; None: it isn't."""
+    for part in (config, config.get_text_config(decoder=True)):
+        settings = getattr(part, "quantization_config", None)
+        if settings is not None:
+            known: dict[str, Any] = settings if isinstance(settings, dict) else settings.to_dict()
+            # Older configs of bitsandbytes have no quant_method.
+            method = known.get("quant_method", "bitsandbytes" if "load_in_8bit" in known else "unknown method")
+            return str(getattr(method, "value", method))
+    return None
+
+
 def _refuse_unsupported(model: PreTrainedModel) -> None:
     name = type(model).__name__
-    if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
-        method = getattr(getattr(model.config, "quantization_config", None), "quant_method", "unknown method")
-        raise ValueError(f"{name}: found a quantised model ({method}), wanted float32, bfloat16 or float64 parameters")
-    device_map: dict[str, Any] = getattr(model, "hf_device_map", None) or {}
-    placed = {str(device) for device in device_map.values()}
-    if "disk" in placed or ("cpu" in placed and len(placed) > 1):
-        raise ValueError(f"{name}: found device_map with parts on {sorted(placed)}, wanted none offloaded")
+    if method := _quantised(model.config):
+        raise ValueError(f"{name}: found a quantised model ({method}), wanted {UNQUANTISED}")
+    # What is offloaded is on "meta", unless it is tied to what is not: then only the map says so.
+    mapped = {str(where) for where in (getattr(model, "hf_device_map", None) or {}).values()}
+    placed = {str(parameter.device) for parameter in model.parameters()}
+    if len(mapped) > 1 or len(placed) > 1 or placed == {"meta"}:
+        found = sorted(mapped) if len(mapped) > 1 else sorted(placed)
+        raise ValueError(f"{name}: found device_map with parts on {', '.join(found)}, wanted all on one device")
     if getattr(model.config, "is_encoder_decoder", False):
         raise ValueError(f"{name}: found an encoder-decoder, wanted a causal language model")
     dtypes = {parameter.dtype for parameter in model.parameters()}
     if not dtypes <= {torch.float32, torch.bfloat16, torch.float64}:
         # float16's smallest number is 6e-8: most entries of a gradient would be lost.
-        raise ValueError(f"{name}: found parameters of {sorted(map(str, dtypes))}, wanted float32, bfloat16 or float64")
+        raise ValueError(f"{name}: found parameters of {sorted(map(str, dtypes))}, wanted {UNQUANTISED}")
     attention = getattr(model.config.get_text_config(decoder=True), "_attn_implementation", None)
     if attention not in ("sdpa", "eager"):
         raise ValueError(f"{name}: found attention {attention!r}, wanted 'sdpa' or 'eager' (they take any mask)")

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -6,16 +7,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import nn
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedTokenizerFast
 
 from stages.core.neural.decoder import Decoder, residual
 from tests.core.neural.engine.families import FAMILIES, VOCABULARY, tiny, tiny_model
-
-BESIDES = {
-    "granite": {"logits_scaling": 4.0},
-    "cohere": {"logit_scale": 0.25},
-    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
-}
 
 
 def words(*, eos_behind: bool = False) -> PreTrainedTokenizerFast:
@@ -38,10 +33,8 @@ def sentence_piece() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *BESIDES])
-def test_norm_and_head_on_the_last_block_give_the_models_logits(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if family in BESIDES:
-        monkeypatch.setitem(FAMILIES, family, BESIDES[family])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_norm_and_head_on_the_last_block_give_the_models_logits(family: str) -> None:
     decoder = tiny(family)
     last: list[torch.Tensor] = []
     decoder.blocks[-1].register_forward_hook(lambda _module, _arguments, output: last.append(residual(output)))
@@ -97,11 +90,17 @@ def test_text_without_a_tokenizer_is_refused() -> None:
         tiny("qwen3").tokens("the")
 
 
-def test_load_reads_back_what_was_saved(tmp_path: Path) -> None:
-    model = tiny_model("qwen3")
-    model.save_pretrained(tmp_path)
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A folder with a tiny model and its tokenizer."""
+    tiny_model("qwen3").save_pretrained(tmp_path)
     words().save_pretrained(tmp_path)
-    decoder = Decoder.load(tmp_path, dtype=torch.float64)
+    return tmp_path
+
+
+def test_load_reads_back_what_was_saved(saved: Path) -> None:
+    model = tiny_model("qwen3")
+    decoder = Decoder.load(saved, dtype=torch.float64)
     assert decoder.dtype == torch.float64
     assert decoder.tokens("the") == [1, 4]
     assert 2 in decoder.eos_ids()
@@ -116,19 +115,45 @@ def test_a_folder_without_a_model_is_refused_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("settings", "method"),
     [
-        ({"is_quantized": True}, "found a quantised model"),
-        ({"hf_device_map": {"model": "cpu", "lm_head": 0}}, "found device_map with parts on"),
-        ({"hf_device_map": {"": "disk"}}, "found device_map with parts on"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
+        ({"load_in_8bit": True}, "bitsandbytes"),
+        ({"quant_method": "gptq", "bits": 4}, "gptq"),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8"),
+        ({"quant_method": "mxfp4"}, "mxfp4"),
     ],
 )
-def test_models_that_cannot_be_measured_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
+def test_a_quantised_model_is_refused_by_name_before_its_weights_are_read(
+    settings: dict[str, Any], method: str, saved: Path
+) -> None:
+    (saved / "model.safetensors").write_bytes(b"not read")
+    config = json.loads((saved / "config.json").read_text(encoding="utf-8"))
+    (saved / "config.json").write_text(json.dumps({**config, "quantization_config": settings}), encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=rf"model: {saved}: found a quantised model \({method}\), wanted parameters in"
+    ):
+        Decoder.load(saved)
+
+
+def test_a_model_that_was_quantised_by_its_owner_is_refused_by_name() -> None:
     model = tiny_model("qwen3")
-    for key, value in changes.items():
-        setattr(model, key, value)
-    with pytest.raises(ValueError, match=f"Qwen3ForCausalLM: {message}"):
+    model.config.quantization_config = BitsAndBytesConfig(load_in_8bit=True)
+    with pytest.raises(ValueError, match=r"Qwen3ForCausalLM: found a quantised model \(bitsandbytes\)"):
         Decoder(model)
+
+
+@pytest.mark.parametrize(
+    ("device_map", "places"),
+    [({"": "disk"}, "meta"), ({"model": "cpu", "lm_head": "disk"}, "cpu, disk")],
+)
+def test_a_model_on_several_devices_or_none_is_refused_by_name(
+    device_map: dict[str, str], places: str, saved: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(saved, device_map=device_map, offload_folder=saved / "offloaded")
+    with pytest.raises(ValueError, match=f"Qwen3ForCausalLM: found device_map with parts on {places}, wanted all on"):
+        Decoder(model)
+    assert Decoder(AutoModelForCausalLM.from_pretrained(saved, device_map={"": "cpu"})).device == torch.device("cpu")
 
 
 def test_float16_is_refused() -> None:

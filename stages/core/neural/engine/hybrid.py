@@ -21,15 +21,13 @@ def prefix_body(decoder: Decoder, *, hybrid: bool) -> nn.Module:
     Buffers (rotary tables) keep their type, as they do in a model that is loaded in bfloat16.
 
     Raises:
-        ValueError: the model is not in float32, or is spread over devices.
+        ValueError: the model is not in float32.
     """
     if not hybrid:
         return decoder.body
     parameters = list(decoder.body.parameters())
     if {parameter.dtype for parameter in parameters} != {torch.float32}:
         raise ValueError(f"{decoder.name}: found {decoder.dtype} parameters, wanted float32 for hybrid precision")
-    if len({parameter.device for parameter in parameters}) > 1:
-        raise ValueError(f"{decoder.name}: found a model spread over devices, wanted one device for hybrid precision")
     versions = tuple(parameter._version for parameter in parameters)
     kept = _twins.get(decoder.body)
     if kept is None or kept[0] != versions:

@@ -20,7 +20,7 @@ from stages.core.neural.engine.batches import group_plan, in_batches, padded, to
 from stages.core.neural.engine.continuation import greedy
 from stages.core.neural.engine.packed import packed_linears
 from stages.core.neural.engine.prefix import Prefix, run_prefix, takes_padding
-from stages.core.neural.engine.replay import Replay, record
+from stages.core.neural.engine.replay import Replay, check_slots, record
 from stages.core.neural.engine.samples import BadRowsError, Sample, check_layers, check_samples
 from stages.core.neural.engine.shifts import measure_shifts
 
@@ -155,6 +155,7 @@ class Steps:
 
         Raises:
             BadRowsError: a shift is not finite.
+            ValueError: the model's blocks do not replay (see `Replay.check`).
         """
         with packed_linears(self.decoder.model):
             return self._take(batch, gradients, rows, prefix)
@@ -167,11 +168,12 @@ class Steps:
         prefix: Prefix,
     ) -> ShiftBatch:
         decoder = self.decoder
+        check_slots(decoder, [sample.prompt for sample in batch], prefix, self.versions)
         replay = record(decoder, padded([sample.prompt[-1:] for sample in batch], decoder.device), prefix)
         directions, still = _directions(gradients)
         swept, cache = self._sweep(replay, directions)
         normed = decoder.norm(swept)
-        replay.check(normed[:, 0])
+        replay.check(normed[:, :1])
         # The sweep's order is by ascending layer; the caller's order is as asked.
         steps = len(self.step_sizes)
         place = [1 + sorted(self.layers).index(layer) * steps + step for layer in self.layers for step in range(steps)]

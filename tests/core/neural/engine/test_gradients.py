@@ -90,6 +90,10 @@ def test_agrees_with_finite_differences_in_float64() -> None:
 
 @pytest.mark.parametrize("family", ["qwen3", "gemma3_text", "qwen3_moe", "gpt2"])
 def test_batch_size_position_padding_and_bucket_change_nothing_but_rounding(family: str) -> None:
+    """Padding has no side of the caller's: samples come without any, and the engine pads in its own way (prefixes on
+    the right while they run, then laid flush right; targets on the right). So the bucket decides all of it: one token a
+    bucket is every sample by itself without padding, 100 000 is all of them padded to the longest.
+    """
     decoder = tiny(family)
     samples = reference.draw(14, VOCABULARY)
     alone = measure(decoder, samples, [1, 2], tokens=1)

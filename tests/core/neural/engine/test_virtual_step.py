@@ -198,3 +198,35 @@ def test_blocks_that_take_no_mask_are_refused_by_name(monkeypatch: pytest.Monkey
     monkeypatch.setitem(FAMILIES, "bloom", {})
     with pytest.raises(ValueError, match="BloomForCausalLM: found blocks"):
         take(tiny("bloom"), reference.draw(3, VOCABULARY), gradients(3, 1), [1])
+
+
+@pytest.mark.parametrize(("window", "right"), [(4, False), (12, False), (13, True), (40, True)])
+def test_blocks_that_hide_by_index_whatever_the_mask_says_are_refused_where_slots_push_the_window(
+    window: int, right: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FAMILIES, "gpt_neo", {"attention_types": [[["global", "local"], 2]], "window_size": window})
+    decoder, samples, found = tiny("gpt_neo", torch.float64), reference.draw(9, VOCABULARY), gradients(9, 1)
+    # The longest prompt's ten tokens before its last one, and three slots: 13 indices.
+    assert max(len(sample.prompt) for sample in samples) == 11
+    assert len(list(activation_gradients(decoder, samples, [1]))) == 1
+    if not right:
+        with pytest.raises(ValueError, match=r"GPTNeoForCausalLM: found blocks \(GPTNeoBlock\) that do not replay"):
+            take(decoder, samples, found, [1])
+        return
+    result = take(decoder, samples, found, [1])
+    for row, sample in enumerate(samples):
+        before = reference.injected_logprobs(decoder, sample, 1, found[row, 0], 0.0)
+        after = reference.injected_logprobs(decoder, sample, 1, -found[row, 0], STEPS[1])
+        wanted = (after - before).numpy()[result.up_ids[row, 0, 1]]
+        np.testing.assert_allclose(result.up_shifts[row, 0, 1], wanted, atol=2e-6)
+
+
+def test_slots_are_tried_anew_for_a_longer_prompt() -> None:
+    settings = {"attention_types": [[["global", "local"], 2]], "window_size": 8}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(FAMILIES, "gpt_neo", settings)
+        decoder = tiny("gpt_neo")
+    short, long = Sample((5, 6, 7), (8,)), Sample((5, 6, 7, 8, 9, 10, 11), (8,))
+    take(decoder, [short], gradients(1, 1), [1])
+    with pytest.raises(ValueError, match="do not replay"):
+        take(decoder, [short, long], gradients(2, 1), [1])
