@@ -1,7 +1,10 @@
 """Outputs that appear whole or not at all, and the scratch folder that a killed stage resumes from."""
 
+import errno
 import hashlib
 import json
+import os
+import re
 import shutil
 import sys
 import tempfile
@@ -13,6 +16,8 @@ from typing import Any
 from stages.core.seeds import digest
 
 SCRATCH = Path(".scratch")
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Errors of the system that reading never meets: no room, no quota, a file too large, a read-only disk."""
 
 
 @contextmanager
@@ -20,6 +25,9 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; renames it to `path` when the block ends without an exception.
 
     The block may write a file or a folder there. On an exception the temporary is removed and `path` stays as it was.
+
+    Raises:
+        OSError: there's no room, or the disk is read-only, whatever the library that was writing raises; names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     room = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
@@ -28,8 +36,21 @@ def replacing(path: Path) -> Iterator[Path]:
         if path.is_dir():
             path.rename(room / "replaced")
         (room / path.name).replace(path)
+    except Exception as error:
+        number = unwritable(error)
+        named = getattr(error, "filename", None)
+        if number is None or (named and not Path(str(named)).is_relative_to(room)):  # another file, by its name
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
     finally:
         shutil.rmtree(room, ignore_errors=True)
+
+
+def unwritable(error: Exception) -> int | None:
+    """Which of UNWRITABLE an error is, if any: what Rust's libraries raise has the number in its text only."""
+    said = re.search(r"\(os error (\d+)\)", str(error))
+    number = int(said[1]) if said else getattr(error, "errno", None)
+    return number if number in UNWRITABLE else None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,8 +1,10 @@
 """The gradient store: a Zarr v3 group of sharded arrays, one row a prompt, in the order of the prompts table.
 
-Shards hold SHARD_BYTES or less and are written whole by one writer; inner chunks hold CHUNK_ROWS rows. Numbers are
-rounded to `keep_bits` mantissa bits before writing (numcodecs.BitRound) and stored as plain float32 with Blosc(zstd),
-so that any Zarr v3 reader opens them. The fill value is NaN: a row that was never written can't be taken for data.
+Shards of gradients and activations hold SHARD_BYTES or less, before compression; what has a few bytes a row is one
+shard whatever its size, to have few files. Shards are written whole by one writer; inner chunks hold CHUNK_ROWS rows.
+Gradients and activations are rounded to `keep_bits` mantissa bits before writing (numcodecs.BitRound) and stored as
+plain float32 with Blosc(zstd), so that any Zarr v3 reader opens them. The fill value is NaN: a row that was never
+written can't be taken for data.
 """
 
 import math
@@ -99,14 +101,14 @@ def write_arrays(
         zarr_format=3,
         attributes=dict(sorted({**attributes, "samples": samples, "keep_bits": keep_bits}.items())),
     )
-    rows = min(shard_rows(layers, d_model), math.ceil(samples / CHUNK_ROWS) * CHUNK_ROWS)
+    all_rows = math.ceil(samples / CHUNK_ROWS) * CHUNK_ROWS
+    some_rows = min(shard_rows(layers, d_model), all_rows)
     blosc = BloscCodec(cname="zstd", clevel=5, shuffle="shuffle")
 
-    def array(name: str, shape: tuple[int, ...], dtype: str, fill: Any) -> zarr.Array[Any]:
-        tail = shape[1:]
+    def array(name: str, rows: int, tail: tuple[int, ...], dtype: str, fill: Any) -> zarr.Array[Any]:
         return group.create_array(
             name,
-            shape=shape,
+            shape=(samples, *tail),
             dtype=dtype,
             chunks=(CHUNK_ROWS, *tail),
             shards=(rows, *tail),
@@ -115,22 +117,21 @@ def write_arrays(
         )
 
     nan = float("nan")
-    arrays = {
-        "gradient": array("gradient", (samples, layers, d_model), "float32", nan),
-        "activation": array("activation", (samples, layers, d_model), "float32", nan),
-        "target_logprob": array("target_logprob", (samples,), "float32", nan),
-        "answer_logprob": array("answer_logprob", (samples,), "float32", nan),
-        "top_token": array("top_token", (samples,), "int64", -1),
-    }
-    ids = array("prompt_id", (samples, ID_BYTES), "uint8", 0)
-    start = 0
-    for piece in pieces:
-        stop = start + len(piece["gradient"])
-        for name, target in arrays.items():
-            values = np.asarray(piece[name])
-            target[start:stop] = rounded(values, keep_bits) if name in ("gradient", "activation") else values
-        ids[start:stop] = np.frombuffer("".join(prompt_ids[start:stop]).encode("ascii"), np.uint8).reshape(-1, ID_BYTES)
-        start = stop
+    for name in ("gradient", "activation"):
+        target = array(name, some_rows, (layers, d_model), "float32", nan)
+        start = 0
+        for piece in pieces:
+            values = rounded(piece[name], keep_bits)
+            target[start : start + len(values)] = values
+            start += len(values)
+    for name, dtype, fill in (
+        ("target_logprob", "float32", nan),
+        ("answer_logprob", "float32", nan),
+        ("top_token", "int64", -1),
+    ):
+        array(name, all_rows, (), dtype, fill)[:] = np.concatenate([piece[name] for piece in pieces])
+    ids = np.frombuffer("".join(prompt_ids).encode("ascii"), np.uint8).reshape(-1, ID_BYTES)
+    array("prompt_id", all_rows, (ID_BYTES,), "uint8", 0)[:] = ids
 
 
 def check_finite(path: Path, piece: Mapping[str, np.ndarray], prompt_ids: Sequence[str]) -> None:

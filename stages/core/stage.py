@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from stages.core.files import write_json
 
 COSTS = Path(".cache/costs")
 """What each stage took last time, for reviews; git-ignored, and nothing depends on it."""
+UNWRITABLE = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_READONLY")
+"""What sqlite, which keeps paid answers, says of a full or read-only disk."""
 
 
 def parse(doc: str | None, stage: str, by_domain: bool) -> str:
@@ -42,6 +45,10 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(
             f"error: {where}{error.strerror or error}; finished pieces are kept in .scratch: run the same command again"
         )
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorname not in UNWRITABLE:
+            raise
+        sys.exit(f"error: answers.sqlite: {error}; answers before that are kept in .cache: run the same command again")
     except KeyboardInterrupt:
         sys.exit("stopped: finished pieces are kept in .scratch; run the same command to go on")
 

@@ -1,9 +1,14 @@
 """Outputs appear whole or not at all; pieces of unfinished work are found again by what they depend on."""
 
+import errno
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
+from tokenizers import Tokenizer, models
 
 from stages.core import files
 from stages.core.files import Scratch, content_hash, read_json, replacing, write_json
@@ -36,6 +41,42 @@ def test_a_failure_leaves_what_was_there_and_nothing_else():
         (partial / "half").touch()
         raise RuntimeError
     assert [path.as_posix() for path in Path("data").rglob("*")] == ["data/folder", "data/folder/old"]
+
+
+WRITERS = {
+    "text": lambda path: path.write_text("text"),
+    "arrays": lambda path: np.save(path.open("wb"), np.arange(9)),
+    "a table": lambda path: pl.DataFrame({"a": range(9)}).write_parquet(path),
+    "a text table": lambda path: pl.DataFrame({"a": range(9)}).write_csv(path),
+    "a tokenizer": lambda path: Tokenizer(models.BPE()).save(str(path)),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_full_disk_is_the_same_error_whatever_was_writing(writer: str):
+    with pytest.raises(OSError, match=r"No space left on device: 'data/out'$") as caught:
+        write_to_a_full_disk(Path("data/out"), WRITERS[writer])
+    assert caught.value.errno == errno.ENOSPC
+    assert not list(Path("data").iterdir())
+
+
+def write_to_a_full_disk(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file, and around it what is no file yet."""
+    with replacing(path) as folder:
+        folder.mkdir()
+        with replacing(folder / "inner") as partial:
+            partial.symlink_to("/dev/full")
+            write(partial)
+
+
+def test_other_errors_keep_their_words():
+    with pytest.raises(pl.exceptions.PolarsError), replacing(Path("a")) as partial:
+        partial.write_text("no table")
+        pl.read_parquet(partial)
+    with pytest.raises(FileNotFoundError, match="elsewhere"), replacing(Path("a")):
+        Path("elsewhere").read_text()
+    with pytest.raises(OSError, match="elsewhere"), replacing(Path("a")):
+        raise OSError(errno.ENOSPC, "No space left on device", "elsewhere")
 
 
 def test_json_is_sorted_and_reads_back():

@@ -83,6 +83,20 @@ def test_shards_cover_all_rows_once_and_pieces_join(tmp_path: Path, monkeypatch:
     np.testing.assert_array_equal(read_store(tmp_path / "a.zarr", IDS).gradient, rounded(piece()["gradient"], BITS))
 
 
+@pytest.mark.parametrize(("bits", "a_gigabyte"), [(7, 85), (10, 65)])
+def test_a_large_store_has_few_files(tmp_path: Path, bits: int, a_gigabyte: int):
+    """At most 13, and so many a gigabyte on disk (docs/data.md); here one row more than a shard holds."""
+    d_model = 2560
+    rows = shard_rows(1, d_model) + 1
+    draw = np.random.default_rng(0).standard_normal((rows, 1, d_model), dtype=np.float32)
+    per_row = {name: np.zeros(rows) for name in ("target_logprob", "answer_logprob", "top_token")}
+    whole = {"gradient": draw * 1e-3, "activation": draw, **per_row}
+    pieces = [{name: values[part] for name, values in whole.items()} for part in shards(rows, 1, d_model)]
+    write_store(tmp_path / "a.zarr", pieces, [f"{number:016x}" for number in range(rows)], bits, ATTRIBUTES)
+    files = [path for path in (tmp_path / "a.zarr").rglob("*") if path.is_file()]
+    assert len(files) <= 13 + a_gigabyte * sum(path.stat().st_size for path in files) / 1e9
+
+
 def test_some_rows_are_those_of_the_whole_and_are_checked_by_themselves(store: Path):
     whole, some = read_store(store, IDS), read_store(store, IDS, slice(60, 70))
     assert some.prompt_id == IDS[60:70] and some.attributes == whole.attributes
