@@ -5,8 +5,8 @@ Reads data/virtual_step/<domain>.parquet without what would give the label away,
 agreement with the known correction. Writes data/labels/<domain>.parquet, rows without a valid answer to
 data/labels/quarantine/<domain>.parquet, a second teacher's labels to data/labels/second/<domain>.parquet and
 data/labels/metrics/<domain>.json; what this run did goes to .cache/labels/usage/<domain>.json, which nothing reads.
-Params: labels, api. No GPU. Seconds with the local teacher; an API with backend openai, its address and key in
-OPENAI_BASE_URL and OPENAI_API_KEY.
+Params: labels (and api, what may be spent: it decides no label). No GPU. Seconds with the local teacher; an API with
+backend openai, its address and key in OPENAI_BASE_URL and OPENAI_API_KEY.
 
   python -m stages.labels geography
   python -m stages.labels geography --dry-run

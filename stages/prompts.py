@@ -1,9 +1,10 @@
 """Makes a domain's prompts: counterfactual and real corrections, split so that nothing leaks.
 
-Reads data/facts/<domain>.yaml. Writes data/prompts/<domain>.parquet. Params: prompts, api. No GPU; a second. With
-prompts.generator openai, a language model paraphrases prompts and thinks of wrong answers (address and key in
-OPENAI_BASE_URL and OPENAI_API_KEY; answers are kept in .cache and paid once; --dry-run says what it would cost).
-What a generator does is stages/generators/<generator>.py; only the chosen one is imported.
+Reads data/facts/<domain>.yaml. Writes data/prompts/<domain>.parquet. Params: prompts (and api, what may be
+spent: it decides no prompt). No GPU; a second. With prompts.generator openai, a language model paraphrases prompts and
+thinks of wrong answers (address and key in OPENAI_BASE_URL and OPENAI_API_KEY; answers are kept in .cache and paid
+once; --dry-run says what it would cost). What a generator does is stages/generators/<generator>.py; only the chosen one
+is imported.
 
   python -m stages.prompts geography
 """

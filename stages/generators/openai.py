@@ -18,6 +18,7 @@ from stages.core.labels.chat import Answer, Fault, Request, compose
 from stages.core.labels.converse import converse
 from stages.core.labels.fetch import Run
 from stages.core.labels.lexicon import words
+from stages.core.labels.paid import Origin
 from stages.core.labels.parse import Said, read
 from stages.core.labels.spend import estimate as bill
 from stages.core.params import Api, Generator, Prompts
@@ -70,6 +71,13 @@ def questions(domain: Domain, params: Generator) -> dict[tuple[str, str], Reques
     return asked
 
 
+def origin_of(domain: Domain, params: Generator) -> Origin:
+    """What the requests are made of."""
+    files = (f"data/facts/{domain.domain}.yaml", "stages/generators/openai.py", "stages/generators/generator.md")
+    own = params.model_dump(include={"paraphrases", "wrong_answers", "teacher"})
+    return Origin(f"prompts@{domain.domain}", files, {"prompts": {"generator": "openai", "openai": own}})
+
+
 def estimate(domain: Domain, params: Prompts, api: Api) -> str:
     """What generating would cost, in words; asks nothing."""
     asked = questions(domain, params.openai).values()
@@ -103,6 +111,7 @@ def generate(domain: Domain, params: Generator, api: Api) -> Generation:
         batch=params.way == "batch",
         what=f"{domain.domain}, prompts",
         run=run,
+        origin=origin_of(domain, params),
     )
     found.refuse_above(params.max_quarantined, "prompts.openai.max_quarantined", f"{domain.domain}, prompts")
     taken = {words(_fill(t, fact.subject)) for relation, fact in facts.values() for t in relation.templates}

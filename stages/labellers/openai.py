@@ -12,12 +12,17 @@ from stages.core.labels.converse import Read, converse
 from stages.core.labels.fetch import Run
 from stages.core.labels.labeller import QUARANTINE, Job, Outcome
 from stages.core.labels.lexicon import Lexicon
+from stages.core.labels.paid import Origin
 from stages.core.labels.parse import NONE, TeacherLabel, read_label
 from stages.core.labels.requests import label_requests
 from stages.core.labels.spend import estimate as bill
 from stages.core.params import Second
 from stages.core.seeds import keyed_fraction
 from stages.core.tables import LABELS
+
+BUILT_IN = ("stages/core/labels/requests.py", "stages/labellers/prompt.md")
+MADE_OF = ("backend", "teacher_sees", "fields", "top_tokens", "teacher")
+"""The keys of section labels that a request holds something of."""
 
 
 def estimate(job: Job) -> str:
@@ -34,8 +39,8 @@ def label(job: Job) -> Outcome:
         ValueError: too many answers are in quarantine, or asking had to stop: no key, no budget, no server.
     """
     run = Run()
-    first = ask(job, label_requests(job, job.params.teacher), job.domain, run)
-    second = ask(job, second_requests(job), f"{job.domain}, second teacher", run)
+    first = ask(job, label_requests(job, job.params.teacher), job.domain, run, origin_of(job))
+    second = ask(job, second_requests(job), f"{job.domain}, second teacher", run, origin_of(job, "second"))
     labels = table_of(first, job)
     wordings = recurring(labels, job.params.recurring)
     metrics = first.metrics() | {"recurring": len(wordings), "recurring_wordings": wordings}
@@ -53,11 +58,26 @@ def label(job: Job) -> Outcome:
     )
 
 
-def ask(job: Job, requests: dict[str, Request], what: str, run: Run) -> Read[TeacherLabel]:
+def origin_of(job: Job, *more: str) -> Origin:
+    """What the first teacher's requests are made of; `more`: keys of section labels that others are made of too."""
+    files = [f"data/virtual_step/{job.domain}.parquet"]
+    if job.prompts is not None:
+        files.append(f"data/prompts/{job.domain}.parquet")
+    params = job.params.model_dump(include={*MADE_OF, *more})
+    return Origin(f"labels@{job.domain}", (*files, *BUILT_IN), {"labels": params})
+
+
+def ask(job: Job, requests: dict[str, Request], what: str, run: Run, origin: Origin) -> Read[TeacherLabel]:
     """The answers to the requests, read; fails when too many can't be."""
     batch = job.params.way == "batch"
     found = converse(
-        requests, lambda _, answer: read_label(answer, job.params.fields), job.api, batch=batch, what=what, run=run
+        requests,
+        lambda _, answer: read_label(answer, job.params.fields),
+        job.api,
+        batch=batch,
+        what=what,
+        run=run,
+        origin=origin,
     )
     found.refuse_above(job.params.max_quarantined, "labels.max_quarantined", what)
     return found

@@ -4,10 +4,10 @@
   python -m stages.tools.dependencies --check   exits 1 if it isn't up to date, and says what differs
 
 Of each stage: `deps` below stages/ are the import closure of stages/<stage>.py (see closure.py); `params` are the
-sections that it reads; `meta.gathers` holds patterns such as data/prompts/{domains}.parquet, whose field is a key of
-params.yaml, and `deps` gets one path for each item of that list, because DVC can't expand a list in deps. Everything
-else, comments included, is left as it stands. Run it after an import, the list of domains or the teacher's backend has
-changed (make repro and the pre-commit hook do).
+sections that it reads, without BESIDE; `meta.gathers` holds patterns such as data/prompts/{domains}.parquet, whose
+field is a key of params.yaml, and `deps` gets one path for each item of that list, because DVC can't expand a list in
+deps. Everything else, comments included, is left as it stands. Run it after an import, the list of domains or the
+teacher's backend has changed (make repro and the pre-commit hook do).
 
 A model that the pipeline doesn't train: stage `model` then reads no facts, and a local folder of `model.source` is a
 dependency of every stage that opens the model.
@@ -28,6 +28,10 @@ from stages.tools.closure import PACKAGE, Closure, filled
 PIPELINE, PARAMS = Path("dvc.yaml"), Path("params.yaml")
 MODEL, POCKET = "data/model", "pocket"
 COMMAND = "python -m stages.tools.dependencies"
+BESIDE = {"api": "which says what may be spent: that decides whether a teacher is asked, and not what it answers"}
+"""Sections that stages read and that are none of their params, and why: editing one changes no output, so that it
+must rerun nothing. Tests run the stages with other values there and compare the bytes."""
+UNREAD = "which it doesn't read"
 
 
 def yaml() -> YAML:
@@ -48,7 +52,7 @@ def wanted(stage: str, entry: dict[str, Any], closure: Closure, params: dict[str
     )
     by_hand = [dep for dep in entry.get("deps") or [] if not written.fullmatch(dep) and not is_own_model(dep)]
     code = closure.files(stage, params)
-    sections = closure.sections(stage) or list(params)
+    sections = [name for name in closure.sections(stage) or params if name not in BESIDE]
     if stage == "model" and not trained:
         gathers, sections = [], [name for name in sections if name != "domains"]
     if not trained and (stage == "model" or MODEL in by_hand) and (closure.root / params["model"]["source"]).is_dir():
@@ -94,7 +98,8 @@ def differences(root: Path, write: bool) -> list[str]:
         for key, values in wanted(stage, entry, closure, params).items():
             present = list(entry.get(key) or [])
             lines = [f"lacks {value}" for value in values if value not in present]
-            lines += [f"has {value}, which it doesn't read" for value in present if value not in values]
+            gone = [value for value in present if value not in values]
+            lines += [f"has {value}, {BESIDE.get(value, UNREAD)}" for value in gone]
             if present != values:
                 found += [f"dvc.yaml: {stage}: {key}: {line}" for line in lines or ["are in another order"]]
                 entry[key] = replaced(entry.get(key), values)

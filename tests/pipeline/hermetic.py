@@ -8,6 +8,8 @@ from ruamel.yaml import YAML
 
 from tests.pipeline.warm import Warm
 
+OTHERS = {"api": {"budget": 0.25, "prices": {"another-model": {"input": 9.0, "output": 9.0, "batch": 0.5}}}}
+"""Sections that are no params though stages read them: here with other values, which must make no difference."""
 MAY_STAY = (".cache", "__pycache__", ".scratch")
 """Folders that a stage may leave something in: git-ignored, and no stage takes data from them (.scratch: no files)."""
 
@@ -38,7 +40,7 @@ def outputs(root: Path, entry: dict[str, Any]) -> dict[str, bytes]:
 
 
 def make_sandbox(root: Path, entry: dict[str, Any], sandbox: Path) -> None:
-    """Copies the declared deps and writes a params.yaml of the declared params."""
+    """Copies the declared deps and writes a params.yaml of the declared params, and of OTHERS."""
     sandbox.mkdir(parents=True)
     for name in paths(entry, "deps"):
         target = sandbox / name
@@ -52,7 +54,7 @@ def make_sandbox(root: Path, entry: dict[str, Any], sandbox: Path) -> None:
     params = YAML().load((root / "params.yaml").read_text(encoding="utf-8"))
     declared = entry.get("params", {}).get("params.yaml", {})
     with (sandbox / "params.yaml").open("w", encoding="utf-8") as stream:
-        YAML().dump({name: value for name, value in params.items() if name in declared}, stream)
+        YAML().dump({name: value for name, value in params.items() if name in declared} | OTHERS, stream)
 
 
 def faults(root: Path, name: str, python: Warm, folder: Path) -> list[str]:

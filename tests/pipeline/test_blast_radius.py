@@ -79,6 +79,7 @@ POCKET = {
         of(("prompts",), ALL),
     ),
     "a projector param": (params(projector__steps=6), GATHERING),
+    "the budget and the prices": (params(api__budget=6.0, api__prices={}), set()),
     "an evaluation param": (params(evaluation__seed=1), {"evaluation", "report"}),
     "an evaluation file, though the numbers stay": (comment("stages/controls/conditions.py"), {"evaluation"}),
     "a core file of the gathering stages": (comment("stages/core/gathering.py"), {"projector", "evaluation"}),

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
-from stages.tools.dependencies import differences
+from stages.tools.dependencies import BESIDE, differences
 from tests.pipeline import tiny
-from tests.pipeline.hermetic import faults, locked
+from tests.pipeline.hermetic import OTHERS, faults, locked
 from tests.pipeline.warm import Warm
 
 STAGES = ("model", "prompts", "gradients", "virtual_step", "labels", "projector", "evaluation", "report")
@@ -20,6 +21,14 @@ def test_declared_files_and_params_are_enough(stage: str, tiny_pipeline: Path, w
 
 def test_every_stage_is_among_those_run(tiny_pipeline: Path):
     assert {name.split("@")[0] for name in locked(tiny_pipeline)} == set(STAGES)
+
+
+def test_sections_that_are_no_params_had_other_values_in_the_runs_above(tiny_pipeline: Path):
+    params = YAML(typ="safe").load((tiny_pipeline / "params.yaml").read_text(encoding="utf-8"))
+    assert OTHERS.keys() == BESIDE.keys() <= params.keys()
+    assert not [name for name in OTHERS if OTHERS[name] == params[name]]
+    for name, entry in locked(tiny_pipeline).items():
+        assert not BESIDE.keys() & entry["params"]["params.yaml"].keys(), name
 
 
 # What a mistake adds to a script (before its last lines), the stage, what the hermetic run says, what the tool says.

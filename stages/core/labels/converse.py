@@ -10,6 +10,7 @@ from stages.core.files import write_json
 from stages.core.labels.cache import CACHE
 from stages.core.labels.chat import FAULTS, FINAL, Answer, Fault, Request, repair
 from stages.core.labels.fetch import Run, fetch
+from stages.core.labels.paid import Origin
 from stages.core.params import Api
 
 T = TypeVar("T")
@@ -86,14 +87,21 @@ class Read(Generic[T]):
 
 
 def converse(
-    questions: Mapping[str, Request], read: Callable[[str, Answer], T], api: Api, *, batch: bool, what: str, run: Run
+    questions: Mapping[str, Request],
+    read: Callable[[str, Answer], T],
+    api: Api,
+    *,
+    batch: bool,
+    what: str,
+    run: Run,
+    origin: Origin | None = None,
 ) -> Read[T]:
     """Answers all questions and reads them; `read(name, answer)` raises Fault for one that can't be used.
 
     Raises:
         ValueError: see `fetch`.
     """
-    answers = fetch(questions.values(), api, batch=batch, what=what, run=run)
+    answers = fetch(questions.values(), api, batch=batch, what=what, run=run, origin=origin)
     paid = {key: answer for key, answer in answers.items() if not answer.rejected}
     values: dict[str, tuple[T, str]] = {}
     failures: dict[str, Failure] = {}
@@ -107,7 +115,7 @@ def converse(
             if fault.name not in FINAL:
                 again[name] = repair(request, answer, fault)
     if again:
-        repairs = fetch(again.values(), api, batch=batch, what=f"{what}, repairs", run=run)
+        repairs = fetch(again.values(), api, batch=batch, what=f"{what}, repairs", run=run, origin=origin)
         paid |= {key: answer for key, answer in repairs.items() if not answer.rejected}
         for name, request in again.items():
             answer = repairs[request.key]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.core.labels.cache import CACHE, Cache
 from stages.core.labels.chat import Answer, Request
+from stages.core.labels.paid import Origin, refuse_to_pay_again
 from stages.core.labels.settings import Settings, check_key, read_settings
 from stages.core.labels.spend import price_of
 from stages.core.params import Api
@@ -38,12 +39,15 @@ class Run:
         return vars(self) | {"faults": dict(self.faults), "seconds": round(self.seconds, 3)}
 
 
-def fetch(requests: Iterable[Request], api: Api, *, batch: bool, what: str, run: Run) -> dict[str, Answer]:
-    """The answers by the requests' keys, all of them; counts into `run`.
+def fetch(
+    requests: Iterable[Request], api: Api, *, batch: bool, what: str, run: Run, origin: Origin | None = None
+) -> dict[str, Answer]:
+    """The answers by the requests' keys, all of them; counts into `run`. `origin`: of a stage's requests.
 
     Raises:
-        ValueError: no key, no price, the budget is spent, the server can't be asked on or left requests unanswered. All
-            answers so far are kept, and running again asks for the rest only.
+        ValueError: no key, no price, the stage has paid for its answers before, the budget is spent, the server can't
+            be asked on or left requests unanswered. All answers so far are kept, and running again asks for the rest
+            only.
     """
     wanted = {request.key: request for request in requests}
     start = time.monotonic()
@@ -51,6 +55,9 @@ def fetch(requests: Iterable[Request], api: Api, *, batch: bool, what: str, run:
         answers = cache.answers(wanted)
         run.cached += len(answers)
         if misses := [request for key, request in wanted.items() if key not in answers]:
+            if origin:
+                _, batched = cache.held(request.key for request in misses)  # those are paid for, here
+                refuse_to_pay_again(origin, [request for request in misses if request.key not in batched], api)
             check_key(len(misses))
             before = cache.spent()
             getter = _Getter(cache, api, read_settings(), run)

@@ -4,6 +4,7 @@ OPENAI_API_KEY and OPENAI_BASE_URL say whom (no address: OpenAI itself). LABELS_
 LABELS_TIMEOUT: seconds for a whole answer. LABELS_TRIES: tries a request before it counts as unanswered.
 LABELS_BACKOFF: seconds that the first wait after a fault is at most, doubled each time up to 30 s. LABELS_LONGEST_WAIT:
 seconds of Retry-After that are waited; a longer one stops the run. LABELS_POLL: seconds between looks at a batch.
+LABELS_PAY_AGAIN: 1 asks even for what dvc.lock says was paid for before (see paid.py).
 """
 
 import os
@@ -44,6 +45,18 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
             wanted = "a whole number" if kind is int else "a number"
             raise ValueError(f"environment: {variable}: found {environment[variable]!r}, wanted {wanted} above 0")
     return Settings(**values)  # type: ignore[arg-type]
+
+
+def pays_again(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether answers may be asked for that dvc.lock says were paid for.
+
+    Raises:
+        ValueError: LABELS_PAY_AGAIN is neither 0 nor 1.
+    """
+    value = environment.get("LABELS_PAY_AGAIN", "0")
+    if value not in ("0", "1"):
+        raise ValueError(f"environment: LABELS_PAY_AGAIN: found {value!r}, wanted 1, or 0 or no such variable")
+    return value == "1"
 
 
 def check_key(misses: int, environment: Mapping[str, str] = os.environ) -> None:
