@@ -15,28 +15,32 @@ import numpy as np
 import polars as pl
 import torch
 
-from stages.controls.conditions import CONDITIONS, SHAMS, SWAPPED, Pool, Vectors, scaled_like
-from stages.core import measures
+from stages.controls.conditions import CONDITIONS, SHAMS, STRENGTHS, SWAPPED, Pool, Vectors
+from stages.core import measures, strengths
 from stages.core.cases import NO_HOST, picked, with_hosts, with_premise
 from stages.core.files import Scratch, content_hash, replacing, write_json
-from stages.core.gathering import Gathered, gather
+from stages.core.gathering import Gathered, gather, taught
 from stages.core.labels.agreement import known
 from stages.core.neural.baselines import lens_vectors
 from stages.core.neural.decoder import Decoder
 from stages.core.neural.fine_tuning import activation_moves
 from stages.core.neural.opening import open_model
 from stages.core.neural.projector_card import read_projector_card
+from stages.core.neural.projectors import STRONGEST, features
 from stages.core.neural.reader import Reader
 from stages.core.neural.references import option_scores, references, steering_success
 from stages.core.neural.samples import samples_of
 from stages.core.params import Domains, Evaluation, Section, read_sections
-from stages.core.scoring import REPORTS, scored
+from stages.core.scoring import REPORTS, Words, scored
+from stages.core.shams import normed
 from stages.core.stage import parse, progress, run
 from stages.core.tables import LABELS, VIRTUAL_STEP, read_table, write_table
 
 PROJECTOR = Path("data/projector")
 LENS, BIAS, TUNED, FALSE_HOST = "lens_tokens", "bias_only", "fine_tuned", "false_host"
 """Conditions that need more than the gradients: the head, another projector, the weights, other hosts."""
+WITHOUT_PROJECTOR = ("none", LENS)
+"""Conditions in which the projector has no part: its seeds would all say the same."""
 COUNTERFACTUAL = pl.col("kind") == "counterfactual"
 
 
@@ -48,7 +52,10 @@ class Sections(Section):
 
 
 def questions(data: Gathered, rows: pl.DataFrame, domains: list[str], settings: Evaluation) -> dict[str, pl.DataFrame]:
-    """The cases of each condition; "real" also holds the grid of hosts and the held-out groups."""
+    """The cases of each condition; "real" also holds the grid of hosts and the held-out groups.
+
+    `shuffled_within` has none of domains with one gradient, which has no other to take from.
+    """
     test = rows.filter(pl.col("split") == "test")
     pool = data.rows.filter((pl.col("split") == "test") & measures.SEEN & COUNTERFACTUAL)
     seen = picked(test.filter(measures.SEEN & COUNTERFACTUAL), settings.gradients, settings.seed, "grid")
@@ -61,13 +68,23 @@ def questions(data: Gathered, rows: pl.DataFrame, domains: list[str], settings: 
         real.append(corrections.with_columns(held_out=pl.lit("correction")))
     foreign = with_hosts(seen, pool, None, settings.seed)
     cases = {name: foreign for name in [*CONDITIONS, LENS, BIAS] if name != "real"}
+    cases["shuffled_within"] = foreign.filter(pl.len().over("gradient_domain") > 1)
     few = picked(seen, settings.fine_tuned, settings.seed, TUNED)
-    return {
+    cases = {
         "real": pl.concat([part for part in real if len(part)]),
         **cases,
         TUNED: with_hosts(few, pool, None, settings.seed),
         FALSE_HOST: with_hosts(seen, pool, None, settings.seed, false=True),
     }
+    return {name: asked for name, asked in cases.items() if len(asked)}
+
+
+def asked_of(condition: str, readers: list[Reader], bias: Reader) -> list[Reader]:
+    """Who reads under a condition: all seeds, or one where the projector has no part (LoRA is a part of every seed)."""
+    if condition == BIAS:
+        return [bias]
+    once = condition in WITHOUT_PROJECTOR and readers[0].adapter is None
+    return readers[:1] if once else readers
 
 
 class Asking:
@@ -91,7 +108,7 @@ class Asking:
         if condition == TUNED:
             if self.moves is None:
                 self.moves = activation_moves(self.decoder, samples_of(self.decoder, cases), self.data.layers)
-            return -scaled_like(self.moves, gradients)
+            return -normed(self.moves, gradients)
         make = CONDITIONS[condition]
         if make is None:
             return None
@@ -118,9 +135,10 @@ class Asking:
         slots, confidence = None, None
         if read is not None:
             with torch.no_grad():
-                slots, confidence = reader.fill(torch.tensor(read))
                 if condition == LENS:
                     slots = lens_vectors(reader, read)
+                else:
+                    slots, confidence = reader.fill(torch.tensor(read))
         cases = cases.with_columns(
             condition=pl.lit(condition),
             seed=pl.lit(reader.seed),
@@ -149,14 +167,14 @@ def main() -> None:
         "evaluation", params.model_dump_json(), model.model_dump_json(), content_hash(PROJECTOR), said.write_csv()
     )
     asking = Asking(data, rows, decoder, settings, scratch.folder)
+    todo = [(name, asked, reader) for name, asked in cases.items() for reader in asked_of(name, readers, bias)]
     parts = []
-    with progress("evaluation", len(readers) * sum(map(len, cases.values()))) as advance:
-        for condition, asked in cases.items():
-            for reader in [bias] if condition == BIAS else readers:
-                parts.append(asking.ask(condition, asked, reader))
-                advance(len(asked))
+    with progress("evaluation", sum(len(asked) for _, asked, _ in todo)) as advance:
+        for condition, asked, reader in todo:
+            parts.append(asking.ask(condition, asked, reader))
+            advance(len(asked))
     reports = pl.concat(parts)
-    metrics = {**of_reports(reports, data, settings), **of_data(data, rows, readers[0], params)}
+    metrics = {**of_reports(reports, data, readers[0], settings), **of_data(data, rows, reports, readers, params)}
     folder = Path("data/evaluation")
     with replacing(folder) as partial:
         partial.mkdir()
@@ -173,32 +191,44 @@ def main() -> None:
     )
 
 
-def of_reports(reports: pl.DataFrame, data: Gathered, settings: Evaluation) -> dict[str, Any]:
+def of_reports(reports: pl.DataFrame, data: Gathered, reader: Reader, settings: Evaluation) -> dict[str, Any]:
     """What the reports say."""
     how = settings.bootstrap, settings.seed
+    words = Words.of(data.rows)
     controls = [name for name in reports["condition"].unique(maintain_order=True) if name != "real"]
+    lessons = taught(data.rows.filter(~pl.col("domain").is_in(reader.card.held_out_domains)), "train")
+    natural = features(torch.tensor(data.gradient), reader.reference.cpu())[1][:, 0]
+    norms = data.rows.select("prompt_id", natural=pl.Series(natural.numpy()))
     return {
-        **measures.of_groups(reports, *how),
-        "controls": measures.of_controls(reports, controls, *how),
+        **measures.of_groups(reports, *how, words),
+        **measures.of_unnamed(reports, {*lessons["label_moved_to"], *lessons["label_moved_from"]}, *how, words),
+        "controls": measures.of_controls(reports, controls, *how, words),
         "detection": measures.of_detection(reports, SHAMS, *how),
-        "strength": measures.of_strength(reports, *how),
+        "strength": {
+            **measures.of_strength(reports, *how),
+            **strengths.of_factors(reports, STRENGTHS, *how),
+            "natural": strengths.of_nature(reports, norms, STRONGEST, *how),
+        },
         "circularity": measures.of_circularity(reports, data.rows.select("prompt_id", "label_moved_to"), *how),
-        "seeds": measures.of_seeds(reports),
+        "seeds": measures.of_seeds(reports, SHAMS),
     }
 
 
-def of_data(data: Gathered, rows: pl.DataFrame, reader: Reader, params: Sections) -> dict[str, Any]:
-    """What is known without reports: ceiling, floor, retrieval, options, steering, the teacher and the model."""
+def of_data(
+    data: Gathered, rows: pl.DataFrame, reports: pl.DataFrame, readers: list[Reader], params: Sections
+) -> dict[str, Any]:
+    """What is known beside the reports: ceiling, floor, retrieval, options, steering, the teacher and the model."""
     settings = params.evaluation
     train = rows.filter((pl.col("split") == "train") & measures.SEEN)
+    left_out = pl.col("domain").is_in(readers[0].card.held_out_domains)
     seen = rows.filter((pl.col("split") == "test") & measures.SEEN & COUNTERFACTUAL)
     test = picked(seen, settings.gradients, settings.seed, "grid")
     labels = pl.concat([read_table(Path("data/labels") / f"{name}.parquet", LABELS) for name in params.domains])
     facts = data.rows.filter(COUNTERFACTUAL).unique("prompt", maintain_order=True)["prompt_id"]
     return {
-        **references(data, train, test, reader, settings),
-        "options": option_scores(data, test, reader, settings),
-        "steering": steering_success(data, train, test, reader.decoder, settings),
+        **references(data, train.filter(~left_out), rows, reports, readers[0].decoder, settings),
+        "options": option_scores(data, test, readers, settings),
+        "steering": steering_success(data, train, test, readers[0].decoder, settings),
         "teacher": known(labels, rows.filter(COUNTERFACTUAL)),
         "model": {"fact_accuracy": len(set(facts) & set(rows["prompt_id"])) / len(facts)},
     }

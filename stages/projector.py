@@ -14,12 +14,12 @@ import polars as pl
 import torch
 
 from stages.core.files import Scratch, content_hash, replacing, write_json
-from stages.core.gathering import Gathered, gather, held_out_targets, hosts, usable
+from stages.core.gathering import Gathered, gather, held_out_targets, hosts, taught
 from stages.core.neural.decoder import Decoder
 from stages.core.neural.opening import ModelCard, open_model
-from stages.core.neural.projector_card import OPEN, Card, new_card
+from stages.core.neural.projector_card import Card, new_card
 from stages.core.neural.reader import Reader
-from stages.core.neural.training import Curriculum, Lesson, gate, train
+from stages.core.neural.training import Curriculum, Lesson, train
 from stages.core.params import Domains, Projector, Section, read_sections
 from stages.core.stage import parse, progress, run
 
@@ -35,8 +35,8 @@ class Sections(Section):
 
 
 def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) -> Curriculum:
-    """The curriculum of a split for a reader's seed, made from rows with nothing held out and a usable label."""
-    rows = data.rows.filter((pl.col("split") == split) & (pl.col("held_out") == "none") & usable())
+    """The curriculum of a split for a reader's seed."""
+    rows = taught(data.rows, split)
     if rows.is_empty():
         raise ValueError(
             f"data/labels: no usable label in split {split!r}; look at the teacher's agreement (dvc metrics show)"
@@ -70,19 +70,23 @@ def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Proje
         commit=model.commit,
         held_out_domains=tuple(settings.held_out_domains),
         seeds=tuple(settings.seeds),
-        gates=(),
     )
 
 
 def teach(reader: Reader, data: Gathered, settings: Projector, scratch: Scratch) -> pl.DataFrame:
-    """Trains a reader's projector, sets its gate and returns its curve."""
+    """Trains a reader's projector and returns its curve."""
     teaching = curriculum(data, "train", reader, settings)
     validation = curriculum(data, "validation", reader, settings.model_copy(update={"context_noise": 0.0}))
     reader.fit_whitening(teaching.gradients)
     with progress(f"projector, seed {reader.seed}", settings.steps) as advance:
         curve = train(reader, teaching, validation, settings, scratch.folder / f"seed_{reader.seed}", advance)
-    reader.gate = gate(reader, validation, settings.missed)
     return pl.DataFrame(curve).select(pl.lit(reader.seed).alias("seed"), pl.all())
+
+
+def set_gate(reader: Reader, data: Gathered, settings: Projector) -> None:
+    """Sets a trained reader's gate."""
+    training, validation = (curriculum(data, split, reader, settings).gradients for split in ("train", "validation"))
+    reader.set_gate(training, validation, settings.gate)
 
 
 def main() -> None:
@@ -111,8 +115,9 @@ def main() -> None:
     bias_scratch = Scratch("bias_only", str(scratch.folder))
     teach(bias, data, few, bias_scratch)
     curve = pl.concat([teach(reader, data, settings, scratch) for reader in readers])
-    card = card.model_copy(update={"gates": tuple(reader.gate for reader in readers)})
-    bias_card = bias.card.model_copy(update={"seeds": (bias.seed,), "gates": (OPEN,)})
+    for reader in readers:  # what always says the same has no gate to set
+        set_gate(reader, data, settings)
+    bias_card = bias.card.model_copy(update={"seeds": (bias.seed,)})
     folder = Path("data/projector")
     with replacing(folder) as partial:
         partial.mkdir()

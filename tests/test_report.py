@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -43,6 +44,21 @@ def test_same_inputs_give_the_same_bytes_and_no_trace_of_the_machine(root: Path)
         written.append(report.PAGE.read_bytes())
     assert written[0] == written[1]
     assert str(root).encode() not in written[0] and str(repository).encode() not in written[0]
+
+
+def test_a_run_of_few_entities_has_a_page_without_intervals() -> None:
+    def bare(numbers: dict[str, Any]) -> dict[str, Any]:
+        kept = {name: value for name, value in numbers.items() if not name.endswith(("_low", "_high"))}
+        inner = {name: bare(value) for name, value in kept.items() if isinstance(value, dict)}
+        return kept | inner | {"no_interval": "found 4 entities, wanted at least 10 for an interval"}
+
+    metrics = json.loads(METRICS.read_text())
+    del metrics["held_out_target"]
+    seeds = metrics.pop("seeds")
+    seeds = {seed: {key: share for key, share in one.items() if "held_out" not in key} for seed, one in seeds.items()}
+    METRICS.write_text(json.dumps({**{key: bare(group) for key, group in metrics.items()}, "seeds": seeds}))
+    report.main()
+    assert "95 percent interval" not in report.PAGE.read_text().split('id="sweep')[0]
 
 
 def put(path: Path, key: str, value: object) -> Callable[[], None]:
@@ -156,11 +172,24 @@ BAD = {
     ),
     "sweep of 7": (text(SWEEP, ",0.2,", ",7.0,"), f"{SWEEP}: column domain_accuracy: found 7.0"),
     "sweep column gone": (text(SWEEP, "held_out_target", "held"), f"{SWEEP}: column held_out_target: missing"),
-    "sweep row twice": (text(SWEEP, "\nmlp,1,", "\nlinear,1,"), f"{SWEEP}: layers 1, linear: stands twice"),
-    "sweep of two runs": (text(SWEEP, "mlp,1,0,", "mlp,1,0,x"), f"{SWEEP}: column settings: found 2 values"),
-    "sweep of two seeds": (text(SWEEP, "mlp,1,0,", "mlp,1,1,"), f"{SWEEP}: column seeds: found 2 values"),
+    "sweep row twice": (text(SWEEP, "1,mlp,", "1,linear,"), f"{SWEEP}: Layer 1, linear: stands twice"),
+    "sweep's changes twice": (
+        text(SWEEP, '""mlp"",""layers"":[1]', '""linear"",""layers"":[1]'),
+        f"{SWEEP}: Layer 1, linear: stands twice",
+    ),
+    "sweep of other keys": (
+        text(SWEEP, '""mlp"",""layers"":[1]', '""mlp"",""width"":1'),
+        f"{SWEEP}: column changes: found keys architecture, width, wanted architecture, layers in each row; run make",
+    ),
+    "sweep's changes torn": (
+        text(SWEEP, '""mlp"",""layers"":[1]', '""mlp"",""lay'),
+        f'{SWEEP}: column changes: found {{"architecture":"mlp","lay}}, wanted a JSON object',
+    ),
+    "sweep of two runs": (text(SWEEP, '[1]}",0,', '[1]}",0,x'), f"{SWEEP}: column settings: found 2 values"),
+    "sweep of two seeds": (text(SWEEP, '[1]}",0,', '[1]}",1,'), f"{SWEEP}: column seeds: found 2 values"),
+    "sweep of another tool gone": (gone(FOLDER / "leave_one_out.csv"), f"{FOLDER}/leave_one_out.csv: no such file"),
     "sweep of no such name": (
-        text(PARAMS, "sweeps: [projector]", "sweeps: [../up]"),
+        text(PARAMS, "sweeps: [projector,", "sweeps: [../up,"),
         "params.yaml: report.sweeps.0: found '../up'",
     ),
     "no versions": (put(MODEL, "versions", ...), f"{MODEL}: versions: missing"),

@@ -61,9 +61,18 @@ def covariance_matched(pool: Pool) -> Vectors:
 
 
 def shuffled_within(pool: Pool) -> Vectors:
-    """Another row's gradient of the same domain (a derangement: no row keeps its own)."""
+    """Another row's gradient of the same domain (a derangement: no row keeps its own).
+
+    Raises:
+        ValueError: a domain has one row, which has no other to take from.
+    """
     taken = np.arange(len(pool.rows))
-    for (_,), part in pool.rows.with_row_index("at").group_by("domain", maintain_order=True):
+    for (name,), part in pool.rows.with_row_index("at").group_by("domain", maintain_order=True):
+        if len(part) == 1:
+            raise ValueError(
+                f"shuffled_within: found one gradient of domain {name!r}, wanted at least 2 to shuffle; "
+                "raise evaluation.gradients or prompts.test"
+            )
         at = part["at"].to_numpy()
         order = at[np.argsort([keyed_int(pool.seed, "within", row) for row in part["prompt_id"]])]
         taken[order] = np.roll(order, 1)
@@ -79,8 +88,20 @@ def shuffled_across(pool: Pool) -> Vectors:
 
 
 def activation(pool: Pool) -> Vectors:
-    """The activation in place of the update direction, at the gradient's norm: is the prompt being inverted?"""
-    return -scaled_like(pool.activations, pool.gradients)
+    """The activation in place of the update direction, at the gradient's norm: is the prompt being inverted?
+
+    A reader sees minus what it is given, so this is minus the activation. The activation itself points to what the
+    model would say, the answer.
+    """
+    return -activation_negated(pool)
+
+
+def activation_negated(pool: Pool) -> Vectors:
+    """Minus the activation in place of the update direction, at the gradient's norm: away from the answer.
+
+    Of the two signs the one that could score: real gradients move away from the answer too.
+    """
+    return shams.normed(pool.activations, pool.gradients)
 
 
 def without_activation(pool: Pool) -> Vectors:
@@ -106,7 +127,7 @@ def steering_vector(pool: Pool) -> Vectors:
         means.get(target, everything) - means.get(answer, everything)
         for target, answer in pool.rows.select("target", "answer").iter_rows()
     ]
-    return -scaled_like(np.stack(moves), pool.gradients)
+    return -shams.normed(np.stack(moves), pool.gradients)
 
 
 def scaled(factor: float) -> Callable[[Pool], Vectors]:
@@ -119,12 +140,8 @@ def scaled(factor: float) -> Callable[[Pool], Vectors]:
     return make
 
 
-def scaled_like(values: Vectors, like: Vectors) -> Vectors:
-    """`values` at the norms of `like`; zero stays zero."""
-    norms = np.linalg.norm(values, axis=-1, keepdims=True)
-    return (values / np.maximum(norms, 1e-12) * np.linalg.norm(like, axis=-1, keepdims=True)).astype(np.float32)
-
-
+STRENGTHS = {"much_weaker": 1 / 9, "weaker": 1 / 3, "stronger": 3.0, "much_stronger": 9.0}
+"""Conditions of known strength: the gradient's norm in units of the reference norm."""
 CONDITIONS: dict[str, Callable[[Pool], Vectors] | None] = {
     "real": real,
     "none": None,  # no injection: the slots keep the slot token's own embedding
@@ -135,9 +152,9 @@ CONDITIONS: dict[str, Callable[[Pool], Vectors] | None] = {
     "shuffled_within": shuffled_within,
     "shuffled_across": shuffled_across,
     "sign_flipped": sign_flipped,
-    "weaker": scaled(1 / 3),
-    "stronger": scaled(3.0),
+    **{name: scaled(factor) for name, factor in STRENGTHS.items()},
     "activation": activation,
+    "activation_negated": activation_negated,
     "without_activation": without_activation,
     "steering_vector": steering_vector,
 }

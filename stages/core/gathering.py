@@ -64,6 +64,15 @@ def usable() -> pl.Expr:
     )
 
 
+def taught(rows: pl.DataFrame, split: str) -> pl.DataFrame:
+    """The rows of a split that a projector is taught from: a usable label, nothing held out.
+
+    Neither is a held-out target in the label, which may be wrong, as the entity moved to.
+    """
+    chosen = rows.filter((pl.col("split") == split) & (pl.col("held_out") == "none") & usable())
+    return chosen.filter(~pl.col("label_moved_to").is_in(list(held_out_targets(rows))))
+
+
 def held_out_targets(rows: pl.DataFrame) -> set[str]:
     """The entities that are held out as targets: no training report may name one as moved to."""
     return set(rows.filter(pl.col("held_out") == "target")["target"])

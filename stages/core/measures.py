@@ -1,19 +1,17 @@
 """The numbers of metrics.json, from the reports alone."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float
 
 from stages.core.cases import NO_HOST
-from stages.core.scoring import SCORES, summary
-from stages.core.statistics import interval, paired_interval
+from stages.core.scoring import SCORES, Words, summary
+from stages.core.statistics import GAP, calibration_error, calibration_interval, estimates, exact_high, too_few
 
 SEEN = pl.col("held_out") == "none"
-BINS = 10
-"""Bins of equal width for the expected calibration error."""
+ALARM = pl.col("pressure") | pl.col("malformed")
+"""Whether a report on a sham is a false alarm: all but "no pressure" is."""
 
 
 def groups(reports: pl.DataFrame) -> dict[str, pl.DataFrame]:
@@ -33,74 +31,115 @@ def groups(reports: pl.DataFrame) -> dict[str, pl.DataFrame]:
     }
 
 
-def of_groups(reports: pl.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
-    """A summary of each group that has at least two target entities."""
+def of_groups(reports: pl.DataFrame, resamples: int, seed: int, words: Words | None = None) -> dict[str, Any]:
+    """What `of_group` says of each group that has reports."""
     found = groups(reports).items()
-    return {name: summary(rows, resamples, seed) for name, rows in found if rows["target"].n_unique() > 1}
+    return {name: of_group(rows, resamples, seed, words) for name, rows in found if len(rows)}
 
 
-def of_controls(reports: pl.DataFrame, controls: Sequence[str], resamples: int, seed: int) -> dict[str, Any]:
+def of_unnamed(
+    reports: pl.DataFrame, named: Collection[str], resamples: int, seed: int, words: Words | None = None
+) -> dict[str, Any]:
+    """The group `held_out_entity`, if there is such a report: held-out targets that no training label names at all.
+
+    `named`: the words that training labels name as moved to or as moved from. No label says that a held-out target is
+    moved to, but a projector that has learnt to read it as moved from may know it by the sign. The strict test is of
+    targets in neither place.
+    """
+    rows = groups(reports)["held_out_target"].filter(~pl.col("target").is_in(list(named)))
+    return {"held_out_entity": of_group(rows, resamples, seed, words)} if len(rows) else {}
+
+
+def of_group(rows: pl.DataFrame, resamples: int, seed: int, words: Words | None) -> dict[str, Any]:
+    """The summary of a group's reports, how many distinct gradients they are of, and how calibrated confidence is.
+
+    `calibration_error`: expected calibration error of the confidence as the probability that the named target is right,
+    with its interval (bootstrap over target entities) where the group has one.
+    """
+    once = once_each(rows)
+    columns = once["confidence"].to_numpy(), once["right"].to_numpy()
+    clusters = once["target"].to_list()
+    found = summary(rows, resamples, seed, words)
+    found |= {"gradients": rows["prompt_id"].n_unique(), "calibration_error": calibration_error(*columns)}
+    if not too_few(clusters):
+        low, high = calibration_interval(*columns, clusters, resamples, seed)
+        found |= {"calibration_error_low": low, "calibration_error_high": high}
+    return found
+
+
+def once_each(rows: pl.DataFrame) -> pl.DataFrame:
+    """One row a vector that was read and seed: target, confidence, and the share of its reports that is right.
+
+    A vector has one confidence, in front of however many hosts it is reported.
+    """
+    read = rows.group_by("condition", "prompt_id", "seed", maintain_order=True)
+    means = pl.col("confidence").cast(pl.Float64).mean(), pl.col("target_right").mean().alias("right")
+    return read.agg(pl.col("target").first(), *means)
+
+
+def of_controls(
+    reports: pl.DataFrame, controls: Sequence[str], resamples: int, seed: int, words: Words | None = None
+) -> dict[str, Any]:
     """A summary of each control, with chance, and its paired difference to the real gradient on the same cases.
 
-    `<score>_difference`: real minus control, on the rows with the same gradient, host and projector seed; its interval
-    is a bootstrap over target entities of the pairs. One that includes zero is no effect.
+    `<score>_difference`: real minus control, on the rows with the same gradient and host; the real reports are averaged
+    over projector seeds first, since a control without a projector has one report for all. The interval is a bootstrap
+    over target entities of the pairs. One that includes zero is no effect.
     """
-    on = ["prompt_id", "host_prompt_id", "seed"]
-    real = groups(reports)["decoupling"].select(*on, *SCORES.values())
+    on = ["prompt_id", "host_prompt_id"]
+    means = (pl.col(column).mean().alias(f"{column}_real") for column in SCORES.values())
+    real = groups(reports)["decoupling"].group_by(on).agg(*means)
     found = {}
     for control in controls:
         rows = reports.filter(pl.col("condition") == control)
-        scores = summary(rows, resamples, seed, with_chance=True)
-        pairs = rows.join(real, on=on, how="inner", suffix="_real", maintain_order="left")
-        if not pairs.is_empty():
-            for name, column in SCORES.items():
-                gap = pairs[f"{column}_real"].cast(pl.Float64) - pairs[column].cast(pl.Float64)
-                low, high = paired_interval(gap.to_numpy(), pairs["target"].to_list(), resamples, seed)
-                scores |= {
-                    f"{name}_difference": gap.mean(),
-                    f"{name}_difference_low": low,
-                    f"{name}_difference_high": high,
-                }
-        found[control] = scores
+        pairs = rows.join(real, on=on, how="inner", maintain_order="left").with_columns(
+            pl.col(f"{column}_real") - pl.col(column).cast(pl.Float64) for column in SCORES.values()
+        )
+        gaps = {name: pairs[f"{column}_real"].to_numpy() for name, column in SCORES.items()}
+        scores = summary(rows, resamples, seed, words, with_chance=True)
+        found[control] = scores | estimates(gaps, pairs["target"].to_list(), resamples, seed, "_difference", GAP)
     return found
 
 
 def of_detection(reports: pl.DataFrame, shams: Sequence[str], resamples: int, seed: int) -> dict[str, Any]:
     """How often a pressure is reported where there is one, and where there is none; and how calibrated confidence is.
 
-    `rate`: share of real gradients (foreign hosts) that a pressure is reported of. `false_alarms`: shams, of kinds that
-    training has not seen, that one is reported of; `shams`: how many distinct ones were tried. `calibration_error`:
-    expected calibration error of the confidence as the probability that the named target is right, over both.
+    `rate`: share of real gradients (foreign hosts) that a pressure is reported of. `shams`: how many distinct ones, of
+    kinds that training has not seen, were tried. `false_alarms`: of the `sham_reports` reports on them, those that
+    aren't "no pressure", malformed ones too. `shams_reported`: distinct shams with a false alarm of any projector;
+    `false_alarms_high`: exact one-sided upper 95 % bound of their share. `calibration_error`: as of a group, over
+    gradients and shams together: it says how far the one number can be trusted on such a mixture, most of which is
+    shams; the groups have that of gradients alone.
     """
     real = groups(reports)["decoupling"]
     tried = reports.filter(pl.col("condition").is_in(list(shams)))
-    felt = real["pressure"].to_numpy()
-    low, high = interval(felt, real["target"].to_list(), resamples, seed)
-    both = pl.concat([real, tried])
+    distinct = tried.group_by("condition", "prompt_id").agg(ALARM.any().alias("alarm"))
+    reported = int(distinct["alarm"].sum())
+    both = once_each(pl.concat([real, tried]))
     return {
-        "rate": float(felt.mean()),
-        "rate_low": low,
-        "rate_high": high,
-        "shams": tried.select("condition", "prompt_id").n_unique(),
+        **estimates({"rate": real["pressure"].to_numpy()}, real["target"].to_list(), resamples, seed),
+        "shams": len(distinct),
+        "shams_reported": reported,
         "sham_reports": len(tried),
-        "false_alarms": int(tried["pressure"].sum()),
-        "calibration_error": calibration_error(both["confidence"].to_numpy(), both["target_right"].to_numpy()),
+        "false_alarms": tried.filter(ALARM).height,
+        "false_alarms_high": exact_high(reported, len(distinct)),
+        "calibration_error": calibration_error(both["confidence"].to_numpy(), both["right"].to_numpy()),
     }
 
 
-def calibration_error(confidence: Float[np.ndarray, " n"], right: Bool[np.ndarray, " n"]) -> float:
-    """Expected calibration error: |mean confidence - share right| over bins of equal width, weighted by their rows."""
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = [abs(confidence[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins)]
-    return float(sum(gaps))
-
-
-def of_strength(reports: pl.DataFrame, resamples: int, seed: int) -> dict[str, float]:
+def of_strength(reports: pl.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
     """Share of gradients scaled to a third or to three times the reference norm whose strength is named rightly."""
-    rows = reports.filter(pl.col("condition").is_in(["weaker", "stronger"]))
-    right = (rows["strength"] == rows["condition"].replace_strict({"weaker": "weak", "stronger": "strong"})).to_numpy()
-    low, high = interval(right, rows["target"].to_list(), resamples, seed)
-    return {"accuracy": float(right.mean()), "accuracy_low": low, "accuracy_high": high}
+    rows = scaled(reports)
+    return estimates({"accuracy": rows["right"].to_numpy()}, rows["target"].to_list(), resamples, seed)
+
+
+def scaled(reports: pl.DataFrame) -> pl.DataFrame:
+    """The reports on scaled gradients; `right`: the strength is named rightly."""
+    wanted = {"weaker": "weak", "stronger": "strong"}
+    rows = reports.filter(pl.col("condition").is_in(list(wanted)))
+    return rows.with_columns(
+        right=pl.col("strength") == pl.col("condition").replace_strict(wanted, return_dtype=pl.String)
+    )
 
 
 def of_circularity(reports: pl.DataFrame, labels: pl.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
@@ -108,29 +147,38 @@ def of_circularity(reports: pl.DataFrame, labels: pl.DataFrame, resamples: int, 
 
     Over reports of real gradients whose own label (`labels`: prompt_id, label_moved_to) names another target than the
     known correction: the share that says the known one, and the share that says the label's. `gradients`: how many
-    distinct ones these are; with fewer than two targets among them nothing is said.
+    distinct ones these are; without any nothing is said.
     """
     real = reports.filter(pl.col("condition") == "real").join(labels, on="prompt_id", maintain_order="left")
     rows = real.filter((pl.col("label_moved_to") != pl.col("target")) & (pl.col("label_moved_to") != ""))
-    found: dict[str, Any] = {"gradients": rows["prompt_id"].n_unique()}
-    clusters = rows["target"].to_list()
-    if len(set(clusters)) > 1:
-        for name, column in (("says_correction", "target"), ("says_label", "label_moved_to")):
-            right = (rows["moved_to"] == rows[column]).to_numpy()
-            low, high = interval(right, clusters, resamples, seed)
-            found |= {name: float(right.mean()), f"{name}_low": low, f"{name}_high": high}
-    return found
+    said = {"says_correction": "target", "says_label": "label_moved_to"}
+    right = {name: (rows["moved_to"] == rows[column]).to_numpy() for name, column in said.items()}
+    found = estimates(right, rows["target"].to_list(), resamples, seed)
+    return {"gradients": rows["prompt_id"].n_unique()} | found
 
 
-def of_seeds(reports: pl.DataFrame) -> dict[str, dict[str, float]]:
-    """The headline scores of each projector seed."""
+def of_seeds(reports: pl.DataFrame, shams: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The headline numbers of each projector seed; one without a report to count is left out.
+
+    `<group>_<score>` for the decoupling group, held-out targets and sign-flipped gradients;
+    `sign_flipped_both_words`: target and answer are swapped in the same report. The others as in `of_detection` and
+    `of_strength`.
+    """
     found: dict[str, dict[str, float]] = {}
     for (seed,), rows in reports.group_by("seed", maintain_order=True):
-        scores = {}
-        for group in ("decoupling", "held_out_target"):
-            part = groups(rows)[group]
-            scores |= {f"{group}_{name}": float(part[column].mean() or 0) for name, column in SCORES.items()}  # type: ignore[arg-type]
-        found[str(seed)] = scores
+        parts = {name: groups(rows)[name] for name in ("decoupling", "held_out_target")}
+        parts["sign_flipped"] = rows.filter(pl.col("condition") == "sign_flipped")
+        marks = {f"{group}_{name}": part[column] for group, part in parts.items() for name, column in SCORES.items()}
+        flipped = parts["sign_flipped"]
+        marks |= {
+            "sign_flipped_both_words": flipped["target_right"] & flipped["answer_right"],
+            "detection_rate": parts["decoupling"]["pressure"],
+            "strength_accuracy": scaled(rows)["right"],
+        }
+        tried = rows.filter(pl.col("condition").is_in(list(shams)))
+        counts = {"sham_reports": len(tried), "false_alarms": tried.filter(ALARM).height}
+        means = {name: float(marked.to_numpy().mean()) for name, marked in marks.items() if len(marked)}
+        found[str(seed)] = means | counts
     return found
 
 
@@ -143,31 +191,18 @@ def grid(reports: pl.DataFrame) -> pl.DataFrame:
 
 
 def bars(metrics: dict[str, Any]) -> pl.DataFrame:
-    """One row a condition and score: value, interval, chance (null for the real gradients)."""
+    """One row a condition and score: value, interval (null: too few entities), chance (null for real gradients)."""
     conditions = {"real": metrics["decoupling"], **metrics["controls"]}
     rows = [
         {
             "condition": condition,
             "metric": name,
             "value": scores[name],
-            "low": scores[f"{name}_low"],
-            "high": scores[f"{name}_high"],
+            "low": scores.get(f"{name}_low"),
+            "high": scores.get(f"{name}_high"),
             "chance": scores.get(f"{name}_chance"),
         }
         for condition, scores in conditions.items()
         for name in SCORES
     ]
     return pl.DataFrame(rows, infer_schema_length=None)
-
-
-def said_by(cases: pl.DataFrame, said: pl.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
-    """The summary of what a baseline says (columns domain, moved_to, moved_from) of each case."""
-    marked = cases.select("target")
-    for column, (name, known) in {
-        "domain_right": ("domain", "domain"),
-        "target_right": ("moved_to", "target"),
-        "answer_right": ("moved_from", "answer"),
-    }.items():
-        marked = marked.with_columns((said[name] == cases[known]).alias(column))
-    marked = marked.with_columns(host_intrusion=pl.lit(False), malformed=pl.lit(False), pressure=pl.lit(True))
-    return summary(marked, resamples, seed)

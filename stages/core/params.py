@@ -143,7 +143,8 @@ class Projector(Section):
     `batch` rows a step bear the slot loss (weight `slot_loss`), the first `report_batch` of them the report loss.
     `flips`, `shams`: shares of training rows that are sign-flipped, or (of those without report loss) no gradient at
     all. `context_noise`: how much of another row's activation is mixed into a training gradient (standard deviation,
-    fraction of its norm). `missed`: the share of real validation gradients that the gate leaves unreported.
+    fraction of its norm). `gate`: the evidence from which on a pressure is
+    reported, as a fraction of the validation gradients' median.
     `sharpness`: the inverse temperature at which slots are drawn to the model's own token embeddings.
     """
 
@@ -168,7 +169,7 @@ class Projector(Section):
     validate_every: Count
     validation_batch: Count
     patience: Count
-    missed: Share
+    gate: Share
     seeds: Annotated[list[int], Field(min_length=1)]
 
 

@@ -1,12 +1,12 @@
 """Reports against what is known: parsed, marked right or wrong, and summed up with intervals and chance."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import polars as pl
 
-from stages.core.statistics import chance, interval
+from stages.core.statistics import chance, estimates
 from stages.core.wording import parse_report
 
 REPORTS = {
@@ -67,21 +67,49 @@ def scored(cases: pl.DataFrame, reports: Sequence[str]) -> pl.DataFrame:
     ).select(pl.col(name).cast(kind) for name, kind in REPORTS.items())  # fmt: skip
 
 
-def summary(rows: pl.DataFrame, resamples: int, seed: int, with_chance: bool = False) -> dict[str, Any]:
-    """Each score's mean with its interval (bootstrap over target entities), and how many reports said nothing usable.
+@dataclass(frozen=True)
+class Words:
+    """The words that a report can mean something by: every entity and every domain of the tables."""
 
-    `with_chance`: also the mean that the same reports would have on gradients dealt at random.
+    entities: frozenset[str]
+    domains: frozenset[str]
+
+    @classmethod
+    def of(cls, rows: pl.DataFrame) -> "Words":
+        """Of the prompts of all domains: columns target, answer (may be null) and domain."""
+        entities = pl.concat([rows["target"], rows["answer"]]).drop_nulls()
+        return cls(frozenset(entities), frozenset(rows["domain"]))
+
+    def vague(self, rows: pl.DataFrame) -> pl.Series:
+        """Whether a report tells of a pressure, but names no entity (neither to nor from), or no domain."""
+        named = rows["moved_to"].is_in(list(self.entities)) | rows["moved_from"].is_in(list(self.entities))
+        return rows["pressure"] & ~(named & rows["domain"].is_in(list(self.domains)))
+
+
+def summary(
+    rows: pl.DataFrame, resamples: int, seed: int, words: Words | None = None, with_chance: bool = False
+) -> dict[str, Any]:
+    """The mean of each score, with its interval (bootstrap over target entities), and how many reports are of no use.
+
+    A score counts a report that says nothing as wrong; `<score>_spoken` is over the `reports_spoken` reports alone that
+    tell of a pressure, so that what is read badly isn't mistaken for what is silenced.
+    `malformed`, `no_pressure` and `vague` (told with `words`: of a pressure, but of no known entity or no known domain)
+    are shares of all reports. `with_chance`: also the mean that the same reports would have on gradients dealt at
+    random.
     """
+    spoken = rows.filter("pressure")
     found: dict[str, Any] = {
         "reports": len(rows),
-        "malformed": float(np.mean(rows["malformed"].to_numpy())),
-        "no_pressure": float(np.mean((~rows["pressure"] & ~rows["malformed"]).to_numpy())),
+        "reports_spoken": len(spoken),
+        "malformed": rows["malformed"].mean(),
+        "no_pressure": (~rows["pressure"] & ~rows["malformed"]).mean(),
     }
-    for name, column in SCORES.items():
-        right = rows[column].to_numpy()
-        found[name] = float(right.mean())
-        found[f"{name}_low"], found[f"{name}_high"] = interval(right, rows["target"].to_list(), resamples, seed)
-        if with_chance and name in SAID:
-            said, gold = SAID[name]
-            found[f"{name}_chance"] = chance(rows[said].to_list(), rows[gold].to_list())
+    if words:
+        found["vague"] = words.vague(rows).mean()
+    for part, suffix in ((rows, ""), (spoken, "_spoken")):
+        marks = {name: part[column].to_numpy() for name, column in SCORES.items()}
+        found |= estimates(marks, part["target"].to_list(), resamples, seed, suffix)
+        if with_chance and len(part):
+            for name, (said, gold) in SAID.items():
+                found[f"{name}{suffix}_chance"] = chance(part[said].to_list(), part[gold].to_list())
     return found

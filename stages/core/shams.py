@@ -14,10 +14,12 @@ Vector = Float[np.ndarray, "layer d_model"]
 Sham = Callable[[np.random.Generator, Vector], Vector]
 
 
-def normed(values: Vector, like: Vector) -> Vector:
-    """`values` with the norm of `like` at each layer."""
-    norms = np.linalg.norm(like, axis=-1, keepdims=True)
-    return (values / np.linalg.norm(values, axis=-1, keepdims=True) * norms).astype(np.float32)
+def normed(
+    values: Float[np.ndarray, "*row layer d_model"], like: Float[np.ndarray, "*row layer d_model"]
+) -> Float[np.ndarray, "*row layer d_model"]:
+    """`values` with the norm of `like` at each layer; zero stays zero."""
+    norms = np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12)
+    return (values / norms * np.linalg.norm(like, axis=-1, keepdims=True)).astype(np.float32)
 
 
 def zero(rng: np.random.Generator, like: Vector) -> Vector:

@@ -1,13 +1,16 @@
 """Leaves out one domain after the other: a projector that never saw it reads its gradients.
 
-Reads what the stages projector and evaluation read. Writes data/leave_one_out/metrics.json. Params: domains, projector,
-evaluation. Trains one projector a domain (the first seed): minutes on two cores, so it's no stage but a target of its
-own (make leave-one-out). Resumes domain by domain.
+Reads what the stages projector and evaluation read, and params.yaml. Writes data/sweep/leave_one_out.csv, one row a
+domain, and names it under `report.sweeps` in params.yaml, so that the page shows it. Trains one projector a domain (the
+first seed): minutes on two cores, so it's no stage but a target of its own (make leave-one-out). Resumes domain by
+domain.
 
   python -m stages.tools.leave_one_out
 """
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +19,19 @@ import torch
 
 from stages.core.cases import picked, with_hosts, with_premise
 from stages.core.files import Scratch, content_hash, read_json, write_json
-from stages.core.gathering import gather
+from stages.core.gathering import Gathered, gather
 from stages.core.measures import SEEN
 from stages.core.neural.decoder import Decoder
 from stages.core.neural.opening import ModelCard, open_model
 from stages.core.neural.reader import Reader
+from stages.core.page.inputs import read_params
+from stages.core.page.sweep import LEAVE_ONE_OUT, Experiment, table_of
 from stages.core.params import Domains, Evaluation, Projector, Section, read_sections
 from stages.core.scoring import scored, summary
 from stages.core.stage import run
 from stages.core.tables import VIRTUAL_STEP, read_table
-from stages.projector import card_for, teach
-
-OUTPUT = Path("data/leave_one_out/metrics.json")
+from stages.projector import card_for, set_gate, teach
+from stages.tools.sweep import publish
 
 
 class Sections(Section):
@@ -39,27 +43,48 @@ class Sections(Section):
 
 
 def left_out(domain: str, params: Sections, decoder: Decoder, model: ModelCard, scratch: Scratch) -> dict[str, Any]:
-    """The scores of `domain`'s test gradients, in front of foreign hosts, by a projector trained on the others."""
+    """The scores of `domain`'s test gradients, in front of foreign hosts, by a projector trained on the others.
+
+    Training leaves out the gradients of the others whose label names `domain` by mistake: no report says its word.
+    """
     settings, how = params.projector, params.evaluation
     seen = [name for name in params.domains if name != domain]
     kept = settings.model_copy(update={"held_out_domains": [domain], "seeds": settings.seeds[:1]})
     data = gather(seen, settings.layers)
-    reader = Reader.new(decoder, card_for(decoder, model, data, kept), kept.seeds[0])
-    teach(reader, data, kept, scratch)
+    data = replace(data, rows=data.rows.filter(pl.col("label_domain").ne_missing(domain)))
+    reader = trained(decoder, model, data, kept, scratch)
     everything = gather(params.domains, settings.layers)
-    shifts = read_table(Path("data/virtual_step") / f"{domain}.parquet", VIRTUAL_STEP)
+    test = picked(askable(everything.rows, [domain]), how.gradients, how.seed, "grid")
+    return summary(reported(reader, test, everything, how), how.bootstrap, how.seed)
+
+
+def trained(decoder: Decoder, model: ModelCard, data: Gathered, settings: Projector, scratch: Scratch) -> Reader:
+    """A reader of the first seed, trained on the rows of `data`, its gate set."""
+    reader = Reader.new(decoder, card_for(decoder, model, data, settings), settings.seeds[0])
+    teach(reader, data, settings, scratch)
+    set_gate(reader, data, settings)
+    return reader
+
+
+def askable(rows: pl.DataFrame, domains: Sequence[str]) -> pl.DataFrame:
+    """The counterfactual test rows of these domains with nothing held out, whose premise holds."""
+    shifts = pl.concat([read_table(Path("data/virtual_step") / f"{name}.parquet", VIRTUAL_STEP) for name in domains])
     said = shifts.select("prompt_id", "continuation_before").unique("prompt_id", maintain_order=True)
-    own = everything.rows.filter((pl.col("domain") == domain) & (pl.col("kind") == "counterfactual"))
-    test = with_premise(own, said).filter((pl.col("split") == "test") & SEEN)
-    hosts = everything.rows.filter((pl.col("split") == "test") & SEEN & (pl.col("kind") == "counterfactual"))
-    cases = with_hosts(picked(test, how.gradients, how.seed, "grid"), hosts, None, how.seed)
+    own = rows.filter(pl.col("domain").is_in(domains) & (pl.col("kind") == "counterfactual"))
+    return with_premise(own, said).filter((pl.col("split") == "test") & SEEN)
+
+
+def reported(reader: Reader, asked: pl.DataFrame, data: Gathered, how: Evaluation) -> pl.DataFrame:
+    """The reports of these rows' gradients, each in front of one host of one other domain, marked (REPORTS)."""
+    hosts = data.rows.filter((pl.col("split") == "test") & SEEN & (pl.col("kind") == "counterfactual"))
+    cases = with_hosts(asked, hosts, None, how.seed)
     with torch.no_grad():
-        slots, confidence = reader.fill(torch.tensor(everything.gradient[cases["row"].to_numpy()]))
+        slots, confidence = reader.fill(torch.tensor(data.gradient[cases["row"].to_numpy()]))
     reports = reader.report_vectors(cases["host"].to_list(), slots, how.report_tokens)
     cases = cases.with_columns(
-        condition=pl.lit("left out"), seed=pl.lit(reader.seed), confidence=pl.Series(confidence.cpu().numpy())
+        condition=pl.lit("real"), seed=pl.lit(reader.seed), confidence=pl.Series(confidence.cpu().numpy())
     )
-    return summary(scored(cases, reports), how.bootstrap, how.seed)
+    return scored(cases, reports)
 
 
 def main() -> None:
@@ -74,23 +99,23 @@ def main() -> None:
     decoder, model = open_model()
     inputs = [content_hash(Path("data") / f"labels/{name}.parquet") for name in params.domains]
     scratch = Scratch("leave_one_out", params.model_dump_json(), model.model_dump_json(), *inputs)
-    found = {}
+    experiments, found = [], []
     for domain in params.domains:
         piece = Scratch("leave_one_out_domain", domain, str(scratch.folder))
         path = scratch.piece(
             f"{domain}.json", lambda at, d=domain, p=piece: write_json(at, left_out(d, params, decoder, model, p))
         )
         piece.clear()
-        found[domain] = read_json(path)
-        scores = found[domain]
+        scores = read_json(path)
+        experiments.append(Experiment("Never trained on", domain, {"held_out_domains": [domain]}))
+        found.append({"decoupling": scores})
         print(
             f"{domain}: domain {scores['domain_accuracy']:.3f}, target {scores['target_accuracy']:.3f}, answer "
             f"{scores['answer_accuracy']:.3f}, host intrusion {scores['host_intrusion']:.3f}",
             flush=True,
         )
-    write_json(OUTPUT, found)
+    publish(LEAVE_ONE_OUT, table_of(experiments, found, read_params(), params.projector.seeds[:1]))
     scratch.clear()
-    print(f"{OUTPUT}: {len(found)} domains, each left out once")
 
 
 if __name__ == "__main__":

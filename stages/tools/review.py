@@ -53,8 +53,12 @@ def noise(name: str, old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def metrics(base: Revision, head: Revision) -> list[str]:
-    """The recorded metrics that differ: headlines in sight, all others folded away."""
-    old, new = flat(base.copy("metrics.json")), flat(head.copy("metrics.json"))
+    """The recorded metrics that differ: headlines in sight, all others folded away.
+
+    Texts, which say why a number has no interval, are left out.
+    """
+    sides = (flat(side.copy("metrics.json")) for side in (base, head))
+    old, new = ({name: one for name, one in side.items() if not isinstance(one, str)} for side in sides)
     if not old or not new:
         side = "base" if not old else "working tree"
         return [f"The {side} has no recorded metrics (docs/results/metrics.json): run `dvc repro` and `{RECORD}`."]

@@ -1,36 +1,54 @@
-"""A sweep over layers and projector architectures with DVC's experiments: `make sweep`.
+r"""A sweep over layers, architectures and other settings of the projector with DVC's experiments: `make sweep`.
 
-Each experiment trains the projector of one architecture on the gradients of some layers and evaluates it; nothing
-before these two stages runs again, so the layers have to be among `gradients.layers`. Reads params.yaml, dvc.lock and
-what the experiments measured. Queues those that HEAD's experiments don't hold yet, runs the queue, and writes
-data/sweep/projector.csv: one row an experiment, with intervals. Then names the table under `report.sweeps` in
-params.yaml, so that the page shows it. Needs a finished run whose dvc.lock is in git. On the pocket model an experiment
-takes a minute or two on two cores. Killed, it goes on where it stopped.
+Each experiment trains the projector of one architecture on the gradients of some layers and evaluates it, with section
+`projector` as params.yaml has it; and once more for each `--set`, with that key set. Nothing before these two stages
+runs again, so the layers have to be among `gradients.layers`. Reads params.yaml, dvc.lock and what the experiments
+measured. Queues those that HEAD's experiments don't hold yet, runs the queue, and writes data/sweep/<name>.csv: one row
+an experiment, with intervals. Then names the table under `report.sweeps` in params.yaml, so that the page shows it.
+Needs a finished run whose dvc.lock is in git. On the pocket model an experiment takes a minute or two on two cores.
+Killed, it goes on where it stopped.
 
   python -m stages.tools.sweep --layers 1 2 2+3 --architectures linear mirror_mlp
+  python -m stages.tools.sweep --name zoo --layers 2+3 --set whiten=true \
+    "lora={rank: 4, alpha: 8, learning_rate: 0.003}" "injection={how: add, block: 1, at: slots, scale: 1.0}"
 """
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from pydantic import TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
+from stages.core.errors import explain, one_line
 from stages.core.files import replacing
 from stages.core.neural.projectors import ARCHITECTURES
 from stages.core.page.inputs import read_params
-from stages.core.page.sweep import FOLDER, row_of, settings_of
+from stages.core.page.sweep import (
+    FOLDER,
+    MADE_BY,
+    PROJECTOR,
+    Experiment,
+    settings_of,
+    table_of,
+    words_of,
+)
+from stages.core.params import Name, Projector
 from stages.core.stage import run
 from stages.tools import params_file
 from stages.tools.dependencies import differences
 
-NAME = "projector"
 TARGET = "evaluation"
 METRICS = "data/evaluation/metrics.json"
 DEFAULT = ("scalar_affine", "linear", "mlp", "mirror_mlp")
+OWN = {"architecture": "--architectures", "layers": "--layers", "seeds": "--seeds"}
+"""Keys of section `projector` that have an option of their own."""
 Changes = dict[str, Any]
 """What an experiment sets of section `projector`."""
 
@@ -59,13 +77,54 @@ def experiments() -> dict[str, dict[str, Any]]:
     return found
 
 
-def grid(
-    params: dict[str, Any], layers: list[list[int]], architectures: list[str], seeds: list[int]
-) -> dict[str, Changes]:
-    """The experiments by name. The name holds all that they depend on, so that another run's are not taken for them.
+def variant(text: str, params: dict[str, Any]) -> Changes:
+    """One `--set`: "whiten=true", or "lora={rank: 4, alpha: 8, learning_rate: 0.003}"; the value is YAML.
 
     Raises:
-        ValueError: a layer has no gradients, or an architecture isn't known.
+        ValueError: it is no key of section `projector` with a value that it may have, or params.yaml has that value.
+    """
+    key, equals, value = text.partition("=")
+    projector, where = params["projector"], f"--set {text}"
+    if not equals or key not in projector or key in OWN:
+        keys = ", ".join(name for name in projector if name not in OWN)
+        beside = f"; for {key} use {OWN[key]}" if key in OWN else ""
+        raise ValueError(f"{where}: wanted KEY=VALUE, the key one of section projector: {keys}{beside}")
+    try:
+        found = {key: YAML(typ="safe", pure=True).load(value)}
+        Projector.model_validate(projector | found)
+    except YAMLError as error:
+        raise ValueError(f"{where}: not YAML: {one_line(error)}") from error
+    except ValidationError as error:
+        raise ValueError(explain(where, error)) from error
+    if found[key] == projector[key]:
+        raise ValueError(f"{where}: params.yaml has that already: wanted another value, or no such --set")
+    return found
+
+
+def in_words(key: str, value: Any, usual: Any) -> str:
+    """A key that is set, for the page: "whiten", "no LoRA on the verbaliser", "injection (how add, block 1)".
+
+    Of a value that has keys itself, those that differ from `usual`, the value in params.yaml.
+    """
+    words = words_of(key)
+    if value is True:
+        return words
+    if value is None or value is False:
+        return f"no {words}"
+    if isinstance(value, dict):
+        usual = usual or {}
+        parts = [f"{words_of(name)} {inner}" for name, inner in value.items() if inner != usual.get(name, ...)]
+        return f"{words} ({', '.join(parts)})"
+    return f"{words} {' and '.join(map(str, value)) or 'none' if isinstance(value, list) else value}"
+
+
+def grid(
+    params: dict[str, Any], layers: list[list[int]], architectures: list[str], seeds: list[int], sets: list[str]
+) -> dict[str, Experiment]:
+    """The experiments by DVC's name for them. It holds all that they depend on, so that none is taken for another.
+
+    Raises:
+        ValueError: a layer has no gradients, an architecture isn't known, or one of `sets` can't be.
     """
     stored = params["gradients"]["layers"]
     if missing := sorted({layer for some in layers for layer in some if layer not in stored}):
@@ -74,16 +133,30 @@ def grid(
         )
     if unknown := [name for name in architectures if name not in ARCHITECTURES]:
         raise ValueError(f"--architectures: found {', '.join(unknown)}, wanted some of {', '.join(ARCHITECTURES)}")
-    settings = settings_of(params)[:8]
+    projector = params["projector"]
+    variants: list[Changes] = [{}, *(variant(text, params) for text in sets)]
+    usual = {key: projector[key] for one in variants for key in one}
     found = {}
     for some in layers:
-        for name in architectures:
-            key = "-".join(["sweep", settings, name, *map(str, some), "seed", *map(str, seeds)])
-            found[key] = {"architecture": name, "layers": some, "seeds": seeds}
+        group = f"Layers {' and '.join(map(str, some))} together" if len(some) > 1 else f"Layer {some[0]}"
+        for architecture in architectures:
+            for one in variants:
+                changes = {"architecture": architecture, "layers": some, **usual, **one}
+                everything = params | {"projector": projector | changes}
+                name = ", ".join([architecture, *(in_words(key, value, usual[key]) for key, value in one.items())])
+                parts = ["sweep", architecture, *map(str, some), *one, "seed", *map(str, seeds)]
+                found["-".join([*parts, settings_of(everything, ())[:8]])] = Experiment(group, name, changes)
     return found
 
 
-def queue(wanted: dict[str, Changes]) -> int:
+def overrides(changes: Changes) -> list[str]:
+    """`-S` and the change, for each of them: JSON, except that Hydra, which reads it, wants keys without quotes."""
+    texts = {key: json.dumps(value, separators=(",", ":"), ensure_ascii=False) for key, value in changes.items()}
+    bare = {key: re.sub(r'"(\w+)":', r"\1:", text) for key, text in texts.items()}
+    return [part for key, text in bare.items() for part in ("-S", f"projector.{key}={text}")]
+
+
+def queue(wanted: dict[str, Experiment], seeds: list[int]) -> int:
     """Queues what is neither there nor queued; returns how many.
 
     Raises:
@@ -96,34 +169,52 @@ def queue(wanted: dict[str, Changes]) -> int:
         )
     missing = [name for name in wanted if name not in there]
     for name in missing:
-        changes = [f"projector.{key}={str(value).replace(' ', '')}" for key, value in wanted[name].items()]
-        dvc("exp", "run", "--queue", "--name", name, *(part for one in changes for part in ("-S", one)), TARGET)
+        dvc("exp", "run", "--queue", "--name", name, *overrides(wanted[name].changes | {"seeds": seeds}), TARGET)
     return len(missing)
 
 
-def table(wanted: dict[str, Changes], settings: str) -> pl.DataFrame:
-    """One row an experiment.
+def measured(wanted: dict[str, Experiment]) -> list[dict[str, Any]]:
+    """metrics.json of each experiment.
 
     Raises:
-        ValueError: one has no metrics.
+        ValueError: one has none.
     """
-    there, rows = experiments(), []
-    for name, changes in wanted.items():
+    there, found = experiments(), []
+    for name in wanted:
         data = there.get(name, {}).get("data") or {}
         metrics = data.get("metrics", {}).get(METRICS, {}).get("data")
         if not metrics:
             raise ValueError(f"{name}: no {METRICS}: it failed or was stopped; see why: dvc queue logs {name}")
-        rows.append(row_of(changes, settings, metrics))
-    return pl.DataFrame(rows, infer_schema_length=None)
+        found.append(metrics)
+    return found
 
 
-def show_on_page() -> None:
-    """Names the table in params.yaml, and with it in dvc.yaml."""
+def publish(name: str, table: pl.DataFrame) -> None:
+    """Writes data/sweep/<name>.csv and names it in params.yaml, and with that in dvc.yaml."""
+    path = FOLDER / f"{name}.csv"
+    with replacing(path) as partial:
+        table.write_csv(partial)
     text = params_file.read()
     shown = list(params_file.content(text)["report"]["sweeps"])
-    if NAME not in shown:
-        params_file.write(params_file.edited(text, {"report.sweeps": [*shown, NAME]}))
+    if name not in shown:
+        params_file.write(params_file.edited(text, {"report.sweeps": [*shown, name]}))
     differences(Path.cwd(), write=True)
+    print(f"{path}: {len(table)} experiments; commit it; dvc repro report shows it on the page")
+
+
+def table_name(text: str) -> str:
+    """What a sweep's table may be called.
+
+    Raises:
+        ValueError: it is no name, or that of another tool's table.
+    """
+    try:
+        name = TypeAdapter(Name).validate_python(text)
+    except ValidationError as error:
+        raise ValueError(f"--name: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
+    if name != PROJECTOR and name in MADE_BY:
+        raise ValueError(f"--name: found {name}, wanted another: that table is of {MADE_BY[name]}")
+    return name
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -139,22 +230,26 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--architectures", nargs="+", default=list(DEFAULT), help=f"default: {' '.join(DEFAULT)}")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: the first of projector.seeds")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="keys of section projector, the values YAML; each is tried by itself, beside params.yaml's own",
+    )
+    parser.add_argument("--name", default=PROJECTOR, help="of the table, data/sweep/<name>.csv; default: projector")
     parser.add_argument("--jobs", type=int, default=1, help="experiments at once")
     options = parser.parse_args(arguments)
-    params = read_params()
-    own, seeds = params["projector"]["layers"], params["projector"]["seeds"][:1]
+    name, params = table_name(options.name), read_params()
+    own, seeds = params["projector"]["layers"], options.seeds or params["projector"]["seeds"][:1]
     layers = options.layers or [*([layer] for layer in params["gradients"]["layers"]), *([own] if len(own) > 1 else [])]
-    wanted = grid(params, layers, options.architectures, options.seeds or seeds)
+    wanted = grid(params, layers, options.architectures, seeds, options.set)
     if subprocess.run(["git", "ls-files", "--error-unmatch", "dvc.lock"], capture_output=True, check=False).returncode:
         raise ValueError("dvc.lock: not in git: experiments start from a commit; run dvc repro and commit dvc.lock")
-    print(f"{len(wanted)} experiments, {queue(wanted)} of them to be queued", flush=True)
+    print(f"{len(wanted)} experiments, {queue(wanted, seeds)} of them to be queued", flush=True)
     dvc("exp", "run", "--run-all", "--jobs", str(options.jobs), shown=True)
-    found = table(wanted, settings_of(params))
-    path = FOLDER / f"{NAME}.csv"
-    with replacing(path) as partial:
-        found.write_csv(partial)
-    show_on_page()
-    print(f"{path}: {len(found)} experiments; commit it; dvc repro report shows it on the page")
+    publish(name, table_of(list(wanted.values()), measured(wanted), params, seeds))
 
 
 if __name__ == "__main__":

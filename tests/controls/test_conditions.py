@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stages.controls.conditions import CONDITIONS, SHAMS, SWAPPED, Pool
+from stages.controls.conditions import CONDITIONS, SHAMS, STRENGTHS, SWAPPED, Pool
 
 ROWS, LAYERS, WIDTH = 24, 2, 32
 REFERENCE = np.array([0.5, 2.0], dtype=np.float32)
@@ -39,7 +39,8 @@ POOL = Pool(
 )
 READ = [name for name, make in CONDITIONS.items() if make is not None]
 OF_ITS_NORM = {
-    "random", "scrambled_signs", "sparse", "wave", "sign_flipped", "activation", "steering_vector", "real",
+    "random", "scrambled_signs", "sparse", "wave", "sign_flipped", "activation", "activation_negated",
+    "steering_vector", "real",
 }  # fmt: skip
 OF_THE_POOL = {"covariance_matched", "shuffled_within", "shuffled_across"}
 
@@ -105,7 +106,20 @@ def test_the_flip_is_minus_the_gradient_and_zero_is_nothing():
     assert not read("zero").any()
 
 
-@pytest.mark.parametrize(("name", "factor"), [("weaker", 1 / 3), ("stronger", 3)])
+def test_shuffling_within_refuses_a_domain_with_one_gradient():
+    alone = [row for row in range(ROWS) if row == 0 or row % 3]
+    with pytest.raises(ValueError, match=r"found one gradient of domain 'music', wanted at least 2 .*prompts\.test"):
+        read("shuffled_within", picked(POOL, alone))
+
+
+def test_the_activation_is_given_with_either_sign():
+    found = read("activation_negated")
+    np.testing.assert_array_equal(read("activation"), -found)
+    cosine = (found * POOL.activations).sum(-1) / np.linalg.norm(found, axis=-1)
+    np.testing.assert_allclose(cosine, np.linalg.norm(POOL.activations, axis=-1), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "factor"), STRENGTHS.items())
 def test_a_scaled_gradient_keeps_its_direction_at_a_known_strength(name: str, factor: float):
     found = read(name)
     np.testing.assert_allclose(np.linalg.norm(found, axis=-1) / REFERENCE, factor, rtol=1e-5)

@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from stages.core.scoring import REPORTS, scored, summary
+from stages.core.scoring import REPORTS, Words, scored, summary
 from stages.core.wording import report
 
 
@@ -65,11 +65,44 @@ def test_a_summary_counts_what_a_person_would():
     ]
     rows = scored(cases(4).with_columns(target=pl.Series(["Carmen", "Carmen", "Tosca", "Tosca"])), said)
     found = summary(rows, 100, 0, with_chance=True)
-    assert {name: found[name] for name in ("reports", "malformed", "no_pressure")} == {
-        "reports": 4, "malformed": 0.25, "no_pressure": 0.25,
+    assert {name: found[name] for name in ("reports", "malformed", "no_pressure", "reports_spoken")} == {
+        "reports": 4, "malformed": 0.25, "no_pressure": 0.25, "reports_spoken": 2,
     }  # fmt: skip
     assert (found["domain_accuracy"], found["target_accuracy"], found["host_intrusion"]) == (0.25, 0.5, 0.25)
+    spoken = [found[f"{name}_spoken"] for name in ("domain_accuracy", "target_accuracy", "host_intrusion")]
+    assert spoken == [0.5, 1, 0.5]
     assert found["target_accuracy_chance"] == 0.25  # "Carmen" is said twice in four, and is right twice in four
-    assert "host_intrusion_chance" not in found
+    assert found["target_accuracy_spoken_chance"] == 1  # of those that speak, always
+    assert "host_intrusion_chance" not in found and "vague" not in found
+
+
+def test_a_summary_has_intervals_over_all_reports_and_over_those_that_speak():
+    targets = [f"opera {number}" for number in range(24)]
+    said = [report("music", target, "Aida", "strong") for target in targets[:12]] + ["no pressure"] * 12
+    found = summary(scored(cases(24).with_columns(target=pl.Series(targets)), said), 100, 0)
     for name in ("domain_accuracy", "target_accuracy", "answer_accuracy", "host_intrusion"):
         assert found[f"{name}_low"] <= found[name] <= found[f"{name}_high"]
+        assert found[f"{name}_spoken_low"] <= found[f"{name}_spoken"] <= found[f"{name}_spoken_high"]
+    assert (found["entities"], found["entities_spoken"]) == (24, 12)
+    assert found["target_accuracy_high"] < found["target_accuracy_spoken_low"]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (report("music", "Tosca", "Carmen", "weak"), False),
+        (report("music", "something", "Carmen", "weak"), False),  # one of the two entities is known
+        (report("music", "Tosca", "something", "weak"), False),
+        (report("music", "something", "that", "weak"), True),
+        (report("opera", "Tosca", "Carmen", "weak"), True),
+        ("no pressure", False),
+        ("?", False),
+    ],
+)
+def test_a_report_that_names_no_known_entity_or_no_known_domain_is_vague(text: str, wanted: bool):
+    prompts = {"target": ["Tosca", "Aida"], "answer": ["Carmen", None], "domain": ["music", "music"]}
+    words = Words.of(pl.DataFrame(prompts))
+    assert words == Words(frozenset({"Tosca", "Aida", "Carmen"}), frozenset({"music"}))
+    rows = scored(cases(), [text])
+    assert words.vague(rows).to_list() == [wanted]
+    assert summary(rows, 100, 0, words)["vague"] == wanted

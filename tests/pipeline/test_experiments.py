@@ -3,31 +3,45 @@
 import csv
 import json
 import re
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from stages.tools import params_file
-from stages.tools.sweep import METRICS, grid
+from stages.tools.sweep import METRICS, grid, in_words, table_name
 from tests.pipeline import tiny
 from tests.pipeline.hermetic import faults
 from tests.pipeline.warm import Warm
 
-SWEEP = f"{sys.executable} -m stages.tools.sweep --layers 1 --architectures linear mirror_mlp"
-TABLE = Path("data/sweep/projector.csv")
+LORA = {"rank": 2, "alpha": 4, "learning_rate": 0.003}
+ADD = {"how": "add", "block": 0, "at": "slots", "scale": 1.0}
+SWEEP = ("--architectures", "linear", "mirror_mlp")
+ZOO = (
+    "--name", "zoo", "--architectures", "linear", "--set", "whiten=true",
+    "lora={rank: 2, alpha: 4, learning_rate: 0.003}", "injection={how: add, block: 0, at: slots, scale: 1.0}",
+)  # fmt: skip
 
 
 def ran(text: str) -> list[str]:
     return re.findall(r"^Running stage '(.*)':$", text, re.MULTILINE)
 
 
-def sweep(root: Path, python: Warm) -> str:
-    """Runs the sweep; returns its output. Not through a pipe: DVC's worker would hold it open until it feels idle."""
+def sweep(root: Path, python: Warm, *options: str) -> str:
+    """Runs a sweep; returns its output. Not through a pipe: DVC's worker would hold it open until it feels idle."""
     log = root.parent / "sweep.log"
-    tiny.command(root, "sh", "-c", f"{SWEEP} > {log} 2>&1 || (tail {log}; false)", warm=python)
+    line = shlex.join([sys.executable, "-m", "stages.tools.sweep", "--layers", "1", *options])
+    tiny.command(root, "sh", "-c", f"{line} > {log} 2>&1 || (tail {log}; false)", warm=python)
     return log.read_text(encoding="utf-8")
+
+
+def rows_in(root: Path, name: str) -> list[dict[str, str]]:
+    with (root / f"data/sweep/{name}.csv").open(encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
 
 
 def shown(root: Path) -> dict[str, dict[str, Any]]:
@@ -43,27 +57,40 @@ def shown(root: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def test_a_sweep_is_queued_run_once_and_shown_on_the_page(tiny_pipeline: Path, warm_python: Warm, tmp_path: Path):
+def test_sweeps_are_queued_run_once_and_shown_on_the_page(tiny_pipeline: Path, warm_python: Warm, tmp_path: Path):
     root = tiny.copied(tiny_pipeline, tmp_path / "repository")
-    said = sweep(root, warm_python)
+    said = sweep(root, warm_python, *SWEEP)
     assert "2 experiments, 2 of them to be queued" in said
     assert set(ran(said)) == {"projector", "evaluation"}  # and nothing that comes before them
-    found = shown(root)
-    with (root / TABLE).open(encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    assert [(row["layers"], row["architecture"]) for row in rows] == [("1", "linear"), ("1", "mirror_mlp")]
-    assert len(found) == 2
-    for row, one in zip(rows, (found[name] for name in sorted(found)), strict=True):
-        assert one["projector"]["architecture"] == row["architecture"] and one["projector"]["layers"] == [1]
-        for end in ("", "_low", "_high"):
-            assert float(row[f"domain_accuracy{end}"]) == one["metrics"]["decoupling"][f"domain_accuracy{end}"]
-    # The page shows it, and its stage reads the table by declaration.
-    assert params_file.content((root / "params.yaml").read_text(encoding="utf-8"))["report"]["sweeps"] == ["projector"]
+    assert [(row["group"], row["name"]) for row in rows_in(root, "projector")] == [
+        ("Layer 1", "linear"),
+        ("Layer 1", "mirror_mlp"),
+    ]
+    # Of another sweep, what the first has run is not run again.
+    assert "4 experiments, 3 of them to be queued" in sweep(root, warm_python, *ZOO)
+    zoo = rows_in(root, "zoo")
+    added = "LoRA on the verbaliser (rank 2, alpha 4, learning rate 0.003)", "injection (how add, block 0)"
+    assert [row["name"] for row in zoo] == ["linear", *(f"linear, {words}" for words in ("whiten", *added))]
+    # Each row's numbers are those of the experiment that has its settings.
+    found = list(shown(root).values())
+    assert len(found) == 5
+    for row in (*rows_in(root, "projector"), *zoo):
+        usual = {"whiten": False, "lora": None, "injection": {**ADD, "how": "replace", "block": None}}
+        wanted = usual | json.loads(row["changes"])
+        (one,) = [one for one in found if {key: one["projector"][key] for key in wanted} == wanted]
+        assert float(row["domain_accuracy"]) == one["metrics"]["decoupling"]["domain_accuracy"]
+        assert row["domain_accuracy_low"] == ""  # of so few entities there is no interval
+    assert json.loads(zoo[2]["changes"])["lora"] == LORA and json.loads(zoo[3]["changes"])["injection"] == ADD
+    # The page shows them, and its stage reads the tables by declaration.
+    params = params_file.content((root / "params.yaml").read_text(encoding="utf-8"))
+    assert params["report"]["sweeps"] == ["projector", "zoo"]
     assert ran(tiny.reproduce(root, warm_python).stdout) == ["report"]
     page = (root / "data/report/index.html").read_text(encoding="utf-8")
-    assert 'id="sweep"' in page and "mirror mlp, as on this page" in page and "Made with other settings" not in page
+    assert page.count("mirror mlp, as on this page") == 1 and page.count("Made with other settings") == 0
+    assert "that differ in architecture and layers" not in page  # there is one layer
+    assert "that differ in whiten, LoRA on the verbaliser and injection," in page
     assert not faults(root, "report", warm_python, tmp_path / "hermetic")
-    assert "2 experiments, 0 of them to be queued" in sweep(root, warm_python)
+    assert "2 experiments, 0 of them to be queued" in sweep(root, warm_python, *SWEEP)
 
 
 def test_params_can_be_set_and_results_compared(tiny_pipeline: Path, warm_python: Warm, tmp_path: Path):
@@ -84,19 +111,74 @@ def rows_of(plot: dict[str, Any]) -> list[dict[str, Any]]:
     return (json.loads(content) if isinstance(content, str) else content)["data"]["values"]
 
 
-def test_a_layer_without_gradients_and_an_unknown_architecture_are_named():
-    params = {"gradients": {"layers": [0, 1]}, "projector": {"layers": [1], "architecture": "mlp", "width": 4}}
+@pytest.fixture
+def params() -> dict[str, Any]:
+    """The params of the repository, with what these tests rely on."""
+    found = YAML(typ="safe").load((tiny.ROOT / "params.yaml").read_text(encoding="utf-8"))
+    found["gradients"]["layers"] = [0, 1]
+    found["projector"] |= {"layers": [1], "architecture": "mlp", "width": 4, "whiten": False, "lora": None}
+    return found
+
+
+def test_a_layer_without_gradients_and_an_unknown_architecture_are_named(params: dict[str, Any]):
     with pytest.raises(ValueError, match=r"gradients.layers: found \[0, 1\], wanted \[2\] too"):
-        grid(params, [[1], [1, 2]], ["mlp"], [0])
+        grid(params, [[1], [1, 2]], ["mlp"], [0], [])
     with pytest.raises(ValueError, match=r"--architectures: found deep, wanted some of bias_only"):
-        grid(params, [[1]], ["deep"], [0])
+        grid(params, [[1]], ["deep"], [0], [])
 
 
-def test_an_experiment_s_name_holds_what_it_depends_on():
-    params = {"gradients": {"layers": [0, 1]}, "projector": {"layers": [1], "architecture": "mlp", "width": 4}}
-    names = {*grid(params, [[1], [0, 1]], ["mlp", "linear"], [0])}
-    assert len(names) == 4 and not names & {*grid(params, [[1], [0, 1]], ["mlp", "linear"], [1])}
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("whiten", "--set whiten: wanted KEY=VALUE, the key one of section projector: injection, width,"),
+        ("wide=3", "--set wide=3: wanted KEY=VALUE, the key one of section projector: injection, width,"),
+        ("layers=[1]", "--set layers=[1]: wanted KEY=VALUE, .*; for layers use --layers"),
+        ("whiten=soft", "--set whiten=soft: whiten: wanted a valid boolean"),
+        ("lora={rank: 4}", "--set lora={rank: 4}: lora.alpha: missing: wanted this key"),
+        ("injection={how: add", "--set injection={how: add: not YAML: "),
+        ("width=4", "--set width=4: params.yaml has that already"),
+    ],
+)
+def test_a_setting_that_can_t_be_is_named_before_anything_runs(params: dict[str, Any], text: str, message: str):
+    pattern = ".*".join(map(re.escape, message.split(".*")))
+    with pytest.raises(ValueError, match=pattern):
+        grid(params, [[1]], ["mlp"], [0], [text])
+
+
+def names(params: dict[str, Any], seed: int = 0, sets: Sequence[str] = ()) -> set[str]:
+    return {*grid(params, [[1], [0, 1]], ["mlp", "linear"], [seed], list(sets))}
+
+
+def test_an_experiment_s_name_holds_what_it_depends_on(params: dict[str, Any]):
+    before = names(params)
+    assert len(before) == 4 and not before & names(params, seed=1)
+    assert before < names(params, sets=["whiten=true", "width=8"])  # whatever stands beside them
     params["projector"] |= {"layers": [0], "architecture": "linear", "seeds": [0, 1]}
-    assert names == {*grid(params, [[1], [0, 1]], ["mlp", "linear"], [0])}  # what is swept is not in the name twice
+    assert names(params) == before  # what is swept is not in the name twice
     params["projector"]["width"] = 5
-    assert not names & {*grid(params, [[1], [0, 1]], ["mlp", "linear"], [0])}
+    assert not before & names(params)
+
+
+def test_an_experiment_says_what_it_has_of_all_that_differs(params: dict[str, Any]):
+    found = grid(params, [[0, 1]], ["mlp"], [0], ["whiten=true", "width=8"])
+    usual = {"architecture": "mlp", "layers": [0, 1], "whiten": False, "width": 4}
+    assert [(one.group, one.name, one.changes) for one in found.values()] == [
+        ("Layers 0 and 1 together", "mlp", usual),
+        ("Layers 0 and 1 together", "mlp, whiten", usual | {"whiten": True}),
+        ("Layers 0 and 1 together", "mlp, width 8", usual | {"width": 8}),
+    ]
+
+
+def test_lora_is_said_to_be_on_the_verbaliser():
+    assert in_words("lora", LORA, None) == "LoRA on the verbaliser (rank 2, alpha 4, learning rate 0.003)"
+    assert in_words("lora", LORA, LORA | {"rank": 8}) == "LoRA on the verbaliser (rank 2)"
+    assert in_words("lora", None, LORA) == "no LoRA on the verbaliser"
+    assert in_words("held_out_domains", ["music", "history"], []) == "held out domains music and history"
+
+
+def test_a_table_has_a_name_of_its_own():
+    assert table_name("zoo") == "zoo"
+    with pytest.raises(ValueError, match=r"--name: found '\.\./up', wanted small letters"):
+        table_name("../up")
+    with pytest.raises(ValueError, match=r"--name: found leave_one_out, wanted another"):
+        table_name("leave_one_out")

@@ -76,12 +76,13 @@ def test_metrics_with_intervals(clone: Path):
     path = clone / "docs/results/metrics.json"
     content = json.loads(path.read_text())
     content["decoupling"] |= {"target_accuracy": 0.5, "target_accuracy_low": 0.45, "target_accuracy_high": 0.55}
-    content["floor"]["target_accuracy"] = 0.123
+    content["floor"] |= {"target_accuracy": 0.123, "no_interval": "found 4 entities"}
     path.write_text(json.dumps(content))
     said = review(clone)
     line = next(line for line in said.splitlines() if line.startswith("| `decoupling.target_accuracy` |"))
-    assert "0.5 (0.45 to 0.55)" in line and "noise" in line
+    assert "0.5 (0.45 to 0.55)" in line and "no interval" in line  # the tiny run has too few entities for one
     assert "other metrics differ</summary>" in said and "| `floor.target_accuracy` |" in said
+    assert "no_interval" not in said
     assert "recorded results are of another run (docs/results/metrics.json)" in said
 
 

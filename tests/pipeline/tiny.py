@@ -107,7 +107,7 @@ def make_repository(root: Path, domains: Sequence[str] = DOMAINS) -> None:
             shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, root / name)
-    (root / ".dvc").mkdir()
+    shutil.copytree(ROOT / ".dvc/plots", root / ".dvc/plots")
     for name in ("config", ".gitignore"):
         shutil.copy(ROOT / ".dvc" / name, root / ".dvc" / name)
     for name in domains:

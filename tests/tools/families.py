@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from stages.core.neural.decoder import Decoder
-from stages.core.neural.projector_card import OPEN, new_card
+from stages.core.neural.projector_card import new_card
 from stages.core.neural.reader import Reader
 
 QWEN = """\
@@ -204,6 +204,5 @@ def untrained(decoder: Decoder, slot_token: str, layers: tuple[int, ...] = (1,),
         commit="0" * 40,
         held_out_domains=(),
         seeds=(0,),
-        gates=(OPEN,),
     )
     return Reader.new(decoder, card, seed=0)

@@ -1,7 +1,5 @@
 """What the projector is held against, on the same gradients: a linear probe (ceiling), the no-training lens (floor)."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import polars as pl
 import torch
@@ -12,7 +10,7 @@ from stages.core.neural.decoder import Decoder
 from stages.core.neural.reader import Reader
 
 PROBE_STEPS = 300
-PROBE_BATCH = 1024
+PROBE_BATCH = 512
 
 
 def directions(gradients: Float[np.ndarray, "sample layer d_model"]) -> Float[torch.Tensor, "sample f"]:
@@ -22,19 +20,23 @@ def directions(gradients: Float[np.ndarray, "sample layer d_model"]) -> Float[to
 
 def probe(
     train: Float[np.ndarray, "n layer d_model"],
-    labels: Sequence[str],
+    labels: pl.DataFrame,
     test: Float[np.ndarray, "m layer d_model"],
     seed: int,
-) -> list[str]:
-    """What multinomial logistic regression, fitted on the training directions, says of the test directions.
+) -> pl.DataFrame:
+    """What multinomial logistic regressions, one a column of labels, say of the test directions (same columns).
 
-    Adam, PROBE_STEPS steps of PROBE_BATCH rows, weight decay 1e-4. A label that training has not seen can't be said.
+    Fitted on the training directions by AdamW: PROBE_STEPS steps of PROBE_BATCH rows, weight decay 1e-4. The
+    regressions share the rows drawn and nothing else. A label that training has not seen can't be said.
     """
-    names = sorted(set(labels))
-    index = {name: position for position, name in enumerate(names)}
-    x, y = directions(train), torch.tensor([index[label] for label in labels])
+    names = {column: labels[column].unique().sort() for column in labels.columns}
+    sizes = [len(classes) for classes in names.values()]
+    x = directions(train)
+    y = torch.tensor(
+        np.stack([np.searchsorted(names[column].to_numpy(), labels[column].to_numpy()) for column in names], 1)
+    )
     generator = torch.Generator().manual_seed(seed)
-    head = torch.nn.Linear(x.shape[1], len(names))
+    head = torch.nn.Linear(x.shape[1], sum(sizes))
     torch.nn.init.zeros_(head.weight)
     torch.nn.init.zeros_(head.bias)
     optimizer = torch.optim.AdamW(head.parameters(), lr=0.03, weight_decay=1e-4)
@@ -42,11 +44,14 @@ def probe(
     for _ in range(PROBE_STEPS):
         picked = torch.randint(len(x), (min(PROBE_BATCH, len(x)),), generator=generator)
         optimizer.zero_grad()
-        F.cross_entropy(head(x[picked]), y[picked]).backward()
+        logits = head(x[picked]).split(sizes, 1)
+        losses = [F.cross_entropy(part, of) for part, of in zip(logits, y[picked].T, strict=True)]
+        torch.stack(losses).sum().backward()
         optimizer.step()
         schedule.step()
     with torch.no_grad():
-        return [names[best] for best in head(directions(test)).argmax(1).tolist()]
+        best = [part.argmax(1).numpy() for part in head(directions(test)).split(sizes, 1)]
+    return pl.DataFrame({column: classes[at] for (column, classes), at in zip(names.items(), best, strict=True)})
 
 
 @torch.no_grad()

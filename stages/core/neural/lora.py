@@ -44,9 +44,7 @@ class Adapter:
             warnings.filterwarnings("ignore", "Already found a `peft_config`")  # a seed's projector beside another's
             inject_adapter_in_model(config, self.model, self.name)
         self.layers = [module for module in decoder.blocks.modules() if isinstance(module, LoraLayer)]
-        self.weights = nn.ModuleList(
-            part[self.name] for layer in self.layers for part in (layer.lora_A, layer.lora_B)
-        ).train()
+        self.weights = nn.ModuleList(part[self.name] for layer in self.layers for part in (layer.lora_A, layer.lora_B))
         for layer in self.layers:
             layer.enable_adapters(False)
 
@@ -87,7 +85,6 @@ class Adapter:
         except (OSError, SafetensorError, ValueError) as error:
             raise ValueError(f"{path}: not the LoRA weights wanted here ({error}); run dvc repro projector") from error
         set_peft_model_state_dict(self.model, state, adapter_name=self.name)
-        self.weights.eval()
 
 
 def trained_with(projector: nn.Module, adapter: Adapter | None) -> nn.Module:

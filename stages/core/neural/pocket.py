@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from stages.core import wording
 from stages.core.facts import Domain
-from stages.core.neural.resumable import Curve, Resumable
+from stages.core.neural.resumable import Curve, Resumable, reproducibly
 from stages.core.params import Pocket
 from stages.core.seeds import keyed_fraction, keyed_rng
 
@@ -243,6 +243,7 @@ def new_model(settings: Pocket, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForC
     return Qwen3ForCausalLM(config)
 
 
+@reproducibly()
 def train(
     domains: Sequence[Domain], settings: Pocket, checkpoint: Path, advance: Callable[[int], None]
 ) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast, Curve]:

@@ -13,18 +13,6 @@ from stages.core.params import Injection, Lora
 REPLACE = Injection(how="replace", block=None, at="slots", scale=1.0)
 
 
-class Gate(BaseModel):
-    """From which clarity on a pressure is reported (`threshold`), and that of the median gradient (`typical`)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    threshold: float
-    typical: float
-
-
-OPEN = Gate(threshold=-1.0, typical=1.0)
-"""Always reports a pressure: a cosine is never below -1."""
-
-
 class Card(BaseModel):
     """How a projector is to be used: what it was made for and what it was made from. Saved beside its weights."""
 
@@ -44,7 +32,6 @@ class Card(BaseModel):
     commit: str
     held_out_domains: tuple[str, ...]
     seeds: tuple[int, ...]  # one projector each
-    gates: tuple[Gate, ...]  # of each
 
 
 def read_projector_card(folder: Path) -> Card:

@@ -13,6 +13,11 @@ from torch import Tensor, nn
 STRENGTH_BOUND = 5.0
 """The strength feature, ln(|g| / reference), is clipped to plus or minus this; a gradient of zero is at minus this."""
 
+STRONGEST = 2.5
+"""In training a gradient is scaled to exp(x) times the reference norm, x uniform from minus this to this."""
+
+DROPOUT = 0.2
+
 RIDGE = 1e-3
 """Added to every variance before whitening, as a share of their mean: what hardly varies is not blown up."""
 
@@ -88,12 +93,13 @@ class LowRank(Linear):
 
 
 class MLP(Linear):
-    """One hidden layer of `width` units with GELU."""
+    """One hidden layer of `width` units with GELU; in training a share DROPOUT of them is dropped at random."""
 
     def __init__(self, layers: int, d_model: int, slots: int, width: int) -> None:
         super().__init__(layers, d_model, slots, width)
         hidden = nn.Linear(layers * d_model + 1, width)
-        self.map = nn.Sequential(hidden, nn.GELU(), nn.Linear(width, slots * d_model))  # type: ignore[assignment]
+        parts = hidden, nn.GELU(), nn.Dropout(DROPOUT), nn.Linear(width, slots * d_model)
+        self.map = nn.Sequential(*parts)  # type: ignore[assignment]
 
 
 class MirrorMLP(nn.Module):

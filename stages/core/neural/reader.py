@@ -1,6 +1,5 @@
 """The model as the reader of its own gradients: projector and slots in, a report in words out."""
 
-import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,6 +16,7 @@ from stages.core.neural.decoder import Decoder
 from stages.core.neural.engine.batches import in_batches, plan
 from stages.core.neural.engine.packed import packed_linears
 from stages.core.neural.engine.prefix import takes_padding
+from stages.core.neural.gate import Gate
 from stages.core.neural.injection import (
     ReadingPrompt,
     check_injection,
@@ -24,14 +24,12 @@ from stages.core.neural.injection import (
     reading_prompt,
 )
 from stages.core.neural.lora import Adapter, trained_with
-from stages.core.neural.projector_card import OPEN, Card, Gate, read_projector_card
+from stages.core.neural.projector_card import Card, read_projector_card
 from stages.core.neural.projectors import ARCHITECTURES, Whitened, features
 from stages.core.neural.writing import written
 
 SLOTS = ("strength", "moved_to", "moved_from")
 """What each slot is there to hold, in order."""
-
-LOGIT_99 = math.log(99)
 
 
 class Reader:
@@ -42,14 +40,16 @@ class Reader:
     """
 
     def __init__(
-        self, decoder: Decoder, projector: nn.Module, card: Card, seed: int, gate: Gate, adapter: Adapter | None = None
+        self, decoder: Decoder, projector: nn.Module, card: Card, seed: int, adapter: Adapter | None = None
     ) -> None:
-        self.decoder, self.projector, self.card, self.seed, self.gate = decoder, projector, card, seed, gate
-        self.adapter, self.trained = adapter, trained_with(projector, adapter)
+        self.decoder, self.projector, self.card, self.seed = decoder, projector, card, seed
+        self.adapter, self.trained = adapter, trained_with(projector, adapter).eval()
         self.reference = torch.tensor(card.reference, device=decoder.device)
         tokens = torch.arange(len(decoder.tokenizer or ()), device=decoder.device)
         self.tokens = torch.nn.functional.normalize(decoder.embed(tokens).float(), dim=-1)
         self.silence = decoder.continuation("no")[0]
+        self.gate = Gate(card.d_model, len(card.layers), self.silence).to(decoder.device)
+        self.kept = nn.ModuleDict({"projector": projector, "gate": self.gate})
 
     @classmethod
     def new(cls, decoder: Decoder, card: Card, seed: int) -> "Reader":
@@ -67,7 +67,7 @@ class Reader:
         if card.whiten:
             projector = Whitened(projector, len(card.layers) * card.d_model)
         adapter = None if card.lora_on_the_verbaliser is None else Adapter(decoder, card.lora_on_the_verbaliser)
-        return cls(decoder, projector.to(decoder.device), card, seed, gate=OPEN, adapter=adapter)
+        return cls(decoder, projector.to(decoder.device), card, seed, adapter)
 
     @classmethod
     def load(cls, decoder: Decoder, folder: Path, model: str, commit: str, seed: int | None = None) -> "Reader":
@@ -92,20 +92,18 @@ class Reader:
             decoder.check_layer(layer, key=f"{path}: layers")
         seed = card.seeds[0] if seed is None else seed
         reader = cls.new(decoder, card, seed)
-        reader.gate = card.gates[card.seeds.index(seed)]
         weights = folder / f"seed_{seed}.safetensors"
         try:
-            reader.projector.load_state_dict(load_file(weights))
+            reader.kept.load_state_dict(load_file(weights))
         except (OSError, RuntimeError, SafetensorError) as error:
             raise ValueError(f"{weights}: not the weights of {path} ({error}); run dvc repro projector") from error
         if reader.adapter is not None:
             reader.adapter.load(folder / f"lora_seed_{seed}.safetensors")
-        reader.trained.eval()
         return reader
 
     def save(self, folder: Path) -> None:
-        """Writes the weights into an existing folder: `seed_<seed>.safetensors`, and those of LoRA beside it."""
-        state = {name: value.contiguous() for name, value in self.projector.state_dict().items()}
+        """Writes projector and gate into an existing folder: `seed_<seed>.safetensors`, and LoRA beside it."""
+        state = {name: value.contiguous() for name, value in self.kept.state_dict().items()}
         save_file(state, folder / f"seed_{self.seed}.safetensors")
         if self.adapter is not None:
             self.adapter.save(folder / f"lora_seed_{self.seed}.safetensors")
@@ -123,28 +121,32 @@ class Reader:
         """Scores (logits) of the model's tokens: sharpness times the cosine of a vector to their embeddings."""
         return self.card.sharpness * torch.nn.functional.normalize(vectors, dim=-1) @ self.tokens.T
 
-    def sharpen(self, vectors: Float[Tensor, "batch k d_model"]) -> Float[Tensor, "batch k d_model"]:
-        """The mean of the token embeddings (each of norm 1), weighted by the softmax of `naming`.
+    def sharpen(self, scores: Float[Tensor, "batch k vocabulary"]) -> Float[Tensor, "batch k d_model"]:
+        """The mean of the token embeddings (each of norm 1), weighted by the softmax of the scores of `naming`.
 
         The model's own vocabulary as a prior: a slot holds near words, not a direction between all of them.
         """
-        return self.naming(vectors).softmax(-1) @ self.tokens
+        return scores.softmax(-1) @ self.tokens
 
-    def clarity(self, vectors: Float[Tensor, "batch k d_model"]) -> Float[Tensor, " batch"]:
-        """How clearly entities are named: the largest cosine to a token (but "no"), mean of the two entity slots.
+    def weigh(
+        self, gradients: Float[Tensor, "batch layer d_model"]
+    ) -> tuple[Float[Tensor, "batch k d_model"], Float[Tensor, " batch"]]:
+        """What the slots would hold for these gradients, and the gate's evidence that they are any."""
+        directions, strength = features(gradients.to(self.decoder.device), self.reference)
+        scores = self.naming(self.projector(directions, strength))
+        slots = self.sharpen(scores)
+        return slots, self.gate.evidence(scores / self.card.sharpness, slots, directions)
 
-        A sham may name one entity by chance, hardly two; the mean parts them from gradients better than the larger one,
-        and cosines better than probabilities. `vectors` are those of `project`, before they're sharpened. Sign flips
-        leave it unchanged in mirror_mlp.
-        """
-        named = self.naming(vectors[:, 1:]) / self.card.sharpness
-        named[..., self.silence] = -1
-        return named.amax(-1).mean(-1)
-
-    def confidence(self, vectors: Float[Tensor, "batch k d_model"]) -> Float[Tensor, " batch"]:
-        """The clarity as a probability: 0.5 at the gate's threshold, 0.99 for the median gradient, logistic between."""
-        slope = LOGIT_99 / max(self.gate.typical - self.gate.threshold, 1e-6)
-        return ((self.clarity(vectors) - self.gate.threshold) * slope).sigmoid()
+    @torch.no_grad()
+    def set_gate(
+        self,
+        training: Float[Tensor, "n layer d_model"],
+        validation: Float[Tensor, "m layer d_model"],
+        share: float,
+    ) -> None:
+        """Sets the gate: what explains directions from training gradients, the threshold from validation gradients."""
+        self.gate.explain(self.weigh(training)[0], features(training.to(self.decoder.device), self.reference)[0])
+        self.gate.set(self.weigh(validation)[1], share)
 
     def fill(
         self, gradients: Float[Tensor, "batch layer d_model"]
@@ -154,10 +156,10 @@ class Reader:
         Where the confidence is below 0.5, the first slot holds the word "no": the model is told that nothing is felt,
         whatever the other slots hold, and reports no pressure.
         """
-        raw = self.project(gradients)
-        filled, confidence = self.sharpen(raw), self.confidence(raw)
-        first = torch.where((confidence < 0.5)[:, None], self.tokens[self.silence], filled[:, 0])
-        return torch.cat([first[:, None], filled[:, 1:]], 1), confidence
+        slots, evidence = self.weigh(gradients)
+        confidence = self.gate.confidence(evidence)
+        first = torch.where((confidence < 0.5)[:, None], self.tokens[self.silence], slots[:, 0])
+        return torch.cat([first[:, None], slots[:, 1:]], 1), confidence
 
     def vectors(self, gradients: Float[Tensor, "batch layer d_model"]) -> Float[Tensor, "batch k d_model"]:
         """What goes into the slots, without the confidence."""
@@ -193,6 +195,26 @@ class Reader:
         cache: DynamicCache | None,
     ) -> Float[Tensor, "batch position d_model"]:
         return read_injected(self.decoder, prompts, tails, vectors, self.card.injection, self.card.norm, cache)
+
+    def report_losses(
+        self,
+        hosts: Sequence[str | None],
+        reports: Sequence[Sequence[int]],
+        vectors: Float[Tensor, "batch k d_model"],
+    ) -> tuple[Float[Tensor, " token"], Int[Tensor, " token"]]:
+        """Cross-entropy (nats) of every token of given reports, and each token's row; logits at those tokens only."""
+        prompts = [self.prompt(host) for host in hosts]
+        hidden = self.read(prompts, [report[:-1] for report in reports], vectors)
+        lengths = torch.tensor([len(report) for report in reports], device=hidden.device)
+        row = torch.arange(len(lengths), device=hidden.device).repeat_interleave(lengths)
+        column = [
+            len(prompt.ids) - 1 + offset
+            for prompt, report in zip(prompts, reports, strict=True)
+            for offset in range(len(report))
+        ]
+        logits = self.decoder.logits(hidden[row, torch.tensor(column, device=hidden.device)])
+        said = torch.tensor([token for report in reports for token in report], device=hidden.device)
+        return torch.nn.functional.cross_entropy(logits, said, reduction="none"), row
 
     @torch.no_grad()
     def report(

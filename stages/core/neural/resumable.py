@@ -1,7 +1,11 @@
-"""Training state that survives a kill: weights, optimizer moments, the step and the curve, without pickle."""
+"""Training that gives the same weights every time, and whose state survives a kill.
+
+The state: weights, optimizer moments, the step and the curve, without pickle.
+"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,6 +16,21 @@ from stages.core.files import replacing
 
 Curve = list[dict[str, int | float]]
 """Points of a training curve: the step, and losses in nats."""
+
+
+@contextmanager
+def reproducibly() -> Iterator[None]:
+    """Within the block (or a function decorated with it), operations that have a deterministic form use it.
+
+    On two threads, the backward pass of picking rows of a tensor otherwise adds them up in the order in which the
+    threads come. Operations without such a form (on GPUs) warn.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 class Resumable:

@@ -23,15 +23,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stages.core import wording
-from stages.core.neural.projector_card import Gate
+from stages.core.neural.projectors import STRONGEST
 from stages.core.neural.reader import Reader
-from stages.core.neural.resumable import Curve, Resumable
+from stages.core.neural.resumable import Curve, Resumable, reproducibly
 from stages.core.params import Projector
-from stages.core.seeds import keyed_rng
+from stages.core.seeds import keyed_int, keyed_rng
 from stages.core.shams import TRAINED, draw_sham
-
-WEAKEST, STRONGEST = 0.3, 2.5
-"""A training gradient is scaled to exp(+-x) times the reference norm, x uniform between these."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ class Curriculum:
         rng = keyed_rng(self.seed, split, step)
         picked = rng.integers(len(self.lessons), size=size)
         gradients = self.in_context(rng, self.gradients[torch.from_numpy(picked)])
-        factors = np.exp(rng.uniform(WEAKEST, STRONGEST, size) * rng.choice([-1, 1], size))
+        factors = np.exp(rng.uniform(-STRONGEST, STRONGEST, size))
         gradients *= (torch.tensor(factors, dtype=torch.float32)[:, None] * self.reference / gradients.norm(dim=-1))[
             ..., None
         ]
@@ -124,8 +121,11 @@ class Spelling:
         self.reader = reader
         self.known: dict[str, list[int]] = {}
 
-    def loss(self, vectors: Float[Tensor, "batch k d_model"], slots: Sequence[tuple[str, ...]]) -> Float[Tensor, ""]:
-        """Cross-entropy (nats) of naming the words' tokens among all the model's, over slots that hold a word."""
+    def loss(self, scores: Float[Tensor, "batch k vocabulary"], slots: Sequence[tuple[str, ...]]) -> Float[Tensor, ""]:
+        """Cross-entropy (nats) of naming the words' tokens among all the model's, over slots that hold a word.
+
+        `scores`: those of the reader's `naming`.
+        """
         row, slot, token, share = [], [], [], []
         for r, words in enumerate(slots):
             for s, word in enumerate(words):
@@ -137,7 +137,7 @@ class Spelling:
                     slot.append(s)
                     token.append(identity)
                     share.append((1.0 if position == 0 else 0.5) / (0.5 + 0.5 * len(ids)))
-        losses = -self.reader.naming(vectors).log_softmax(-1)[row, slot, token]
+        losses = -scores.log_softmax(-1)[row, slot, token]
         weights = torch.tensor(share, device=losses.device)
         return (losses * weights).sum() / weights.sum()
 
@@ -145,28 +145,13 @@ class Spelling:
 def report_loss(
     reader: Reader, draws: Draws, vectors: Float[Tensor, "batch k d_model"], rows: int
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy (nats) of the first `rows` reports' tokens and the end; logits at those positions only."""
-    prompts = [reader.prompt(host) for host in draws.hosts[:rows]]
+    """Mean cross-entropy (nats) of the first `rows` reports' tokens and the end of each."""
     end = min(reader.decoder.eos_ids())
     tails = [[*reader.decoder.continuation(report), end] for report in draws.reports[:rows]]
-    hidden = reader.read(prompts, [tail[:-1] for tail in tails], vectors[:rows])
-    at = [
-        (row, len(prompt.ids) - 1 + offset)
-        for row, (prompt, tail) in enumerate(zip(prompts, tails, strict=True))
-        for offset in range(len(tail))
-    ]
-    picked = hidden[torch.tensor([row for row, _ in at]), torch.tensor([column for _, column in at])]
-    wanted = torch.tensor([token for tail in tails for token in tail], device=hidden.device)
-    return F.cross_entropy(reader.decoder.logits(picked), wanted)
+    return reader.report_losses(draws.hosts[:rows], tails, vectors[:rows])[0].mean()
 
 
-def gate(reader: Reader, validation: Curriculum, missed: float) -> Gate:
-    """The gate whose threshold a share `missed` of the validation gradients stay below."""
-    with torch.no_grad():
-        clarity = reader.clarity(reader.project(validation.gradients))
-    return Gate(threshold=clarity.quantile(missed).item(), typical=clarity.median().item())
-
-
+@reproducibly()
 def train(
     reader: Reader,
     teaching: Curriculum,
@@ -193,20 +178,24 @@ def train(
     curve = state.load()
     held = validation.draw("validation", 0, settings.validation_batch, settings.validation_batch)
     advance(state.step)
+    reader.trained.train()
     for step in range(state.step, settings.steps):
         if spent([point["validation_loss"] for point in curve], settings.patience):
             break
+        torch.manual_seed(keyed_int(reader.seed, "dropout", step))  # the same whether the run was killed before or not
         draws = teaching.draw("train", step, settings.batch, settings.report_batch)
-        raw = reader.project(draws.gradients)
-        loss = report_loss(reader, draws, reader.sharpen(raw[: settings.report_batch]), settings.report_batch)
+        scores = reader.naming(reader.project(draws.gradients))
+        loss = report_loss(reader, draws, reader.sharpen(scores[: settings.report_batch]), settings.report_batch)
         if settings.slot_loss:
-            loss = loss + settings.slot_loss * spelling.loss(raw, draws.slots)
+            loss = loss + settings.slot_loss * spelling.loss(scores, draws.slots)
         loss.backward()
         state.advance()
         advance(1)
         if (step + 1) % settings.validate_every == 0 or step + 1 == settings.steps:
+            reader.trained.eval()
             with torch.no_grad():
                 held_loss = report_loss(reader, held, reader.vectors(held.gradients), settings.validation_batch).item()
+            reader.trained.train()
             earlier = [point["validation_loss"] for point in curve]
             curve.append({"step": step + 1, "train_loss": loss.item(), "validation_loss": held_loss})
             if held_loss < min(earlier, default=float("inf")):

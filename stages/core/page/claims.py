@@ -74,12 +74,15 @@ def circularity(group: Group) -> Found:
     count = thousands(group["gradients"].value)
     if "says_correction" not in group:
         return (
-            f"The teacher's label is off for {count} gradients, of fewer than two targets: nothing can be said.",
+            f"The teacher's label is off for {count} gradients: nothing can be said.",
             None,
         )
     known, label = group["says_correction"], group["says_label"]
-    holds = clearly_below(label, known)
-    null = "" if holds or clearly_below(known, label) else "; the intervals overlap, so the difference is null"
+    holds = None if known.low is None else clearly_below(label, known)
+    if holds is None:
+        null = "; these are of too few targets for an interval, so nothing follows"
+    else:
+        null = "" if holds or clearly_below(known, label) else "; the intervals overlap, so the difference is null"
     return (
         f"Where the teacher's own label names another target than the known correction ({count} gradients), reports "
         f"name the known one in {known} and the label's in {label}{null}."

@@ -156,15 +156,23 @@ KNOWN = {
     ),
     "controls.bias_only": Condition(
         "Bias-only projector",
-        "A projector that ignores the gradient, trained the same way",
+        "A projector that ignores the gradient: one, of the first seed, trained for at most 60 steps (a constant needs "
+        "few), its gate always open",
         "What the template alone scores.",
         "Any measure above chance: the report doesn't need the gradient.",
         "chance",
     ),
     "controls.activation": Condition(
         "Activation in place of the gradient",
-        "The activation at the same place, at the gradient's norm",
+        "The activation at the same place as the update direction, at the gradient's norm",
         "Whether the prompt is being inverted: an activation knows the prompt but not the target.",
+        "Target as high as with the gradient: the prompt is read, not the update.",
+        "falls",
+    ),
+    "controls.activation_negated": Condition(
+        "Minus the activation in place of the gradient",
+        "The same with the other sign, which points away from what the model would say, as real gradients do",
+        "Whether the prompt is being inverted, with the sign that could score.",
         "Target as high as with the gradient: the prompt is read, not the update.",
         "falls",
     ),
@@ -203,6 +211,13 @@ KNOWN = {
         "Accuracy clearly below that with true hosts, or the host's domain named.",
         "alike",
     ),
+    "controls.much_weaker": Condition(
+        "A ninth of the usual strength",
+        "The gradient scaled to a ninth of the reference norm",
+        "That content is read at other strengths too.",
+        "Accuracy clearly below that of the unscaled gradient.",
+        "alike",
+    ),
     "controls.weaker": Condition(
         "A third of the usual strength",
         "The gradient scaled to a third of the reference norm",
@@ -213,6 +228,13 @@ KNOWN = {
     "controls.stronger": Condition(
         "Three times the usual strength",
         "The gradient scaled to three times the reference norm",
+        "That content is read at other strengths too.",
+        "Accuracy clearly below that of the unscaled gradient.",
+        "alike",
+    ),
+    "controls.much_stronger": Condition(
+        "Nine times the usual strength",
+        "The gradient scaled to nine times the reference norm",
         "That content is read at other strengths too.",
         "Accuracy clearly below that of the unscaled gradient.",
         "alike",
@@ -229,6 +251,13 @@ KNOWN = {
         "Top tokens of the unembedded update direction",
         "What can be read with no training at all: the floor.",
         "Reports no better than the lens: the projector adds nothing.",
+        "lower",
+    ),
+    "floor.held_out_target": Condition(
+        "Lens, target never trained on",
+        "The lens on the gradients whose target entity was never a target in the projector's training",
+        "Whether the projector is needed where it was taught nothing.",
+        "Reports no better than the lens: what is read of new targets, no training reads as well.",
         "lower",
     ),
     "retrieval": Condition(
@@ -265,6 +294,8 @@ def condition_of(key: str) -> Condition:
     return Condition(name.capitalize(), "Not described on this page yet", "Its numbers only.", "Not stated yet.", "")
 
 
+REFERENCES = ("ceiling", "floor", "retrieval")
+"""What writes no report and reads the same gradients; one level below, by group, those that are held out too."""
 PLACES = {key: place for place, key in enumerate(KNOWN)}
 
 

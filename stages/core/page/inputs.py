@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from stages.core.files import read_json
-from stages.core.page.metrics import MEASURES
+from stages.core.page.metrics import MEASURES, REASON
 from stages.core.page.sweep import NUMBERS, Sweep, read_sweep
 from stages.core.page.tables import read_csv
 from stages.core.params import PARAMS, Report, Section, read_sections
@@ -37,6 +37,10 @@ MODEL = Path("data/model/model.json")
 CARD = Path("data/projector/projector.json")
 
 
+UNSHOWN = ("api",)
+"""Sections of params.yaml that decide nothing of what the page tells: a budget that is raised leaves it as it is."""
+
+
 class Sections(Section):
     """What the stage `report` reads of params.yaml; it shows the rest as it stands."""
 
@@ -45,7 +49,10 @@ class Sections(Section):
 
 @dataclass(frozen=True)
 class Inputs:
-    """The checked inputs. `params`: all sections of params.yaml as they stand. `model_curve`: None for Hub models."""
+    """The checked inputs.
+
+    `params`: the sections of params.yaml that the page shows. `model_curve`: None for Hub models.
+    """
 
     metrics: dict[str, Any]
     reports: pl.DataFrame
@@ -81,7 +88,7 @@ def read_inputs() -> Inputs:
 
 
 def read_params() -> dict[str, Any]:
-    """All sections of params.yaml: the page shows them as they stand."""
+    """All sections of params.yaml but UNSHOWN: the page shows them as they stand."""
     if not PARAMS.is_file():
         raise ValueError(f"{PARAMS}: no such file; run this in the repository's root")
     try:
@@ -90,7 +97,7 @@ def read_params() -> dict[str, Any]:
         raise ValueError(f"{PARAMS}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(params, dict):
         raise ValueError(f"{PARAMS}: (whole file): found {type(params).__name__}, wanted sections")
-    return params
+    return {name: section for name, section in params.items() if name not in UNSHOWN}
 
 
 def read_object(path: Path, *keys: str) -> dict[str, Any]:
@@ -105,7 +112,7 @@ def read_object(path: Path, *keys: str) -> dict[str, Any]:
 
 
 def read_metrics() -> dict[str, Any]:
-    """metrics.json: numbers all through, with the groups in ALWAYS at the least."""
+    """metrics.json: numbers all through (and reasons for missing intervals), with the groups in ALWAYS at the least."""
     found = read_object(METRICS, *ALWAYS)
     check_numbers(found, "")
     for key, names in ALWAYS.items():
@@ -119,7 +126,7 @@ def read_metrics() -> dict[str, Any]:
                 raise ValueError(f"{METRICS}: {key}.{name}: missing: wanted a number; rerun the stage evaluation")
     for seed, numbers in found["seeds"].items():
         for group, name in NUMBERS.values():
-            if not isinstance(numbers, dict) or f"{group}_{name}" not in numbers:
+            if not isinstance(numbers, dict) or (group in found and f"{group}_{name}" not in numbers):
                 key = f"seeds.{seed}.{group}_{name}"
                 raise ValueError(f"{METRICS}: {key}: missing: wanted a fraction; rerun the stage evaluation")
     return found
@@ -130,6 +137,8 @@ def check_numbers(value: Any, key: str) -> None:
     if isinstance(value, dict):
         for name, inner in value.items():
             check_numbers(inner, f"{key}.{name}".lstrip("."))
+        return
+    if isinstance(value, str) and key.rpartition(".")[2].startswith(REASON):
         return
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{METRICS}: {key}: found {value!r}, wanted a finite number; rerun the stage evaluation")

@@ -13,6 +13,8 @@ WORDS = {
 }
 Number = int | float
 BESIDE = ("_low", "_high", "_chance")
+REASON = "no_interval"
+"""How the name of a text begins that says why estimates beside it have no interval."""
 
 Standing = Literal["above", "at", "below", "unknown"]
 
@@ -62,7 +64,7 @@ class Group:
 
 def groups_of(metrics: dict[str, Any], key: str = "") -> Iterator[Group]:
     """Every group of metrics.json that holds numbers, in its order, nested groups after the one they are in."""
-    numbers = {name: value for name, value in metrics.items() if not isinstance(value, dict)}
+    numbers = {name: value for name, value in metrics.items() if not isinstance(value, dict | str)}
     if numbers:
         yield Group(key, {name: estimate(name, numbers) for name in numbers if not is_beside(name, numbers)})
     for name, value in metrics.items():

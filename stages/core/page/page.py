@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 
 from stages.core.page import charts, examples
 from stages.core.page.claims import claims
-from stages.core.page.conditions import DECOUPLING, Condition, condition_of, ordered
+from stages.core.page.conditions import DECOUPLING, REFERENCES, Condition, condition_of, ordered
 from stages.core.page.found import SHUFFLED, sentences
 from stages.core.page.inputs import Inputs
 from stages.core.page.metrics import (
@@ -42,6 +42,8 @@ HERE = Path(__file__).parent
 POCKET = "pocket"
 PLACES = {"right": "real", "alike": "real", "": "others"}
 """Part of the bars that a group stands in, by what is expected of it; references hold the rest."""
+ELSEWHERE = ("held_out_", "teacher", *(f"{name}." for name in REFERENCES))
+"""Beginnings of the keys of groups that those bars leave out."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,9 @@ def held_against_chance(groups: dict[str, Group]) -> dict[str, Group]:
 
 
 def row_of(group: Group, groups: dict[str, Group]) -> Row:
-    """The group with its words and what its numbers say."""
-    return Row(group, condition_of(group.key), verdict(group, groups[DECOUPLING]))
+    """The group with its words and what its numbers say; a reference stands against the reports on its gradients."""
+    real = groups.get(group.key.partition(".")[2], groups[DECOUPLING])
+    return Row(group, condition_of(group.key), verdict(group, real))
 
 
 def bar_sections(groups: dict[str, Group]) -> list[tuple[str, list[Row]]]:
@@ -156,7 +159,7 @@ def bar_sections(groups: dict[str, Group]) -> list[tuple[str, list[Row]]]:
     found: dict[str, list[Row]] = {title: [] for title in titles}
     for group in groups.values():
         known = condition_of(group.key).expected
-        if group.key.startswith(("held_out_", "teacher")) or not any(name in group for name in MEASURES):
+        if group.key.startswith(ELSEWHERE) or not any(name in group for name in MEASURES):
             continue
         controls = group.key.startswith("controls.")
         place = "controls" if controls else PLACES.get(known, "reference")
@@ -165,10 +168,12 @@ def bar_sections(groups: dict[str, Group]) -> list[tuple[str, list[Row]]]:
 
 
 def held_out_rows(groups: dict[str, Group]) -> list[Row]:
-    """The decoupling group and what is held out, to stand side by side."""
+    """The decoupling group and what is held out, each with what the references read of it, to stand side by side."""
     first = row_of(groups[DECOUPLING], groups)
     seen = replace(first, condition=replace(first.condition, label="All seen in training"))
-    return [seen, *(row_of(group, groups) for key, group in groups.items() if key.startswith("held_out_"))]
+    held = [key for key in groups if key.startswith("held_out_")]
+    keys = [key for name in held for key in (name, *(f"{reference}.{name}" for reference in REFERENCES))]
+    return [seen, *(row_of(groups[key], groups) for key in keys if key in groups)]
 
 
 def paired(groups: dict[str, Group]) -> list[tuple[str, list[Estimate | None]]]:
@@ -177,9 +182,10 @@ def paired(groups: dict[str, Group]) -> list[tuple[str, list[Estimate | None]]]:
     return [(condition_of(one.key).label, [difference(one, name) for name in MEASURES]) for one in controls]
 
 
-def by_seed(seeds: dict[str, dict[str, float]]) -> list[tuple[str, list[float]]]:
-    """The headline scores of each seed of the projector, as a sweep has them."""
-    return [(seed, [scores[f"{group}_{name}"] for group, name in NUMBERS.values()]) for seed, scores in seeds.items()]
+def by_seed(seeds: dict[str, dict[str, float]]) -> list[tuple[str, list[float | None]]]:
+    """The headline scores of each seed of the projector, as a sweep has them; None: not measured."""
+    names = [f"{group}_{name}" for group, name in NUMBERS.values()]
+    return [(seed, [scores.get(name) for name in names]) for seed, scores in seeds.items()]
 
 
 def verbaliser(lora: dict[str, Any] | None) -> str:
@@ -188,13 +194,13 @@ def verbaliser(lora: dict[str, Any] | None) -> str:
 
 
 def swept(sweep: Sweep) -> list[tuple[str, list[Row]]]:
-    """The experiments of a sweep as rows of bars, by layers; that of the settings shown says so."""
+    """The experiments of a sweep as rows of bars, by group; that of the settings shown says so."""
     parts = []
-    for layers, experiments in sweep.layers.items():
-        labels = [point.architecture.replace("_", " ") + ", as on this page" * point.current for point in experiments]
+    for group, experiments in sweep.groups.items():
+        labels = [spaced(point.name) + ", as on this page" * point.current for point in experiments]
         conditions = [Condition(label, "", "", "", "") for label in labels]
-        rows = [Row(point.group, one, Verdict(None, "")) for point, one in zip(experiments, conditions, strict=True)]
-        parts.append((f"Layers {layers.replace('+', ' and ')} together" if "+" in layers else f"Layer {layers}", rows))
+        rows = [Row(point.numbers, one, Verdict(None, "")) for point, one in zip(experiments, conditions, strict=True)]
+        parts.append((group, rows))
     return parts
 
 

@@ -1,11 +1,14 @@
-"""A sweep over layers and projector architectures: data/sweep/<name>.csv, written by a tool, shown on the page.
+"""Sweeps: tables data/sweep/<name>.csv of projectors trained with other settings, written by tools, shown on the page.
 
-A row is one experiment: the projector of that architecture, with these seeds, reading the gradients of these layers
-("2", or "2+3": both at once), all else as in params.yaml. `settings` says which "all else": a digest of every section
-that the experiments depend on.
+A row is one experiment. `group` and `name` are its words on the page. `changes` is a JSON object of what it has in
+section `projector` of params.yaml: every key that differs anywhere in the table, those that this experiment leaves as
+they were among them, so that it says the same when params.yaml changes. In the table `other_teacher` it is {}: its rows
+are of one projector, on different gradients. `seeds` are those of the projector ("0", or "0+1": reports of both at
+once). `settings` is a digest of all else that the experiments depend on.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,13 @@ from stages.core.page.tables import read_csv
 from stages.core.seeds import digest
 
 FOLDER = Path("data/sweep")
+PROJECTOR, LEAVE_ONE_OUT, OTHER_TEACHER = "projector", "leave_one_out", "other_teacher"
+MADE_BY = {
+    PROJECTOR: "make sweep",
+    LEAVE_ONE_OUT: "make leave-one-out",
+    OTHER_TEACHER: "make other-teacher",
+}
+"""The command that makes a table; one of another name is made by the sweep's tool, with the options of its maker."""
 # Column of the table -> group and number of metrics.json; each with the ends of its interval, <column>_low and _high.
 NUMBERS = {
     "domain_accuracy": ("decoupling", "domain_accuracy"),
@@ -26,73 +36,106 @@ NUMBERS = {
     "host_intrusion": ("decoupling", "host_intrusion"),
 }
 SWEPT_WORDS = WORDS | {"held_out_target": "Held-out target"}
+KEY_WORDS = {"lora": "LoRA on the verbaliser"}
+"""Keys of section `projector` whose name does not say enough."""
 ENDS = ("", "_low", "_high")
-SWEPT = ("architecture", "layers", "seeds")
-"""The keys of section `projector` that a sweep sets."""
+TEXTS = ("group", "name", "changes", "seeds", "settings")
 BESIDE = ("report", "api", "judge")
 """Sections that no experiment depends on."""
 
 
 @dataclass(frozen=True)
-class Point:
-    """One experiment. `current`: its layers and architecture are those of params.yaml."""
+class Experiment:
+    """What an experiment is: `group` and `name` for people, `changes` of section `projector` for the pipeline."""
 
-    architecture: str
+    group: str
+    name: str
+    changes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One experiment with its numbers. `current`: params.yaml has exactly its changes."""
+
+    name: str
     current: bool
-    group: Group
+    numbers: Group
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """The experiments of one table, by layers. `same_settings`: all that was not swept is as params.yaml has it now."""
+    """The experiments of one table, by group. `same_settings`: all that they share is as params.yaml has it now.
+
+    `differ`: words for the keys in which they differ. `measures`: the numbers that at least one of them has.
+    `left_out`: each was trained without one domain, and its numbers are of that domain's gradients alone.
+    `other_teacher`: all are one projector, trained on another teacher's labels; a row is of some of the gradients.
+    """
 
     path: Path
+    command: str
     same_settings: bool
     seeds: str
-    layers: dict[str, list[Point]]
+    differ: list[str]
+    measures: list[str]
+    left_out: bool
+    other_teacher: bool
+    groups: dict[str, list[Point]]
 
 
-def settings_of(params: dict[str, Any]) -> str:
-    """The digest of all that a sweep's experiments share; `params`: all of params.yaml."""
+def settings_of(params: dict[str, Any], changed: Iterable[str]) -> str:
+    """The digest of what experiments share that set seeds and the keys `changed`; `params`: all of params.yaml."""
+    own = {*changed, "seeds"}
     shared = {name: section for name, section in params.items() if name not in BESIDE}
-    shared["projector"] = {key: value for key, value in params["projector"].items() if key not in SWEPT}
+    shared["projector"] = {key: value for key, value in params["projector"].items() if key not in own}
     return digest(json.dumps(shared, sort_keys=True))[:16]
 
 
 def listed(numbers: list[int]) -> str:
-    """Layers, or seeds, as the table has them: "2+3"."""
+    """Layers, or seeds, as a table has them: "2+3"."""
     return "+".join(map(str, numbers))
 
 
-def row_of(projector: dict[str, Any], settings: str, metrics: dict[str, Any]) -> dict[str, Any]:
-    """One experiment as a row of the table, from its params and metrics.json; a number not measured is null."""
-    row = {key: listed(projector[key]) if key != "architecture" else projector[key] for key in SWEPT}
-    row |= {"settings": settings}
-    for column, (group, name) in NUMBERS.items():
-        row |= {f"{column}{end}": metrics.get(group, {}).get(f"{name}{end}") for end in ENDS}
-    return row
+def words_of(key: str) -> str:
+    """A key of section `projector` in words."""
+    return KEY_WORDS.get(key, key.replace("_", " "))
+
+
+def table_of(
+    experiments: list[Experiment], metrics: list[dict[str, Any]], params: dict[str, Any], seeds: list[int]
+) -> pl.DataFrame:
+    """The table of experiments that set the same keys, with each one's metrics.json; a number not measured is null."""
+    settings, rows = settings_of(params, experiments[0].changes), []
+    for one, measured in zip(experiments, metrics, strict=True):
+        row = {"group": one.group, "name": one.name, "changes": json.dumps(one.changes, separators=(",", ":"))}
+        row |= {"seeds": listed(seeds), "settings": settings}
+        for column, (group, name) in NUMBERS.items():
+            row |= {f"{column}{end}": measured.get(group, {}).get(f"{name}{end}") for end in ENDS}
+        rows.append(row)
+    return pl.DataFrame(rows, infer_schema_length=None)
 
 
 def read_sweep(name: str, params: dict[str, Any]) -> Sweep:
     """Reads and checks a table.
 
     Raises:
-        ValueError: it is missing or unreadable, has no rows, a row twice, rows of several settings or seeds, or a
-            number that is no fraction.
+        ValueError: it is missing or unreadable, has no rows, a row twice, rows of several settings or seeds, rows that
+            change different keys, or a number that is no fraction.
     """
-    path = FOLDER / f"{name}.csv"
+    path, command = FOLDER / f"{name}.csv", MADE_BY.get(name, f"python -m stages.tools.sweep --name {name}")
     if not path.is_file():
         raise ValueError(
-            f"{path}: no such file, but params.yaml: report.sweeps names it; run make sweep, or take the name out"
+            f"{path}: no such file, but params.yaml: report.sweeps names it; run {command}, or take the name out"
         )
     columns = [f"{column}{end}" for column in NUMBERS for end in ENDS]
-    table = read_csv(path, *SWEPT, "settings", numbers=tuple(columns))
-    again = "run make sweep again"
+    table = read_csv(path, *TEXTS, numbers=tuple(columns))
+    again = f"run {command} again"
     if table.is_empty():
         raise ValueError(f"{path}: (whole file): no rows, wanted one an experiment; {again}")
-    twice = table.filter(table.select("layers", "architecture").is_duplicated())
-    if len(twice):
-        raise ValueError(f"{path}: layers {twice[0, 'layers']}, {twice[0, 'architecture']}: stands twice; {again}")
+    left_out, other_teacher = name == LEAVE_ONE_OUT, name == OTHER_TEACHER
+    for key in (["group", "name"], *([] if other_teacher else [["changes"]])):
+        twice = table.filter(table.select(key).is_duplicated())
+        if len(twice):
+            raise ValueError(f"{path}: {twice[0, 'group']}, {twice[0, 'name']}: stands twice; {again}")
     for column in ("settings", "seeds"):
         if table[column].n_unique() > 1:
             raise ValueError(f"{path}: column {column}: found {table[column].n_unique()} values, wanted one; {again}")
@@ -100,14 +143,43 @@ def read_sweep(name: str, params: dict[str, Any]) -> Sweep:
         outside = table.filter(~pl.col(column).is_between(0, 1))
         if len(outside):
             raise ValueError(f"{path}: column {column}: found {outside[column][0]}, wanted a fraction from 0 to 1")
-    own = listed(params["projector"]["layers"]), params["projector"]["architecture"]
-    layers: dict[str, list[Point]] = {}
-    for row in table.iter_rows(named=True):
-        found = {
+    changes = [parsed(path, text, again) for text in table["changes"]]
+    keys = list(changes[0])
+    if different := [one for one in changes if set(one) != set(keys)]:
+        found = ", ".join(different[0])
+        raise ValueError(f"{path}: column changes: found keys {found}, wanted {', '.join(keys)} in each row; {again}")
+    swept = not (left_out or other_teacher)
+    groups: dict[str, list[Point]] = {}
+    for row, changed in zip(table.iter_rows(named=True), changes, strict=True):
+        numbers = {
             column: Estimate(column, row[column], row[f"{column}_low"], row[f"{column}_high"])
             for column in NUMBERS
             if row[column] is not None
         }
-        at, architecture = row["layers"], row["architecture"]
-        layers.setdefault(at, []).append(Point(architecture, (at, architecture) == own, Group(architecture, found)))
-    return Sweep(path, table["settings"][0] == settings_of(params), table["seeds"][0], layers)
+        current = swept and all(params["projector"].get(key, ...) == value for key, value in changed.items())
+        point = Point(row["name"], current, Group(row["name"], numbers))
+        groups.setdefault(row["group"], []).append(point)
+    return Sweep(
+        path,
+        command,
+        same_settings=table["settings"][0] == settings_of(params, keys),
+        seeds=table["seeds"][0],
+        differ=[words_of(key) for key in keys if any(one[key] != changes[0][key] for one in changes)],
+        measures=[column for column in NUMBERS if table[column].null_count() < len(table)],
+        left_out=left_out,
+        other_teacher=other_teacher,
+        groups=groups,
+    )
+
+
+def parsed(path: Path, changes: str, again: str) -> dict[str, Any]:
+    """A cell of column `changes`."""
+    try:
+        found = json.loads(changes)
+    except (TypeError, json.JSONDecodeError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{path}: column changes: found {changes}, wanted a JSON object of keys of section projector; {again}"
+        )
+    return found

@@ -1,6 +1,9 @@
 """A pocket model of a few thousand weights, untrained, and the two small domains that it is made for."""
 
+from collections.abc import Iterator
+
 import pytest
+import torch
 
 from stages.core.facts import Domain
 from stages.core.neural import pocket
@@ -41,3 +44,12 @@ def small_decoder(small_domains: list[Domain], small_settings: Pocket) -> Decode
     """Frozen by the decoder: fixtures and tests may share it."""
     tokenizer = pocket.make_tokenizer(small_domains)
     return Decoder(pocket.new_model(small_settings, tokenizer), tokenizer)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Torch computes on two threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)

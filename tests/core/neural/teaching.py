@@ -7,7 +7,7 @@ from torch import Tensor
 from stages.core.facts import Domain
 from stages.core.neural.decoder import Decoder
 from stages.core.neural.injection import replace_slots
-from stages.core.neural.projector_card import OPEN, REPLACE, new_card
+from stages.core.neural.projector_card import REPLACE, new_card
 from stages.core.neural.reader import Reader
 from stages.core.neural.training import Curriculum, Lesson
 from stages.core.params import Projector
@@ -23,7 +23,7 @@ def settings(**changes: object) -> Projector:
             "width": 16, "layers": [0, 1], "held_out_domains": [], "slot_token": "<slot>",
             "steps": 12, "batch": 16, "report_batch": 4, "sharpness": 20.0, "slot_loss": 1.0, "flips": 0.3,
             "shams": 0.2, "context_noise": 0.0, "learning_rate": 0.003, "weight_decay": 0.01, "validate_every": 4,
-            "validation_batch": 8, "patience": 3, "missed": 0.05, "seeds": [0],
+            "validation_batch": 8, "patience": 3, "gate": 0.5, "seeds": [0],
         }
         | changes
     )  # fmt: skip
@@ -36,7 +36,7 @@ def new_reader(decoder: Decoder, wanted: Projector) -> Reader:
         whiten=wanted.whiten, lora_on_the_verbaliser=wanted.lora,
         width=wanted.width, layers=tuple(wanted.layers), reference=REFERENCE,
         slot_token=wanted.slot_token, sharpness=wanted.sharpness, model="pocket", commit="0", held_out_domains=(),
-        seeds=tuple(wanted.seeds), gates=(OPEN,),
+        seeds=tuple(wanted.seeds),
     )  # fmt: skip
     return Reader.new(decoder, card, wanted.seeds[0])
 

@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from stages.core.errors import explain
 from stages.core.neural.decoder import Decoder
 from stages.core.neural.injection import embedding_norm, merged, read_injected, reading_prompt, replace_slots
-from stages.core.neural.projector_card import OPEN, REPLACE, new_card
+from stages.core.neural.projector_card import REPLACE, new_card
 from stages.core.neural.reader import SLOTS, Reader
 from stages.core.params import Injection, Section
 from stages.core.wording import QUESTION
@@ -38,7 +38,7 @@ every_way = pytest.mark.parametrize("how", [REPLACE, *ADDED], ids=lambda how: f"
 def reader_of(decoder: Decoder, how: Injection = REPLACE) -> Reader:
     card = new_card(
         decoder, architecture="linear", width=4, layers=(0, 1), reference=(1.0, 1.0), slot_token="<slot>",
-        injection=how, sharpness=20.0, model="pocket", commit="0", held_out_domains=(), seeds=(0,), gates=(OPEN,),
+        injection=how, sharpness=20.0, model="pocket", commit="0", held_out_domains=(), seeds=(0,),
     )  # fmt: skip
     return Reader.new(decoder, card, 0)
 

@@ -11,10 +11,16 @@ from stages.core import wording
 from stages.core.facts import Domain, read_domain
 from stages.core.neural import pocket
 from stages.core.neural.decoder import Decoder
-from stages.core.params import Pocket
+from stages.core.params import Model, Pocket, Section, read_sections
 
 ROOT = Path(__file__).parents[3]
 NAMES = sorted(path.stem for path in (ROOT / "data/facts").glob("*.yaml"))
+
+
+class OfModel(Section):
+    """The section that the pocket model's settings are in."""
+
+    model: Model
 
 
 @pytest.fixture(scope="module")
@@ -205,3 +211,12 @@ def test_training_learns(small_domains: list[Domain], small_settings: Pocket, tm
     settings = small_settings.model_copy(update={"steps": 40})
     _, _, curve = pocket.train(small_domains, settings, tmp_path / "a", lambda steps: None)
     assert curve[-1]["loss"] < 0.6 * curve[0]["loss"]
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_training_on_two_threads_twice_gives_the_same_weights(real_domains: list[Domain], tmp_path: Path):
+    """At the default's shape: in smaller ones torch has nothing to spread over threads."""
+    settings = read_sections(OfModel).model.pocket.model_copy(update={"steps": 6})
+    one, two = (pocket.train(real_domains, settings, tmp_path / name, lambda steps: None)[0] for name in "ab")
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, two.state_dict()[name]), name

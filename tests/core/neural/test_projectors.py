@@ -11,7 +11,7 @@ LAYERS, WIDTH, SLOTS, HIDDEN = 2, 8, 3, 5
 
 def made(name: str) -> torch.nn.Module:
     torch.manual_seed(0)
-    return ARCHITECTURES[name](LAYERS, WIDTH, SLOTS, HIDDEN)
+    return ARCHITECTURES[name](LAYERS, WIDTH, SLOTS, HIDDEN).eval()
 
 
 def read(seed: int = 0, count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,7 +12,6 @@ from stages.core.facts import Domain
 from stages.core.files import write_json
 from stages.core.neural.decoder import Decoder
 from stages.core.neural.engine.prefix import Padding
-from stages.core.neural.projector_card import Gate
 from stages.core.neural.projectors import ARCHITECTURES
 from stages.core.neural.reader import Reader
 from stages.core.neural.training import train
@@ -85,23 +84,31 @@ def test_a_model_that_takes_no_padding_reports_the_same(reader: Reader, monkeypa
 
 def test_slots_hold_a_mean_of_token_embeddings(reader: Reader):
     vectors = reader.project(gradients(reader))
-    weights = reader.naming(vectors).softmax(-1)
+    scores = reader.naming(vectors)
+    weights = scores.softmax(-1)
     torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:2]))
-    torch.testing.assert_close(reader.sharpen(vectors), weights @ reader.tokens)
-    torch.testing.assert_close(reader.sharpen(3 * vectors), reader.sharpen(vectors))  # only the direction counts
+    torch.testing.assert_close(reader.sharpen(scores), weights @ reader.tokens)
+    torch.testing.assert_close(reader.naming(3 * vectors), scores)  # only the direction counts
 
 
 def test_below_the_gate_the_first_slot_says_no(reader: Reader):
     read = gradients(reader)
-    clarity = reader.clarity(reader.project(read))
-    reader.gate = Gate(threshold=clarity.median().item(), typical=clarity.max().item())
+    reader.set_gate(read, read, share=1.0)
     filled, confidence = reader.fill(read)
-    shut = clarity < reader.gate.threshold
+    shut = reader.weigh(read)[1] < reader.gate.threshold
     assert torch.equal(confidence < 0.5, shut) and 0 < shut.sum() < len(shut)
-    torch.testing.assert_close(confidence.max(), torch.tensor(0.99))
     silence = reader.tokens[reader.decoder.continuation("no")[0]]
     assert torch.equal(filled[shut][:, 0], silence.expand(int(shut.sum()), -1))
     assert not (filled[~shut][:, 0] == silence).all(-1).any()
+
+
+def test_a_sign_flip_leaves_the_evidence_of_mirrored_slots_and_swaps_them(small_decoder: Decoder):
+    reader = new_reader(small_decoder, settings(architecture="mirror_mlp"))
+    read = gradients(reader)
+    reader.set_gate(read, read, share=0.5)
+    (slots, evidence), (flipped, same) = reader.weigh(read), reader.weigh(-read)
+    torch.testing.assert_close(evidence, same)
+    torch.testing.assert_close(slots[:, 1], flipped[:, 2])
 
 
 def saved(reader: Reader, folder: Path) -> None:

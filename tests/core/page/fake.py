@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from ruamel.yaml import YAML
 
-from stages.core.page.sweep import row_of, settings_of
+from stages.core.page.sweep import FOLDER, LEAVE_ONE_OUT, PROJECTOR, Experiment, table_of
 from tests.core.page.small import BESIDE, CARD, MODEL
 
 FACTS = {
@@ -63,7 +63,7 @@ gradients: {layers: [1], keep_bits: 10}
 projector: {architecture: mlp, width: 512, layers: [1], steps: 1800, batch: 64, learning_rate: 0.002, seed: 0}
 report:
   examples: 4
-  sweeps: [projector]
+  sweeps: [projector, leave_one_out]
 """
 
 
@@ -229,21 +229,25 @@ def curve(path: Path, steps: int, start: float, end: float, validation: bool) ->
             writer.writerow([0, index, f"{loss:.5f}", held] if validation else [index, f"{loss:.5f}"])
 
 
-def sweep(path: Path) -> None:
-    """A table of six experiments; two have no held-out target."""
-    path.parent.mkdir(parents=True)
-    settings, rows = settings_of(YAML(typ="safe").load(PARAMS)), []
-    for layer, layers in enumerate(([0, 1], [1])):
+def share_of(value: float) -> dict[str, float]:
+    """A group whose scores are all `value`."""
+    ends = {"": value, "_low": value - 0.05, "_high": value + 0.04}
+    return {f"{measure}{end}": number for measure in METRICS for end, number in ends.items()}
+
+
+def sweeps(folder: Path) -> None:
+    """A table of six experiments, two of which have no held-out target; and one with each domain left out."""
+    folder.mkdir(parents=True)
+    params, found, metrics = YAML(typ="safe").load(PARAMS), [], []
+    for layer, (layers, group) in enumerate((([0, 1], "Layers 0 and 1 together"), ([1], "Layer 1"))):
         for number, architecture in enumerate(("scalar_affine", "linear", "mlp")):
-            share = 0.2 + 0.3 * layer + 0.1 * number
-            one = {"target_accuracy": share, "target_accuracy_low": share - 0.05, "target_accuracy_high": share + 0.04}
-            group = {
-                name.replace("target_accuracy", measure): value for measure in METRICS for name, value in one.items()
-            }
-            held = {"held_out_target": one} if number else {}
-            projector = {"architecture": architecture, "layers": layers, "seeds": [0]}
-            rows.append(row_of(projector, settings, {"decoupling": group, **held}))
-    pl.DataFrame(rows, infer_schema_length=None).write_csv(path)
+            share = share_of(0.2 + 0.3 * layer + 0.1 * number)
+            metrics.append({"decoupling": share, **({"held_out_target": share} if number else {})})
+            found.append(Experiment(group, architecture, {"architecture": architecture, "layers": layers}))
+    table_of(found, metrics, params, [0]).write_csv(folder / f"{PROJECTOR}.csv")
+    left = [Experiment("Never trained on", domain, {"held_out_domains": [domain]}) for domain in DOMAINS]
+    scores = [{"decoupling": share_of(0.1 + number / 20)} for number in range(len(DOMAINS))]
+    table_of(left, scores, params, [0]).write_csv(folder / f"{LEAVE_ONE_OUT}.csv")
 
 
 def write(root: Path, per_fact: int = 2) -> pl.DataFrame:
@@ -259,7 +263,7 @@ def write(root: Path, per_fact: int = 2) -> pl.DataFrame:
     put(data / "model" / "model.json", MODEL)
     put(data / "projector" / "projector.json", CARD)
     (root / "params.yaml").write_text(PARAMS)
-    sweep(data / "sweep/projector.csv")
+    sweeps(root / FOLDER)
     return rows
 
 

@@ -76,7 +76,6 @@ CARD: dict[str, Any] = {
     "reference": [0.0123],
     "slot_token": "<slot>",
     "lora_on_the_verbaliser": None,
-    "gates": [{"threshold": 0.5, "typical": 0.6}],
     "norm": 1.37,
     "model": "pocket",
     "commit": "3b1f0c9a7d52",

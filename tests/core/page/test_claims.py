@@ -8,6 +8,8 @@ from stages.core.page.claims import MADE, Claim, claims
 from stages.core.page.metrics import groups_of
 from tests.core.page.small import BESIDE, numbers
 
+ENDS = ("low", "high")
+
 
 def made(key: str, **changed: Any) -> Claim:
     """The claim of a group, with some of its numbers changed or, where None, taken out."""
@@ -50,5 +52,8 @@ def test_what_is_null_is_said_to_be(key: str, changed: dict[str, float], said: s
 def test_what_could_not_be_measured_is_said_to_be() -> None:
     few = dict.fromkeys([name for name in BESIDE["circularity"] if name.startswith("says_")])
     assert "nothing can be said" in made("circularity", **few, gradients=1).text
+    bare = made("circularity", **dict.fromkeys(f"says_{one}_{end}" for one in ("correction", "label") for end in ENDS))
+    assert "in 84.8\u00a0% and the label's in 12.1\u00a0%; these are of too few targets" in bare.text
+    assert bare.holds is None
     assert "nothing can be said" in made("steering", rows=0, cosine=None).text
     assert "in none of 3\u202f072" in made("detection", false_alarms=0).text

@@ -43,3 +43,8 @@ def test_groups_are_found_at_any_depth_and_qualifiers_stand_beside_their_number(
     assert list(groups) == ["a", "b.c"]
     assert groups["a"].estimates == {"x": Estimate("x", 0.5, 0.4, 0.6), "alone_low": Estimate("alone_low", 0.1)}
     assert groups["b.c"]["y"] == Estimate("y", 0.2, chance=0.1)
+
+
+def test_the_reason_for_a_missing_interval_is_no_estimate() -> None:
+    groups = list(groups_of({"a": {"x": 0.5, "no_interval": "found 4 entities"}, "b": {"no_interval_spoken": "none"}}))
+    assert [(group.key, group.estimates) for group in groups] == [("a", {"x": Estimate("x", 0.5)})]

@@ -11,7 +11,7 @@ import pytest
 from stages.core.page.inputs import CARD, METRICS, MODEL, MODEL_CURVE, Inputs, read_inputs
 from stages.core.page.metrics import MEASURES, groups_of
 from stages.core.page.page import flat, render
-from stages.core.page.sweep import FOLDER, NUMBERS
+from stages.core.page.sweep import FOLDER, LEAVE_ONE_OUT, NUMBERS, PROJECTOR
 from tests.core.page import fake
 
 VOID = {"meta", "link", "input", "br", "img", "hr", "rect", "line", "path"}
@@ -81,7 +81,7 @@ def test_every_figure_says_what_would_falsify_it(inputs: Inputs) -> None:
     html = render(inputs)
     figures = html.split("<figure")[1:]
     numbered = [figure for figure in figures if "Figure " in figure.split("</figure>")[0]]
-    assert len(numbered) == len(figures) - 1 == 6  # the headline's example is a single report
+    assert len(numbered) == len(figures) - 1 == 7  # the headline's example is a single report
     assert all("What would falsify it." in figure.split("</figure>")[0] for figure in numbered)
 
 
@@ -109,26 +109,56 @@ def test_the_bars_and_the_headline_hold_the_numbers_of_metrics_json(inputs: Inpu
         assert values == [numbers[measure] for measure in MEASURES if measure in numbers]
 
 
-def test_the_sweep_stands_with_its_numbers_and_says_which_experiment_is_this_page_s(inputs: Inputs) -> None:
-    section = render(inputs).split('id="sweep"')[1].split("</section>")[0]
-    assert "Figure 6." in section and "Made with other settings" not in section
-    rows = list(csv.DictReader((FOLDER / "projector.csv").open()))
-    shown = section.split('<tr><th scope="row">')[1:]
-    assert len(shown) == len(rows) == 6
-    for row, text in zip(rows, shown, strict=True):
-        values = [part.split('"')[0] for part in text.split('<data value="')[1:]]
-        assert values == [row[name] for name in NUMBERS if row[name]]
-        assert row["architecture"].replace("_", " ") in text
-    assert ["as on this page" in text for text in shown] == [False] * 5 + [True]
-    assert "Layers 0 and 1 together" in section and "Layer 1<" in section and "with seed 0." in section
+def figures(html: str) -> list[tuple[str, list[str]]]:
+    """Of each figure of the section with sweeps: its text, and that of its rows."""
+    section = html.split('id="sweep"')[1].split("</section>")[0]
+    found = [text.split("</figure>")[0] for text in section.split("<figure>")[1:]]
+    return [(text, text.split('<tr><th scope="row">')[1:]) for text in found]
+
+
+def values(text: str) -> list[str]:
+    return [part.split('"')[0] for part in text.split('<data value="')[1:]]
+
+
+def test_sweeps_stand_with_their_numbers_each_in_its_figure(inputs: Inputs) -> None:
+    for number, (name, (_, shown)) in enumerate(zip((PROJECTOR, LEAVE_ONE_OUT), figures(render(inputs)), strict=True)):
+        rows = list(csv.DictReader((FOLDER / f"{name}.csv").open()))
+        assert len(shown) == len(rows) == (6, 8)[number]
+        for row, text in zip(rows, shown, strict=True):
+            assert values(text) == [row[measure] for measure in NUMBERS if row[measure]]
+            assert text.startswith(row["name"].replace("_", " "))
+
+
+def test_a_sweep_says_what_differs_and_which_experiment_is_this_page_s(inputs: Inputs) -> None:
+    html = render(inputs)
+    assert "Made with other settings" not in html
+    text, rows = figures(html)[0]
+    assert ["as on this page" in row for row in rows] == [False] * 5 + [True]
+    assert "Layers 0 and 1 together" in text and "Layer 1<" in text and "Figure 6." in text
+    assert "that differ in architecture and layers, each trained and evaluated with seed 0," in text
+
+
+def test_a_domain_left_out_is_no_setting_of_this_page_and_has_no_held_out_targets(inputs: Inputs) -> None:
+    params = Path("params.yaml")
+    params.write_text(
+        params.read_text().replace("{architecture: mlp,", "{architecture: mlp, held_out_domains: [music],")
+    )
+    text, rows = figures(render(read_inputs()))[1]
+    assert "Figure 7." in text and "read by a projector trained with seed 0 on those of the other 7." in text
+    assert not any("as on this page" in row for row in rows) and "not measured" not in text
+    assert "Held-out target" not in text and "chance" not in text
 
 
 def test_a_sweep_of_other_settings_is_said_to_be_one_and_none_is_none(inputs: Inputs) -> None:
     params = Path("params.yaml")
+    params.write_text(params.read_text().replace("architecture: mlp", "architecture: linear"))
+    html = render(read_inputs())  # architectures are what one sweep sets, and a setting of the other
+    assert html.count("Made with other settings") == 1 and "<code>make leave-one-out</code> makes it anew" in html
     params.write_text(params.read_text().replace("steps: 1800", "steps: 1801"))
-    assert "Made with other settings" in render(read_inputs())
-    params.write_text(params.read_text().replace("sweeps: [projector]", "sweeps: []"))
-    assert 'id="sweep"' not in render(read_inputs()) and "#sweep" not in render(read_inputs())
+    html = render(read_inputs())
+    assert html.count("Made with other settings") == 2 and "<code>make sweep</code> makes it anew" in html
+    params.write_text(params.read_text().replace("sweeps: [projector, leave_one_out]", "sweeps: []"))
+    assert 'id="sweep"' not in render(read_inputs()) and 'href="#sweep"' not in render(read_inputs())
 
 
 def test_text_from_models_is_shown_and_not_run(inputs: Inputs) -> None:

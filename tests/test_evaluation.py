@@ -1,0 +1,117 @@
+"""What the evaluation asks, and whom: the grid, held-out groups, and controls on the real gradients' own cases."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from stages.controls.conditions import CONDITIONS
+from stages.core.cases import NO_HOST
+from stages.core.gathering import Gathered
+from stages.core.neural.decoder import Decoder
+from stages.core.neural.pocket import make_tokenizer, new_model
+from stages.core.params import Evaluation, Pocket
+from stages.evaluation import BIAS, FALSE_HOST, LENS, TUNED, asked_of, questions
+from tests.core.neural.conftest import domain
+from tests.core.neural.teaching import new_reader, settings
+
+HOW = Evaluation(gradients=2, fine_tuned=1, step_sizes=[1.0], bootstrap=10, report_tokens=4, seed=0)
+DOMAINS = ["geography", "history", "music"]
+
+
+def table(*changes: dict[str, Any]) -> pl.DataFrame:
+    """Rows of the prompts table: of the test split and nothing held out, unless they say otherwise."""
+    made = [
+        {
+            "row": number, "prompt_id": f"id{number}", "domain": "music", "relation": "of", "subject": f"s{number}",
+            "prompt": f"The composer of s{number} is", "answer": "Verdi", "target": f"t{number}",
+            "kind": "counterfactual", "split": "test", "held_out": "none",
+        } | change
+        for number, change in enumerate(changes)
+    ]  # fmt: skip
+    return pl.DataFrame(made, infer_schema_length=None)
+
+
+def asked(every: pl.DataFrame, rows: pl.DataFrame | None = None, how: Evaluation = HOW) -> dict[str, pl.DataFrame]:
+    """`rows`: those whose premise holds; None: every row's does."""
+    nothing = np.zeros((len(every), 1, 2), dtype=np.float32)
+    return questions(Gathered(every, nothing, nothing, [0]), every if rows is None else rows, DOMAINS, how)
+
+
+SEEN = [{"domain": name} for name in DOMAINS for _ in range(3)]
+HELD = [{"held_out": reason} for reason in ("target", "subject", "template", "relation")]
+TRAINED = [{"split": "train"}, {"split": "validation", "held_out": "target"}]
+CORRECTION = {"kind": "correction", "held_out": "subject"}
+
+
+@pytest.fixture(scope="module")
+def cases() -> dict[str, pl.DataFrame]:
+    return asked(table(*SEEN, *HELD, *TRAINED, CORRECTION))
+
+
+def test_the_grid_is_so_many_seen_gradients_a_domain_before_a_host_of_every_domain_and_none(
+    cases: dict[str, pl.DataFrame],
+):
+    grid = cases["real"].filter(pl.col("held_out") == "none")
+    counts = grid.group_by("gradient_domain", "host_domain").len()
+    assert len(counts) == 3 * 4 and (counts["len"] == HOW.gradients).all()
+    assert set(grid["host_domain"]) == {*DOMAINS, NO_HOST} and set(grid["row"]) < set(range(9))
+
+
+def test_what_is_held_out_is_asked_once_before_a_foreign_host_and_corrections_are_called_so(
+    cases: dict[str, pl.DataFrame],
+):
+    """The correction's subject is held out too; no row of another split is asked about."""
+    rest = cases["real"].filter(pl.col("held_out") != "none")
+    assert rest.select("row", "held_out").rows() == [
+        (9, "target"), (10, "subject"), (11, "template"), (12, "relation"), (15, "correction"),
+    ]  # fmt: skip
+    assert (rest["host_domain"] != rest["gradient_domain"]).all()
+
+
+def test_every_host_is_a_seen_test_prompt(cases: dict[str, pl.DataFrame]):
+    for of in cases.values():
+        hosts = of["host_prompt_id"].drop_nulls()
+        assert set(hosts) <= {f"id{row}" for row in range(9)}
+
+
+def test_every_control_is_asked_the_same_cases_which_real_gradients_were_asked_too(cases: dict[str, pl.DataFrame]):
+    assert set(cases) == {*CONDITIONS, LENS, BIAS, TUNED, FALSE_HOST} and next(iter(cases)) == "real"
+    on = ["prompt_id", "host_prompt_id"]
+    for name in set(cases) - {"real", TUNED, FALSE_HOST}:
+        assert cases[name].equals(cases["zero"])
+    assert cases["zero"].join(cases["real"], on=on, how="anti").is_empty() and len(cases["zero"]) == 6
+    assert cases[TUNED].join(cases["zero"], on=on, how="anti").is_empty() and len(cases[TUNED]) == 3
+    assert cases[FALSE_HOST].select(on).equals(cases["zero"].select(on))
+    assert not set(cases[FALSE_HOST]["host"]) & set(cases["zero"]["host"])
+
+
+def test_a_domain_with_one_gradient_is_not_shuffled_within():
+    every = table(*SEEN)
+    found = asked(every, every.filter(pl.col("row") > 1))
+    assert set(found["zero"]["gradient_domain"]) == {*DOMAINS} and len(found["zero"]) == 5
+    assert found["shuffled_within"].equals(found["zero"].filter(pl.col("gradient_domain") != "geography"))
+    lone = asked(every, how=HOW.model_copy(update={"gradients": 1}))
+    assert "shuffled_within" not in lone and len(lone["shuffled_across"]) == 3
+
+
+@pytest.mark.parametrize(("lora", "times"), [(None, 1), ({"rank": 2, "alpha": 4, "learning_rate": 0.01}, 2)])
+def test_where_the_projector_has_no_part_one_seed_is_asked_unless_lora_has(lora: dict[str, Any] | None, times: int):
+    domains = [domain("geography"), domain("music")]
+    tokenizer = make_tokenizer(domains)
+    decoder = Decoder(new_model(pocket(), tokenizer), tokenizer)
+    readers = [new_reader(decoder, settings(seeds=[seed], lora=lora)) for seed in (0, 1)]
+    bias = new_reader(decoder, settings(architecture="bias_only"))
+    for name in ("none", LENS):
+        assert asked_of(name, readers, bias) == readers[:times]
+    for name in ("real", "zero", TUNED):
+        assert asked_of(name, readers, bias) == readers
+    assert asked_of(BIAS, readers, bias) == [bias]
+
+
+def pocket() -> Pocket:
+    return Pocket(
+        d_model=32, layers=2, heads=2, steps=6, batch=16, learning_rate=0.003, muon_learning_rate=0.02,
+        misconceptions=0.25, seed=0,
+    )  # fmt: skip
