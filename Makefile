@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: env repro leave-one-out sweep deps check test bench
+.PHONY: env repro leave-one-out other-teacher sweep deps check test bench
 
 env: $(VENV)/.built
 
@@ -18,6 +18,11 @@ repro: deps
 
 leave-one-out: env
 	python -m stages.tools.leave_one_out
+	dvc repro report
+
+other-teacher: env
+	python -m stages.tools.other_teacher
+	dvc repro report
 
 sweep: env
 	python -m stages.tools.sweep
@@ -36,7 +41,11 @@ check: env
 test: check
 	pytest
 
+# Minutes of one core: pocket 1, S 4, M some 20 (worked out, not timed as a whole; 12 GB): make bench SIZES="pocket S M".
+SIZES ?= pocket S
 bench: env
 	python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[bench]"
-	python -m tests.benchmarks.engine
+	python -c "import nnsight, transformer_lens" # without them the next line's tests would be skipped
+	pytest tests/core/neural/engine/test_peers.py
+	python -m tests.benchmarks.engine --size $(SIZES)
 	python -m tests.benchmarks.labelling

@@ -15,6 +15,8 @@ import pytest
 
 from stages.core.tables import LABELS, read_table
 from stages.tools.dependencies import differences
+from tests.benchmarks.engine import OURS, report
+from tests.benchmarks.work import SIZES, at_the_peak, draw, marks, needed
 from tests.pipeline import tiny
 from tests.pipeline.hermetic import files
 from tests.pipeline.warm import Warm
@@ -30,6 +32,7 @@ RUN_BY = {
     "make repro": IN_TWO_COMMANDS,
     "make deps": IN_TWO_COMMANDS,
     "make leave-one-out": OTHERS,
+    "make other-teacher": OTHERS,
     "dvc metrics show": OTHERS,
     "gradaware describe": "tests/tools/test_describe.py::test_the_documented_commands_run",
     "gradaware import-facts": IN_TWO_COMMANDS,
@@ -38,7 +41,7 @@ RUN_BY = {
         "tests/tools/test_watch.py::test_what_is_read_at_step_0_is_the_gradient_of_the_untouched_model"
     ),
     "python -m stages.tools.real_step": (
-        "tests/tools/test_real_step.py::test_the_command_writes_metrics_and_a_curve_twice_the_same"
+        "tests/tools/test_real_step.py::test_the_command_writes_metrics_a_curve_and_a_figure_twice_the_same"
     ),
     "python -m stages.tools.review": "tests/pipeline/test_review.py::test_nothing_changed",
     "python -m stages.tools.record": "tests/pipeline/test_review.py::recorded",
@@ -50,8 +53,8 @@ RUN_BY = {
     "python -m stages.<stage> --help": "tests/tools/test_help.py::test_help_shows_an_example",
     "torchrun --nnodes 2": CLUSTER,
     "dvc commit --force": CLUSTER,
-    "make sweep": f"{EXPERIMENTS}::test_a_sweep_is_queued_run_once_and_shown_on_the_page",
-    "python -m stages.tools.sweep": f"{EXPERIMENTS}::test_a_sweep_is_queued_run_once_and_shown_on_the_page",
+    "make sweep": f"{EXPERIMENTS}::test_sweeps_are_queued_run_once_and_shown_on_the_page",
+    "python -m stages.tools.sweep": f"{EXPERIMENTS}::test_sweeps_are_queued_run_once_and_shown_on_the_page",
     "dvc plots diff": f"{EXPERIMENTS}::test_params_can_be_set_and_results_compared",
     "dvc exp run": f"{EXPERIMENTS}::test_params_can_be_set_and_results_compared",
     "dvc exp show": f"{EXPERIMENTS}::shown",
@@ -122,8 +125,17 @@ def test_commands_that_no_other_test_runs(tiny_pipeline: Path, warm_python: Warm
     assert "decoupling.domain_accuracy" in tiny.command(root, "dvc", "metrics", "show").stdout
     shutil.copy(tiny.ROOT / "Makefile", root)
     tiny.command(root, "make", "-o", ".venv/.built", "leave-one-out", warm=warm_python)
-    left = json.loads((root / "data/leave_one_out/metrics.json").read_text(encoding="utf-8"))
-    assert set(left) >= set(tiny.DOMAINS)
+    left = pl.read_csv(root / "data/sweep/leave_one_out.csv")
+    assert left["name"].to_list() == list(tiny.DOMAINS) and left["domain_accuracy"].is_not_null().all()
+    page = (root / "data/report/index.html").read_text(encoding="utf-8")
+    assert "on those of the other 1." in page and "Made with other settings" not in page
+    tiny.command(root, "make", "-o", ".venv/.built", "other-teacher", warm=warm_python)
+    other = pl.read_csv(root / "data/sweep/other_teacher.csv")
+    assert other["name"][0].startswith("Grid, ") and other["domain_accuracy"][0] is not None
+    page = (root / "data/report/index.html").read_text(encoding="utf-8")
+    assert "Taught by the local teacher on the smallest step size alone" in page
+    assert "on the labels of another teacher than the rest of this page" in page
+    assert "on those of the other 1." in page and "Made with other settings" not in page
 
 
 def example(number: int) -> str:
@@ -214,3 +226,42 @@ def test_figures_at_scale_follow_from_the_benchmarks_results():
         said = [float(cell) for cell in row.split("|")[2:6]]
         for rate, shown, hours in zip((found[key], found["gradient + 5 steps"]), said[::2], said[1::2], strict=True):
             np.testing.assert_allclose([shown, hours], [rate, 1e6 / rate / 3600], rtol=0.06)
+
+
+RESULTS = tiny.ROOT / "tests/benchmarks/results"
+
+
+def test_cost_by_number_of_samples_is_what_the_benchmark_found():
+    found = json.loads((RESULTS / "scaling-pocket.json").read_text(encoding="utf-8"))["samples"]
+    rates = [f"{row['samples a second']:.0f}" for row in found.values()]
+    counts = [f"{int(count):,}".replace(",", " ") for count in found]
+
+    def listed(values: list[str]) -> str:
+        return f"{', '.join(values[:-1])} and {values[-1]}"
+
+    text = " ".join((tiny.ROOT / "docs/scale.md").read_text(encoding="utf-8").split())
+    assert f"Cost is linear: {listed(rates)} a second at {listed(counts)} samples" in text
+
+
+def test_arithmetic_at_scale_is_what_nobody_can_do_without():
+    text = " ".join((tiny.ROOT / "docs/scale.md").read_text(encoding="utf-8").split())
+    found = [sum(needed(size, draw(size, 4096), SIZES[size][1] * 2 // 3, 0)) / 1e12 for size in ("4B", "8B")]
+    assert f"{found[0]:.2f} TFLOP a gradient at 4 billion parameters and {found[1]:.2f} at 8" in text
+
+
+@pytest.mark.parametrize("size", ["pocket", "S", "M"])
+def test_ceilings_follow_from_the_rates_and_peaks_of_a_run(size: str):
+    written = (RESULTS / f"engine-{size}.json").read_text(encoding="utf-8")
+    found = json.loads(written)
+    at_the_peak(found, OURS)
+    assert found == json.loads(written)
+    assert (RESULTS / f"engine-{size}.md").read_text(encoding="utf-8") == report(found)
+
+
+def test_ceilings_in_the_results_words_are_those_of_their_tables():
+    text = (RESULTS / "README.md").read_text(encoding="utf-8")
+    for row, key in (("that, over the naive", "gradient@{}"), ("the ceiling of gradient + five", "gradient + 5 steps")):
+        (line,) = (line for line in text.splitlines() if line.startswith(f"| {row}"))
+        for size, said in zip(("S", "M"), line.split("|")[2:4], strict=True):
+            found, name = json.loads((RESULTS / f"engine-{size}.json").read_bytes()), key.format(marks(size)[1])
+            assert said.strip() == f"{found['ours fp32'][f'{name}, at the peak'] / found['naive'][name]:.1f}x"

@@ -9,9 +9,10 @@ from stages.core.page.metrics import Group
 Expected = Literal["right", "alike", "chance", "falls", "swaps", "lower", "ceiling", "reference", ""]
 """What has to come out for the claim to hold.
 
-Above chance; above chance and not clearly below the decoupling group; at chance; target clearly below the decoupling
-group's; swapped words above chance; lower than the real gradient in one accuracy at least and higher in none; in no
-accuracy lower than it; nothing (a reference to hold the rest against).
+Above chance; above chance and not lower than the decoupling group (by pairs where there are any, else by intervals);
+at chance; target lower than the decoupling group's; swapped words above chance; lower than the real gradient in one
+accuracy at least and higher in none; in no accuracy lower than it; nothing (a reference to hold the rest against).
+Lower by silence alone is not lower.
 """
 
 
@@ -58,9 +59,16 @@ KNOWN = {
     ),
     "held_out_target": Condition(
         "Target never trained on",
-        "Gradients whose target entity was never a target in the projector's training",
+        "Gradients whose target no training label has as moved to; some have it as moved from",
         "Targets are read from the gradient, not recalled from a list.",
         "Target accuracy at chance: the projector is a lookup table.",
+        "right",
+    ),
+    "held_out_entity": Condition(
+        "Word never trained on",
+        "Of those, gradients whose target no training label names at all, neither as moved to nor as moved from",
+        "The word is read from the gradient though no report that was trained on says it in any place.",
+        "Target accuracy at chance: only words are read that training names somewhere.",
         "right",
     ),
     "held_out_subject": Condition(
@@ -194,14 +202,15 @@ KNOWN = {
         "Steering vector",
         "The difference of mean activations between target and answer prompts, at the gradient's norm",
         "Whether a gradient says what a steering vector would.",
-        "As high as with the gradient: gradients are steering vectors by another name.",
+        "As high as with the gradient, or lower only because reports are silent: gradients are steering vectors by "
+        "another name.",
         "lower",
     ),
     "controls.fine_tuned": Condition(
         "Difference after fine-tuning",
         "How the activation moved in real Adam steps on the sample, at the gradient's norm",
         "Whether reading a gradient is the same as reading what training has already done.",
-        "As high as with the gradient: the gradient adds nothing to a diff.",
+        "As high as with the gradient, or lower only because reports are silent: the gradient adds nothing to a diff.",
         "lower",
     ),
     "controls.false_host": Condition(

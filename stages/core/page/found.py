@@ -55,7 +55,7 @@ def effect(estimate: Estimate) -> str:
 
 def against(groups: dict[str, Group]) -> str:
     """Controls, held-out targets, direction and the probe, as far as they were measured."""
-    clauses = [nulls(groups), held_out(groups), swapped(groups), ceiling(groups)]
+    clauses = [nulls(groups), held_out(groups), swapped(groups), read_otherwise(groups)]
     said = [clause for clause in clauses if clause]
     if not said:
         return "No control was scored, so nothing on this page says what the reports would be without the gradient."
@@ -64,8 +64,11 @@ def against(groups: dict[str, Group]) -> str:
 
 
 def nulls(groups: dict[str, Group]) -> str:
-    """Which of the controls that have to be at chance are."""
+    """Which of the controls that have to be at chance are; those of too few entities show nothing."""
     controls = [group for group in groups.values() if condition_of(group.key).expected == NULL_CONTROLS]
+    few = [label(group.key) for group in controls if group.few]
+    if few:
+        return f"of too few entities to say whether they are at chance are {listed(few)}"
     if not controls:
         return ""
     above = {group.key: leaks(group) for group in controls}
@@ -101,7 +104,11 @@ def held_out(groups: dict[str, Group]) -> str:
     group = groups.get("held_out_target")
     if group is None or "target_accuracy" not in group:
         return ""
-    return f"a target that training never had as one is named in {effect(group['target_accuracy'])}"
+    said = f"a target that training never had as one is named in {effect(group['target_accuracy'])}"
+    strict = groups.get("held_out_entity")
+    if strict is None or "target_accuracy" not in strict:
+        return said
+    return f"{said}, and one that no training label names in any place in {effect(strict['target_accuracy'])}"
 
 
 def swapped(groups: dict[str, Group]) -> str:
@@ -115,9 +122,14 @@ def swapped(groups: dict[str, Group]) -> str:
     return f"flipping the gradient's sign swaps the report in {effect(estimate)}"
 
 
-def ceiling(groups: dict[str, Group]) -> str:
-    """What a linear probe reads from the same gradients."""
-    group = groups.get("ceiling")
-    if group is None or "target_accuracy" not in group:
-        return ""
-    return f"a linear probe on the same gradients reads the target in {percent(group['target_accuracy'].value)}"
+def read_otherwise(groups: dict[str, Group]) -> str:
+    """What a linear probe and the untrained lens read from the same gradients, the lens also of held-out targets."""
+    said = []
+    for key, about in (
+        ("ceiling", "a linear probe on the same gradients reads the target in"),
+        ("floor", "the lens, untrained, in"),
+        ("floor.held_out_target", "and of targets never trained on in"),
+    ):
+        if key in groups and "target_accuracy" in groups[key]:
+            said.append(f"{about} {percent(groups[key]['target_accuracy'].value)}")
+    return ", ".join(said)

@@ -24,7 +24,15 @@ PROJECTOR_CURVE = Path("data/projector/curve.csv")
 MODEL_CURVE = Path("data/model/curve.csv")
 ALWAYS = {
     "decoupling": MEASURES,
-    "detection": ("rate", "false_alarms", "sham_reports", "shams", "calibration_error"),
+    "detection": (
+        "rate",
+        "false_alarms",
+        "false_alarms_high",
+        "sham_reports",
+        "shams",
+        "shams_reported",
+        "calibration_error",
+    ),
     "strength": ("accuracy",),
     "options": ("accuracy", "margin"),
     "circularity": ("gradients",),
@@ -32,7 +40,10 @@ ALWAYS = {
     "seeds": (),
 }
 """Groups of metrics.json that the evaluation always writes, and the numbers that the page needs of each."""
-FRACTIONS = ("rate", "accuracy", "calibration_error", "says_correction", "says_label")
+FRACTIONS = (
+    *("rate", "accuracy", "calibration_error", "false_alarms_high", "says_correction", "says_label"),
+    *("no_pressure", "malformed", "vague"),
+)
 MODEL = Path("data/model/model.json")
 CARD = Path("data/projector/projector.json")
 

@@ -1,5 +1,6 @@
 """metrics.json as the page sees it: estimates with intervals and chance, in groups; and how they are written out."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,22 +13,34 @@ WORDS = {
     "host_intrusion": "Host intrusion",
 }
 Number = int | float
-BESIDE = ("_low", "_high", "_chance")
+ENDS, CHANCE = ("_low", "_high"), "_chance"
+SPOKEN = "_spoken"
+"""How the name of a score ends that is over the reports alone that tell of a pressure."""
 REASON = "no_interval"
-"""How the name of a text begins that says why estimates beside it have no interval."""
+"""How the name of a text begins that says why estimates beside it have no interval; it ends as theirs do."""
+SUFFIXES = (SPOKEN, "_difference", "")
+BARE = ("malformed", "no_pressure", "vague")
+"""Shares that never have an interval."""
+
+NOTICED = 0.01
+"""Least share of silent reports that is spoken of."""
 
 Standing = Literal["above", "at", "below", "unknown"]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One number of metrics.json with what stands beside it. `low`, `high`: 95 % interval."""
+    """One number of metrics.json with what stands beside it. `low`, `high`: 95 % interval.
+
+    `reason`: why a share has no interval, where metrics.json says so.
+    """
 
     name: str
     value: Number
     low: Number | None = None
     high: Number | None = None
     chance: Number | None = None
+    reason: str = ""
 
     @property
     def standing(self) -> Standing:
@@ -37,10 +50,9 @@ class Estimate:
         return "above" if self.low > self.chance else "below" if self.high < self.chance else "at"
 
     def __str__(self) -> str:
-        """As in a sentence: value and, in brackets, the interval."""
-        return percent(self.value) + (
-            "" if self.low is None or self.high is None else f" ({span(self.low, self.high)})"
-        )
+        """As in a sentence: value and, in brackets, the interval, or why there is none."""
+        beside = self.reason if self.low is None or self.high is None else span(self.low, self.high)
+        return percent(self.value) + (f" ({beside})" if beside else "")
 
 
 @dataclass(frozen=True)
@@ -61,26 +73,47 @@ class Group:
         """How many reports the group counts, where it says so."""
         return int(self.estimates["reports"].value) if "reports" in self.estimates else None
 
+    @property
+    def silent(self) -> bool:
+        """Whether a noticeable share of its reports says "no pressure"."""
+        return "no_pressure" in self.estimates and self.estimates["no_pressure"].value > NOTICED
+
+    @property
+    def few(self) -> str:
+        """Why its measures have no interval; empty where they have one, or where nothing is said."""
+        return next((self.estimates[name].reason for name in MEASURES if name in self.estimates), "")
+
 
 def groups_of(metrics: dict[str, Any], key: str = "") -> Iterator[Group]:
     """Every group of metrics.json that holds numbers, in its order, nested groups after the one they are in."""
     numbers = {name: value for name, value in metrics.items() if not isinstance(value, dict | str)}
+    reasons = {name: value for name, value in metrics.items() if isinstance(value, str)}
     if numbers:
-        yield Group(key, {name: estimate(name, numbers) for name in numbers if not is_beside(name, numbers)})
+        yield Group(key, {name: estimate(name, numbers, reasons) for name in numbers if not is_beside(name, numbers)})
     for name, value in metrics.items():
         if isinstance(value, dict):
             yield from groups_of(value, f"{key}.{name}".lstrip("."))
 
 
 def is_beside(name: str, numbers: dict[str, Number]) -> bool:
-    """Whether a number only qualifies another one: <name>_low, _high or _chance."""
-    return any(name.endswith(suffix) and name.removesuffix(suffix) in numbers for suffix in BESIDE)
+    """Whether a number only qualifies another one: <name>_low with _high, or _chance. A bound alone is its own."""
+    return (name.endswith(CHANCE) and name.removesuffix(CHANCE) in numbers) or any(
+        name.endswith(end) and has_interval(name.removesuffix(end), numbers) for end in ENDS
+    )
 
 
-def estimate(name: str, numbers: dict[str, Number]) -> Estimate:
-    """The number `name` with its interval and chance."""
-    low, high, chance = (numbers.get(name + suffix) for suffix in BESIDE)
-    return Estimate(name, numbers[name], low, high, chance)
+def has_interval(name: str, numbers: dict[str, Number]) -> bool:
+    """Whether both ends of the number's interval are there."""
+    return name in numbers and all(name + end in numbers for end in ENDS)
+
+
+def estimate(name: str, numbers: dict[str, Number], reasons: dict[str, str]) -> Estimate:
+    """The number `name` with its interval (a share: or the reason why it has none) and its chance."""
+    low, high = (numbers[name + end] for end in ENDS) if has_interval(name, numbers) else (None, None)
+    suffix = next(one for one in SUFFIXES if name.endswith(one))
+    wanted = low is None and isinstance(numbers[name], float) and name not in BARE
+    reason = reasons.get(REASON + suffix, "") if wanted else ""
+    return Estimate(name, numbers[name], low, high, numbers.get(name + CHANCE), reason)
 
 
 def percent(value: Number) -> str:
@@ -108,6 +141,11 @@ def span(low: Number, high: Number) -> str:
     return "\u2013".join(ends)
 
 
+def at_most(bound: Number) -> str:
+    """An upper bound of a fraction as a percentage with two decimals, rounded up."""
+    return f"{math.ceil(round(1e4 * bound, 6)) / 100:.2f}\u00a0%"
+
+
 def whole(value: Number) -> str:
     """A fraction as a whole percentage, for a cell of the heatmap; a wrong cell never reads 100, nor an odd one 0."""
     return f"{value * 100:.0f}" if value in (0, 1) else f"{min(99, max(1, round(value * 100)))}"
@@ -120,7 +158,7 @@ def points(low: Number, high: Number) -> str:
 
 def signed(value: Number) -> str:
     """A difference in points, one decimal; a minus sign that is one."""
-    return f"{100 * value:.1f}".replace("-", "\u2212")
+    return f"{round(100 * value, 1) + 0.0:.1f}".replace("-", "\u2212")
 
 
 def listed(words: Sequence[str]) -> str:

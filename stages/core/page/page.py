@@ -19,9 +19,11 @@ from stages.core.page import charts, examples
 from stages.core.page.claims import claims
 from stages.core.page.conditions import DECOUPLING, REFERENCES, Condition, condition_of, ordered
 from stages.core.page.found import SHUFFLED, sentences
+from stages.core.page.gaps import difference
 from stages.core.page.inputs import Inputs
 from stages.core.page.metrics import (
     MEASURES,
+    SPOKEN,
     WORDS,
     Estimate,
     Group,
@@ -35,8 +37,9 @@ from stages.core.page.metrics import (
     thousands,
     whole,
 )
-from stages.core.page.sweep import NUMBERS, SWEPT_WORDS, Sweep
-from stages.core.page.verdicts import Verdict, difference, verdict
+from stages.core.page.seeded import by_seed
+from stages.core.page.sweep import SWEPT_WORDS, Sweep
+from stages.core.page.verdicts import Verdict, verdict
 
 HERE = Path(__file__).parent
 POCKET = "pocket"
@@ -83,8 +86,9 @@ def render(inputs: Inputs) -> str:
             bars=bar_sections(groups),
             held_out=held_out_rows(groups),
             paired=paired(groups),
-            by_seed=by_seed(inputs.metrics.get("seeds", {})),
-            pooled=[groups[key].estimates.get(name) if key in groups else None for key, name in NUMBERS.values()],
+            spoken=spoken(groups),
+            by_seed=by_seed(inputs.metrics.get("seeds", {}), groups),
+            projectors=list(inputs.metrics.get("seeds", {})),
             heatmaps=charts.heatmaps(inputs.grid),
             curves=curves(inputs),
             curve_seed=int(inputs.projector_curve["seed"][0]),
@@ -115,7 +119,7 @@ def environment() -> jinja2.Environment:
         "listed": listed,
     }
     made.filters |= {"unbroken": unbroken, "spaced": spaced, "signed": signed}
-    made.globals |= {"SWEPT": tuple(NUMBERS), "SWEPT_WORDS": SWEPT_WORDS}
+    made.globals |= {"SWEPT_WORDS": SWEPT_WORDS}
     made.globals |= {"MEASURES": MEASURES, "WORDS": WORDS, "span": span, "points": points, "condition_of": condition_of}
     made.globals |= {"WIDTH": charts.WIDTH, "HEIGHT": charts.HEIGHT, "NO_HOST": charts.NO_HOST}
     return made
@@ -142,7 +146,7 @@ def held_against_chance(groups: dict[str, Group]) -> dict[str, Group]:
             name: replace(one, chance=shuffled[name].chance) if one.chance is None and name in shuffled else one
             for name, one in group.estimates.items()
         }
-        return Group(group.key, estimates)
+        return replace(group, estimates=estimates)
 
     return {key: against(group) for key, group in groups.items()}
 
@@ -182,10 +186,11 @@ def paired(groups: dict[str, Group]) -> list[tuple[str, list[Estimate | None]]]:
     return [(condition_of(one.key).label, [difference(one, name) for name in MEASURES]) for one in controls]
 
 
-def by_seed(seeds: dict[str, dict[str, float]]) -> list[tuple[str, list[float | None]]]:
-    """The headline scores of each seed of the projector, as a sweep has them; None: not measured."""
-    names = [f"{group}_{name}" for group, name in NUMBERS.values()]
-    return [(seed, [scores.get(name) for name in names]) for seed, scores in seeds.items()]
+def spoken(groups: dict[str, Group]) -> list[tuple[str, list[Estimate | None]]]:
+    """Of each group of reports: share silent, target accuracy of all and of those that speak, calibration error."""
+    names = ("no_pressure", "target_accuracy", f"target_accuracy{SPOKEN}", "calibration_error")
+    told = [group for group in groups.values() if "reports_spoken" in group]
+    return [(condition_of(one.key).label, [one.estimates.get(name) for name in names]) for one in told]
 
 
 def verbaliser(lora: dict[str, Any] | None) -> str:

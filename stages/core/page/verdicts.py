@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from stages.core.page.conditions import DECOUPLING, Expected, condition_of
-from stages.core.page.metrics import MEASURES, WORDS, Estimate, Group, bare, listed, percent, points, span
+from stages.core.page.gaps import WAYS, Way, apart, clearly_below, compared, difference
+from stages.core.page.metrics import MEASURES, WORDS, Estimate, Group, listed, percent
+from stages.core.page.silence import rests, silence
 
 ACCURACIES = MEASURES[:3]
-WAYS = ("lower", "higher", "null")
 
 
 @dataclass(frozen=True)
@@ -18,14 +19,16 @@ class Verdict:
     text: str
 
 
-def verdict(group: Group, decoupling: Group) -> Verdict:
-    """Whether the group came out as its claim needs it, in words."""
+def verdict(group: Group, real: Group) -> Verdict:
+    """Whether the group came out as its claim needs it, in words; `real`: the reports on the real gradients."""
     expected = condition_of(group.key).expected
     accuracies = [group[name] for name in ACCURACIES if name in group]
+    if group.few:
+        return Verdict(None, f"Too little data: {group.few}")
     if expected == "falls" and "target_accuracy" in group:
-        return falls(group, decoupling["target_accuracy"])
+        return falls(group, real)
     if expected in ("lower", "ceiling", "reference"):
-        return against_real(group, decoupling, expected)
+        return against_real(group, real, expected)
     if not expected or any(one.standing == "unknown" for one in accuracies):
         return Verdict(None, "")
     if expected == "chance":
@@ -36,16 +39,30 @@ def verdict(group: Group, decoupling: Group) -> Verdict:
         return Verdict(False, f"Null: {valued(null)}")
     if group.key == DECOUPLING:
         return intrudes(group)
-    lower = [one for one in accuracies if expected != "swaps" and clearly_below(one, decoupling[one.name])]
-    text = f"; clearly below the first row in {names(one.name for one in lower)}" if lower else ""
-    return Verdict(expected != "alike" or not lower, f"Above chance: {valued(wanted)}{text}")
+    lower = [] if expected == "swaps" else [one.name for one in accuracies if below(group, real, one.name)]
+    text = f"Above chance: {valued(wanted)}{falling(group, lower)}{silence(group, real, lower)}"
+    return Verdict(expected != "alike" or not lower, text)
+
+
+def below(group: Group, real: Group, name: str) -> bool:
+    """Whether a measure is lower than the real gradient's."""
+    return compared(group, real, name) == "lower"
+
+
+def falling(group: Group, lower: list[str]) -> str:
+    """Which measures are lower: by how much where there are pairs."""
+    gaps = {name: difference(group, name) for name in lower}
+    paired = [f"{WORDS[name].lower()} {apart(gap)}" for name, gap in gaps.items() if gap is not None]
+    others = [name for name, gap in gaps.items() if gap is None]
+    said = f"; clearly below the first row in {names(others)}" if others else ""
+    return said + (f"; on the same cases {', '.join(paired)}" if paired else "")
 
 
 def at_chance(group: Group, accuracies: list[Estimate]) -> Verdict:
     """A control that has to be at chance."""
     above = [one for one in accuracies if one.standing == "above"]
     text = f"Above chance: {valued(above)}" if above else "Null, as it must be"
-    if "no_pressure" in group and group["no_pressure"].value > 0.01:
+    if group.silent:
         text += f"; no pressure in {percent(group['no_pressure'].value)}"
     return Verdict(not above, text)
 
@@ -58,34 +75,40 @@ def intrudes(group: Group) -> Verdict:
     return Verdict(clearly_below(intrusion, group["domain_accuracy"]), text)
 
 
-def clearly_below(here: Estimate, there: Estimate) -> bool:
-    """Whether one interval lies wholly below another."""
-    return here.high is not None and there.low is not None and here.high < there.low
-
-
-def falls(group: Group, there: Estimate) -> Verdict:
-    """Whether the target is named clearly less often than in the decoupling group."""
-    here = group["target_accuracy"]
-    if here.high is None or there.low is None:
+def falls(group: Group, real: Group) -> Verdict:
+    """Whether the target is named clearly less often than in the decoupling group, and not by silence alone."""
+    name = "target_accuracy"
+    found = compared(group, real, name)
+    if found == "unknown":
         return Verdict(None, "")
-    fell = clearly_below(here, there)
-    text = f"Target falls to {percent(here.value)}" if fell else "Target does not fall: only the domain is read"
-    gap = difference(group, "target_accuracy")
-    return Verdict(fell, text if gap is None else f"{text}; on the same cases {apart(gap)}")
+    fell = found == "lower"
+    text = f"Target falls to {percent(group[name].value)}" if fell else "Target does not fall: only the domain is read"
+    gap = difference(group, name)
+    text = text if gap is None else f"{text}; on the same cases {apart(gap)}"
+    lower = [name] if fell else []
+    return Verdict(beyond_silence(group, real, lower), text + silence(group, real, lower))
 
 
-def against_real(group: Group, decoupling: Group, expected: Expected) -> Verdict:
+def beyond_silence(group: Group, real: Group, lower: list[str]) -> bool | None:
+    """Whether a measure is lower for more than silence; None: too few speak to tell."""
+    found = [rests(group, real, name) for name in lower]
+    return True if "no" in found else None if "unknown" in found else False
+
+
+def against_real(group: Group, real: Group, expected: Expected) -> Verdict:
     """Where another source is lower or higher than the real gradient: paired, or else where intervals lie apart.
 
-    `expected`: "lower" holds if an accuracy is lower and none higher, "ceiling" if none is lower; else nothing holds.
+    `expected`: "lower" holds if an accuracy is lower, for more than silence, and none higher; "ceiling" if none is
+    lower; else nothing holds.
     """
-    names_of: dict[str, list[str]] = {one: [] for one in WAYS}
+    names_of: dict[Way, list[str]] = {one: [] for one in WAYS}
     paired = []
     for name in ACCURACIES:
-        if name not in group or group[name].low is None:
+        found = compared(group, real, name) if name in group else "unknown"
+        if found == "unknown":
             continue
+        names_of[found].append(name)
         gap = difference(group, name)
-        names_of[beside(group[name], decoupling[name]) if gap is None else way(gap)].append(name)
         if gap is not None:
             paired.append(f"{WORDS[name].lower()} {apart(gap)}")
     if not any(names_of.values()):
@@ -93,34 +116,9 @@ def against_real(group: Group, decoupling: Group, expected: Expected) -> Verdict
     lower, higher, null = (names_of[one] for one in WAYS)
     said = paired or [f"{names(found)} {one}" for one, found in names_of.items() if found]
     overlap = " (the intervals overlap)" if null and not paired else ""
-    holds = {"lower": bool(lower) and not higher, "ceiling": not lower}.get(expected)
-    return Verdict(holds, f"Against the real gradient: {', '.join(said)}{overlap}")
-
-
-def difference(group: Group, name: str) -> Estimate | None:
-    """The paired difference of a measure, real gradient minus this group, where it was measured with an interval."""
-    gap = group.estimates.get(f"{name}_difference")
-    return None if gap is None or gap.low is None or gap.high is None else gap
-
-
-def way(gap: Estimate) -> str:
-    """Which way a paired difference (real minus other) goes, seen from the other."""
-    assert gap.low is not None and gap.high is not None
-    return "null" if gap.low <= 0 <= gap.high else "lower" if gap.value > 0 else "higher"
-
-
-def apart(gap: Estimate) -> str:
-    """The same with its numbers."""
-    assert gap.low is not None and gap.high is not None
-    if way(gap) == "null":
-        return f"null ({points(-gap.high, -gap.low)} points)"
-    low, high = sorted((abs(gap.low), abs(gap.high)))
-    return f"{bare(abs(gap.value))} points {way(gap)} ({span(low, high)})"
-
-
-def beside(here: Estimate, real: Estimate) -> str:
-    """The same without pairs: from whether the two intervals lie apart."""
-    return "lower" if clearly_below(here, real) else "higher" if clearly_below(real, here) else "null"
+    text = f"Against the real gradient: {', '.join(said)}{overlap}{silence(group, real, lower)}"
+    holds = {"lower": False if higher else beyond_silence(group, real, lower), "ceiling": not lower}.get(expected)
+    return Verdict(holds, text)
 
 
 def valued(estimates: Iterable[Estimate]) -> str:

