@@ -41,6 +41,9 @@ LENS, BIAS, TUNED, FALSE_HOST = "lens_tokens", "bias_only", "fine_tuned", "false
 """Conditions that need more than the gradients: the head, another projector, the weights, other hosts."""
 WITHOUT_PROJECTOR = ("none", LENS)
 """Conditions in which the projector has no part: its seeds would all say the same."""
+UNGATED = "_ungated"
+"""Ends the names of those of OPENED read with the gate open: there, silence can't pass for telling apart."""
+OPENED = ("covariance_matched", "activation", "activation_negated", "steering_vector", TUNED)
 COUNTERFACTUAL = pl.col("kind") == "counterfactual"
 
 
@@ -76,6 +79,7 @@ def questions(data: Gathered, rows: pl.DataFrame, domains: list[str], settings: 
         TUNED: with_hosts(few, pool, None, settings.seed),
         FALSE_HOST: with_hosts(seen, pool, None, settings.seed, false=True),
     }
+    cases |= {f"{name}{UNGATED}": cases[name] for name in OPENED}
     return {name: asked for name, asked in cases.items() if len(asked)}
 
 
@@ -129,7 +133,7 @@ class Asking:
         path = self.folder / f"{condition}-{reader.seed}.parquet"
         if path.exists():
             return read_table(path, REPORTS)
-        read = self.vectors(condition, cases, reader)
+        read = self.vectors(condition.removesuffix(UNGATED), cases, reader)
         if condition in SWAPPED:
             cases = cases.rename({"target": "answer", "answer": "target"})
         slots, confidence = None, None
@@ -137,6 +141,8 @@ class Asking:
             with torch.no_grad():
                 if condition == LENS:
                     slots = lens_vectors(reader, read)
+                elif condition.endswith(UNGATED):
+                    slots = reader.weigh(torch.tensor(read))[0]
                 else:
                     slots, confidence = reader.fill(torch.tensor(read))
         cases = cases.with_columns(

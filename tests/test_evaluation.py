@@ -1,10 +1,12 @@
 """What the evaluation asks, and whom: the grid, held-out groups, and controls on the real gradients' own cases."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from stages.controls.conditions import CONDITIONS
 from stages.core.cases import NO_HOST
@@ -12,7 +14,7 @@ from stages.core.gathering import Gathered
 from stages.core.neural.decoder import Decoder
 from stages.core.neural.pocket import make_tokenizer, new_model
 from stages.core.params import Evaluation, Pocket
-from stages.evaluation import BIAS, FALSE_HOST, LENS, TUNED, asked_of, questions
+from stages.evaluation import BIAS, FALSE_HOST, LENS, OPENED, TUNED, UNGATED, Asking, asked_of, questions
 from tests.core.neural.conftest import domain
 from tests.core.neural.teaching import new_reader, settings
 
@@ -77,9 +79,10 @@ def test_every_host_is_a_seen_test_prompt(cases: dict[str, pl.DataFrame]):
 
 
 def test_every_control_is_asked_the_same_cases_which_real_gradients_were_asked_too(cases: dict[str, pl.DataFrame]):
-    assert set(cases) == {*CONDITIONS, LENS, BIAS, TUNED, FALSE_HOST} and next(iter(cases)) == "real"
+    opened = {f"{name}{UNGATED}" for name in OPENED}
+    assert set(cases) == {*CONDITIONS, LENS, BIAS, TUNED, FALSE_HOST, *opened} and next(iter(cases)) == "real"
     on = ["prompt_id", "host_prompt_id"]
-    for name in set(cases) - {"real", TUNED, FALSE_HOST}:
+    for name in set(cases) - {"real", TUNED, f"{TUNED}{UNGATED}", FALSE_HOST}:
         assert cases[name].equals(cases["zero"])
     assert cases["zero"].join(cases["real"], on=on, how="anti").is_empty() and len(cases["zero"]) == 6
     assert cases[TUNED].join(cases["zero"], on=on, how="anti").is_empty() and len(cases[TUNED]) == 3
@@ -108,6 +111,20 @@ def test_where_the_projector_has_no_part_one_seed_is_asked_unless_lora_has(lora:
     for name in ("real", "zero", TUNED):
         assert asked_of(name, readers, bias) == readers
     assert asked_of(BIAS, readers, bias) == [bias]
+
+
+def test_with_the_gate_open_nothing_is_silenced(cases: dict[str, pl.DataFrame], tmp_path: Path):
+    domains = [domain("geography"), domain("music")]
+    tokenizer = make_tokenizer(domains)
+    reader = new_reader(Decoder(new_model(pocket(), tokenizer), tokenizer), settings())
+    reader.gate.threshold.fill_(2.0)  # more evidence than there can be
+    numbers = np.random.default_rng(0).standard_normal((16, 2, 32)).astype(np.float32)
+    every = table(*SEEN, *HELD, *TRAINED, CORRECTION)
+    asking = Asking(Gathered(every, numbers, numbers, [0, 1]), every, reader.decoder, HOW, tmp_path)
+    shut, opened = (asking.ask(f"activation{end}", cases["activation"], reader) for end in ("", UNGATED))
+    assert (shut["confidence"] < 0.5).all() and opened["confidence"].is_null().all()
+    slots = reader.weigh(torch.tensor(asking.vectors("activation", cases["activation"], reader)))[0]
+    assert opened["report"].to_list() == reader.report_vectors(opened["host"].to_list(), slots, HOW.report_tokens)
 
 
 def pocket() -> Pocket:

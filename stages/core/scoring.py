@@ -21,7 +21,7 @@ REPORTS = {
     "target": pl.String,  # what the report should say is moved to; swapped where the condition flips the sign
     "answer": pl.String,  # what it should say is moved from
     "seed": pl.Int32,
-    "confidence": pl.Float32,  # with which the reader named an entity, 0 to 1; null where nothing was read
+    "confidence": pl.Float32,  # that a gradient was read, 0 to 1; null where nothing was read or the gate was open
     "report": pl.String,
     "strength": pl.String,
     "domain": pl.String,

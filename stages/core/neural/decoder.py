@@ -15,16 +15,16 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     DynamicCache,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.cache_utils import DynamicLayer
 from transformers.utils.logging import disable_progress_bar
 
+from stages.core.neural.supported import UNQUANTISED, quantised_by, refuse_unsupported
+
 PROBE_TOKENS = 3
 ANCHOR = "a"
-UNQUANTISED = "parameters in float32, bfloat16 or float64"
 
 
 class Decoder:
@@ -49,7 +49,7 @@ class Decoder:
             ValueError: the model is quantised, spread over devices, offloaded, an encoder-decoder, in float16, uses an
                 attention implementation that takes no mask, or has a part that is not found; names what.
         """
-        _refuse_unsupported(model)
+        refuse_unsupported(model)
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         config = model.config.get_text_config(decoder=True)
@@ -101,7 +101,7 @@ class Decoder:
         try:
             # Before the weights are read: transformers opens some quantised models as if they were not (fp8, mxfp4),
             # and for others asks for a package first.
-            quantised = _quantised(AutoConfig.from_pretrained(source, **options))
+            quantised = quantised_by(AutoConfig.from_pretrained(source, **options))
             tokenizer = None if quantised else AutoTokenizer.from_pretrained(source, **options)
             model = None
             if not quantised:
@@ -271,39 +271,6 @@ def residual(output: Any) -> Any:
 def with_residual(output: Any, stream: Tensor) -> Any:
     """What a block returned, with its residual stream replaced."""
     return type(output)((stream, *output[1:])) if isinstance(output, tuple | list) else stream
-
-
-def _quantised(config: PreTrainedConfig) -> str | None:
-    """How a model is quantised; None: it isn't."""
-    for part in (config, config.get_text_config(decoder=True)):
-        settings = getattr(part, "quantization_config", None)
-        if settings is not None:
-            known: dict[str, Any] = settings if isinstance(settings, dict) else settings.to_dict()
-            # Older configs of bitsandbytes have no quant_method.
-            method = known.get("quant_method", "bitsandbytes" if "load_in_8bit" in known else "unknown method")
-            return str(getattr(method, "value", method))
-    return None
-
-
-def _refuse_unsupported(model: PreTrainedModel) -> None:
-    name = type(model).__name__
-    if method := _quantised(model.config):
-        raise ValueError(f"{name}: found a quantised model ({method}), wanted {UNQUANTISED}")
-    # What is offloaded is on "meta", unless it is tied to what is not: then only the map says so.
-    mapped = {str(where) for where in (getattr(model, "hf_device_map", None) or {}).values()}
-    placed = {str(parameter.device) for parameter in model.parameters()}
-    if len(mapped) > 1 or len(placed) > 1 or placed == {"meta"}:
-        found = sorted(mapped) if len(mapped) > 1 else sorted(placed)
-        raise ValueError(f"{name}: found device_map with parts on {', '.join(found)}, wanted all on one device")
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise ValueError(f"{name}: found an encoder-decoder, wanted a causal language model")
-    dtypes = {parameter.dtype for parameter in model.parameters()}
-    if not dtypes <= {torch.float32, torch.bfloat16, torch.float64}:
-        # float16's smallest number is 6e-8: most entries of a gradient would be lost.
-        raise ValueError(f"{name}: found parameters of {sorted(map(str, dtypes))}, wanted {UNQUANTISED}")
-    attention = getattr(model.config.get_text_config(decoder=True), "_attn_implementation", None)
-    if attention not in ("sdpa", "eager"):
-        raise ValueError(f"{name}: found attention {attention!r}, wanted 'sdpa' or 'eager' (they take any mask)")
 
 
 def _find_body(model: PreTrainedModel) -> nn.Module:

@@ -1,7 +1,7 @@
 """What each group of metrics.json is, what it shows and what would falsify it. A new condition is one entry here."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from stages.core.page.metrics import Group
@@ -286,8 +286,15 @@ KNOWN = {
 }
 
 
+UNGATED = "_ungated"
+
+
 def condition_of(key: str) -> Condition:
     """The condition of a group; one that is not known here gets its own name and no claim."""
+    gated = KNOWN.get(key.removesuffix(UNGATED))
+    if key.endswith(UNGATED) and gated is not None:
+        given = f"{gated.given}; the gate is open, so that nothing is kept silent"
+        return replace(gated, label=f"{gated.label}, gate open", given=given)
     parent = next((known for known in KNOWN if key.startswith(f"{known}.")), None)
     name = key.rpartition(".")[2].replace("_", " ")
     if key in KNOWN:
@@ -310,7 +317,7 @@ PLACES = {key: place for place, key in enumerate(KNOWN)}
 
 def place_of(key: str) -> int:
     """Where a group stands among others; those that are not known come last."""
-    return PLACES.get(key, len(PLACES))
+    return PLACES.get(key.removesuffix(UNGATED), len(PLACES))
 
 
 def ordered(groups: Iterable[Group]) -> dict[str, Group]:

@@ -72,6 +72,8 @@ def test_every_condition_says_what_would_falsify_it() -> None:
     assert all(one.label and one.given and one.shows and one.falsified for one in KNOWN.values())
     assert condition_of("controls.new_host").label == "New host"
     assert condition_of("ceiling.held_out_target").label == "Linear probe, held out target"
+    opened, shut = (condition_of(f"controls.steering_vector{end}") for end in ("_ungated", ""))
+    assert (opened.label, opened.expected) == ("Steering vector, gate open", shut.expected)
 
 
 def gaps(**differences: tuple[float, float, float]) -> dict[str, Any]:
