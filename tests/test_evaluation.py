@@ -99,6 +99,11 @@ def test_a_domain_with_one_gradient_is_not_shuffled_within():
     assert "shuffled_within" not in lone and len(lone["shuffled_across"]) == 3
 
 
+def test_real_fine_tuning_can_be_left_out():
+    found = asked(table(*SEEN), how=HOW.model_copy(update={"fine_tuned": 0}))
+    assert not {TUNED, f"{TUNED}{UNGATED}"} & set(found) and "steering_vector" in found
+
+
 @pytest.mark.parametrize(("lora", "times"), [(None, 1), ({"rank": 2, "alpha": 4, "learning_rate": 0.01}, 2)])
 def test_where_the_projector_has_no_part_one_seed_is_asked_unless_lora_has(lora: dict[str, Any] | None, times: int):
     domains = [domain("geography"), domain("music")]

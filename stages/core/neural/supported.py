@@ -24,8 +24,8 @@ def refuse_unsupported(model: PreTrainedModel) -> None:
     """Lets a model through whose gradients can be measured.
 
     Raises:
-        ValueError: it is quantised, spread over devices, offloaded, an encoder-decoder, in float16, or its attention takes
-            no mask; names what.
+        ValueError: it is quantised, spread over devices, offloaded, an encoder-decoder, in float16, or its attention
+            takes no mask; names what.
     """
     name = type(model).__name__
     if method := quantised_by(model.config):
