@@ -135,7 +135,7 @@ def measure(
         return torch.stack([tensor.detach()[:, 0] for tensor in tensors], dim=1).float().cpu().numpy()
 
     first = logits.detach()[suffix.first]
-    answer_logprob = _answer_logprobs(decoder, batch, prefix, first - partition.detach()[suffix.first, None])
+    answer_logprob = _answer_logprobs(decoder, batch, prefix, first, partition.detach()[suffix.first])
     result = GradientBatch(
         rows=rows,
         gradient=at_last(gradients),
@@ -156,6 +156,7 @@ def _answer_logprobs(
     batch: Sequence[Sample],
     prefix: Prefix,
     first: Float[Tensor, "b vocabulary"],
+    partition: Float[Tensor, " b"],
 ) -> Float32[np.ndarray, " b"]:
     """log p(answer | prompt): read off the target's own pass where the answer is one token, else by another pass."""
     result = np.full(len(batch), np.nan, dtype=np.float32)
@@ -163,7 +164,7 @@ def _answer_logprobs(
     single = [index for index, answer in known if len(answer) == 1]
     if single:
         tokens = [answer[0] for _, answer in known if len(answer) == 1]
-        result[single] = first[single, tokens].float().cpu().numpy()
+        result[single] = (first[single, tokens] - partition[single]).float().cpu().numpy()
     longer = [index for index, answer in known if len(answer) > 1]
     if longer:
         answers = [answer for _, answer in known if len(answer) > 1]

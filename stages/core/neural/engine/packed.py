@@ -177,7 +177,8 @@ def _linear(stream: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     missing = on_grid(rows) - rows
     if not missing:
         return _pointwise(stream, weight, bias)
-    filled = nn.functional.pad(stream.reshape(rows, -1), (0, 0, 0, missing))
+    flat = stream.reshape(rows, -1)
+    filled = torch.cat([flat, flat[:missing]])
     return _pointwise(filled, weight, bias)[:rows].unflatten(0, stream.shape[:-1])
 
 

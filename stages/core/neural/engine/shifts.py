@@ -82,17 +82,17 @@ def _measure(
     clean = decoder.logits(before)
     logprob = clean.log_softmax(-1)
     prob = logprob.exp()[..., None]
-    change = decoder.logit_difference(before[:, None], after) * (1 - still)[..., None]
+    change = decoder.logit_difference(before[:, None], after).mul_((1 - still)[..., None])
     # Around its mean under p, so that nothing below is a difference of large numbers.
     # shift = change - log sum p e^change.
     change -= change @ prob
-    excess = torch.expm1(change.clamp(max=SAFE_EXPONENT))
+    excess = change.clamp(max=SAFE_EXPONENT).expm1_()
     partition = torch.log1p(excess @ prob)
     grown = excess.mul_(change) @ prob + change @ prob
     kl = (grown / partition.exp() - partition)[..., 0]
     versions = after.shape[1]
     named = change[..., :named_tokens]
-    up, down = _largest(named, top_tokens), _largest(-named, top_tokens)
+    up, down = _extremes(named, top_tokens, largest=True), _extremes(named, top_tokens, largest=False)
     moved = change.add_(logprob[:, None])
 
     def of(token: Int[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, "b version 1"]]:
@@ -103,37 +103,44 @@ def _measure(
 
     target_before, target_after = of(target)
     answer_before, answer_after = of(answer)
+    top = moved.argmax(-1)
+    # In place and counted in floats, which hold any vocabulary's size: several times faster than booleans.
+    rank = moved.gt_(target_after).sum(-1).long() + 1
     return Shifts(
         up_ids=up[1],
         up_shifts=up[0] - partition,
         down_ids=down[1],
-        down_shifts=-down[0] - partition,
+        down_shifts=down[0] - partition,
         # Rounding can leave a step that changes next to nothing a little below zero.
         kl=kl.clamp(min=0),
         target_before=target_before,
         target_after=(target_after - partition)[..., 0],
         answer_before=answer_before,
         answer_after=(answer_after - partition)[..., 0],
-        rank=(moved > target_after).sum(-1) + 1,
+        rank=rank,
         top_before=clean.argmax(-1),
-        top=moved.argmax(-1),
+        top=top,
     )
 
 
-def _largest(
-    values: Float[Tensor, "b version named"], count: int
+def _extremes(
+    values: Float[Tensor, "b version named"], count: int, *, largest: bool
 ) -> tuple[Float[Tensor, "b version top"], Int[Tensor, "b version top"]]:
-    """The largest entries and their places: those of the chunks with the largest maxima, which must hold them all."""
+    """The largest (or smallest) entries and their places.
+
+    Those of the chunks with the largest maxima (smallest minima), which must hold them all.
+    """
     chunks = values.shape[-1] // CHUNK
     if chunks < 4 * count:
-        found = values.topk(count)
+        found = values.topk(count, largest=largest)
         return found.values, found.indices
     whole = values[..., : chunks * CHUNK].unflatten(-1, (chunks, CHUNK))
-    best = whole.amax(-1).topk(count).indices
+    bounds = whole.amax(-1) if largest else whole.amin(-1)
+    best = bounds.topk(count, largest=largest).indices
     held = whole.gather(-2, best[..., None].expand(*best.shape, CHUNK)).flatten(-2)
     places = (best[..., None] * CHUNK + torch.arange(CHUNK, device=values.device)).flatten(-2)
     rest = torch.arange(chunks * CHUNK, values.shape[-1], device=values.device)
     held = torch.cat([held, values[..., chunks * CHUNK :]], dim=-1)
     places = torch.cat([places, rest.expand(*places.shape[:-1], -1)], dim=-1)
-    found = held.topk(count)
+    found = held.topk(count, largest=largest)
     return found.values, places.gather(-1, found.indices)
