@@ -8,7 +8,6 @@ domain.
   python -m stages.tools.leave_one_out
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from stages.core.page.inputs import read_params
 from stages.core.page.sweep import LEAVE_ONE_OUT, Experiment, table_of
 from stages.core.params import Domains, Evaluation, Projector, Section, read_sections
 from stages.core.scoring import scored, summary
-from stages.core.stage import run
+from stages.core.stage import parse, run
 from stages.core.tables import VIRTUAL_STEP, read_table
 from stages.projector import card_for, set_gate, teach
 from stages.tools.sweep import publish
@@ -89,12 +88,7 @@ def reported(reader: Reader, asked: pl.DataFrame, data: Gathered, how: Evaluatio
 
 def main() -> None:
     """Leaves out every domain in turn."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.tools.leave_one_out",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.parse_args()
+    parse(__doc__, "tools.leave_one_out", by_domain=False)
     params = read_sections(Sections)
     decoder, model = open_model()
     inputs = [content_hash(Path("data") / f"labels/{name}.parquet") for name in params.domains]

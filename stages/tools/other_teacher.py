@@ -11,7 +11,6 @@ other backend labels.second, through the labels that the stage stored, so that n
   python -m stages.tools.other_teacher
 """
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from stages.core.page.inputs import read_params
 from stages.core.page.sweep import ENDS, OTHER_TEACHER, Experiment, table_of
 from stages.core.params import Domains, Evaluation, Labels, Projector, Section, read_sections
 from stages.core.scoring import summary
-from stages.core.stage import run
+from stages.core.stage import parse, run
 from stages.core.tables import LABELS, read_table
 from stages.labellers import local
 from stages.tools.leave_one_out import askable, reported, trained
@@ -112,12 +111,7 @@ def scores_of(reader: Reader, data: Gathered, params: Sections) -> dict[str, dic
 
 def main() -> None:
     """Trains on the other teacher's labels and scores on the known corrections."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.tools.other_teacher",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.parse_args()
+    parse(__doc__, "tools.other_teacher", by_domain=False)
     params = read_sections(Sections)
     settings = params.projector.model_copy(update={"seeds": params.projector.seeds[:1]})
     teacher, labels = other_labels(params)

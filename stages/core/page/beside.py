@@ -1,8 +1,8 @@
 """Claims that hold reports against what writes none: lens, probe and retrieval, on the same gradients, by group."""
 
 from stages.core.page.conditions import DECOUPLING
-from stages.core.page.gaps import difference, way
-from stages.core.page.metrics import MEASURES, WORDS, Estimate, Group, bare, listed, percent, points, span, thousands
+from stages.core.page.gaps import difference, sized, way
+from stages.core.page.metrics import MEASURES, WORDS, Estimate, Group, listed, percent, points, thousands
 
 ACCURACIES = MEASURES[:3]
 WHERE = {
@@ -72,8 +72,7 @@ def size(gap: Estimate) -> str:
     assert gap.low is not None and gap.high is not None
     if way(gap) == "null":
         return f"null, {points(gap.low, gap.high)} points"
-    low, high = sorted((abs(gap.low), abs(gap.high)))
-    return f"{bare(abs(gap.value))} points, {span(low, high)}"
+    return ", ".join(sized(gap))
 
 
 def flipped(groups: dict[str, Group]) -> str:

@@ -44,5 +44,12 @@ def apart(gap: Estimate) -> str:
     assert gap.low is not None and gap.high is not None
     if way(gap) == "null":
         return f"null ({points(-gap.high, -gap.low)} points)"
+    size, around = sized(gap)
+    return f"{size} {way(gap)} ({around})"
+
+
+def sized(gap: Estimate) -> tuple[str, str]:
+    """How large a paired difference is, and its interval, in points and without the sign."""
+    assert gap.low is not None and gap.high is not None
     low, high = sorted((abs(gap.low), abs(gap.high)))
-    return f"{bare(abs(gap.value))} points {way(gap)} ({span(low, high)})"
+    return f"{bare(abs(gap.value))} points", span(low, high)
