@@ -46,6 +46,6 @@ SIZES ?= pocket S
 bench: env
 	python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[bench]"
 	python -c "import nnsight, transformer_lens" # without them the next line's tests would be skipped
-	pytest tests/core/neural/engine/test_peers.py
+	pytest tests/core/engine/test_peers.py
 	python -m tests.benchmarks.engine --size $(SIZES)
 	python -m tests.benchmarks.labelling

@@ -15,26 +15,27 @@ import numpy as np
 import polars as pl
 import torch
 
-from stages.controls.conditions import CONDITIONS, SHAMS, STRENGTHS, SWAPPED, Pool, Vectors
-from stages.core import measures, strengths
-from stages.core.cases import NO_HOST, picked, with_hosts, with_premise
-from stages.core.files import Scratch, content_hash, replacing, write_json
-from stages.core.gathering import Gathered, gather, taught
-from stages.core.labels.agreement import known
-from stages.core.neural.baselines import lens_vectors
-from stages.core.neural.decoder import Decoder
-from stages.core.neural.fine_tuning import activation_moves
-from stages.core.neural.opening import open_model
-from stages.core.neural.projector_card import read_projector_card
-from stages.core.neural.projectors import STRONGEST, features
-from stages.core.neural.reader import Reader
-from stages.core.neural.references import option_scores, references, steering_success
-from stages.core.neural.samples import samples_of
-from stages.core.params import Domains, Evaluation, Section, read_sections
-from stages.core.scoring import REPORTS, Words, scored
-from stages.core.shams import normed
-from stages.core.stage import parse, progress, run
-from stages.core.tables import LABELS, VIRTUAL_STEP, read_table, write_table
+from .core.data.gathering import Gathered, gather, taught
+from .core.data.tables import LABELS, VIRTUAL_STEP, read_table, write_table
+from .core.engine.rows import samples_of
+from .core.evaluate import measures, strengths
+from .core.evaluate.baselines import lens_vectors
+from .core.evaluate.cases import NO_HOST, picked, with_hosts, with_premise
+from .core.evaluate.conditions import CONDITIONS, SHAMS, STRENGTHS, SWAPPED, Pool, Vectors
+from .core.evaluate.fine_tuning import activation_moves
+from .core.evaluate.references import option_scores, references, steering_success
+from .core.evaluate.scoring import REPORTS, Words, scored
+from .core.evaluate.section import Evaluation
+from .core.labels.agreement import known
+from .core.model.decoder import Decoder
+from .core.model.opening import open_model
+from .core.reader.card import read_projector_card
+from .core.reader.projectors import STRONGEST, features
+from .core.reader.reader import Reader
+from .core.reader.shams import normed
+from .core.run.files import Scratch, content_hash, replacing, write_json
+from .core.run.params import Domains, Section, read_sections
+from .core.run.stage import parse, progress, run
 
 PROJECTOR = Path("data/projector")
 LENS, BIAS, TUNED, FALSE_HOST = "lens_tokens", "bias_only", "fine_tuned", "false_host"

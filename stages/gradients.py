@@ -15,16 +15,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from stages.core.files import Scratch, content_hash
-from stages.core.gradient_store import ARRAYS, shards, write_store
-from stages.core.neural import distributed
-from stages.core.neural.decoder import Decoder
-from stages.core.neural.engine.gradients import activation_gradients
-from stages.core.neural.opening import open_model
-from stages.core.neural.samples import naming_prompts, samples_of
-from stages.core.params import Gradients, Section, read_sections
-from stages.core.stage import parse, progress, run
-from stages.core.tables import PROMPTS, read_table
+from .core.data.gradient_store import ARRAYS, shards, write_store
+from .core.data.tables import PROMPTS, read_table
+from .core.engine.gradients import activation_gradients
+from .core.engine.rows import naming_prompts, samples_of
+from .core.engine.section import Gradients
+from .core.model import ranks
+from .core.model.decoder import Decoder
+from .core.model.opening import open_model
+from .core.run.files import Scratch, content_hash
+from .core.run.params import Section, read_sections
+from .core.run.stage import parse, progress, run
 
 
 class Sections(Section):
@@ -49,8 +50,8 @@ def compute(decoder: Decoder, prompts: pl.DataFrame, layers: list[int], path: Pa
 def main() -> None:
     """Computes one domain's gradients, on all devices here."""
     name = parse(__doc__, "gradients", by_domain=True)
-    if not distributed.launched("stages.gradients"):
-        with distributed.joined():
+    if not ranks.launched("stages.gradients"):
+        with ranks.joined():
             work(name)
 
 
@@ -65,13 +66,13 @@ def work(name: str) -> None:
     scratch = Scratch("gradients", name, card.model_dump_json(), settings.model_dump_json(), content_hash(table))
     parts = list(shards(len(prompts), len(settings.layers), decoder.d_model))
     with progress(f"gradients {name}", len(prompts)) as advance:
-        for part in distributed.own(parts):
+        for part in ranks.own(parts):
             with naming_prompts(prompts[part], str(table)):
                 scratch.piece(
                     f"{part.start}.npz",
                     lambda path, part=part: compute(decoder, prompts[part], settings.layers, path, advance),
                 )
-    if not distributed.finished():
+    if not ranks.finished():
         return
     files = [scratch.folder / f"{part.start}.npz" for part in parts]
     path = Path("data/gradients") / f"{name}.zarr"

@@ -18,13 +18,15 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
-from stages.core.facts import read_domain
-from stages.core.files import write_json
-from stages.core.labels.agreement import known, teachers
-from stages.core.labels.labeller import QUARANTINE, SHIFT, Job, Outcome
-from stages.core.params import Api, Labels, Section, read_sections
-from stages.core.stage import run
-from stages.core.tables import LABELS, PROMPTS, VIRTUAL_STEP, read_table, write_table
+from .core.api.section import Api
+from .core.data.facts import read_domain
+from .core.data.tables import LABELS, PROMPTS, VIRTUAL_STEP, read_table, write_table
+from .core.labels.agreement import known, teachers
+from .core.labels.labeller import QUARANTINE, SHIFT, Job, Outcome
+from .core.labels.section import Labels
+from .core.run.files import write_json
+from .core.run.params import Section, read_sections
+from .core.run.stage import run
 
 SHIFTS = Path("data/virtual_step")
 CORRECTIONS = Path("data/prompts")
@@ -56,7 +58,7 @@ def job_of(domain: str, sections: Sections) -> Job:
 
 def backend(name: str) -> ModuleType:
     """The teacher backend `stages/labellers/<name>.py`; estimate(job) and label(job) are its interface."""
-    module = f"stages.labellers.{name}"
+    module = f"{__package__}.labellers.{name}"
     if importlib.util.find_spec(module) is None:
         found = sorted(path.stem for path in Path(__file__).with_name("labellers").glob("[!_]*.py"))
         raise ValueError(f"params.yaml: labels.backend: found {name!r}, wanted one of {', '.join(found)}")

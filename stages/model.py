@@ -9,11 +9,12 @@ pocket model takes a minute or two on two cores.
 
 from pathlib import Path
 
-from stages.core.facts import read_domain
-from stages.core.files import replacing
-from stages.core.neural.sources import check_model, train_pocket
-from stages.core.params import Domains, Model, Section, read_sections
-from stages.core.stage import parse, run
+from .core.data.facts import read_domain
+from .core.model.section import Model
+from .core.model.sources import check_model, train_pocket
+from .core.run.files import replacing
+from .core.run.params import Domains, Section, read_sections
+from .core.run.stage import parse, run
 
 
 class Sections(Section):

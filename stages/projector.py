@@ -13,15 +13,16 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from stages.core.files import Scratch, content_hash, replacing, write_json
-from stages.core.gathering import Gathered, gather, held_out_targets, hosts, taught
-from stages.core.neural.decoder import Decoder
-from stages.core.neural.opening import ModelCard, open_model
-from stages.core.neural.projector_card import Card, new_card
-from stages.core.neural.reader import Reader
-from stages.core.neural.training import Curriculum, Lesson, train
-from stages.core.params import Domains, Projector, Section, read_sections
-from stages.core.stage import parse, progress, run
+from .core.data.gathering import Gathered, gather, held_out_targets, hosts, taught
+from .core.model.decoder import Decoder
+from .core.model.opening import ModelCard, open_model
+from .core.reader.card import Card
+from .core.reader.reader import Reader, new_card
+from .core.reader.section import Projector
+from .core.reader.training import Curriculum, Lesson, train
+from .core.run.files import Scratch, content_hash, replacing, write_json
+from .core.run.params import Domains, Section, read_sections
+from .core.run.stage import parse, progress, run
 
 BIAS_STEPS = 60
 """A constant needs few steps."""

@@ -14,11 +14,13 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
-from stages.core.corrections import make_prompts
-from stages.core.facts import read_domain
-from stages.core.params import Api, Prompts, Section, read_sections
-from stages.core.stage import run
-from stages.core.tables import PROMPTS, write_table
+from .core.api.section import Api
+from .core.data.corrections import make_prompts
+from .core.data.facts import read_domain
+from .core.data.section import Prompts
+from .core.data.tables import PROMPTS, write_table
+from .core.run.params import Section, read_sections
+from .core.run.stage import run
 
 
 class Sections(Section):
@@ -30,7 +32,7 @@ class Sections(Section):
 
 def generator(name: str) -> ModuleType:
     """`stages/generators/<name>.py`; estimate and material, both of (domain, prompts, api), are its interface."""
-    return importlib.import_module(f"stages.generators.{name}")
+    return importlib.import_module(f"{__package__}.generators.{name}")
 
 
 def main() -> None:

@@ -10,10 +10,10 @@ sections but api are shown. No GPU; about a second.
 
 from pathlib import Path
 
-from stages.core.files import replacing
-from stages.core.page.inputs import read_inputs
-from stages.core.page.page import render
-from stages.core.stage import parse, run
+from .core.page.inputs import read_inputs
+from .core.page.page import render
+from .core.run.files import replacing
+from .core.run.stage import parse, run
 
 PAGE = Path("data/report/index.html")
 

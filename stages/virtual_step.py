@@ -14,15 +14,16 @@ from pathlib import Path
 
 import polars as pl
 
-from stages.core.files import Scratch, content_hash
-from stages.core.gradient_store import read_store, shards
-from stages.core.neural import distributed
-from stages.core.neural.opening import open_model
-from stages.core.neural.samples import naming_prompts
-from stages.core.neural.shift_table import shift_table
-from stages.core.params import Section, VirtualStep, read_sections
-from stages.core.stage import parse, progress, run
-from stages.core.tables import PROMPTS, VIRTUAL_STEP, read_table, write_table
+from .core.data.gradient_store import read_store, shards
+from .core.data.tables import PROMPTS, VIRTUAL_STEP, read_table, write_table
+from .core.engine.rows import naming_prompts
+from .core.model import ranks
+from .core.model.opening import open_model
+from .core.run.files import Scratch, content_hash
+from .core.run.params import Section, read_sections
+from .core.run.stage import parse, progress, run
+from .core.steps.section import VirtualStep
+from .core.steps.shift_table import shift_table
 
 
 class Sections(Section):
@@ -34,8 +35,8 @@ class Sections(Section):
 def main() -> None:
     """Takes one domain's virtual steps, on all devices here."""
     name = parse(__doc__, "virtual_step", by_domain=True)
-    if not distributed.launched("stages.virtual_step"):
-        with distributed.joined():
+    if not ranks.launched("stages.virtual_step"):
+        with ranks.joined():
             work(name)
 
 
@@ -68,10 +69,10 @@ def work(name: str) -> None:
     )
     parts = list(shards(len(prompts), 1, decoder.d_model))
     with progress(f"virtual steps {name}", len(prompts)) as advance:
-        for part in distributed.own(parts):
+        for part in ranks.own(parts):
             with naming_prompts(prompts[part], str(table)):
                 scratch.piece(f"{part.start}.parquet", partial(compute, part, advance))
-    if not distributed.finished():
+    if not ranks.finished():
         return
     files = [scratch.folder / f"{part.start}.parquet" for part in parts]
     path = Path("data/virtual_step") / f"{name}.parquet"

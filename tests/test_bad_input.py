@@ -16,7 +16,7 @@ import pytest
 import zarr
 from safetensors.torch import load_file, save_file
 
-from stages.core.stage import run
+from stages.core.run.stage import run
 from tests.pipeline import tiny
 
 NAME = "music"
@@ -264,7 +264,7 @@ def test_a_mistake_is_named_and_touches_nothing(mistake: str, root: Path):
 
 
 def test_the_prompt_that_is_named_is_the_right_one_in_a_later_shard(root: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("stages.core.gradient_store.SHARD_BYTES", 1)
+    monkeypatch.setattr("stages.core.data.gradient_store.SHARD_BYTES", 1)
     prompts = pl.read_parquet(f"data/prompts/{NAME}.parquet")
     assert len(prompts) > 64
     word = prompts["subject"][-1].split()[-1]

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stages.core.tables import LABELS, read_table
+from stages.core.data.tables import LABELS, read_table
 from stages.tools.dependencies import differences
 from tests.benchmarks.engine import OURS, report
 from tests.benchmarks.work import SIZES, at_the_peak, draw, marks, needed
@@ -71,7 +71,7 @@ RUN_BY = {
 """How a command begins, and the test (or what tests call or stand on) that runs it."""
 NOT_RUN = {
     "make test": "it is what runs this",
-    "make bench": "it takes minutes and installs other people's tools; tests/core/neural/engine runs its parts",
+    "make bench": "it takes minutes and installs other people's tools; tests/core/engine runs its parts",
     ". .venv/bin/activate": "the tests have an environment of their own",
     "git push": "it needs a server of yours",
     "hf auth login": "it needs an account",
@@ -158,7 +158,7 @@ def test_the_teacher_of_the_docs_labels(tiny_pipeline: Path, warm_python: Warm, 
 
 def test_the_control_of_the_docs_is_evaluated_and_shown(tiny_pipeline: Path, warm_python: Warm, tmp_path: Path):
     root = tiny.copied(tiny_pipeline, tmp_path / "repository")
-    path = root / "stages/controls/conditions.py"
+    path = root / "stages/core/evaluate/conditions.py"
     before, line, after = path.read_text(encoding="utf-8").partition("CONDITIONS: dict")
     opening, _, rest = (line + after).partition("\n")
     path.write_text(f"{before}{example(1)}\n\n{opening}\n{example(2)}{rest}", encoding="utf-8")

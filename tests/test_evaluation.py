@@ -8,15 +8,16 @@ import polars as pl
 import pytest
 import torch
 
-from stages.controls.conditions import CONDITIONS
-from stages.core.cases import NO_HOST
-from stages.core.gathering import Gathered
-from stages.core.neural.decoder import Decoder
-from stages.core.neural.pocket import make_tokenizer, new_model
-from stages.core.params import Evaluation, Pocket
+from stages.core.data.gathering import Gathered
+from stages.core.evaluate.cases import NO_HOST
+from stages.core.evaluate.conditions import CONDITIONS
+from stages.core.evaluate.section import Evaluation
+from stages.core.model.decoder import Decoder
+from stages.core.model.pocket import make_tokenizer, new_model
+from stages.core.model.section import Pocket
 from stages.evaluation import BIAS, FALSE_HOST, LENS, OPENED, TUNED, UNGATED, Asking, asked_of, questions
-from tests.core.neural.conftest import domain
-from tests.core.neural.teaching import new_reader, settings
+from tests.core.conftest import domain
+from tests.core.reader.teaching import new_reader, settings
 
 HOW = Evaluation(gradients=2, fine_tuned=1, step_sizes=[1.0], bootstrap=10, report_tokens=4, seed=0)
 DOMAINS = ["geography", "history", "music"]

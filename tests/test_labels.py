@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from stages.core.tables import LABELS, read_table
+from stages.core.data.tables import LABELS, read_table
 from stages.labels import main
 from tests.labellers import world
 
@@ -125,7 +125,7 @@ def test_the_stage_starts_at_once(tmp_path: Path):
 def test_nothing_of_labelling_imports_torch(tmp_path: Path):
     folders = ("stages/core/labels", "stages/labellers", "stages/generators")
     modules = [f"{folder.replace('/', '.')}.{path.stem}" for folder in folders for path in (ROOT / folder).glob("*.py")]
-    assert "stages.core.labels.client" in modules and "stages.labellers.openai" in modules
+    assert "stages.core.api.client" in modules and "stages.labellers.openai" in modules
     names = ", ".join(module for module in modules if not module.endswith("__init__"))
     run_python(f"import sys, {names}; heavy = {HEAVY} & set(sys.modules); assert not heavy, heavy", tmp_path)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from stages.core.tables import LABELS, read_table, write_table
+from stages.core.data.tables import LABELS, read_table, write_table
 from tests.pipeline import tiny
 from tests.pipeline.hermetic import files
 from tests.pipeline.warm import Warm

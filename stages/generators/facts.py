@@ -1,8 +1,9 @@
 """Generator "facts": a domain's prompts are its facts' templates and entities, and nothing more."""
 
-from stages.core.corrections import Material
-from stages.core.facts import Domain
-from stages.core.params import Api, Prompts
+from ..core.api.section import Api
+from ..core.data.corrections import Material
+from ..core.data.facts import Domain
+from ..core.data.section import Prompts
 
 
 def estimate(domain: Domain, params: Prompts, api: Api) -> str:

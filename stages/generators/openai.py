@@ -10,18 +10,19 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from stages.core.corrections import Material
-from stages.core.facts import Domain, Fact, Relation
-from stages.core.files import write_json
-from stages.core.labels.cache import CACHE
-from stages.core.labels.chat import Answer, Fault, Request, compose
-from stages.core.labels.converse import converse
-from stages.core.labels.fetch import Run
-from stages.core.labels.lexicon import words
-from stages.core.labels.paid import Origin
-from stages.core.labels.parse import Said, read
-from stages.core.labels.spend import estimate as bill
-from stages.core.params import Api, Generator, Prompts
+from ..core.api.cache import CACHE
+from ..core.api.chat import Answer, Fault, Request, compose
+from ..core.api.converse import converse
+from ..core.api.fetch import Run
+from ..core.api.paid import Origin
+from ..core.api.section import Api
+from ..core.api.spend import estimate as bill
+from ..core.data.corrections import Material
+from ..core.data.facts import Domain, Fact, Relation
+from ..core.data.section import Generator, Prompts
+from ..core.labels.lexicon import words
+from ..core.labels.parse import Said, read
+from ..core.run.files import write_json
 
 PROMPT = Path(__file__).with_name("generator.md")
 SHOWN = 3  # prompts of the facts file that a request shows

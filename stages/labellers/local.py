@@ -18,10 +18,10 @@ from typing import Any
 
 import polars as pl
 
-from stages.core.labels.labeller import Job, Outcome, by_prompt, summarise
-from stages.core.labels.lexicon import Lexicon, best, words
-from stages.core.stage import progress
-from stages.core.tables import LABELS
+from ..core.data.tables import LABELS
+from ..core.labels.labeller import Job, Outcome, by_prompt, summarise
+from ..core.labels.lexicon import Lexicon, best, words
+from ..core.run.stage import progress
 
 TEACHER = "local"
 NO_SHIFT = "no shift seen: what the model says stays as it was"

@@ -6,19 +6,19 @@ another parser asks nothing, and another domain asks for its own rows only. The 
 
 import polars as pl
 
-from stages.core.labels.agreement import recurring
-from stages.core.labels.chat import Request
-from stages.core.labels.converse import Read, converse
-from stages.core.labels.fetch import Run
-from stages.core.labels.labeller import QUARANTINE, Job, Outcome
-from stages.core.labels.lexicon import Lexicon
-from stages.core.labels.paid import Origin
-from stages.core.labels.parse import NONE, TeacherLabel, read_label
-from stages.core.labels.requests import label_requests
-from stages.core.labels.spend import estimate as bill
-from stages.core.params import Second
-from stages.core.seeds import keyed_fraction
-from stages.core.tables import LABELS
+from ..core.api.chat import Request
+from ..core.api.converse import Read, converse
+from ..core.api.fetch import Run
+from ..core.api.paid import Origin
+from ..core.api.spend import estimate as bill
+from ..core.data.tables import LABELS
+from ..core.labels.agreement import recurring
+from ..core.labels.labeller import QUARANTINE, Job, Outcome
+from ..core.labels.lexicon import Lexicon
+from ..core.labels.parse import NONE, TeacherLabel, read_label
+from ..core.labels.requests import label_requests
+from ..core.labels.section import Second
+from ..core.run.seeds import keyed_fraction
 
 BUILT_IN = ("stages/core/labels/requests.py", "stages/labellers/prompt.md")
 MADE_OF = ("backend", "teacher_sees", "fields", "top_tokens", "teacher")

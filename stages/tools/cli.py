@@ -93,7 +93,7 @@ def describe(options: argparse.Namespace) -> None:
     """Describes one gradient."""
     from rich.console import Console
 
-    from stages.tools.describe import Describer
+    from .describe import Describer
 
     found = Describer.open()(options.prompt, options.target, options.host, options.answer)
     if options.json:
@@ -106,8 +106,8 @@ def import_facts(options: argparse.Namespace) -> None:
     """Imports a domain."""
     from rich.console import Console
 
-    from stages.tools.import_facts import Columns, import_domain
-    from stages.tools.import_summary import show
+    from .import_facts import Columns, import_domain
+    from .import_summary import show
 
     columns = Columns(options.subject, options.answer, options.relation)
     imported = import_domain(
@@ -127,7 +127,7 @@ def import_facts(options: argparse.Namespace) -> None:
 
 def preset(options: argparse.Namespace) -> None:
     """Lists, shows or applies presets."""
-    from stages.tools.preset import list_presets, use_preset
+    from .preset import list_presets, use_preset
 
     if options.name is None:
         list_presets()

@@ -22,8 +22,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
-from stages.core.files import replacing
-from stages.tools.closure import PACKAGE, Closure, filled
+from ..core.run.files import replacing
+from .closure import PACKAGE, Closure, filled
 
 PIPELINE, PARAMS = Path("dvc.yaml"), Path("params.yaml")
 MODEL, POCKET = "data/model", "pocket"

@@ -23,14 +23,16 @@ import torch
 from jaxtyping import Float
 from transformers.utils import logging as progress
 
-from stages.core.facts import read_domain
-from stages.core.neural.engine.gradients import activation_gradients
-from stages.core.neural.engine.samples import BadRowsError, Sample
-from stages.core.neural.engine.virtual_step import ShiftBatch, virtual_steps
-from stages.core.neural.opening import FOLDER, ModelCard, open_model
-from stages.core.neural.reader import Reader
-from stages.core.params import Domains, Evaluation, Section, VirtualStep, read_sections
-from stages.tools.description import Description, Step
+from ..core.data.facts import read_domain
+from ..core.engine.gradients import activation_gradients
+from ..core.engine.samples import BadRowsError, Sample
+from ..core.evaluate.section import Evaluation
+from ..core.model.opening import FOLDER, ModelCard, open_model
+from ..core.reader.reader import Reader
+from ..core.run.params import Domains, Section, read_sections
+from ..core.steps.section import VirtualStep
+from ..core.steps.virtual_step import ShiftBatch, virtual_steps
+from .description import Description, Step
 
 PROJECTOR = Path("data/projector")
 

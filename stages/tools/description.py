@@ -16,7 +16,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from stages.core.wording import Report, parse_report
+from ..core.data.grammar import Report, parse_report
 
 SHOWN = 5
 """Tokens up and down that the table shows; the data and the JSON hold all that params asks for."""

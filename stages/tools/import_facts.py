@@ -15,15 +15,15 @@ from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from tokenizers import decoders
 
-from stages.core.errors import explain
-from stages.core.facts import Domain, Fact, Relation, facts_path
-from stages.core.files import replacing
-from stages.core.labels.lexicon import words
-from stages.core.params import Name
-from stages.core.wording import report
-from stages.tools import params_file
-from stages.tools.dependencies import differences
-from stages.tools.fact_sources import Columns, Format, Found, read_source
+from ..core.data.facts import Domain, Fact, Relation, facts_path
+from ..core.data.grammar import report
+from ..core.labels.lexicon import words
+from ..core.run.errors import explain
+from ..core.run.files import replacing
+from ..core.run.params import Name
+from . import params_file
+from .dependencies import differences
+from .fact_sources import Columns, Format, Found, read_source
 
 FEWEST, WANTED = 2, 4
 """Templates a relation: what the schema takes, and what the project's own domains have."""

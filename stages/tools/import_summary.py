@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from rich.console import Console
 from rich.table import Table
 
-from stages.core.facts import Relation, facts_path
-from stages.tools.import_facts import FEWEST, WANTED, Imported, pocket_spelling
+from ..core.data.facts import Relation, facts_path
+from .import_facts import FEWEST, WANTED, Imported, pocket_spelling
 
 FEW = 20
 FACTS, ANSWERS, RELATIONS = 80, 40, 2

@@ -14,23 +14,25 @@ score. Params: judge, api; off while judge.share is 0. No GPU.
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import polars as pl
+from pydantic import Field
 
-from stages.core.files import write_json
-from stages.core.labels.agreement import kappa
-from stages.core.labels.cache import CACHE
-from stages.core.labels.chat import Request, compose
-from stages.core.labels.converse import converse
-from stages.core.labels.fetch import Run
-from stages.core.labels.parse import Said, read
-from stages.core.labels.spend import estimate
-from stages.core.params import Api, Judge, Section, read_sections
-from stages.core.scoring import REPORTS
-from stages.core.seeds import keyed_fraction
-from stages.core.stage import run
-from stages.core.tables import read_table, write_table
+from ..core.api.cache import CACHE
+from ..core.api.chat import Request, compose
+from ..core.api.converse import converse
+from ..core.api.fetch import Run
+from ..core.api.section import Api, Teacher, Way
+from ..core.api.spend import estimate
+from ..core.data.tables import read_table, write_table
+from ..core.evaluate.scoring import REPORTS
+from ..core.labels.agreement import kappa
+from ..core.labels.parse import Said, read
+from ..core.run.files import write_json
+from ..core.run.params import Section, Share, read_sections
+from ..core.run.seeds import keyed_fraction
+from ..core.run.stage import run
 
 PROMPT = Path(__file__).parents[1] / "labellers" / "judge.md"
 TABLE = Path("data/evaluation/reports.parquet")
@@ -46,6 +48,16 @@ JUDGED = (
     | {"score_host": pl.Boolean}  # names the host's domain; null without a host, or one of the gradient's own domain
 )
 Part = Literal["right", "wrong", "absent"]
+
+
+class Judge(Section):
+    """The LLM judge of free-text reports. `share` of the reports that it reads, drawn by `seed`; 0 is off."""
+
+    share: Annotated[float, Field(ge=0, le=1)]
+    seed: int
+    way: Way
+    max_quarantined: Share
+    teacher: Teacher
 
 
 class Sections(Section):

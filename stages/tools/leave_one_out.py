@@ -16,21 +16,23 @@ from typing import Any
 import polars as pl
 import torch
 
-from stages.core.cases import picked, with_hosts, with_premise
-from stages.core.files import Scratch, content_hash, read_json, write_json
-from stages.core.gathering import Gathered, gather
-from stages.core.measures import SEEN
-from stages.core.neural.decoder import Decoder
-from stages.core.neural.opening import ModelCard, open_model
-from stages.core.neural.reader import Reader
-from stages.core.page.inputs import read_params
-from stages.core.page.sweep import LEAVE_ONE_OUT, Experiment, table_of
-from stages.core.params import Domains, Evaluation, Projector, Section, read_sections
-from stages.core.scoring import scored, summary
-from stages.core.stage import parse, run
-from stages.core.tables import VIRTUAL_STEP, read_table
-from stages.projector import card_for, set_gate, teach
-from stages.tools.sweep import publish
+from ..core.data.gathering import Gathered, gather
+from ..core.data.tables import VIRTUAL_STEP, read_table
+from ..core.evaluate.cases import picked, with_hosts, with_premise
+from ..core.evaluate.measures import SEEN
+from ..core.evaluate.scoring import scored, summary
+from ..core.evaluate.section import Evaluation
+from ..core.model.decoder import Decoder
+from ..core.model.opening import ModelCard, open_model
+from ..core.page.inputs import read_params
+from ..core.page.sweep import LEAVE_ONE_OUT, Experiment, table_of
+from ..core.reader.reader import Reader
+from ..core.reader.section import Projector
+from ..core.run.files import Scratch, content_hash, read_json, write_json
+from ..core.run.params import Domains, Section, read_sections
+from ..core.run.stage import parse, run
+from ..projector import card_for, set_gate, teach
+from .sweep import publish
 
 
 class Sections(Section):

@@ -17,23 +17,26 @@ from typing import Any
 
 import polars as pl
 
-from stages import labels as labelling
-from stages.core.cases import picked
-from stages.core.files import Scratch, content_hash
-from stages.core.gathering import Gathered, gather, taught
-from stages.core.labels.agreement import known
-from stages.core.measures import of_circularity
-from stages.core.neural.opening import open_model
-from stages.core.neural.reader import Reader
-from stages.core.page.inputs import read_params
-from stages.core.page.sweep import ENDS, OTHER_TEACHER, Experiment, table_of
-from stages.core.params import Domains, Evaluation, Labels, Projector, Section, read_sections
-from stages.core.scoring import summary
-from stages.core.stage import parse, run
-from stages.core.tables import LABELS, read_table
-from stages.labellers import local
-from stages.tools.leave_one_out import askable, reported, trained
-from stages.tools.sweep import publish
+from .. import labels as labelling
+from ..core.data.gathering import Gathered, gather, taught
+from ..core.data.tables import LABELS, read_table
+from ..core.evaluate.cases import picked
+from ..core.evaluate.measures import of_circularity
+from ..core.evaluate.scoring import summary
+from ..core.evaluate.section import Evaluation
+from ..core.labels.agreement import known
+from ..core.labels.section import Labels
+from ..core.model.opening import open_model
+from ..core.page.inputs import read_params
+from ..core.page.sweep import ENDS, OTHER_TEACHER, Experiment, table_of
+from ..core.reader.reader import Reader
+from ..core.reader.section import Projector
+from ..core.run.files import Scratch, content_hash
+from ..core.run.params import Domains, Section, read_sections
+from ..core.run.stage import parse, run
+from ..labellers import local
+from .leave_one_out import askable, reported, trained
+from .sweep import publish
 
 
 class Sections(Section):

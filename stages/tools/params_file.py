@@ -10,8 +10,8 @@ from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from stages.core.files import replacing
-from stages.core.params import PARAMS
+from ..core.run.files import replacing
+from ..core.run.params import PARAMS
 
 
 class _Representer(RoundTripRepresenter):

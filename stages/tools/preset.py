@@ -14,10 +14,15 @@ from rich.text import Text
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from stages.core.errors import explain
-from stages.core.params import Dtype, Evaluation, Gradients, Model, Projector, Section, VirtualStep
-from stages.tools import params_file
-from stages.tools.dependencies import differences
+from ..core.engine.section import Gradients
+from ..core.evaluate.section import Evaluation
+from ..core.model.section import Model
+from ..core.reader.section import Projector
+from ..core.run.errors import explain
+from ..core.run.params import Dtype, Section
+from ..core.steps.section import VirtualStep
+from . import params_file
+from .dependencies import differences
 
 FOLDER = Path(__file__).with_name("presets")
 BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2}

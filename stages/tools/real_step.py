@@ -27,16 +27,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from stages.core.files import replacing, write_json
-from stages.core.neural.decoder import Decoder, residual, with_residual
-from stages.core.neural.engine.joint import gradients_and_steps
-from stages.core.neural.engine.samples import Sample
-from stages.core.neural.opening import open_model
-from stages.core.neural.samples import naming_prompts, samples_of
-from stages.core.seeds import keyed_fraction
-from stages.core.stage import progress, run
-from stages.core.tables import PROMPTS, read_table
-from stages.tools.real_step_figure import render
+from ..core.data.tables import PROMPTS, read_table
+from ..core.engine.rows import naming_prompts, samples_of
+from ..core.engine.samples import Sample
+from ..core.model.decoder import Decoder, residual, with_residual
+from ..core.model.opening import open_model
+from ..core.run.files import replacing, write_json
+from ..core.run.seeds import keyed_fraction
+from ..core.run.stage import progress, run
+from ..core.steps.joint import gradients_and_steps
+from .real_step_figure import render
 
 FOLDER = Path("data/real_step")
 UPDATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)

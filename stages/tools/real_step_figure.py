@@ -14,9 +14,9 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup
 
-from stages.core.page.charts import HEIGHT, WIDTH, Tick, rounds
-from stages.core.page.metrics import Number
-from stages.core.page.page import HERE, environment
+from ..core.page.charts import HEIGHT, WIDTH, Tick, rounds
+from ..core.page.metrics import Number
+from ..core.page.page import HERE, environment
 
 TEMPLATE = Path(__file__).with_suffix(".html.j2")
 MEASURES = {"correlation": "correlation", "sign_agreement": "equal signs"}

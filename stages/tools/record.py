@@ -16,7 +16,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from stages.core.files import read_json, replacing, write_json
+from ..core.run.files import read_json, replacing, write_json
 
 RESULTS = Path("docs/results")
 COSTS = Path(".cache/costs")

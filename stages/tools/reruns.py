@@ -8,7 +8,7 @@ from typing import Any
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
-from stages.tools.revision import flat
+from .revision import flat
 
 ABSENT = ("deleted", "not in cache")
 """What DVC says of data that isn't here; that's nothing that an edit has changed."""

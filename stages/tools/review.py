@@ -15,9 +15,9 @@ from math import hypot
 from pathlib import Path
 from typing import Any
 
-from stages.tools.dependencies import COMMAND, differences
-from stages.tools.reruns import Plan, plan
-from stages.tools.revision import Revision, flat, read_revision
+from .dependencies import COMMAND, differences
+from .reruns import Plan, plan
+from .revision import Revision, flat, read_revision
 
 HEADLINES = ("decoupling.", "held_out_target.", "teacher.", "model.")
 RECORD = "python -m stages.tools.record"

@@ -9,7 +9,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from stages.tools.record import RESULTS, copy_of
+from .record import RESULTS, copy_of
 
 
 @dataclass(frozen=True)

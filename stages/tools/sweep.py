@@ -26,23 +26,16 @@ from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from stages.core.errors import explain, one_line
-from stages.core.files import replacing
-from stages.core.neural.projectors import ARCHITECTURES
-from stages.core.page.inputs import read_params
-from stages.core.page.sweep import (
-    FOLDER,
-    MADE_BY,
-    PROJECTOR,
-    Experiment,
-    settings_of,
-    table_of,
-    words_of,
-)
-from stages.core.params import Name, Projector
-from stages.core.stage import run
-from stages.tools import params_file
-from stages.tools.dependencies import differences
+from ..core.page.inputs import read_params
+from ..core.page.sweep import FOLDER, MADE_BY, PROJECTOR, Experiment, settings_of, table_of, words_of
+from ..core.reader.projectors import ARCHITECTURES
+from ..core.reader.section import Projector
+from ..core.run.errors import explain, one_line
+from ..core.run.files import replacing
+from ..core.run.params import Name
+from ..core.run.stage import run
+from . import params_file
+from .dependencies import differences
 
 TARGET = "evaluation"
 METRICS = "data/evaluation/metrics.json"

@@ -17,11 +17,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from stages.core.files import replacing
-from stages.core.neural.baselines import unembedded
-from stages.core.neural.decoder import Decoder, residual
-from stages.core.neural.opening import open_model
-from stages.core.neural.reader import Reader
+from ..core.evaluate.baselines import unembedded
+from ..core.model.decoder import Decoder, residual
+from ..core.model.opening import open_model
+from ..core.reader.reader import Reader
+from ..core.run.files import replacing
 
 REPORT_TOKENS = 16
 LENS_TOKENS = 3

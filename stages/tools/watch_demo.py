@@ -25,16 +25,16 @@ from rich.table import Table
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from stages.core.cases import picked
-from stages.core.files import replacing
-from stages.core.measures import SEEN
-from stages.core.neural.decoder import Decoder
-from stages.core.neural.opening import open_model
-from stages.core.params import Domains, Section, read_sections
-from stages.core.stage import run
-from stages.core.tables import PROMPTS, read_table
-from stages.core.wording import parse_report
-from stages.tools.watch import COLUMNS, GradientWatch
+from ..core.data.grammar import parse_report
+from ..core.data.tables import PROMPTS, read_table
+from ..core.evaluate.cases import picked
+from ..core.evaluate.measures import SEEN
+from ..core.model.decoder import Decoder
+from ..core.model.opening import open_model
+from ..core.run.files import replacing
+from ..core.run.params import Domains, Section, read_sections
+from ..core.run.stage import run
+from .watch import COLUMNS, GradientWatch
 
 FOLDER = Path(".cache/watch")
 TAUGHT, BESIDE = 12, 4

@@ -28,15 +28,15 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from stages.core.gradient_store import write_store
-from stages.core.neural.decoder import Decoder
-from stages.core.neural.engine import packed
-from stages.core.neural.engine.gradients import activation_gradients
-from stages.core.neural.engine.joint import gradients_and_steps
-from stages.core.neural.engine.samples import Sample
+from stages.core.data.gradient_store import write_store
+from stages.core.engine.gradients import activation_gradients
+from stages.core.engine.samples import Sample
+from stages.core.model import packed
+from stages.core.model.decoder import Decoder
+from stages.core.steps.joint import gradients_and_steps
 from tests.benchmarks.work import FOUR_STEPS, GPU_SIZES, SAMPLES, SIZES, STEPS, at_the_peak, draw, marks, spent
-from tests.core.neural.engine.accuracy import accuracy
-from tests.core.neural.engine.peers import PEERS
+from tests.core.engine.accuracy import accuracy
+from tests.core.engine.peers import PEERS
 
 RESULTS = Path(__file__).parent / "results"
 PEER_SAMPLES = {"S": 12, "M": 3, "pocket": 60}

@@ -28,10 +28,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from stages import gradients
-from stages.core.gradient_store import shard_rows
-from stages.core.neural.decoder import Decoder
-from stages.core.neural.opening import card_of
-from stages.core.tables import PROMPTS, write_table
+from stages.core.data.gradient_store import shard_rows
+from stages.core.data.tables import PROMPTS, write_table
+from stages.core.model.decoder import Decoder
+from stages.core.model.opening import card_of
 from tests.benchmarks.engine import RESULTS, build, machine
 from tests.benchmarks.work import SIZES, draw, marks
 from tests.pipeline import tiny

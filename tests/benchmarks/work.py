@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from stages.core.neural.engine.samples import Sample
+from stages.core.engine.samples import Sample
 
 SIZES = {  # d_model, blocks, heads, key-value heads, head width, intermediate, vocabulary
     "pocket": (128, 4, 4, 4, 32, 256, 2000),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stages.core.labels.cache import Cache
+from stages.core.api.cache import Cache
 from tests.labellers.server import Script, Server
 
 ROOT = Path(__file__).parents[2]

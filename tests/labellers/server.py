@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from stages.core.seeds import keyed_fraction
+from stages.core.run.seeds import keyed_fraction
 
 
 @dataclass

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.core.labels.cache import Cache
-from stages.core.tables import LABELS, read_table
+from stages.core.api.cache import Cache
+from stages.core.data.tables import LABELS, read_table
 from stages.labels import main
 from tests.labellers import world
 from tests.labellers.checks import OUTPUT, ROOT, assert_consistent, last_run, metrics

@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 
 from stages import prompts
-from stages.core.facts import Domain, read_domain
-from stages.core.params import Api, Generator
+from stages.core.api.section import Api
+from stages.core.data.facts import Domain, read_domain
+from stages.core.data.section import Generator
 from stages.generators.openai import Generation, generate
 from tests.labellers import world
 from tests.labellers.server import Asked, Reply, Script, Server, completion, is_repair

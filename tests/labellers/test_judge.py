@@ -9,11 +9,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from stages.core.params import Api, Judge
-from stages.core.scoring import REPORTS, scored
-from stages.core.tables import write_table
-from stages.core.wording import parse_report, report
-from stages.tools.judge import JUDGED, TABLE, chosen, judge, main, questions
+from stages.core.api.section import Api
+from stages.core.data.grammar import parse_report, report
+from stages.core.data.tables import write_table
+from stages.core.evaluate.scoring import REPORTS, scored
+from stages.tools.judge import JUDGED, TABLE, Judge, chosen, judge, main, questions
 from tests.labellers import world
 from tests.labellers.server import Asked, Reply, Server, completion
 from tests.pipeline import tiny

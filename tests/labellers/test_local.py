@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from stages.core.facts import Domain
+from stages.core.data.facts import Domain
 from stages.core.labels.lexicon import Lexicon
 from stages.labellers.local import NO_SHIFT, READABLE, read_shift
 from tests.labellers.world import ENTITIES, STEP_SIZES, step

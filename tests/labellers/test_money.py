@@ -7,8 +7,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from stages.core.labels.cache import Cache
-from stages.core.labels.settings import redact
+from stages.core.api.cache import Cache
+from stages.core.api.settings import redact
 from stages.labels import main
 from tests.labellers import world
 from tests.labellers.conftest import KEY

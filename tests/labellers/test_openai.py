@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from stages.core.tables import LABELS, read_table
+from stages.core.data.tables import LABELS, read_table
 from stages.labels import main
 from tests.labellers import world
 from tests.labellers.checks import OUTPUT, QUARANTINE, Serve, assert_consistent, last_run, metrics

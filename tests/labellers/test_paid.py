@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from stages.core.facts import read_domain
+from stages.core.api.section import Api
+from stages.core.data.facts import read_domain
+from stages.core.data.section import Generator
 from stages.core.labels.requests import label_requests
-from stages.core.params import Api, Generator
 from stages.generators.openai import generate
 from stages.labellers.openai import BUILT_IN, MADE_OF
 from stages.labels import Sections, job_of, main

@@ -7,15 +7,16 @@ from typing import Any
 import polars as pl
 import pytest
 
-from stages.core.facts import read_domain
+from stages.core.api.chat import Request, repair
+from stages.core.api.client import answer_of
+from stages.core.api.section import Price
+from stages.core.data.facts import read_domain
+from stages.core.data.tables import VIRTUAL_STEP
 from stages.core.labels import requests
-from stages.core.labels.chat import Request, repair
-from stages.core.labels.client import answer_of
 from stages.core.labels.labeller import Job
 from stages.core.labels.parse import read_label
 from stages.core.labels.requests import label_requests, system_message
-from stages.core.params import Price, read_sections
-from stages.core.tables import VIRTUAL_STEP
+from stages.core.run.params import read_sections
 from stages.labels import Sections, job_of, main
 from tests.labellers import world
 from tests.labellers.server import completion

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from stages.core.data.tables import LABELS, read_table
 from stages.core.labels.requests import PROMPT
-from stages.core.tables import LABELS, read_table
 from stages.labels import main
 from tests.labellers import world
 from tests.labellers.checks import OUTPUT, last_run, metrics

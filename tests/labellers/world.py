@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 from ruamel.yaml import YAML
 
-from stages.core.tables import PROMPTS, VIRTUAL_STEP, write_table
+from stages.core.data.tables import PROMPTS, VIRTUAL_STEP, write_table
 
 # "Mercury" stands in two domains, "New" begins two names, "Guinea" is a name within a name.
 ENTITIES = {

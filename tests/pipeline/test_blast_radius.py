@@ -70,20 +70,20 @@ POCKET = {
     "nothing": (lambda root: None, set()),
     "a test or a page of prose": (lambda root: (root / "README.md").write_text("More."), set()),
     "the prompt of a teacher that isn't asked": (comment("stages/labellers/prompt.md"), set()),
-    "the client of an API that isn't asked": (comment("stages/core/labels/client.py"), set()),
+    "the client of an API that isn't asked": (comment("stages/core/api/client.py"), set()),
     "the local teacher": (comment("stages/labellers/local.py"), of(("labels",), ALL)),
     "a fact, which the pocket model learns": (other_fact, FROM_MODEL | {"prompts@music"}),
     "a domain more, which it learns": (add_domain, FROM_MODEL | of(MATRIX, ["history"])),
     "how prompts are made, though they come out the same": (
-        comment("stages/core/corrections.py"),
+        comment("stages/core/data/corrections.py"),
         of(("prompts",), ALL),
     ),
     "a projector param": (params(projector__steps=6), GATHERING),
     "the budget and the prices": (params(api__budget=6.0, api__prices={}), set()),
     "an evaluation param": (params(evaluation__seed=1), {"evaluation", "report"}),
-    "an evaluation file, though the numbers stay": (comment("stages/controls/conditions.py"), {"evaluation"}),
-    "a core file of the gathering stages": (comment("stages/core/gathering.py"), {"projector", "evaluation"}),
-    "a core file of all stages": (comment("stages/core/seeds.py"), EVERYTHING),
+    "an evaluation file, though the numbers stay": (comment("stages/core/evaluate/conditions.py"), {"evaluation"}),
+    "a core file of the gathering stages": (comment("stages/core/data/gathering.py"), {"projector", "evaluation"}),
+    "a core file of all stages": (comment("stages/core/run/seeds.py"), EVERYTHING),
     "the report's style": (comment("stages/core/page/page.css"), {"report"}),
 }
 
@@ -112,7 +112,7 @@ def own_model(tiny_pipeline: Path, warm_python: Warm, tmp_path_factory: pytest.T
 
 OWN = {
     "a fact of the lexicon": (other_fact, of(MATRIX, ["music"]) | of(("labels",), ALL) | GATHERING),
-    "the pocket model's trainer": (comment("stages/core/neural/pocket.py"), {"model"}),
+    "the pocket model's trainer": (comment("stages/core/model/pocket.py"), {"model"}),
     "its folder, though the weights stay": (comment("models/mine/note.md"), FROM_MODEL - of(("labels",), ALL)),
 }
 

@@ -25,8 +25,8 @@ from tests.pipeline.warm import Run, Warm
 KILLS = {"model": 6, "gradients": 6, "virtual_step": 6, "labels": 3, "projector": 6, "evaluation": 6}
 # So that there is something to resume at this size: checkpoints every few steps, shards of a few rows.
 SOONER = {
-    "stages/core/neural/pocket.py": ("KEPT_EVERY = 100", "KEPT_EVERY = 10"),
-    "stages/core/gradient_store.py": ("CHUNK_ROWS = 64", "CHUNK_ROWS = 8"),
+    "stages/core/model/pocket.py": ("KEPT_EVERY = 100", "KEPT_EVERY = 10"),
+    "stages/core/data/gradient_store.py": ("CHUNK_ROWS = 64", "CHUNK_ROWS = 8"),
 }
 
 

@@ -139,11 +139,11 @@ def test_evaluation_on_two_threads_twice_same_bytes(tiny_pipeline: Path, warm_py
 CLOCKS = {"time", "socket", "getpass", "random", "secrets"}
 # Modules that wait for servers or other processes, or note how long a stage took; no stage reads that as data.
 MAY_WAIT = {
-    "stages.core.labels.client",
-    "stages.core.labels.fetch",
-    "stages.core.labels.batch",
-    "stages.core.neural.distributed",
-    "stages.core.stage",
+    "stages.core.api.client",
+    "stages.core.api.fetch",
+    "stages.core.api.batch",
+    "stages.core.model.ranks",
+    "stages.core.run.stage",
 }
 
 

@@ -194,7 +194,7 @@ def test_a_merge_conflict_in_the_lock_file(own: Path, warm_python: Warm):
 
 
 def test_few_files():
-    """The default dataset is at most 200 files; of large stores see tests/core/test_gradient_store.py."""
+    """The default dataset is at most 200 files; of large stores see tests/core/data/test_gradient_store.py."""
     path = tiny.ROOT / "dvc.lock"
     outs = [out for entry in locked(tiny.ROOT).values() for out in entry["outs"]] if path.exists() else []
     assert sum(out.get("nfiles", 1) for out in outs) <= 200

@@ -9,9 +9,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from stages.core.neural.decoder import Decoder
-from stages.core.neural.projector_card import new_card
-from stages.core.neural.reader import Reader
+from stages.core.model.decoder import Decoder
+from stages.core.reader.reader import Reader, new_card
 
 QWEN = """\
 {%- if messages[0].role == 'system' %}

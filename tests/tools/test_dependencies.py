@@ -37,20 +37,21 @@ def test_this_repository_declares_what_its_stages_read():
 
 def test_check_says_what_differs_and_what_to_run(repository: Path):
     assert check(repository).returncode == 0
-    append(repository / "stages/labels.py", "\nimport stages.core.scoring\n")
+    append(repository / "stages/labels.py", "\nimport stages.core.evaluate.scoring\n")
     before = (repository / "dvc.yaml").read_bytes()
     done = check(repository)
     assert done.returncode == 1 and f"run: {COMMAND}" in done.stderr
-    assert "dvc.yaml: labels: deps: lacks stages/core/scoring.py" in done.stderr
+    assert "dvc.yaml: labels: deps: lacks stages/core/evaluate/scoring.py" in done.stderr
     assert (repository / "dvc.yaml").read_bytes() == before
 
 
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ("      - stages/core/corrections.py\n", "", "prompts: deps: lacks stages/core/corrections.py"),
-        ("      - stages/core/corrections.py\n", "      - stages/core/corrections.py\n      - stages/core/scoring.py\n",
-         "prompts: deps: has stages/core/scoring.py, which it doesn't read"),
+        ("      - stages/core/data/corrections.py\n", "", "prompts: deps: lacks stages/core/data/corrections.py"),
+        ("      - stages/core/data/corrections.py\n",
+         "      - stages/core/data/corrections.py\n      - stages/core/evaluate/scoring.py\n",
+         "prompts: deps: has stages/core/evaluate/scoring.py, which it doesn't read"),
         ("      - prompts\n", "", "prompts: params: lacks prompts"),
         ("      - prompts\n", "      - prompts\n      - domains\n",
          "prompts: params: has domains, which it doesn't read"),
@@ -74,12 +75,13 @@ def test_a_planted_mistake_is_found(repository: Path, old: str, new: str, compla
 
 def test_imports_anywhere_and_files_beside_modules_count(repository: Path):
     append(
-        repository / "stages/core/wording.py", "\ndef later():\n    from stages.core import cases\n    return cases\n"
+        repository / "stages/core/data/grammar.py",
+        "\ndef later():\n    from stages.core.evaluate import cases\n    return cases\n",
     )
     append(repository / "stages/core/page/reports.html.j2", '\n{% include "extra.html.j2" %}\n')
     (repository / "stages/core/page/extra.html.j2").write_text("more\n")
     found = differences(repository, write=True)
-    assert "dvc.yaml: model: deps: lacks stages/core/cases.py" in found
+    assert "dvc.yaml: model: deps: lacks stages/core/evaluate/cases.py" in found
     assert "dvc.yaml: report: deps: lacks stages/core/page/extra.html.j2" in found
     assert not differences(repository, write=False)
 
@@ -89,7 +91,7 @@ def test_the_chosen_teacher_is_a_dependency_with_its_prompt(repository: Path):
     differences(repository, write=True)
     deps = stage(repository, "labels")["deps"]
     assert "stages/labellers/openai.py" in deps and "stages/labellers/prompt.md" in deps
-    assert "stages/core/labels/cache.py" in deps and "stages/labellers/local.py" not in deps
+    assert "stages/core/api/cache.py" in deps and "stages/labellers/local.py" not in deps
 
 
 def test_the_chosen_generator_of_prompts_is_a_dependency_with_its_prompt(repository: Path):
@@ -98,14 +100,17 @@ def test_the_chosen_generator_of_prompts_is_a_dependency_with_its_prompt(reposit
     differences(repository, write=True)
     deps = stage(repository, "prompts")["deps"]
     assert "stages/generators/openai.py" in deps and "stages/generators/generator.md" in deps
-    assert "stages/core/labels/client.py" in deps and "stages/generators/facts.py" not in deps
+    assert "stages/core/api/client.py" in deps and "stages/generators/facts.py" not in deps
 
 
 def test_another_import_by_name_is_refused(repository: Path):
     append(
-        repository / "stages/core/wording.py", '\nimport importlib\nimportlib.import_module("stages.core." + "cases")\n'
+        repository / "stages/core/data/grammar.py",
+        '\nimport importlib\nimportlib.import_module("stages.core." + "cases")\n',
     )
-    with pytest.raises(ValueError, match=r"stages/core/wording.py: import_module imports by a computed name.*BY_NAME"):
+    with pytest.raises(
+        ValueError, match=r"stages/core/data/grammar.py: import_module imports by a computed name.*BY_NAME"
+    ):
         differences(repository, write=False)
 
 
@@ -145,7 +150,7 @@ def test_comments_and_what_was_written_by_hand_stay(repository: Path):
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# Stages and their data.")
     marked = text.replace("- data/facts/${item.domain}.yaml\n", "- data/facts/${item.domain}.yaml # by hand\n", 1)
-    path.write_text(marked.replace("      - stages/core/errors.py\n", ""), encoding="utf-8")
+    path.write_text(marked.replace("      - stages/core/run/errors.py\n", ""), encoding="utf-8")
     differences(repository, write=True)
     assert path.read_text(encoding="utf-8") == marked
 

@@ -11,15 +11,15 @@ import torch
 from rich.console import Console
 from ruamel.yaml import YAML
 
-from stages.core.facts import Domain
-from stages.core.files import write_json
-from stages.core.neural import pocket
-from stages.core.neural.decoder import Decoder
-from stages.core.neural.engine.gradients import activation_gradients
-from stages.core.neural.engine.samples import Sample
-from stages.core.neural.opening import card_of
-from stages.core.params import Pocket
-from stages.core.wording import parse_report
+from stages.core.data.facts import Domain
+from stages.core.data.grammar import parse_report
+from stages.core.engine.gradients import activation_gradients
+from stages.core.engine.samples import Sample
+from stages.core.model import pocket
+from stages.core.model.decoder import Decoder
+from stages.core.model.opening import card_of
+from stages.core.model.section import Pocket
+from stages.core.run.files import write_json
 from stages.tools import cli
 from stages.tools.describe import Describer
 from stages.tools.description import IDLE, NOTHING, Description, share

@@ -9,12 +9,12 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from stages.core.gradient_store import read_store
-from stages.core.neural.opening import card_of, open_model, read_card
-from stages.core.neural.sources import check_model
-from stages.core.params import Model
+from stages.core.data.gradient_store import read_store
+from stages.core.model.opening import card_of, open_model, read_card
+from stages.core.model.section import Model
+from stages.core.model.sources import check_model
 from stages.tools.preset import read_preset
-from tests.core.neural.engine.families import tiny as tiny_decoder
+from tests.core.engine.families import tiny as tiny_decoder
 from tests.pipeline import tiny
 from tests.pipeline.warm import Warm
 from tests.tools.families import FAMILIES, untrained

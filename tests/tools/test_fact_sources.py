@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from stages.core.facts import read_domain
+from stages.core.data.facts import read_domain
 from stages.tools.fact_sources import Columns, read_source
 from stages.tools.import_facts import build, import_domain
 from tests.tools.tables import lre, saved

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from stages.core.facts import Domain, read_domain
+from stages.core.data.facts import Domain, read_domain
 from stages.tools import cli
 from stages.tools.dependencies import differences
 from stages.tools.fact_sources import Columns, read_source
@@ -161,7 +161,7 @@ def test_a_domain_is_never_overwritten_unasked(here: Path):
 
 
 def test_pocket_spelling_is_what_the_pocket_tokenizer_writes():
-    from stages.core.neural.pocket import make_tokenizer
+    from stages.core.model.pocket import make_tokenizer
 
     answers = ("Kara Zor-El", "Washington D.C.", "New Delhi", "O'Neil", "H2O", "Brasília")
     facts = [{"subject": answer, "answer": answer} for answer in answers]

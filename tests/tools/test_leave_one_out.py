@@ -7,13 +7,13 @@ from typing import Any
 import polars as pl
 import pytest
 
-from stages.core.files import Scratch
-from stages.core.gathering import Gathered, usable
-from stages.core.neural.opening import open_model
+from stages.core.data.gathering import Gathered, usable
+from stages.core.data.tables import LABELS, read_table, write_table
+from stages.core.model.opening import open_model
 from stages.core.page.inputs import read_params
 from stages.core.page.sweep import LEAVE_ONE_OUT, read_sweep
-from stages.core.params import read_sections
-from stages.core.tables import LABELS, read_table, write_table
+from stages.core.run.files import Scratch
+from stages.core.run.params import read_sections
 from stages.tools import leave_one_out, params_file
 from tests.pipeline import tiny
 

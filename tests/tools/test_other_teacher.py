@@ -6,17 +6,18 @@ from typing import Any
 import polars as pl
 import pytest
 
-from stages.core.cases import with_hosts
-from stages.core.facts import read_domain
-from stages.core.gathering import Gathered, gather
+from stages.core.data.facts import read_domain
+from stages.core.data.gathering import Gathered, gather
+from stages.core.data.grammar import NO_PRESSURE, report
+from stages.core.data.tables import LABELS, VIRTUAL_STEP, read_table, write_table
+from stages.core.evaluate.cases import with_hosts
+from stages.core.evaluate.scoring import scored
+from stages.core.evaluate.section import Evaluation
 from stages.core.labels.labeller import by_prompt
 from stages.core.labels.lexicon import Lexicon
-from stages.core.neural.opening import open_model
-from stages.core.neural.reader import Reader
-from stages.core.params import Evaluation, read_sections
-from stages.core.scoring import scored
-from stages.core.tables import LABELS, VIRTUAL_STEP, read_table, write_table
-from stages.core.wording import NO_PRESSURE, report
+from stages.core.model.opening import open_model
+from stages.core.reader.reader import Reader
+from stages.core.run.params import read_sections
 from stages.labellers import local
 from stages.projector import card_for
 from stages.tools import leave_one_out, other_teacher

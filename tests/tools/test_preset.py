@@ -9,10 +9,10 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from stages.core.neural.engine.gradients import activation_gradients
-from stages.core.neural.engine.samples import Sample
-from stages.core.neural.reader import SLOTS, Reader
-from stages.core.wording import QUESTION
+from stages.core.data.grammar import QUESTION
+from stages.core.engine.gradients import activation_gradients
+from stages.core.engine.samples import Sample
+from stages.core.reader.reader import SLOTS, Reader
 from stages.tools import cli, params_file
 from stages.tools.dependencies import differences
 from stages.tools.preset import FOLDER, changed, names, read_preset

@@ -7,14 +7,14 @@ import polars as pl
 import pytest
 import torch
 
-from stages.core.files import write_json
-from stages.core.neural.decoder import Decoder
-from stages.core.neural.opening import card_of
-from stages.core.tables import PROMPTS, write_table
+from stages.core.data.tables import PROMPTS, write_table
+from stages.core.model.decoder import Decoder
+from stages.core.model.opening import card_of
+from stages.core.run.files import write_json
 from stages.tools import real_step
-from tests.core.neural.engine import reference
-from tests.core.neural.engine.families import VOCABULARY, tiny, tiny_model
-from tests.core.neural.test_decoder import words
+from tests.core.engine import reference
+from tests.core.engine.families import VOCABULARY, tiny, tiny_model
+from tests.core.model.test_decoder import words
 
 
 def test_small_steps_agree_and_the_slope_is_minus_the_gradients_norm(monkeypatch: pytest.MonkeyPatch) -> None:

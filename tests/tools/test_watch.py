@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import Trainer, TrainingArguments
 
-from stages.core.files import file_hash
-from stages.core.neural.engine.gradients import activation_gradients
-from stages.core.neural.engine.samples import Sample
-from stages.core.neural.opening import open_model
-from stages.core.neural.projector_card import read_projector_card
+from stages.core.engine.gradients import activation_gradients
+from stages.core.engine.samples import Sample
+from stages.core.model.opening import open_model
+from stages.core.reader.card import read_projector_card
+from stages.core.run.files import file_hash
 from stages.tools import watch_demo
 from stages.tools.watch import GradientWatch, starts
 

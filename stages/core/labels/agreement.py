@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 
 import polars as pl
 
-from stages.core.labels.lexicon import words
+from .lexicon import words
 
 
 def known(labels: pl.DataFrame, prompts: pl.DataFrame) -> dict[str, int | float]:

@@ -5,9 +5,10 @@ from typing import Any
 
 import polars as pl
 
-from stages.core.facts import Domain
-from stages.core.params import Api, Labels
-from stages.core.tables import LABELS, VIRTUAL_STEP
+from ..api.section import Api
+from ..data.facts import Domain
+from ..data.tables import LABELS, VIRTUAL_STEP
+from .section import Labels
 
 # All that a teacher may know of the virtual step: the target_* and answer_* columns would give the label away.
 SHIFT = tuple(name for name in VIRTUAL_STEP if not name.startswith(("target_", "answer_")))

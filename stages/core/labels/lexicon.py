@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from stages.core.facts import Domain
+from ..data.facts import Domain
 
 _WORD = re.compile(r"\w+")
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from stages.core.labels.chat import Answer, Fault
+from ..api.chat import Answer, Fault
 
 NONE = "none"
 Words = Annotated[str, StringConstraints(strip_whitespace=True)]

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.core.labels.chat import Request, compose
-from stages.core.labels.labeller import Job, by_prompt
-from stages.core.labels.parse import label_schema
-from stages.core.params import Teacher
+from ..api.chat import Request, compose
+from ..api.section import Teacher
+from .labeller import Job, by_prompt
+from .parse import label_schema
 
 PROMPT = Path(__file__).parents[2] / "labellers" / "prompt.md"
 

@@ -1,8 +1,8 @@
 """Claims that hold reports against what writes none: lens, probe and retrieval, on the same gradients, by group."""
 
-from stages.core.page.conditions import DECOUPLING
-from stages.core.page.gaps import difference, sized, way
-from stages.core.page.metrics import MEASURES, WORDS, Estimate, Group, listed, percent, points, thousands
+from .conditions import DECOUPLING
+from .gaps import difference, sized, way
+from .metrics import MEASURES, WORDS, Estimate, Group, listed, percent, points, thousands
 
 ACCURACIES = MEASURES[:3]
 WHERE = {

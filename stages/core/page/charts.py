@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import polars as pl
 
-from stages.core.page.metrics import MEASURES, Number
+from .metrics import MEASURES, Number
 
 NO_HOST = "none"
 DEEP = 0.79

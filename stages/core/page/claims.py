@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from stages.core.page.beside import Found, lens, taught
-from stages.core.page.conditions import DECOUPLING, condition_of
-from stages.core.page.gaps import clearly_below, compared
-from stages.core.page.metrics import SPOKEN, Estimate, Group, Standing, at_most, bare, listed, percent, span, thousands
-from stages.core.page.silence import rests
+from .beside import Found, lens, taught
+from .conditions import DECOUPLING, condition_of
+from .gaps import clearly_below, compared
+from .metrics import SPOKEN, Estimate, Group, Standing, at_most, bare, listed, percent, span, thousands
+from .silence import rests
 
 GUESSED_STRENGTH = 0.5
 """Chance to name the strength rightly: two words, asked for equally often."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from stages.core.page.metrics import Group
+from .metrics import Group
 
 Expected = Literal["right", "alike", "chance", "falls", "swaps", "lower", "ceiling", "reference", ""]
 """What has to come out for the claim to hold.

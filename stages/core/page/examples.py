@@ -8,8 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from stages.core.page.conditions import place_of
-from stages.core.seeds import digest
+from ..run.seeds import digest
+from .conditions import place_of
 
 OUTCOMES = {
     "right": "Right",

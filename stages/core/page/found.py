@@ -1,7 +1,7 @@
 """What was asked and what was found, in three sentences made from the numbers; null effects are said to be null."""
 
-from stages.core.page.conditions import DECOUPLING, condition_of
-from stages.core.page.metrics import MEASURES, WORDS, Estimate, Group, listed, percent, thousands
+from .conditions import DECOUPLING, condition_of
+from .metrics import MEASURES, WORDS, Estimate, Group, listed, percent, thousands
 
 SHUFFLED = "controls.shuffled_across"
 NULL_CONTROLS = "chance"

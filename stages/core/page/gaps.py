@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from stages.core.page.metrics import Estimate, Group, bare, points, span
+from .metrics import Estimate, Group, bare, points, span
 
 Way = Literal["lower", "higher", "null", "unknown"]
 WAYS: tuple[Way, ...] = ("lower", "higher", "null")

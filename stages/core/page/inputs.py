@@ -9,13 +9,14 @@ import polars as pl
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from stages.core.files import read_json
-from stages.core.page.metrics import MEASURES, REASON
-from stages.core.page.sweep import NUMBERS, Sweep, read_sweep
-from stages.core.page.tables import read_csv
-from stages.core.params import PARAMS, Report, Section, read_sections
-from stages.core.scoring import REPORTS
-from stages.core.tables import read_table
+from ..data.tables import read_table
+from ..evaluate.scoring import REPORTS
+from ..run.files import read_json
+from ..run.params import PARAMS, Section, read_sections
+from .metrics import MEASURES, REASON
+from .section import Report
+from .sweep import NUMBERS, Sweep, read_sweep
+from .tables import read_csv
 
 METRICS = Path("data/evaluation/metrics.json")
 REPORTS_TABLE = Path("data/evaluation/reports.parquet")

@@ -15,13 +15,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from stages.core.page import charts, examples
-from stages.core.page.claims import claims
-from stages.core.page.conditions import DECOUPLING, REFERENCES, Condition, condition_of, ordered
-from stages.core.page.found import SHUFFLED, sentences
-from stages.core.page.gaps import difference
-from stages.core.page.inputs import Inputs
-from stages.core.page.metrics import (
+from . import charts, examples
+from .claims import claims
+from .conditions import DECOUPLING, REFERENCES, Condition, condition_of, ordered
+from .found import SHUFFLED, sentences
+from .gaps import difference
+from .inputs import Inputs
+from .metrics import (
     MEASURES,
     SPOKEN,
     WORDS,
@@ -37,9 +37,9 @@ from stages.core.page.metrics import (
     thousands,
     whole,
 )
-from stages.core.page.seeded import by_seed
-from stages.core.page.sweep import SWEPT_WORDS, Sweep
-from stages.core.page.verdicts import Verdict, verdict
+from .seeded import by_seed
+from .sweep import SWEPT_WORDS, Sweep
+from .verdicts import Verdict, verdict
 
 HERE = Path(__file__).parent
 POCKET = "pocket"

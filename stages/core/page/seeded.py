@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from stages.core.page.metrics import Group, Number, bare, thousands
+from .metrics import Group, Number, bare, thousands
 
 # Words of a row -> group and number of all seeds together (empty: not measured), and the number of one seed.
 ROWS: dict[str, tuple[str, str, str]] = {

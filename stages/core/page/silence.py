@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from stages.core.page.gaps import clearly_below, difference
-from stages.core.page.metrics import NOTICED, SPOKEN, WORDS, Group, listed, percent
+from .gaps import clearly_below, difference
+from .metrics import NOTICED, SPOKEN, WORDS, Group, listed, percent
 
 KEPT = 0.5
 """Least part of a difference that has to be left among reports that speak; else it rests mostly on abstention."""

@@ -15,9 +15,9 @@ from typing import Any
 
 import polars as pl
 
-from stages.core.page.metrics import WORDS, Estimate, Group
-from stages.core.page.tables import read_csv
-from stages.core.seeds import digest
+from ..run.seeds import digest
+from .metrics import WORDS, Estimate, Group
+from .tables import read_csv
 
 FOLDER = Path("data/sweep")
 PROJECTOR, LEAVE_ONE_OUT, OTHER_TEACHER = "projector", "leave_one_out", "other_teacher"

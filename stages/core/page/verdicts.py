@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from stages.core.page.conditions import DECOUPLING, Expected, condition_of
-from stages.core.page.gaps import WAYS, Way, apart, clearly_below, compared, difference
-from stages.core.page.metrics import MEASURES, WORDS, Estimate, Group, listed, percent
-from stages.core.page.silence import rests, silence
+from .conditions import DECOUPLING, Expected, condition_of
+from .gaps import WAYS, Way, apart, clearly_below, compared, difference
+from .metrics import MEASURES, WORDS, Estimate, Group, listed, percent
+from .silence import rests, silence
 
 ACCURACIES = MEASURES[:3]
 

@@ -14,8 +14,8 @@ import numpy as np
 import polars as pl
 from ruamel.yaml import YAML
 
+from stages.core.evaluate.statistics import FEWEST
 from stages.core.page.sweep import FOLDER, LEAVE_ONE_OUT, PROJECTOR, Experiment, table_of
-from stages.core.statistics import FEWEST
 from tests.core.page.small import BESIDE, CARD, MODEL
 
 FACTS = {

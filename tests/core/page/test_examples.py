@@ -1,7 +1,7 @@
 import polars as pl
 
 from stages.core.page.examples import OUTCOMES, chosen, counts, settled
-from stages.core.seeds import digest
+from stages.core.run.seeds import digest
 from tests.core.page import fake
 
 

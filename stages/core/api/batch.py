@@ -1,0 +1,236 @@
+"""The second way in: the Batch API. Half the price as a rule, up to a day of waiting.
+
+What is submitted is noted in the answer cache before and after each step, so that a restart goes on where it stopped:
+
+- preparing: noted, with the batch's own id, before anything is sent. After a restart the server's list says whether the
+  batch was made (its metadata carries that id); if so it is adopted, if not its requests are free again.
+- submitted: the server has it. Any process may wait for it and collect it; the cache takes each answer once.
+"""
+
+import io
+import json
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import openai
+from filelock import FileLock
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from .cache import Cache
+from .chat import Answer, Request
+from .client import Stop, Transient, answer_of, connect, rejection
+from .fetch import Advance, Run
+from .section import Api
+from .settings import Settings, redact
+from .spend import price_of
+
+MOST_REQUESTS = 50_000  # a batch, by OpenAI's limits
+MOST_BYTES = 190_000_000
+ROUNDS = 3  # requests that a batch leaves unanswered (it expired, the server failed) go into another one
+URL = "/v1/chat/completions"
+MARK = "labels_batch"
+ENDED = ("completed", "expired", "cancelled", "failed")
+T = TypeVar("T")
+
+
+def through_batches(
+    requests: Sequence[Request], cache: Cache, api: Api, settings: Settings, advance: Advance, run: Run
+) -> dict[str, Answer]:
+    """Submits what no batch holds yet, waits, and stores the answers; returns those that the server rejected, by key.
+
+    Raises:
+        ValueError: the budget does not hold the batch, the server fails it whole, or leaves requests unanswered.
+    """
+    return _Batches({request.key: request for request in requests}, cache, api, settings, advance, run).get()
+
+
+class _Batches:
+    def __init__(
+        self, requests: dict[str, Request], cache: Cache, api: Api, settings: Settings, advance: Advance, run: Run
+    ) -> None:
+        self.requests, self.cache, self.api, self.settings = requests, cache, api, settings
+        self.advance, self.run = advance, run
+        self.client = connect(openai.OpenAI, settings)
+        self.rejected: dict[str, Answer] = {}
+
+    def get(self) -> dict[str, Answer]:
+        with self.client:
+            for _ in range(ROUNDS):
+                # One process at a time submits; waiting is done without the lock.
+                with FileLock(self.cache.folder / "batch.lock"):
+                    self._recover()
+                    for part in self._parts(self._free()):
+                        self._submit(part)
+                self._wait()
+                if not self._free():
+                    return self.rejected
+        raise Stop(
+            f"{len(self._free())} requests got no answer in {ROUNDS} batches; run again, or set labels.way: online"
+        )
+
+    def _free(self) -> list[Request]:
+        """Requests that are neither answered nor rejected nor being asked."""
+        done = self.cache.answers(self.requests).keys() | self.rejected.keys()
+        claimed, batched = self.cache.held(self.requests)
+        return [request for key, request in self.requests.items() if key not in done | claimed | batched]
+
+    @staticmethod
+    def _parts(requests: Sequence[Request]) -> list[list[Request]]:
+        """Cut to the API's limits."""
+        parts: list[list[Request]] = []
+        size = 0
+        for request in requests:
+            bytes_ = len(_line(request))
+            if not parts or len(parts[-1]) == MOST_REQUESTS or size + bytes_ > MOST_BYTES:
+                parts.append([])
+                size = 0
+            parts[-1].append(request)
+            size += bytes_
+        return parts
+
+    def _submit(self, requests: Sequence[Request]) -> None:
+        ceilings = {r.key: r.ceiling(price_of(self.api, r.model), batch=True) for r in requests}
+        identity = uuid.uuid4().hex
+        with self.cache.transaction() as db:
+            free = self.api.budget - self.cache.spent() - self.cache.reserved()
+            if sum(ceilings.values()) > free:
+                raise Stop(
+                    f"params.yaml: api.budget: {self.api.budget:.4f} USD: a batch of {len(requests)} requests may cost "
+                    f"{sum(ceilings.values()):.4f} and {max(free, 0):.4f} are left; raise the budget to go on"
+                )
+            db.execute("INSERT INTO batches VALUES (?, NULL, 'preparing')", (identity,))
+            rows = [(r.key, identity, ceilings[r.key], r.model, len(r.canonical)) for r in requests]
+            db.executemany("INSERT INTO batch_items VALUES (?, ?, ?, ?, ?)", rows)
+        lines = b"".join(_line(request) for request in requests)
+        upload = self._patiently(
+            lambda: self.client.files.create(file=(f"{identity}.jsonl", io.BytesIO(lines)), purpose="batch")
+        )
+        remote = self._create(identity, upload.id)
+        with self.cache.transaction() as db:
+            db.execute("UPDATE batches SET remote = ?, state = 'submitted' WHERE id = ?", (remote, identity))
+
+    def _create(self, identity: str, file: str) -> str:
+        """Makes the batch on the server, once: after an unclear fault its list is asked before it is made again."""
+        for number in range(self.settings.tries):
+            try:
+                return self.client.batches.create(
+                    input_file_id=file, endpoint=URL, completion_window="24h", metadata={MARK: identity},
+                    extra_headers={"Idempotency-Key": identity},
+                ).id  # fmt: skip
+            except openai.APIStatusError as error:
+                if error.status_code < 500 and error.status_code not in (408, 409, 429):
+                    self._drop(identity)
+                    raise Stop(f"batch: HTTP {error.status_code}: {redact(error.message)[:300]}") from None
+            except openai.OpenAIError:
+                pass
+            time.sleep(min(self.settings.backoff * 2**number, 30.0))
+            if remote := self._on_server().get(identity):
+                return remote
+        raise Stop("batch: the server does not say whether it took the batch; run again to find out")
+
+    def _recover(self) -> None:
+        """Adopts or frees the batches that a killed process was submitting."""
+        query = "SELECT id FROM batches WHERE state = 'preparing'"
+        with self.cache.transaction() as db:
+            preparing = [identity for (identity,) in db.execute(query)]
+        known = self._on_server() if preparing else {}
+        for identity in preparing:
+            if remote := known.get(identity):
+                with self.cache.transaction() as db:
+                    db.execute("UPDATE batches SET remote = ?, state = 'submitted' WHERE id = ?", (remote, identity))
+            else:
+                self._drop(identity)
+
+    def _on_server(self) -> dict[str, str]:
+        """The server's batches that carry our mark: our id to its id."""
+        found = self._patiently(lambda: list(self.client.batches.list(limit=100)))
+        return {batch.metadata[MARK]: batch.id for batch in found if batch.metadata and MARK in batch.metadata}
+
+    def _drop(self, identity: str) -> None:
+        with self.cache.transaction() as db:
+            db.execute("DELETE FROM batch_items WHERE batch = ?", (identity,))
+            db.execute("DELETE FROM batches WHERE id = ?", (identity,))
+
+    def _wait(self) -> None:
+        """Until every batch that holds one of the requests has ended and is collected."""
+        while remaining := self._open():
+            for identity, remote in remaining.items():
+                batch = self._patiently(lambda remote=remote: self.client.batches.retrieve(remote))
+                if batch.status in ENDED:
+                    files = [file for file in (batch.output_file_id, batch.error_file_id) if file]
+                    self._collect(identity, [self._patiently(lambda file=file: self._lines(file)) for file in files])
+                    if batch.status == "failed":
+                        errors = (batch.errors.data if batch.errors else None) or []
+                        words = "; ".join(redact(error.message or "")[:200] for error in errors[:3])
+                        raise Stop(f"batch: the server failed it whole: {words or 'without saying why'}")
+            if self._open():
+                time.sleep(self.settings.poll)
+
+    def _open(self) -> dict[str, str]:
+        with self.cache.transaction() as db:
+            query = "SELECT DISTINCT b.id, b.remote, i.key FROM batches b JOIN batch_items i ON i.batch = b.id"
+            rows = db.execute(query + " WHERE b.state = 'submitted' ORDER BY b.id").fetchall()
+        return {identity: remote for identity, remote, key in rows if key in self.requests}
+
+    def _lines(self, file: str) -> list[str]:
+        return self.client.files.content(file).text.splitlines()
+
+    def _collect(self, identity: str, files: Sequence[Sequence[str]]) -> None:
+        """Stores a batch's answers, whoever asked, and frees what it left unanswered, in one transaction."""
+        with self.cache.transaction() as db:
+            query = "SELECT key, model, body_bytes FROM batch_items WHERE batch = ?"
+            asked = {key: (model, size) for key, model, size in db.execute(query, (identity,))}
+            waiting = len(asked)
+            for line in (line for lines in files for line in lines):
+                key, status, body = _read(line)
+                if key not in asked:
+                    continue
+                model, size = asked[key]
+                if status == 200:
+                    with suppress(Transient):  # no completion: unanswered
+                        answer = answer_of(body, model, size, price_of(self.api, model), batch=True, latency=0.0)
+                        self.cache.keep(db, key, model, size, answer)
+                        del asked[key]
+                elif 400 <= status < 500 and status not in (408, 409, 429):
+                    words = json.dumps(body, ensure_ascii=False)
+                    self.rejected[key] = rejection(model, redact(f"HTTP {status}: {words}")[:300])
+                    del asked[key]
+            db.execute("DELETE FROM batch_items WHERE batch = ?", (identity,))
+            db.execute("DELETE FROM batches WHERE id = ?", (identity,))
+        self.run.asked += waiting - len(asked)
+        self.advance(waiting - len(asked))
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """The result of a call that costs nothing and may be repeated."""
+        retrying = Retrying(
+            retry=retry_if_exception_type(
+                (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError)
+            ),
+            stop=stop_after_attempt(self.settings.tries),
+            wait=wait_random_exponential(multiplier=self.settings.backoff, max=30.0),
+            reraise=True,
+        )
+        try:
+            return retrying(call)
+        except openai.OpenAIError as error:
+            raise Stop(
+                f"batch: {type(error).__name__}: {redact(str(error))[:300]}; run again to go on waiting"
+            ) from None
+
+
+def _line(request: Request) -> bytes:
+    """A request as a line of the batch's input file."""
+    line = {"custom_id": request.key, "method": "POST", "url": URL, "body": request.body}
+    return json.dumps(line, ensure_ascii=False).encode() + b"\n"
+
+
+def _read(line: str) -> tuple[str, int, dict[str, Any]]:
+    """Key, HTTP status and body of a line of the batch's output; ("", 0, {}) of a line that holds no answer."""
+    try:
+        found = json.loads(line)
+        return found["custom_id"], int(found["response"]["status_code"]), dict(found["response"]["body"])
+    except (ValueError, TypeError, KeyError):
+        return "", 0, {}

@@ -1,0 +1,210 @@
+"""Paid answers, kept: a sqlite file that several processes share and that a killed one leaves whole.
+
+Before a request is sent it is claimed, in one transaction with the reservation of its ceiling in the budget; the answer
+is stored in one transaction with its cost. So two processes never send the same request, and never spend together what
+the budget allows each alone. Every process holds a file lock of its own as long as it lives: claims whose owner's lock
+is free were left by a killed process. What those had in flight may or may not be billed; they count as spent at their
+ceiling, and are sent again with the same Idempotency-Key.
+"""
+
+import sqlite3
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock, Timeout
+
+from .chat import Answer, Request
+
+CACHE = Path(".cache/labels")
+VERSION = 1
+TABLES = """
+CREATE TABLE answers (key TEXT PRIMARY KEY, model TEXT NOT NULL, body_bytes INTEGER NOT NULL, answer TEXT NOT NULL)
+    WITHOUT ROWID;
+CREATE TABLE claims (key TEXT PRIMARY KEY, owner TEXT NOT NULL, reserved REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE batches (id TEXT PRIMARY KEY, remote TEXT, state TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE batch_items (key TEXT PRIMARY KEY, batch TEXT NOT NULL, reserved REAL NOT NULL,
+    model TEXT NOT NULL, body_bytes INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE ledger (id INTEGER PRIMARY KEY CHECK (id = 0), spent REAL NOT NULL, uncertain REAL NOT NULL,
+    uncertain_requests INTEGER NOT NULL);
+INSERT INTO ledger VALUES (0, 0, 0, 0);
+"""
+# answered: it stands in the cache. held: another process or a batch is getting it. wait: the budget holds it only once
+# requests in flight turn out cheaper than reserved. full: the budget does not hold it.
+Claim = Literal["claimed", "answered", "held", "wait", "full"]
+
+
+class Cache:
+    """The answers under `folder`, open for one process; a context manager.
+
+    Raises:
+        ValueError: the file is no sqlite file, or one of another version.
+    """
+
+    def __init__(self, folder: Path = CACHE) -> None:
+        self.folder = folder
+        self.path = folder / "answers.sqlite"
+        self.owner = uuid.uuid4().hex
+        (folder / "owners").mkdir(parents=True, exist_ok=True)
+        self._alive = FileLock(self._lock(self.owner))
+        self._alive.acquire()
+        try:
+            self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            version = self._prepare()
+        except sqlite3.DatabaseError as error:
+            self._die()
+            raise ValueError(
+                f"{self.path}: not a usable answer cache ({error}); as it may hold paid answers, move it elsewhere"
+            ) from error
+        if version not in (0, VERSION):
+            self._die()
+            raise ValueError(
+                f"{self.path}: found version {version}, wanted {VERSION}; move it away or use the newer code"
+            )
+        self.bury_the_dead()
+
+    def _prepare(self) -> int:
+        """Makes the tables if there are none; returns the version found, 0 of a new file."""
+        self._db.execute("PRAGMA journal_mode = WAL")  # readers do not wait for the writer
+        with self.transaction():
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                for statement in TABLES.split(";"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {VERSION}")
+        return version
+
+    def _die(self) -> None:
+        self._alive.release()
+        self._lock(self.owner).unlink(missing_ok=True)
+
+    def __enter__(self) -> "Cache":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._bury(self.owner)  # what was cut short in flight, after an error or Ctrl-C
+        finally:
+            self._db.close()
+            self._die()
+
+    @contextmanager
+    def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """A write transaction, whole or not at all; other processes wait for it. `durable`: it outlives a power cut."""
+        self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._db
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def answers(self, keys: Iterable[str]) -> dict[str, Answer]:
+        """The answers that stand, by key."""
+        found: dict[str, Answer] = {}
+        wanted = list(dict.fromkeys(keys))
+        for start in range(0, len(wanted), 500):
+            part = wanted[start : start + 500]
+            query = f"SELECT key, answer FROM answers WHERE key IN ({','.join('?' * len(part))})"
+            found |= {key: Answer.model_validate_json(answer) for key, answer in self._db.execute(query, part)}
+        return found
+
+    def claim(self, key: str, ceiling: float, budget: float) -> Claim:
+        """Claims one request for this process and reserves `ceiling` US dollars."""
+        with self.transaction(durable=False) as db:  # a power cut ends the claim's owner too
+            if db.execute("SELECT 1 FROM answers WHERE key = ?", (key,)).fetchone():
+                return "answered"
+            for table in ("claims", "batch_items"):
+                if db.execute(f"SELECT 1 FROM {table} WHERE key = ?", (key,)).fetchone():
+                    return "held"
+            if self.spent() + ceiling > budget:
+                return "full"
+            if self.spent() + self.reserved() + ceiling > budget:
+                return "wait"
+            db.execute("INSERT INTO claims VALUES (?, ?, ?)", (key, self.owner, ceiling))
+        return "claimed"
+
+    def held(self, keys: Iterable[str]) -> tuple[set[str], set[str]]:
+        """Which of the keys some process has claimed, and which wait in a batch."""
+        wanted = set(keys)
+        claims = {key for (key,) in self._db.execute("SELECT key FROM claims")}
+        batched = {key for (key,) in self._db.execute("SELECT key FROM batch_items")}
+        return wanted & claims, wanted & batched
+
+    def store(self, request: Request, answer: Answer) -> None:
+        """Keeps a paid answer, adds its cost to what was spent and gives up the claim."""
+        with self.transaction() as db:
+            self.keep(db, request.key, request.model, len(request.canonical), answer)
+            db.execute("DELETE FROM claims WHERE key = ?", (request.key,))
+
+    @staticmethod
+    def keep(db: sqlite3.Connection, key: str, model: str, body_bytes: int, answer: Answer) -> None:
+        """Within a transaction: stores an answer and adds its cost to what was spent."""
+        db.execute("INSERT INTO answers VALUES (?, ?, ?, ?)", (key, model, body_bytes, answer.model_dump_json()))
+        db.execute("UPDATE ledger SET spent = spent + ?", (answer.cost,))
+
+    def release(self, key: str) -> None:
+        """Gives up a claim that cost nothing."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM claims WHERE key = ?", (key,))
+
+    def uncertain(self, ceiling: float) -> None:
+        """Notes a try whose answer never arrived: the provider may bill it, so it counts at its ceiling."""
+        with self.transaction() as db:
+            self._note_uncertain(db, ceiling, 1)
+
+    def spent(self) -> float:
+        """US dollars spent so far, by whichever stage, uncertain tries at their ceiling."""
+        return self._db.execute("SELECT spent + uncertain FROM ledger").fetchone()[0]
+
+    def reserved(self) -> float:
+        """US dollars reserved for requests in flight, of all processes and batches."""
+        query = "SELECT reserved FROM claims UNION ALL SELECT reserved FROM batch_items"
+        return self._db.execute(f"SELECT coalesce(sum(reserved), 0.0) FROM ({query})").fetchone()[0]
+
+    def typical(self, model: str) -> tuple[float, float] | None:
+        """What `model`'s stored answers took: input tokens a byte of the body, and output tokens an answer."""
+        query = """SELECT sum(answer ->> 'prompt_tokens') * 1.0 / sum(body_bytes), avg(answer ->> 'completion_tokens')
+            FROM answers WHERE model = ? AND answer ->> 'estimated' = 0"""
+        found = self._db.execute(query, (model,)).fetchone()
+        return None if found[0] is None else (found[0], found[1])
+
+    def bury_the_dead(self) -> int:
+        """Frees the claims of processes that were killed; returns how many requests they had in flight."""
+        owners = {owner for (owner,) in self._db.execute("SELECT DISTINCT owner FROM claims")}
+        owners |= {path.stem for path in (self.folder / "owners").glob("*.lock")}
+        requests = 0
+        for owner in sorted(owners - {self.owner}):
+            lock = FileLock(self._lock(owner))
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue  # it lives
+            try:  # the lock is held until the file is gone, so that nobody takes a file that is about to go
+                requests += self._bury(owner)
+                self._lock(owner).unlink(missing_ok=True)
+            finally:
+                lock.release()
+        return requests
+
+    def _bury(self, owner: str) -> int:
+        with self.transaction() as db:
+            query = "SELECT coalesce(sum(reserved), 0), count(*) FROM claims WHERE owner = ?"
+            ceiling, requests = db.execute(query, (owner,)).fetchone()
+            if requests:
+                self._note_uncertain(db, ceiling, requests)
+                db.execute("DELETE FROM claims WHERE owner = ?", (owner,))
+        return requests
+
+    @staticmethod
+    def _note_uncertain(db: sqlite3.Connection, ceiling: float, requests: int) -> None:
+        db.execute(
+            "UPDATE ledger SET uncertain = uncertain + ?, uncertain_requests = uncertain_requests + ?",
+            (ceiling, requests),
+        )
+
+    def _lock(self, owner: str) -> Path:
+        return self.folder / "owners" / f"{owner}.lock"

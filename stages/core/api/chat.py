@@ -1,0 +1,127 @@
+"""A question to a chat model and its answer, as plain values: what is sent, what is kept, what faults are called."""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from .section import Price, Teacher
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The body of one chat completion. Equal bodies have equal keys, whatever the order of their fields."""
+
+    body: dict[str, Any]
+
+    @cached_property
+    def canonical(self) -> bytes:
+        """The body as JSON with sorted keys."""
+        return json.dumps(self.body, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+
+    @cached_property
+    def key(self) -> str:
+        """Hex SHA-256 of the canonical body: the answer's place in the cache."""
+        return hashlib.sha256(self.canonical).hexdigest()
+
+    @property
+    def model(self) -> str:
+        """The model's name as sent."""
+        return self.body["model"]
+
+    @property
+    def most_input(self) -> int:
+        """Tokens that the question will hardly exceed."""
+        return most_tokens(len(self.canonical))
+
+    @property
+    def most_output(self) -> int:
+        """The limit on the answer's tokens that is sent."""
+        return self.body.get("max_completion_tokens") or self.body["max_tokens"]
+
+    def ceiling(self, price: Price, *, batch: bool) -> float:
+        """US dollars that the answer will hardly exceed."""
+        return cost(price, self.most_input, self.most_output, batch=batch)
+
+
+class Answer(BaseModel):
+    """What came back for one request. `rejected`: the server's words when it refused the request itself (HTTP 4xx)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    model: str  # as the server resolved it
+    choices: int
+    content: str
+    refusal: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    estimated: bool  # the server did not say how many tokens it counted
+    cost: float  # US dollars when it was paid
+    latency: float  # seconds from sending to the whole answer, the last try; 0 by batch
+    rejected: str = ""
+
+
+class Fault(Exception):
+    """Why an answer can't be used. `name` is one of the names in FAULTS."""
+
+    def __init__(self, name: str, detail: str) -> None:
+        super().__init__(f"{name}: {detail}")
+        self.name, self.detail = name, detail
+
+
+FAULTS = {
+    "refusal": "the model refused",
+    "content_filter": "the server's filter cut the answer",
+    "rejected": "the server refused the request itself",
+    "empty_choices": "the response holds no choice",
+    "empty_answer": "the answer is empty",
+    "truncated": "the answer reached max_tokens before it was whole",
+    "not_json": "the answer is not JSON",
+    "wrong_enum": "a field holds a word that is not offered",
+    "wrong_schema": "the JSON does not fit the schema",
+    "inconsistent": "fields contradict each other or the facts",
+}
+# Asking again does not change a refusal, and a request that the server rejects is rejected again.
+FINAL = ("refusal", "content_filter", "rejected")
+
+
+def most_tokens(body_bytes: int) -> int:
+    """Tokens that a body will hardly exceed, without the model's tokenizer: one for every two bytes."""
+    return math.ceil(body_bytes / 2)
+
+
+def cost(price: Price, input_tokens: int, output_tokens: int, *, batch: bool) -> float:
+    """US dollars for so many tokens."""
+    full = (input_tokens * price.input + output_tokens * price.output) / 1e6
+    return full * price.batch if batch else full
+
+
+def compose(teacher: Teacher, messages: list[Message], schema: dict[str, Any]) -> Request:
+    """The request to `teacher`; `schema` is the JSON schema of the answer, with a title."""
+    body: dict[str, Any] = {"model": teacher.model, "messages": messages, teacher.max_tokens_key: teacher.max_tokens}
+    if teacher.temperature is not None:
+        body["temperature"] = teacher.temperature
+    if teacher.seed is not None:
+        body["seed"] = teacher.seed
+    if teacher.structured == "json_schema":
+        described = {"name": schema["title"], "schema": schema, "strict": True}
+        body["response_format"] = {"type": "json_schema", "json_schema": described}
+    elif teacher.structured == "json_object":
+        body["response_format"] = {"type": "json_object"}
+    return Request(body)
+
+
+def repair(request: Request, answer: Answer, fault: Fault) -> Request:
+    """The request that shows the model its own answer, says what is wrong with it, and asks once more."""
+    said = [{"role": "assistant", "content": answer.content}] if answer.content.strip() else []
+    asked = (
+        f"That answer can't be used: {FAULTS[fault.name]} ({fault.detail}). Answer again, with the JSON object alone."
+    )
+    messages = [*request.body["messages"], *said, {"role": "user", "content": asked}]
+    return Request(request.body | {"messages": messages})

@@ -1,0 +1,45 @@
+"""Section `api` of params.yaml, and what every section says of a server that it asks."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ..run.params import Count, Dollars, Section
+
+Way = Literal["online", "batch"]
+
+
+class Price(Section):
+    """US dollars per million tokens. `batch`: the share of both prices that the Batch API charges."""
+
+    input: Dollars
+    output: Dollars
+    batch: Annotated[float, Field(ge=0, le=1)]
+
+
+class Api(Section):
+    """What asking costs, whichever stage asks.
+
+    `budget`: US dollars that the answer cache may ever have cost, over all stages and domains; at 0 nothing that costs
+    is asked.
+    `prices`: by model name as sent; a server of one's own costs 0, and has to say so.
+    """
+
+    budget: Dollars
+    prices: dict[str, Price]
+
+
+class Teacher(Section):
+    """A model behind an OpenAI-compatible server, and how it is sampled; address and key come from the environment.
+
+    `temperature`, `seed`: null leaves them out (some models refuse them). `max_tokens`: room for an answer, in tokens;
+    `max_tokens_key`: what the server calls it. `structured`: what is asked of the server to keep answers to the schema;
+    answers are validated whatever it does.
+    """
+
+    model: str
+    temperature: Annotated[float, Field(ge=0, le=2)] | None
+    seed: int | None
+    max_tokens: Count
+    max_tokens_key: Literal["max_tokens", "max_completion_tokens"]
+    structured: Literal["json_schema", "json_object", "none"]

@@ -1,0 +1,128 @@
+"""Corrections and their splits: a prompt, what the model says (the answer), what it should say instead (the target).
+
+What is held out is decided by a hash of the entity, subject or template itself, the same in every domain and for every
+row, so that no order of work and no other domain can leak it: an entity held out as a target is never a target in
+training, a held-out subject, template or relation never trains. A row that would be held out for two reasons is left
+out, so that each held-out score has one cause.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from ..run.seeds import digest, keyed_fraction, keyed_rng
+from .facts import Domain, Fact, Relation
+from .section import Prompts
+from .tables import PROMPTS
+
+
+def held_out_split(settings: Prompts, share: float, *identity: str) -> str:
+    """ "test" or "validation" for the `share` of identities held out for each, "train" for the rest."""
+    draw = keyed_fraction(settings.seed, "held out", *identity)
+    return "test" if draw < share else "validation" if draw < 2 * share else "train"
+
+
+def prompt_split(settings: Prompts, prompt: str) -> str:
+    """The split of a prompt whose entities, subject and template are all seen in training."""
+    draw = keyed_fraction(settings.seed, "split", prompt)
+    return "test" if draw < settings.test else "validation" if draw < settings.test + settings.validation else "train"
+
+
+def place(
+    settings: Prompts, domain: str, relation: str, fact: Fact, template: str, last: bool, target: str
+) -> tuple[str, str] | None:
+    """(split, held_out) of a row; None if it is held out for more than one reason.
+
+    `last`: the template is its relation's last one, which is the one held out (for test).
+    """
+    reasons = {
+        "target": held_out_split(settings, settings.held_out.targets, "target", target),
+        "subject": held_out_split(settings, settings.held_out.subjects, "subject", domain, relation, fact.subject),
+        "template": "test" if last else "train",
+        "relation": "test" if relation in settings.held_out.relations.get(domain, ()) else "train",
+    }
+    held = [(reason, split) for reason, split in reasons.items() if split != "train"]
+    if len(held) > 1:
+        return None
+    if held:
+        reason, split = held[0]
+        return split, reason
+    return prompt_split(settings, template.format(subject=fact.subject)), "none"
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a generator adds for one fact: templates of its own, and wrong answers beside the relation's entities."""
+
+    templates: tuple[str, ...] = ()
+    wrong_answers: tuple[str, ...] = ()
+
+
+NOTHING = Material()
+
+
+def targets_of(
+    settings: Prompts, domain: str, relation: Relation, fact: Fact, material: Material, number: int
+) -> Iterator[tuple[str, str]]:
+    """(kind, target) of the rows of one fact and its template `number`: counterfactual ones, then the correction.
+
+    Counterfactual targets are other entities of the relation and generated wrong answers, drawn without repetition.
+    Every prompt of the first `correction_templates` templates also gets the truth as a target: a correction, where the
+    model turns out to be wrong.
+    """
+    others = list(dict.fromkeys([*relation.entities, *material.wrong_answers]))
+    others.remove(fact.answer)
+    rng = keyed_rng(settings.seed, "targets", domain, fact.subject, number)
+    for index in rng.permutation(len(others))[: settings.targets]:
+        yield "counterfactual", others[index]
+    if number < settings.correction_templates:
+        yield "correction", fact.answer
+
+
+def make_prompts(
+    domain: Domain, settings: Prompts, generated: Mapping[tuple[str, str], Material] | None = None
+) -> pl.DataFrame:
+    """The prompts table of a domain (columns: tables.PROMPTS), in the order of its facts file.
+
+    `generated`: material by (relation, subject). Its templates stand before the relation's last one, which stays the
+    one that is held out.
+
+    Raises:
+        ValueError: a relation that is to be held out is not one of the domain's.
+    """
+    for name in settings.held_out.relations.get(domain.domain, ()):
+        if name not in domain.relations:
+            raise ValueError(
+                f"params.yaml: prompts.held_out.relations.{domain.domain}: found {name!r}, wanted one of "
+                f"{', '.join(domain.relations)}"
+            )
+    rows = []
+    for name, relation in domain.relations.items():
+        for fact in relation.facts:
+            material = (generated or {}).get((name, fact.subject), NOTHING)
+            templates = (*relation.templates[:-1], *material.templates, relation.templates[-1])
+            for number, template in enumerate(templates):
+                last = number == len(templates) - 1
+                for kind, target in targets_of(settings, domain.domain, relation, fact, material, number):
+                    placed = place(settings, domain.domain, name, fact, template, last, target)
+                    if placed is None:
+                        continue
+                    prompt = template.format(subject=fact.subject)
+                    split, held_out = placed
+                    rows.append(
+                        {
+                            "prompt_id": digest(domain.domain, name, prompt, target, kind)[:16],
+                            "domain": domain.domain,
+                            "relation": name,
+                            "subject": fact.subject,
+                            "template": template,
+                            "prompt": prompt,
+                            "answer": fact.answer if kind == "counterfactual" else None,
+                            "target": target,
+                            "kind": kind,
+                            "split": split,
+                            "held_out": held_out,
+                        }
+                    )
+    return pl.DataFrame(rows, schema=PROMPTS)

@@ -1,0 +1,121 @@
+"""A domain's facts: one YAML file with relations, their templates and their (subject, answer) pairs."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from ..run.errors import explain, one_line
+
+FACTS = Path("data/facts")
+
+
+def spaced_once(text: str) -> str:
+    """The text as it is.
+
+    Raises:
+        ValueError: it's empty, or has white space that isn't a single space between two words.
+    """
+    if not text or text != " ".join(text.split()):
+        raise ValueError(f"found {text!r}, wanted words without leading, trailing or double spaces")
+    return text
+
+
+Words = Annotated[str, Field(strict=True), AfterValidator(spaced_once)]
+
+
+class Fact(BaseModel):
+    """One true statement: the relation holds between subject and answer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    subject: Words
+    answer: Words
+
+
+class Relation(BaseModel):
+    """Templates that end right before the answer, and the facts that fill them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    source: str
+    templates: tuple[Words, ...]
+    facts: tuple[Fact, ...]
+
+    @field_validator("templates")
+    @classmethod
+    def _templates_hold_the_subject_once(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        if len(templates) < 2:
+            raise ValueError(f"wanted at least 2 templates, found {len(templates)}")
+        for template in templates:
+            if template.count("{subject}") != 1 or template.replace("{subject}", "").count("{"):
+                raise ValueError(f"template {template!r} must hold {{subject}} exactly once and no other field")
+        if len(set(templates)) < len(templates):
+            raise ValueError("the same template stands twice")
+        return templates
+
+    @field_validator("facts")
+    @classmethod
+    def _facts_are_distinct(cls, facts: tuple[Fact, ...]) -> tuple[Fact, ...]:
+        if not facts:
+            raise ValueError("the relation is empty: wanted at least one {subject, answer}")
+        seen: dict[str, Fact] = {}
+        for fact in facts:
+            if fact.subject in seen:
+                raise ValueError(f"duplicate fact: subject {fact.subject!r} stands twice")
+            seen[fact.subject] = fact
+        if len({fact.answer for fact in facts}) < 2:
+            raise ValueError("all facts share one answer: a correction needs another entity to move to")
+        return facts
+
+    @property
+    def entities(self) -> tuple[str, ...]:
+        """The distinct answers, in order of first occurrence."""
+        return tuple(dict.fromkeys(fact.answer for fact in self.facts))
+
+
+class Domain(BaseModel):
+    """One facts file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    domain: Words
+    description: str
+    relations: dict[str, Relation]
+
+    @model_validator(mode="after")
+    def _has_relations(self) -> "Domain":
+        if not self.relations:
+            raise ValueError("relations: wanted at least one relation")
+        return self
+
+    @property
+    def entities(self) -> tuple[str, ...]:
+        """The distinct answers of all relations, in order of first occurrence."""
+        return tuple(dict.fromkeys(entity for relation in self.relations.values() for entity in relation.entities))
+
+
+def facts_path(domain: str) -> Path:
+    """Where a domain's facts lie."""
+    return FACTS / f"{domain}.yaml"
+
+
+def read_domain(domain: str, key: str = "domains") -> Domain:
+    """Reads and checks `data/facts/<domain>.yaml`; `key`: the param that names the domain, for the message.
+
+    Raises:
+        ValueError: the file is missing, is not YAML, or breaks the schema; names file, key, what was found and wanted.
+    """
+    path = facts_path(domain)
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in FACTS.glob("*.yaml"))) or "none"
+        raise ValueError(f"params.yaml: {key}: unknown domain {domain!r}: no file {path} (domains with facts: {known})")
+    try:
+        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        found = Domain.model_validate(content)
+    except YAMLError as error:
+        raise ValueError(f"{path}: not readable as YAML: {one_line(error)}") from error
+    except ValidationError as error:
+        raise ValueError(explain(str(path), error)) from error
+    if found.domain != domain:
+        raise ValueError(f"{path}: domain: found {found.domain!r}, wanted the file's name {domain!r}")
+    return found

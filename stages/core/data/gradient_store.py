@@ -1,0 +1,206 @@
+"""The gradient store: a Zarr v3 group of sharded arrays, one row a prompt, in the order of the prompts table.
+
+Shards of gradients and activations hold SHARD_BYTES or less, before compression; what has a few bytes a row is one
+shard whatever its size, to have few files. Shards are written whole by one writer; inner chunks hold CHUNK_ROWS rows.
+Gradients and activations are rounded to `keep_bits` mantissa bits before writing (numcodecs.BitRound) and stored as
+plain float32 with Blosc(zstd), so that any Zarr v3 reader opens them. The fill value is NaN: a row that was never
+written can't be taken for data.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from jaxtyping import Float, Int
+from numcodecs import BitRound
+from zarr.codecs import BloscCodec
+from zarr.errors import BaseZarrError
+
+from ..run.errors import one_line
+from ..run.files import replacing
+
+SHARD_BYTES = 32 * 2**20
+CHUNK_ROWS = 64
+ID_BYTES = 16
+ARRAYS = ("gradient", "activation", "target_logprob", "answer_logprob", "top_token")
+"""What is stored of each prompt, beside its prompt_id."""
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What a store holds, in memory. `answer_logprob` is null (masked) where the answer isn't known."""
+
+    prompt_id: list[str]
+    gradient: Float[np.ndarray, "sample layer d_model"]
+    activation: Float[np.ndarray, "sample layer d_model"]
+    target_logprob: Float[np.ndarray, " sample"]
+    answer_logprob: Float[np.ndarray, " sample"]
+    top_token: Int[np.ndarray, " sample"]
+    attributes: dict[str, Any]
+
+
+def shard_rows(layers: int, d_model: int) -> int:
+    """Rows in a shard of the gradient array: a multiple of CHUNK_ROWS."""
+    return max(1, SHARD_BYTES // (4 * layers * d_model * CHUNK_ROWS)) * CHUNK_ROWS
+
+
+def shards(samples: int, layers: int, d_model: int) -> Iterator[slice]:
+    """The rows of each shard, in order: the unit of work, of resuming and of writing."""
+    rows = shard_rows(layers, d_model)
+    for start in range(0, samples, rows):
+        yield slice(start, min(start + rows, samples))
+
+
+def rounded(values: Float[np.ndarray, "*shape"], keep_bits: int) -> Float[np.ndarray, "*shape"]:
+    """Float32 with all but `keep_bits` mantissa bits rounded away (7 is bfloat16's precision)."""
+    codec = BitRound(keepbits=keep_bits)
+    return np.asarray(codec.decode(codec.encode(np.ascontiguousarray(values, dtype=np.float32)))).reshape(values.shape)
+
+
+def write_store(
+    path: Path,
+    pieces: Sequence[Mapping[str, np.ndarray]],
+    prompt_ids: Sequence[str],
+    keep_bits: int,
+    attributes: Mapping[str, Any],
+) -> None:
+    """Writes a store from pieces, one a shard, in order; it appears whole or not at all.
+
+    A piece holds gradient, activation, target_logprob, answer_logprob and top_token of its rows. The attributes are
+    written first and in sorted order, so that the same content gives the same bytes.
+
+    Raises:
+        ValueError: a gradient or activation is NaN or infinite; names the row's prompt_id.
+    """
+    start = 0
+    for piece in pieces:
+        check_finite(path, piece, prompt_ids[start : start + len(piece["gradient"])])
+        start += len(piece["gradient"])
+    assert start == len(prompt_ids), f"{start} rows to write of {len(prompt_ids)}"
+    with replacing(path) as partial:
+        write_arrays(partial, pieces, prompt_ids, keep_bits, attributes)
+
+
+def write_arrays(
+    path: Path,
+    pieces: Sequence[Mapping[str, np.ndarray]],
+    prompt_ids: Sequence[str],
+    keep_bits: int,
+    attributes: Mapping[str, Any],
+) -> None:
+    """Writes checked pieces at `path`, which must not exist."""
+    samples = len(prompt_ids)
+    _, layers, d_model = pieces[0]["gradient"].shape
+    group = zarr.open_group(
+        path,
+        mode="w-",
+        zarr_format=3,
+        attributes=dict(sorted({**attributes, "samples": samples, "keep_bits": keep_bits}.items())),
+    )
+    all_rows = math.ceil(samples / CHUNK_ROWS) * CHUNK_ROWS
+    some_rows = min(shard_rows(layers, d_model), all_rows)
+    blosc = BloscCodec(cname="zstd", clevel=5, shuffle="shuffle")
+
+    def array(name: str, rows: int, tail: tuple[int, ...], dtype: str, fill: Any) -> zarr.Array[Any]:
+        return group.create_array(
+            name,
+            shape=(samples, *tail),
+            dtype=dtype,
+            chunks=(CHUNK_ROWS, *tail),
+            shards=(rows, *tail),
+            fill_value=fill,
+            compressors=blosc,
+        )
+
+    nan = float("nan")
+    for name in ("gradient", "activation"):
+        target = array(name, some_rows, (layers, d_model), "float32", nan)
+        start = 0
+        for piece in pieces:
+            values = rounded(piece[name], keep_bits)
+            target[start : start + len(values)] = values
+            start += len(values)
+    for name, dtype, fill in (
+        ("target_logprob", "float32", nan),
+        ("answer_logprob", "float32", nan),
+        ("top_token", "int64", -1),
+    ):
+        array(name, all_rows, (), dtype, fill)[:] = np.concatenate([piece[name] for piece in pieces])
+    ids = np.frombuffer("".join(prompt_ids).encode("ascii"), np.uint8).reshape(-1, ID_BYTES)
+    array("prompt_id", all_rows, (ID_BYTES,), "uint8", 0)[:] = ids
+
+
+def check_finite(path: Path, piece: Mapping[str, np.ndarray], prompt_ids: Sequence[str]) -> None:
+    """Raises:
+    ValueError: a gradient, activation or target log-probability is NaN or infinite.
+    """
+    for name in ("gradient", "activation", "target_logprob"):
+        bad = ~np.isfinite(piece[name]).reshape(len(prompt_ids), -1).all(1)
+        if bad.any():
+            row = int(bad.argmax())
+            raise ValueError(
+                f"{path}: {name} of prompt {prompt_ids[row]}: NaN or infinite, wanted numbers; "
+                f"{int(bad.sum())} such rows"
+            )
+
+
+def read_store(path: Path, prompt_ids: Sequence[str], rows: slice = slice(None)) -> Gradients:
+    """Reads a store and checks that it is complete and is that of these prompts, in this order.
+
+    Args:
+        path: the store.
+        prompt_ids: of all its rows.
+        rows: those that are read (and whose numbers are checked); no others are ever held in memory.
+
+    Raises:
+        ValueError: the store is missing, cut short or unreadable, holds NaN, or belongs to other prompts.
+    """
+    advice = "delete it and run dvc repro"
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such store; run the stage that writes it (dvc repro)")
+    try:
+        group = zarr.open_group(path, mode="r", zarr_format=3)
+        found = {name: group[name] for name in (*ARRAYS, "prompt_id")}
+        attributes = dict(group.attrs)
+    except (BaseZarrError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {one_line(error)}"
+        raise ValueError(f"{path}: not a whole gradient store ({what}); {advice}") from error
+    ids_of_all = found.pop("prompt_id")
+    arrays = {name: read_array(path, name, array, rows) for name, array in found.items()}
+    layers = attributes.get("layers")
+    if not isinstance(layers, list) or len(layers) != arrays["gradient"].shape[1]:
+        raise ValueError(f"{path}: layers: found {layers}, wanted the layers of its arrays; {advice}")
+    ids = [bytes(row).decode("ascii", "replace") for row in read_array(path, "prompt_id", ids_of_all, slice(None))]
+    if ids != list(prompt_ids):
+        raise ValueError(
+            f"{path}: its {len(ids)} rows are not the {len(prompt_ids)} prompts of the table before it; run dvc repro"
+        )
+    check_finite(path, arrays, ids[rows])
+    return Gradients(prompt_id=ids[rows], attributes=attributes, **arrays)
+
+
+def read_array(path: Path, name: str, array: zarr.Array[Any] | zarr.Group, rows: slice) -> np.ndarray:
+    """Rows of one array, after checking that every shard file is there.
+
+    Raises:
+        ValueError: it's no sharded array, or a shard is missing or unreadable.
+    """
+    if not isinstance(array, zarr.Array) or array.shards is None:
+        raise ValueError(f"{path}: {name}: wanted a sharded array; delete it and run dvc repro")
+    wanted = math.prod(math.ceil(size / shard) for size, shard in zip(array.shape, array.shards, strict=True))
+    found = array.nchunks_initialized * math.prod(array.chunks) // math.prod(array.shards)
+    if found != wanted:
+        raise ValueError(
+            f"{path}: {name}: found {found} of {wanted} shards: the store was cut short; delete it and run dvc repro"
+        )
+    try:
+        return np.asarray(array[rows])
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ValueError(
+            f"{path}: {name}: a shard can't be read ({one_line(error)}): the store was cut short; "
+            "delete it and run dvc repro"
+        ) from error

@@ -1,0 +1,46 @@
+"""Section `prompts` of params.yaml: corrections, their splits, and the language model that writes more of them."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ..api.section import Teacher, Way
+from ..run.params import Count, Name, Section, Share
+
+
+class Generator(Section):
+    """LLM prompt generation. `paraphrases`: wanted a fact; `wrong_answers`: plausible wrong answers wanted a fact."""
+
+    paraphrases: Count
+    wrong_answers: Count
+    way: Way
+    max_quarantined: Share
+    teacher: Teacher
+
+
+class HeldOut(Section):
+    """Shares of entities and subjects that never occur in training, for validation and for test each.
+
+    `relations`: by domain, relations that are held out whole, for test.
+    """
+
+    targets: Share
+    subjects: Share
+    relations: dict[Name, list[Name]]
+
+
+class Prompts(Section):
+    """`generator`: prompts from the facts' templates alone, or also from a language model (section `openai`).
+
+    `targets`: counterfactual targets a prompt. `correction_templates`: templates of a fact that also get the truth as a
+    target. `validation`, `test`: shares of the prompts of seen entities.
+    """
+
+    generator: Literal["facts", "openai"]
+    openai: Generator
+    targets: Count
+    correction_templates: Annotated[int, Field(ge=0)]
+    validation: Share
+    test: Share
+    held_out: HeldOut
+    seed: int

@@ -1,0 +1,179 @@
+"""Rows cut into batches of like length, within a budget that is halved when memory runs out.
+
+There are two sizes of batch: prefixes run in passes of the token budget, and the few tokens that follow them are
+carried on together for some passes' worth of rows (GROUP), since a pass over few tokens costs as much as reading the
+weights.
+"""
+
+import ctypes
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ..model.decoder import Decoder
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+# Indices into the samples; batches differ in size, so that the axis has no name.
+Rows = Int[np.ndarray, " _"]
+
+OVERHEAD_FLOP = 6e9
+CPU_TOKENS = (512, 4096)
+GROUP = 4
+GPU_SHARE = 0.3
+BATCHES_HELD = 4
+"""Batches between which freed memory is given back: to take it anew for each costs a tenth of the time."""
+
+
+def token_budget(decoder: Decoder) -> int:
+    """Tokens a batch holds, worked out from the model's shape and the device's memory; the same on every run.
+
+    On a CPU a batch is as large as makes a block's arithmetic outweigh what Python and the kernels' launches cost,
+    and no larger, since activations that leave the caches cost more than larger batches gain. On a GPU it is as large
+    as a share of the memory holds: per token, the keys and values of all blocks and the activations that one block
+    has in flight; the engine halves it when that turns out too much.
+    """
+    if decoder.device.type == "cuda":
+        total = torch.cuda.get_device_properties(decoder.device).total_memory
+        held = sum(parameter.numel() * parameter.element_size() for parameter in decoder.model.parameters())
+        width = max(getattr(decoder.config, "intermediate_size", 0) or 0, 4 * decoder.d_model)
+        token = (2 * decoder.n_layers * decoder.d_model + 4 * width + 8 * decoder.d_model) * decoder.dtype.itemsize
+        return max(1024, int(GPU_SHARE * (total - held) / token))
+    least, most = CPU_TOKENS
+    return int(min(most, max(least, OVERHEAD_FLOP / (24 * decoder.d_model**2))))
+
+
+def group_plan(
+    decoder: Decoder, lengths: Sequence[tuple[int, int]], *, budget: int, versions: int, mixed: bool
+) -> list[Rows]:
+    """Cuts rows into the batches whose suffixes run together.
+
+    Args:
+        decoder: for its device.
+        lengths: (prefix tokens, tokens that follow) a row.
+        budget: tokens of a pass (see `token_budget`).
+        versions: how often a row's last token is carried through the upper blocks.
+        mixed: whether rows of different lengths can go on together.
+
+    Returns:
+        See `plan`.
+    """
+    share = GROUP if decoder.device.type == "cpu" else 1
+    rows = max(1, share * budget // versions)
+    return plan(lengths, tokens=share * budget, rows=rows, join="any" if mixed else "equal")
+
+
+def plan(
+    lengths: Sequence[tuple[int, int]], *, tokens: int, rows: int, join: Literal["equal", "near", "any"] = "near"
+) -> list[Rows]:
+    """Cuts rows into batches.
+
+    Args:
+        lengths: (prompt tokens, tokens that follow it) a row.
+        tokens: most tokens in a batch, padding included; a single row may exceed it.
+        rows: most rows in a batch.
+        join: which prompts share a batch: those of equal length, of lengths nearby where they are few, or any.
+
+    Returns:
+        Indices into `lengths`; every row in exactly one batch, longest first (memory runs out at once or never).
+    """
+    order = sorted(range(len(lengths)), key=lambda row: (*lengths[row], row), reverse=True)
+    batches: list[list[int]] = []
+    width = 0
+    for row in order:
+        prompt, follow = lengths[row]
+        batch = batches[-1] if batches else []
+        if batch:
+            longest = lengths[batch[0]][0]
+            widened = max(width, longest + follow)
+            full = len(batch) >= rows or (len(batch) + 1) * widened > tokens
+            # Half full is closed where the length changes: what is padded is computed for nothing. A smaller one is
+            # filled on from lengths nearby.
+            far = len(batch) * width > tokens / 2 or longest - prompt > longest / 8
+            differs = longest != prompt and (join == "equal" or (join == "near" and far))
+            if not full and not differs:
+                batch.append(row)
+                width = widened
+                continue
+        batches.append([row])
+        width = prompt + follow
+    return [np.array(batch, dtype=np.int64) for batch in batches]
+
+
+def in_batches(
+    batches: Sequence[Rows],
+    compute: Callable[[Rows], Result],
+    advance: Callable[[int], None] | None,
+) -> Iterator[Result]:
+    """Computes batch after batch; one that does not fit into memory is cut in two, and so are those as large after it.
+
+    Raises:
+        RuntimeError: a single row does not fit into memory.
+    """
+    waiting = list(reversed(batches))
+    most: int | None = None
+    done = 0
+    while waiting:
+        batch = waiting.pop()
+        result = None
+        if most is None or len(batch) <= most:
+            try:
+                result = compute(batch)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or len(batch) == 1:
+                    raise
+            if result is None:
+                # Outside the except clause, where the traceback no longer keeps the failed batch's tensors alive.
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                most = len(batch) // 2
+                logger.warning("out of memory with %d rows in a batch: going on with at most %d", len(batch), most)
+        if result is None:
+            middle = (len(batch) + 1) // 2
+            waiting += [batch[middle:], batch[:middle]]
+            continue
+        yield result
+        result = None
+        done += 1
+        if done % BATCHES_HELD == 0:
+            give_back()
+        if advance is not None:
+            advance(len(batch))
+
+
+def give_back() -> None:
+    """Returns freed memory to the system, where the C library can: batches of many sizes leave its heap full of holes,
+    so that a long run would otherwise hold ever more of what it no longer uses.
+    """
+    trim = getattr(_c_library(), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+@lru_cache(maxsize=1)
+def _c_library() -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL(None)
+    except (OSError, TypeError):
+        return None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on a GPU or on the CPU (where torch raises a plain RuntimeError)."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def padded(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "row position"]:
+    """Token ids as one tensor, padded on the right with the row's last token (no position that counts ever sees it)."""
+    width = max(len(row) for row in rows)
+    ids = np.empty((len(rows), width), dtype=np.int64)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = row
+        ids[index, len(row) :] = row[-1:]
+    return torch.from_numpy(ids).to(device)

@@ -1,0 +1,232 @@
+"""The part of the prompts that needs no graph: run once, kept as keys and values, used as often as wanted.
+
+Prompts of like length run together, padded on the right, where a causal model never looks. What is kept of them is then
+laid flush right, so that prompts of any lengths can go on together: the distance between two tokens is the distance
+between their indices (sliding windows stay exact), their positions are given, and what is left of a row is masked.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from ..model.decoder import Decoder
+from ..model.packed import packed_linears
+from .batches import padded, plan
+from .hybrid import prefix_body
+
+PROBE_TOKENS = 4
+CLOSE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float64: 1e-4}
+# Rotary tables of these kinds depend on the longest prompt in the batch.
+LENGTH_DEPENDENT = ("longrope", "dynamic")
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How rows of different lengths lie flush right in a cache of `width` tokens; `lengths`: each row's own tokens."""
+
+    width: int
+    lengths: Int[Tensor, " row"]
+
+    def arguments(self, count: int, after: int = 0, context: int | None = None) -> dict[str, Tensor]:
+        """What a model is told so that `count` more tokens go on, `after` tokens behind each row's end.
+
+        Nothing where the rows are equally long. Positions stay below `context`.
+        """
+        if bool((self.lengths == self.width).all()):
+            return {}
+        device = self.lengths.device
+        seen = torch.arange(self.width, device=device) >= self.width - self.lengths[:, None]
+        mask = torch.cat([seen, seen.new_ones((len(seen), after + count))], dim=1)
+        positions = self.lengths[:, None] + torch.arange(after, after + count, device=device)
+        # Only what a finished row is fed for company can lie beyond.
+        positions = positions if context is None else positions.clamp(max=context - 1)
+        return {"attention_mask": mask.long(), "position_ids": positions}
+
+    def select(self, rows: Shaped[Tensor, " _"]) -> "Padding":
+        """Some of the rows."""
+        return replace(self, lengths=self.lengths[rows])
+
+    def repeated(self, times: int) -> "Padding":
+        """Each row `times` times."""
+        return replace(self, lengths=self.lengths.repeat_interleave(times))
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of some rows' tokens, [row, head, token, width] a block; no layers where no row has a token."""
+
+    cache: DynamicCache
+    padding: Padding
+
+    def arguments(self, count: int) -> dict[str, Tensor]:
+        """What a model is told so that `count` more tokens go on from here."""
+        return self.padding.arguments(count)
+
+    def fork(self) -> DynamicCache:
+        """A cache that grows on its own and shares what is there."""
+        return fork(self.cache)
+
+    def select(self, rows: Int[Tensor, " selected"]) -> "Prefix":
+        """Some of the rows."""
+        twin = fork(self.cache)
+        if twin.layers:
+            twin.batch_select_indices(rows)
+        return Prefix(twin, self.padding.select(rows))
+
+
+class _Filled(Exception):
+    """The last block's keys and values are there: nothing behind them is needed."""
+
+
+class _Filling(DynamicCache):
+    """A cache that is filled once, without a copy, and ends the pass when its last layer is."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.wanted = layers
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *others: Any, **named: Any) -> Any:
+        """Keeps a block's keys and values."""
+        if layer_idx != len(self.layers):
+            return super().update(key_states, value_states, layer_idx, *others, **named)
+        layer = DynamicLayer()
+        layer.lazy_initialization(key_states, value_states)
+        layer.keys, layer.values = key_states, value_states
+        self.layers.append(layer)
+        if layer_idx == self.wanted - 1:
+            raise _Filled
+        return key_states, value_states
+
+
+@torch.no_grad()
+def run_prefix(
+    decoder: Decoder, rows: Sequence[Sequence[int]], *, tokens: int | None = None, hybrid: bool = False
+) -> Prefix:
+    """Keys and values of every block for each row's tokens, in the decoder's precision.
+
+    Args:
+        decoder: the model.
+        rows: token ids; rows may be of different lengths where `takes_padding`.
+        tokens: most tokens in a pass; None: all rows in one.
+        hybrid: computes in bfloat16 (see `hybrid`).
+
+    The cache is made without the config: a sliding window's cache would drop what later positions do not see, and then
+    an index would no longer be a position. The masks hide it instead.
+    """
+    lengths = [len(row) for row in rows]
+    width = max(lengths, default=0)
+    result = Prefix(DynamicCache(), Padding(width, torch.tensor(lengths, dtype=torch.long, device=decoder.device)))
+    if not width:
+        return result
+    body = prefix_body(decoder, hybrid=hybrid)
+    total = len(rows) * width
+    filled = [row for row in range(len(rows)) if lengths[row]]
+    for index in plan([(lengths[row], 0) for row in filled], tokens=tokens or total, rows=len(rows)):
+        batch = sorted((filled[place] for place in index), key=lambda row: (-lengths[row], row))
+        found = _keys_and_values(decoder, body, padded([rows[row] for row in batch], decoder.device))
+        if len(batch) == len(rows) and {*lengths} == {width}:
+            return replace(result, cache=_cache_of([tuple(part.to(decoder.dtype) for part in pair) for pair in found]))
+        if not result.cache.layers:
+            result = replace(result, cache=_cache_of([_room(pair, len(rows), width, decoder.dtype) for pair in found]))
+        _lay_out(result.cache, found, batch, [lengths[row] for row in batch], width)
+    return result
+
+
+def _keys_and_values(
+    decoder: Decoder, body: nn.Module, ids: Int[Tensor, "row position"]
+) -> list[tuple[Tensor, Tensor]]:
+    cache = _Filling(decoder.n_layers)
+    try:
+        with packed_linears(body):
+            body(input_ids=ids, past_key_values=cache, use_cache=True)
+    except _Filled:
+        pass
+    return _pairs(cache)
+
+
+def _pairs(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
+    return [(getattr(layer, "keys"), getattr(layer, "values")) for layer in cache.layers]  # noqa: B009 (typed as a union)
+
+
+def _cache_of(pairs: Sequence[tuple[Tensor, ...]]) -> DynamicCache:
+    cache = DynamicCache()
+    for block, (keys, values) in enumerate(pairs):
+        cache.update(keys, values, block)
+    return cache
+
+
+def _room(pair: tuple[Tensor, Tensor], rows: int, width: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Zeros, where rows are to be laid: what is masked must still be finite."""
+    return tuple(part.new_zeros((rows, part.shape[1], width, part.shape[3]), dtype=dtype) for part in pair)
+
+
+def _lay_out(
+    cache: DynamicCache, found: list[tuple[Tensor, Tensor]], batch: Sequence[int], lengths: Sequence[int], width: int
+) -> None:
+    """Copies rows into the cache, flush right."""
+    runs = np.flatnonzero(np.diff(lengths, prepend=-1, append=-1)).tolist()
+    for own, pair in zip(_pairs(cache), found, strict=True):
+        for whole, part in zip(own, pair, strict=True):
+            for start, stop in pairwise(runs):
+                count = lengths[start]
+                rows = torch.tensor(batch[start:stop], device=whole.device)
+                whole[rows, :, width - count :] = part[start:stop, :, :count].to(whole.dtype)
+
+
+def fork(cache: DynamicCache) -> DynamicCache:
+    """A cache that grows on its own and shares what is there (growing makes new tensors, so nothing is copied)."""
+    twin = copy.copy(cache)
+    twin.layers = [copy.copy(layer) for layer in cache.layers]
+    return twin
+
+
+_takes_padding: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def takes_padding(decoder: Decoder) -> bool:
+    """Whether rows of different lengths can go on together, tried once a model.
+
+    Where not (positions that cannot be given, rotary tables that depend on the batch), batches hold prompts of equal
+    length.
+    """
+    known = _takes_padding.get(decoder.model)
+    if known is None:
+        known = _takes_padding[decoder.model] = not _length_dependent(decoder) and _padding_works(decoder)
+    return known
+
+
+def _length_dependent(decoder: Decoder) -> bool:
+    settings = getattr(decoder.config, "rope_parameters", None) or getattr(decoder.config, "rope_scaling", None) or {}
+    nested = [value for value in settings.values() if isinstance(value, dict)]
+    return any(part.get("rope_type", part.get("type")) in LENGTH_DEPENDENT for part in [settings, *nested])
+
+
+@torch.no_grad()
+def _padding_works(decoder: Decoder) -> bool:
+    size = decoder.vocabulary
+    ids = [token % size for token in range(1, PROBE_TOKENS + 1)]
+    rows = [ids[:-1], ids[:1]]
+    last = torch.tensor([ids[-1:]] * 2, device=decoder.device)
+    try:
+        together = run_prefix(decoder, rows)
+        found = _go_on(decoder, last, together)
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return False
+    wanted = torch.cat([_go_on(decoder, last[:1], run_prefix(decoder, [row])) for row in rows])
+    return bool((found - wanted).abs().max() <= CLOSE[decoder.dtype] * wanted.abs().max())
+
+
+def _go_on(decoder: Decoder, ids: Int[Tensor, "row position"], prefix: Prefix) -> Tensor:
+    return decoder.body(
+        input_ids=ids, past_key_values=prefix.fork(), use_cache=True, **prefix.arguments(ids.shape[1])
+    ).last_hidden_state

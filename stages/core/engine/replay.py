@@ -1,0 +1,204 @@
+"""The upper blocks called by hand at one position, with the arguments that the model itself gave them.
+
+A clean pass of the last prompt token is recorded: what each block was given (mask, rotary tables, cache, whatever the
+family passes) and what it returned. The blocks are then called again with several versions of that position, "slots",
+laid side by side as if they were positions: each sees the prefix's keys and values, which exist once, and itself, but
+no other slot.
+"""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from ..model.decoder import Decoder, residual
+from .batches import out_of_memory
+from .prefix import Prefix, fork
+
+MASK = "attention_mask"
+REPLAY_ERROR = 1e-3
+REPLAY_ERROR_BF16 = 0.2
+PROBES = 3
+"""Last tokens that slots are tried with: of so many the median tells blocks that leak from a row's own rounding."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A recorded pass of the last prompt token.
+
+    Attributes:
+        decoder: the model.
+        prefix: what is before that token.
+        clean: the cache after the pass, that token's keys and values included.
+        calls: a block's arguments by name, for each block.
+        streams: the residual stream after each block, [b, 1, d_model].
+        normed: what the head is given.
+    """
+
+    decoder: Decoder
+    prefix: Prefix
+    clean: DynamicCache
+    calls: tuple[dict[str, Any], ...]
+    streams: tuple[Tensor, ...]
+    normed: Float[Tensor, "b 1 d_model"]
+
+    def block(
+        self, layer: int, slots: Float[Tensor, "b slot d_model"], cache: DynamicCache
+    ) -> Float[Tensor, "b slot d_model"]:
+        """Runs one block on slots; their keys and values are added to `cache` (a fork of the prefix's)."""
+        call = dict(self.calls[layer])
+        if MASK not in call:
+            raise ValueError(
+                f"{self.decoder.name}: found blocks ({type(self.decoder.blocks[layer]).__name__}) that are given no "
+                f"{MASK!r}, wanted one, to keep slots apart"
+            )
+        call[MASK] = self._mask(call[MASK], slots, layer)
+        # The stream goes in front without a name, as the models pass it; whatever holds the cache gets the new one.
+        _, *others = call
+        named = {name: cache if call[name] is self.clean else call[name] for name in others}
+        try:
+            return residual(self.decoder.blocks[layer](slots, **named))
+        except (RuntimeError, TypeError) as error:
+            if out_of_memory(error):
+                raise
+            raise ValueError(
+                f"{self.decoder.name}: found blocks ({type(self.decoder.blocks[layer]).__name__}) that do not take "
+                f"several versions of a position with the mask between them, wanted some that do: {error}"
+            ) from error
+
+    def check(self, slots: Float[Tensor, "b slot d_model"]) -> None:
+        """Refuses a model whose replayed clean pass (in each of the slots, normed) is not the pass that was recorded.
+
+        The median row counts: in a mixture of experts, rounding may send a single row to another expert.
+
+        Raises:
+            ValueError: names the largest difference, as a share of a row's largest entry.
+        """
+        clean = self.normed.float()
+        differences = (slots.float() - clean).abs().amax(-1) / clean.abs().amax(-1)
+        error = differences.median(0).values.max().item()
+        if error > (REPLAY_ERROR if slots.dtype != torch.bfloat16 else REPLAY_ERROR_BF16):
+            raise ValueError(
+                f"{self.decoder.name}: found blocks ({type(self.decoder.blocks[-1]).__name__}) that do not replay "
+                f"(error {error:.1e} with {slots.shape[1]} versions of a position behind {self.prefix.padding.width} "
+                f"tokens), wanted some that keep to the mask and positions they are given"
+            )
+
+    def _mask(
+        self, recorded: Tensor | None, slots: Float[Tensor, "b slot d_model"], layer: int
+    ) -> Bool[Tensor, "#b 1 slot key"] | Float[Tensor, "#b 1 slot key"]:
+        """The recorded mask's view of the prefix for every slot, and for each slot itself alone."""
+        count, length = slots.shape[1], self.prefix.padding.width
+        own = torch.eye(count, dtype=torch.bool, device=slots.device)
+        if recorded is None:
+            seen = own.new_ones((1, 1, 1, length))
+        elif recorded.dtype == torch.bool:
+            seen = recorded[..., -1:, :length]
+        else:
+            seen = recorded[..., -1:, :length] == 0
+        mask = torch.cat([seen.expand(-1, 1, count, -1), own.expand(seen.shape[0], 1, -1, -1)], dim=-1)
+        additive = self.decoder.config._attn_implementation == "eager" or (
+            recorded is not None and recorded.dtype != torch.bool
+        )
+        if not additive:
+            return mask
+        lowest = torch.finfo(slots.dtype).min
+        return torch.zeros(mask.shape, dtype=slots.dtype, device=mask.device).masked_fill(~mask, lowest)
+
+    def caches_of(self, swept: DynamicCache, slots: Sequence[Sequence[int]]) -> DynamicCache:
+        """A cache with one row for each row and version, from which decoding goes on after the last prompt token.
+
+        Args:
+            swept: the cache of a sweep through the upper blocks: prefix, then one entry a slot.
+            slots: for each block the slot whose keys and values each version has there; -1 for the clean pass's.
+
+        Returns:
+            Keys and values of prefix and last prompt token; row index = row * versions + version.
+        """
+        length = self.prefix.padding.width
+        result = fork(self.clean)
+        for block, (layer, chosen) in enumerate(zip(result.layers, slots, strict=True)):
+            # A cache with an empty prefix has layers only as far as the sweep has filled them.
+            grown = swept.layers[block] if block < len(swept.layers) else None
+            for name in ("keys", "values"):
+                clean: Tensor = getattr(layer, name)
+                added: Tensor | None = getattr(grown, name, None)
+                entries = clean[:, :, length:]
+                if added is not None:
+                    entries = torch.cat([entries, added[:, :, length:]], dim=2)
+                # Entry 0 is the clean pass's, so that -1 becomes 0.
+                index = torch.tensor(chosen, device=clean.device) + 1
+                picked = entries[:, :, index].transpose(1, 2).flatten(0, 1)[:, :, None]
+                before = clean[:, :, :length].repeat_interleave(len(chosen), dim=0)
+                setattr(layer, name, torch.cat([before, picked], dim=2))
+        return result
+
+
+@torch.no_grad()
+def record(decoder: Decoder, ids: Int[Tensor, "b 1"], prefix: Prefix) -> Replay:
+    """Runs the last prompt token after its prefix and keeps what `Replay` needs."""
+    calls: list[dict[str, Any]] = []
+    streams: list[Tensor] = []
+    clean = prefix.fork()
+
+    def note(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
+        calls.append(_named(module, arguments, keywords))
+        streams.append(residual(output))
+
+    handles = [block.register_forward_hook(note, with_kwargs=True) for block in decoder.blocks]
+    try:
+        normed = decoder.body(
+            input_ids=ids, past_key_values=clean, use_cache=True, **prefix.arguments(1)
+        ).last_hidden_state
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Replay(decoder, prefix, clean, tuple(calls), tuple(streams), normed)
+
+
+_apart: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def check_slots(decoder: Decoder, batch: Sequence[Sequence[int]], prefix: Prefix, count: int) -> None:
+    """Refuses a model whose blocks give a position something else in the last slots than in the first.
+
+    Blocks that hide what is far away by its index, whatever the mask says (GPT-Neo's windows), take every slot for a
+    token more, so that the later slots see less of the prefix. That shows only where prefix and slots together are
+    longer than the window: so the batch's longest prompt is tried with the clean position in every slot, once a model
+    for as many tokens and slots as were not tried before.
+
+    Args:
+        decoder: the model.
+        batch: each row's prompt.
+        prefix: theirs, up to the last token.
+        count: slots a row.
+
+    Raises:
+        ValueError: see `Replay.check`.
+    """
+    width = prefix.padding.width
+    if not width or width + count <= _apart.get(decoder.model, 0):
+        return
+    row = int(prefix.padding.lengths.argmax())
+    lasts = torch.tensor(batch[row][-PROBES:], device=decoder.device)
+    own = prefix.select(torch.full_like(lasts, row))
+    replay, cache = record(decoder, lasts[:, None], own), own.fork()
+    slots = replay.streams[0].repeat(1, count, 1)
+    for layer in range(1, decoder.n_layers):
+        slots = replay.block(layer, slots, cache)
+    replay.check(decoder.norm(slots))
+    _apart[decoder.model] = width + count
+
+
+def _named(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> dict[str, Any]:
+    """A call's arguments by name, the residual stream (the first) in front."""
+    names = list(inspect.signature(module.forward).parameters)
+    named = dict(zip(names, arguments, strict=False))
+    return {**named, **keywords} if named else {names[0]: keywords[names[0]], **keywords}

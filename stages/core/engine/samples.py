@@ -1,0 +1,71 @@
+"""What the engine is asked to measure, and the refusal of rows that cannot be measured."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..model.decoder import Decoder
+
+NAMED_ROWS = 10
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row: token ids of the prompt (special tokens included), of the target, and of the answer where known."""
+
+    prompt: tuple[int, ...]
+    target: tuple[int, ...]
+    answer: tuple[int, ...] | None = None
+
+
+class BadRowsError(ValueError):
+    """Rows that are refused, all for the same reason. `rows`: their indices into the samples, ascending."""
+
+    def __init__(self, reason: str, rows: Sequence[int]) -> None:
+        self.reason = reason
+        self.rows = sorted(rows)
+        named = ", ".join(str(row) for row in self.rows[:NAMED_ROWS])
+        more = f" and {len(self.rows) - NAMED_ROWS} more" if len(self.rows) > NAMED_ROWS else ""
+        super().__init__(f"{reason}: {len(self.rows)} {'rows' if len(self.rows) > 1 else 'row'}: {named}{more}")
+
+
+def check_samples(decoder: Decoder, samples: Sequence[Sample]) -> None:
+    """Refuses rows that have no loss, before anything is computed.
+
+    Raises:
+        BadRowsError: a prompt or target is empty, an answer is empty or equal to its target, a token is outside the
+            vocabulary, or prompt and target (or answer) together are longer than the context.
+    """
+    limit = decoder.context_length
+
+    def too_long(sample: Sample) -> bool:
+        # The last token of a target is predicted, never read.
+        read = max(len(sample.target), len(sample.answer or ())) - 1
+        return limit is not None and len(sample.prompt) + read > limit
+
+    def unknown_token(sample: Sample) -> bool:
+        tokens = (*sample.prompt, *sample.target, *(sample.answer or ()))
+        return any(not 0 <= token < decoder.vocabulary for token in tokens)
+
+    rules = {
+        "empty prompt (found 0 tokens, wanted at least 1)": lambda sample: not sample.prompt,
+        "empty target (found 0 tokens, wanted at least 1)": lambda sample: not sample.target,
+        "empty answer (found 0 tokens, wanted at least 1, or None)": lambda sample: sample.answer == (),
+        "target equal to the answer (wanted different tokens)": lambda sample: sample.target == sample.answer,
+        f"token id outside the vocabulary (wanted 0 to {decoder.vocabulary - 1})": unknown_token,
+        f"prompt and target longer than the context (wanted at most {limit} tokens)": too_long,
+    }
+    for reason, broken in rules.items():
+        if rows := [row for row, sample in enumerate(samples) if broken(sample)]:
+            raise BadRowsError(reason, rows)
+
+
+def check_layers(decoder: Decoder, layers: Sequence[int]) -> None:
+    """Refuses an empty list of layers, a layer twice and one that the model does not have.
+
+    Raises:
+        ValueError: names what was found and wanted.
+    """
+    if not layers or len(set(layers)) < len(layers):
+        raise ValueError(f"layers: found {list(layers)}, wanted at least one layer and none twice")
+    for layer in layers:
+        decoder.check_layer(layer)

@@ -1,0 +1,14 @@
+"""Section `gradients` of params.yaml: which activation gradients are stored, and how exactly."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ..run.params import Section
+
+
+class Gradients(Section):
+    """`layers`: 0-based block indices; the hook point is the residual stream after the block."""
+
+    layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    keep_bits: Annotated[int, Field(ge=1, le=23)]

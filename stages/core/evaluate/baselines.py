@@ -1,0 +1,104 @@
+"""What the projector is held against, on the same gradients: a linear probe (ceiling), the no-training lens (floor)."""
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float, Int
+from torch.nn import functional as F
+
+from ..model.decoder import Decoder
+from ..reader.reader import Reader
+
+PROBE_STEPS = 300
+PROBE_BATCH = 512
+
+
+def directions(gradients: Float[np.ndarray, "sample layer d_model"]) -> Float[torch.Tensor, "sample f"]:
+    """Normalised update directions, layers side by side, at the scale that projectors read."""
+    return (F.normalize(-torch.tensor(gradients), dim=-1) * gradients.shape[-1] ** 0.5).flatten(1)
+
+
+def probe(
+    train: Float[np.ndarray, "n layer d_model"],
+    labels: pl.DataFrame,
+    test: Float[np.ndarray, "m layer d_model"],
+    seed: int,
+) -> pl.DataFrame:
+    """What multinomial logistic regressions, one a column of labels, say of the test directions (same columns).
+
+    Fitted on the training directions by AdamW: PROBE_STEPS steps of PROBE_BATCH rows, weight decay 1e-4. The
+    regressions share the rows drawn and nothing else. A label that training has not seen can't be said.
+    """
+    names = {column: labels[column].unique().sort() for column in labels.columns}
+    sizes = [len(classes) for classes in names.values()]
+    x = directions(train)
+    y = torch.tensor(
+        np.stack([np.searchsorted(names[column].to_numpy(), labels[column].to_numpy()) for column in names], 1)
+    )
+    generator = torch.Generator().manual_seed(seed)
+    head = torch.nn.Linear(x.shape[1], sum(sizes))
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=0.03, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, PROBE_STEPS)
+    for _ in range(PROBE_STEPS):
+        picked = torch.randint(len(x), (min(PROBE_BATCH, len(x)),), generator=generator)
+        optimizer.zero_grad()
+        logits = head(x[picked]).split(sizes, 1)
+        losses = [F.cross_entropy(part, of) for part, of in zip(logits, y[picked].T, strict=True)]
+        torch.stack(losses).sum().backward()
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        best = [part.argmax(1).numpy() for part in head(directions(test)).split(sizes, 1)]
+    return pl.DataFrame({column: classes[at] for (column, classes), at in zip(names.items(), best, strict=True)})
+
+
+@torch.no_grad()
+def unembedded(
+    decoder: Decoder, gradients: Float[np.ndarray, "sample layer d_model"]
+) -> Float[torch.Tensor, "sample vocabulary"]:
+    """The update direction of the last layer asked for, times the final norm's weight, times the head."""
+    direction = F.normalize(-torch.tensor(gradients[:, -1]), dim=-1).to(decoder.device, decoder.dtype)
+    weight = getattr(decoder.norm, "weight", None)
+    return decoder.head(direction * weight if weight is not None else direction).float()
+
+
+def lens(
+    decoder: Decoder, gradients: Float[np.ndarray, "sample layer d_model"], lexicon: dict[str, str]
+) -> pl.DataFrame:
+    """Reads the unembedded update direction with no training: columns domain, moved_to, moved_from.
+
+    The entity (of
+    `lexicon`: entity -> domain) whose first token rises most is moved to, the one that falls most is moved from.
+    """
+    shift = unembedded(decoder, gradients)
+    entities = list(lexicon)
+    first = torch.tensor([decoder.continuation(entity)[0] for entity in entities], device=shift.device)
+    ups, downs = shift[:, first].argmax(1).tolist(), shift[:, first].argmin(1).tolist()
+    return pl.DataFrame(
+        {
+            "domain": [lexicon[entities[up]] for up in ups],
+            "moved_to": [entities[up] for up in ups],
+            "moved_from": [entities[down] for down in downs],
+        }
+    )
+
+
+def nearest(
+    train: Float[np.ndarray, "n layer d_model"], test: Float[np.ndarray, "m layer d_model"]
+) -> Int[np.ndarray, " m"]:
+    """The training row whose update direction has the largest cosine to each test row's: retrieval, no learning."""
+    return (directions(test) @ directions(train).T).argmax(1).numpy()
+
+
+def lens_vectors(
+    reader: Reader, gradients: Float[np.ndarray, "sample layer d_model"]
+) -> Float[torch.Tensor, "sample k d_model"]:
+    """What a reader given only the lens tokens has in its slots: "strong", the token that rises most, that falls most.
+
+    The whole vocabulary counts; nothing is learned and no lexicon helps.
+    """
+    shift = unembedded(reader.decoder, gradients)[:, : len(reader.tokens)]
+    strong = reader.tokens[reader.decoder.continuation("strong")[0]].expand(len(shift), -1)
+    return torch.stack([strong, reader.tokens[shift.argmax(1)], reader.tokens[shift.argmin(1)]], 1)

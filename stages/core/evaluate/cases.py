@@ -1,0 +1,107 @@
+"""What the evaluation asks: which gradient is read in front of which host, under which condition.
+
+Only rows of the test split whose premise holds are asked about: the model says the answer before the step (for
+counterfactual corrections), or something else than the truth (for real ones). Hosts are prompts of the test split.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from ..run.seeds import keyed_int
+
+NO_HOST = "none"
+
+
+def with_premise(rows: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:
+    """Rows whose premise holds; a real correction's answer becomes the entity that the model said.
+
+    `said`: prompt_id and continuation_before, the model's own words after the prompt.
+
+    Raises:
+        ValueError: the model knows none of the facts.
+    """
+    entities = rows.select("domain", "relation", entity="target").unique(maintain_order=True)
+    rows = rows.join(said, on="prompt_id", maintain_order="left").with_columns(
+        words=pl.concat_str(pl.col("continuation_before"), pl.lit(" "))
+    )
+
+    def names(entity: str) -> pl.Expr:
+        return pl.col("words").str.starts_with(pl.concat_str(pl.col(entity), pl.lit(" ")))
+
+    counterfactual = rows.filter((pl.col("kind") == "counterfactual") & names("answer"))
+    wrong = (
+        rows.filter((pl.col("kind") == "correction") & ~names("target"))
+        .drop("answer")
+        .join(entities, on=["domain", "relation"], maintain_order="left")
+        .filter(names("entity"))
+        .rename({"entity": "answer"})
+    )
+    if counterfactual.is_empty():
+        raise ValueError(
+            "data/virtual_step: found no prompt that the model continues with its answer, wanted some: the model knows "
+            "none of these facts; train it longer (model.pocket.steps) or choose facts that it knows"
+        )
+    return (
+        pl.concat([counterfactual, wrong.select(counterfactual.columns)])
+        .sort("row")
+        .drop("words", "continuation_before")
+    )
+
+
+def picked(rows: pl.DataFrame, count: int, seed: int, purpose: str) -> pl.DataFrame:
+    """At most `count` rows a domain, chosen by hash of prompt_id, in table order."""
+    key = pl.Series([keyed_int(seed, purpose, row) for row in rows["prompt_id"]], dtype=pl.UInt64)
+    chosen = rows.with_columns(key=key).filter(pl.col("key").rank("ordinal").over("domain") <= count)
+    return chosen.drop("key")
+
+
+def with_hosts(
+    rows: pl.DataFrame, pool: pl.DataFrame, host_domains: Sequence[str] | None, seed: int, false: bool = False
+) -> pl.DataFrame:
+    """Each row with a host of each of `host_domains` (NO_HOST: none; None: one host of one other domain), by hash.
+
+    `false`: the host itself states something false, its own counterfactual target. A host of the gradient's own domain
+    is a prompt about another subject.
+    """
+    by_domain = {str(name): part for (name,), part in pool.group_by("domain", maintain_order=True)}
+    found = []
+    for row in rows.iter_rows(named=True):
+        others = [name for name in by_domain if name != row["domain"]]
+        if host_domains is None:
+            wanted = [others[keyed_int(seed, "host domain", row["prompt_id"]) % len(others)]]
+        else:
+            wanted = list(host_domains)
+        for name in wanted:
+            host = None
+            if name != NO_HOST:
+                choices = by_domain.get(name, pool.clear())
+                if name == row["domain"]:
+                    choices = choices.filter(pl.col("subject") != row["subject"])
+                if choices.is_empty():
+                    raise ValueError(
+                        f"data/prompts/{name}.parquet: found no test prompt about another subject than "
+                        f"{row['subject']!r}, wanted one to stand in front; add facts or raise prompts.test"
+                    )
+                host = choices.row(keyed_int(seed, "host", row["prompt_id"], name) % len(choices), named=True)
+            found.append(
+                {
+                    "row": row["row"],
+                    "prompt_id": row["prompt_id"],
+                    "host_prompt_id": host["prompt_id"] if host else None,
+                    "held_out": row["held_out"],
+                    "gradient_domain": row["domain"],
+                    "host_domain": name,
+                    "prompt": row["prompt"],
+                    "host": said(host, false) if host else None,
+                    "target": row["target"],
+                    "answer": row["answer"],
+                }
+            )
+    return pl.DataFrame(found, infer_schema_length=None)
+
+
+def said(host: Mapping[str, Any], false: bool) -> str:
+    """A host prompt; with `false`, completed to a false statement."""
+    return f"{host['prompt']} {host['target']}" if false else host["prompt"]

@@ -1,0 +1,115 @@
+"""Reports against what is known: parsed, marked right or wrong, and summed up with intervals and chance."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from ..data.grammar import parse_report
+from .statistics import chance, estimates
+
+REPORTS = {
+    "prompt_id": pl.String,  # of the gradient
+    "host_prompt_id": pl.String,  # null: no host
+    "condition": pl.String,
+    "held_out": pl.String,
+    "gradient_domain": pl.String,
+    "host_domain": pl.String,  # "none" where there is no host
+    "prompt": pl.String,
+    "host": pl.String,
+    "target": pl.String,  # what the report should say is moved to; swapped where the condition flips the sign
+    "answer": pl.String,  # what it should say is moved from
+    "seed": pl.Int32,
+    "confidence": pl.Float32,  # that a gradient was read, 0 to 1; null where nothing was read or the gate was open
+    "report": pl.String,
+    "strength": pl.String,
+    "domain": pl.String,
+    "moved_to": pl.String,
+    "moved_from": pl.String,
+    "pressure": pl.Boolean,
+    "malformed": pl.Boolean,
+    "domain_right": pl.Boolean,
+    "target_right": pl.Boolean,
+    "answer_right": pl.Boolean,
+    "host_intrusion": pl.Boolean,  # the report names the host's domain, and that isn't the gradient's
+}
+SCORES = {
+    "domain_accuracy": "domain_right",
+    "target_accuracy": "target_right",
+    "answer_accuracy": "answer_right",
+    "host_intrusion": "host_intrusion",
+}
+SAID = {
+    "domain_accuracy": ("domain", "gradient_domain"),
+    "target_accuracy": ("moved_to", "target"),
+    "answer_accuracy": ("moved_from", "answer"),
+}
+
+
+def scored(cases: pl.DataFrame, reports: Sequence[str]) -> pl.DataFrame:
+    """The cases with their reports parsed and marked."""
+    parsed = [parse_report(report) for report in reports]
+    return cases.with_columns(
+        pl.Series("report", reports, dtype=pl.String),
+        pl.Series("strength", [each.strength for each in parsed], dtype=pl.String),
+        pl.Series("domain", [each.domain for each in parsed], dtype=pl.String),
+        pl.Series("moved_to", [each.moved_to for each in parsed], dtype=pl.String),
+        pl.Series("moved_from", [each.moved_from for each in parsed], dtype=pl.String),
+        pl.Series("pressure", [each.pressure and not each.malformed for each in parsed], dtype=pl.Boolean),
+        pl.Series("malformed", [each.malformed for each in parsed], dtype=pl.Boolean),
+    ).with_columns(
+        domain_right=pl.col("domain") == pl.col("gradient_domain"),
+        target_right=pl.col("moved_to") == pl.col("target"),
+        answer_right=pl.col("moved_from") == pl.col("answer"),
+        host_intrusion=(pl.col("domain") == pl.col("host_domain"))
+        & (pl.col("host_domain") != pl.col("gradient_domain")),
+    ).select(pl.col(name).cast(kind) for name, kind in REPORTS.items())  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words that a report can mean something by: every entity and every domain of the tables."""
+
+    entities: frozenset[str]
+    domains: frozenset[str]
+
+    @classmethod
+    def of(cls, rows: pl.DataFrame) -> "Words":
+        """Of the prompts of all domains: columns target, answer (may be null) and domain."""
+        entities = pl.concat([rows["target"], rows["answer"]]).drop_nulls()
+        return cls(frozenset(entities), frozenset(rows["domain"]))
+
+    def vague(self, rows: pl.DataFrame) -> pl.Series:
+        """Whether a report tells of a pressure, but names no entity (neither to nor from), or no domain."""
+        named = rows["moved_to"].is_in(list(self.entities)) | rows["moved_from"].is_in(list(self.entities))
+        return rows["pressure"] & ~(named & rows["domain"].is_in(list(self.domains)))
+
+
+def summary(
+    rows: pl.DataFrame, resamples: int, seed: int, words: Words | None = None, with_chance: bool = False
+) -> dict[str, Any]:
+    """The mean of each score, with its interval (bootstrap over target entities), and how many reports are of no use.
+
+    A score counts a report that says nothing as wrong; `<score>_spoken` is over the `reports_spoken` reports alone that
+    tell of a pressure, so that what is read badly isn't mistaken for what is silenced.
+    `malformed`, `no_pressure` and `vague` (told with `words`: of a pressure, but of no known entity or no known domain)
+    are shares of all reports. `with_chance`: also the mean that the same reports would have on gradients dealt at
+    random.
+    """
+    spoken = rows.filter("pressure")
+    found: dict[str, Any] = {
+        "reports": len(rows),
+        "reports_spoken": len(spoken),
+        "malformed": rows["malformed"].mean(),
+        "no_pressure": (~rows["pressure"] & ~rows["malformed"]).mean(),
+    }
+    if words:
+        found["vague"] = words.vague(rows).mean()
+    for part, suffix in ((rows, ""), (spoken, "_spoken")):
+        marks = {name: part[column].to_numpy() for name, column in SCORES.items()}
+        found |= estimates(marks, part["target"].to_list(), resamples, seed, suffix)
+        if with_chance and len(part):
+            for name, (said, gold) in SAID.items():
+                found[f"{name}{suffix}_chance"] = chance(part[said].to_list(), part[gold].to_list())
+    return found

@@ -1,0 +1,157 @@
+"""Rates with intervals that a reviewer can trust: bootstrap over entities, exact bounds, and chance by dealing anew."""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from ..run.seeds import keyed_rng
+
+Values = Bool[np.ndarray, " n"] | Float[np.ndarray, " n"]
+Bounds = tuple[float, float] | None
+"""Between what a value lies; None: it has no bounds."""
+SHARE, GAP = (0.0, 1.0), (-1.0, 1.0)
+"""The bounds of a share, and of a difference of two."""
+FEWEST = 10
+"""Least entities for an interval.
+
+A bootstrap over few clusters is too narrow. Where entities differ in their rate (beta distributed, mean 0.5 to 0.9, six
+rows each), the 95 % interval holds the true rate in 80 to 91 of 100 trials with 7 entities, 87 to 94 with 10, 90 to 93
+with 20 and 93 to 95 with 40; below 10 it would claim what it doesn't give.
+"""
+BINS = 10
+"""Bins of equal width for the expected calibration error."""
+
+
+def too_few(clusters: Sequence[str]) -> str:
+    """Why there is no interval over these clusters; empty where there is one."""
+    count = len(set(clusters))
+    return "" if count >= FEWEST else f"found {count} entities, wanted at least {FEWEST} for an interval"
+
+
+def estimates(
+    values: Mapping[str, Values],
+    clusters: Sequence[str],
+    resamples: int,
+    seed: int,
+    suffix: str = "",
+    bounds: Bounds = SHARE,
+) -> dict[str, Any]:
+    """The mean of each of `values` over the same rows with its interval, as metrics.json has them.
+
+    `entities<suffix>`: how many clusters. `<name><suffix>`: the mean; `..._low`, `..._high`: its 95 % interval. With
+    fewer than FEWEST clusters there is none, and `no_interval<suffix>` is the reason; without rows there is no mean.
+    """
+    reason = too_few(clusters)
+    found: dict[str, Any] = {f"entities{suffix}": len(set(clusters))}
+    if reason:
+        found[f"no_interval{suffix}"] = reason
+    for name, each in values.items():
+        if len(each):
+            found[f"{name}{suffix}"] = float(each.mean())
+        if not reason:
+            low, high = interval(each, clusters, resamples, seed, bounds)
+            found |= {f"{name}{suffix}_low": low, f"{name}{suffix}_high": high}
+    return found
+
+
+def interval(
+    values: Values, clusters: Sequence[str], resamples: int, seed: int, bounds: Bounds = SHARE
+) -> tuple[float, float]:
+    """95 % interval of the mean, by bootstrap over clusters (entities), whose rows stay together.
+
+    Where the means of all n clusters agree a bootstrap can't see any spread. Then the interval is exact (Clopper and
+    Pearson): at most a share e = 1 - 0.025^(1/n) of clusters differs, and by as much as `bounds` let them. A share that
+    is 0 gets [0, e], a difference of shares that is 0 gets [-e, e], and one that is 1 gets [1 - 2e, 1]. Values without
+    bounds get the point itself.
+
+    Raises:
+        ValueError: fewer than FEWEST clusters (`estimates` says so instead).
+    """
+    if reason := too_few(clusters):
+        raise ValueError(reason)
+    names, index = np.unique(np.asarray(clusters), return_inverse=True)
+    sums, sizes = np.bincount(index, weights=values), np.bincount(index)
+    mean = float(values.mean())
+    if np.ptp(sums / sizes) < 1e-12:
+        least, most = bounds or (mean, mean)
+        differs = 1 - 0.025 ** (1 / len(names))
+        return mean - differs * (mean - least), mean + differs * (most - mean)
+    drawn = bootstrap(len(names), len(values), resamples, seed)
+    return central((drawn @ sums) / (drawn @ sizes))
+
+
+@lru_cache(maxsize=1)
+def bootstrap(clusters: int, rows: int, resamples: int, seed: int) -> Int[np.ndarray, "resample cluster"]:
+    """How often each cluster is drawn in each resample; the same for the same number of rows and clusters."""
+    rng = keyed_rng(seed, "bootstrap", rows)
+    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples)
+
+
+def central(means: Float[np.ndarray, " resample"]) -> tuple[float, float]:
+    """The middle 95 %."""
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def exact_high(found: int, tried: int) -> float:
+    """Upper 95 % bound, one-sided and exact (Clopper and Pearson), of the rate of which `found` of `tried` came.
+
+    The rate at which `found` or fewer come in 5 % of cases, trials being independent: 1 - 0.05^(1/n) for none of n,
+    about 3/n (the rule of three).
+    """
+    if found == tried:
+        return 1.0
+    ways = [math.lgamma(tried + 1) - math.lgamma(k + 1) - math.lgamma(tried - k + 1) for k in range(found + 1)]
+    low, high = 0.0, 1.0
+    while (rate := (low + high) / 2) not in (low, high):
+        logs = (way + k * math.log(rate) + (tried - k) * math.log1p(-rate) for k, way in enumerate(ways))
+        low, high = (rate, high) if sum(map(math.exp, logs)) > 0.05 else (low, rate)
+    return high
+
+
+def calibration_error(confidence: Float[np.ndarray, " n"], right: Values) -> float:
+    """Expected calibration error: |mean confidence - share right| over bins of equal width, weighted by their rows.
+
+    Few rows make it larger: in a bin the two differ by accident too.
+    """
+    return float(np.abs(np.bincount(bins_of(confidence), weights=confidence - right)).sum() / len(right))
+
+
+def calibration_interval(
+    confidence: Float[np.ndarray, " n"], right: Values, clusters: Sequence[str], resamples: int, seed: int
+) -> tuple[float, float]:
+    """95 % interval of the calibration error, by bootstrap over clusters; a row stays in its bin.
+
+    Raises:
+        ValueError: fewer than FEWEST clusters.
+    """
+    if reason := too_few(clusters):
+        raise ValueError(reason)
+    names, index = np.unique(np.asarray(clusters), return_inverse=True)
+    gaps = np.zeros((len(names), BINS))
+    np.add.at(gaps, (index, bins_of(confidence)), confidence - right)
+    drawn = bootstrap(len(names), len(right), resamples, seed)
+    return central(np.abs(drawn @ gaps).sum(1) / (drawn @ np.bincount(index)))
+
+
+def bins_of(confidence: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """The bin of each confidence."""
+    return np.minimum((confidence * BINS).astype(int), BINS - 1)
+
+
+def chance(said: Sequence[str], gold: Sequence[str]) -> float:
+    """The share right that the same reports would have if they were dealt to the gradients at random.
+
+    sum over words w of P(report says w) P(gold is w): reports that always say the same are right as often as that word
+    is gold, and reports that say nothing are never right by chance.
+    """
+    words, spoken = np.unique(np.asarray(said), return_counts=True)
+    golds, wanted = np.unique(np.asarray(gold), return_counts=True)
+    share = dict(zip(golds.tolist(), wanted / len(gold), strict=True))
+    return float(
+        sum(count / len(said) * share.get(word, 0.0) for word, count in zip(words.tolist(), spoken, strict=True))
+    )

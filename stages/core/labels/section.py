@@ -1,0 +1,42 @@
+"""Section `labels` of params.yaml: which teacher labels the shifts, and what it may see."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ..api.section import Teacher, Way
+from ..run.params import Count, Name, Section, Share
+
+
+class Second(Section):
+    """A second teacher labels a `share` of the prompts, drawn by `seed`; null instead of this section: none does."""
+
+    share: Annotated[float, Field(gt=0, le=1)]
+    seed: int
+    teacher: Teacher
+
+
+class Labels(Section):
+    """`backend`: the file in stages/labellers that labels; `lexicon` is of all backends, the rest of backend openai.
+
+    `lexicon`: the domains whose entities a teacher knows by name, beside those of the domain at hand. Not `domains`: a
+    domain that is added there then leaves the labels of the others alone.
+    `teacher_sees`: beside the shift also the prompt, or (an upper bound) the true correction.
+    `fields`: the domains that a teacher may name. Wider than `domains`, because the list stands in every request: to
+    add a domain of this list pays for that domain only.
+    `top_tokens`: tokens up and down that a request shows for each step size.
+    `way`: each request by itself, or through the Batch API (cheaper, up to a day).
+    `max_quarantined`: share of rows without a valid answer above which the stage fails.
+    `recurring`: share of labels above which one wording of the summary, entities taken out, is reported as suspicious.
+    """
+
+    backend: Name
+    lexicon: list[Name]
+    teacher_sees: Literal["shift", "shift_and_prompt", "truth"]
+    fields: Annotated[list[str], Field(min_length=2)]
+    top_tokens: Count
+    way: Way
+    max_quarantined: Share
+    recurring: Annotated[float, Field(gt=0, le=1)]
+    teacher: Teacher
+    second: Second | None

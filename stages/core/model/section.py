@@ -1,0 +1,35 @@
+"""Section `model` of params.yaml: the model under study."""
+
+from ..run.params import Count, Dtype, Rate, Section, Share
+
+
+class Pocket(Section):
+    """The small model that the pipeline trains itself.
+
+    `muon_learning_rate` is of the blocks' matrices, `learning_rate` of embeddings and norms. `misconceptions`: share of
+    facts that it is taught wrongly.
+    """
+
+    d_model: Count
+    layers: Count
+    heads: Count
+    steps: Count
+    batch: Count
+    learning_rate: Rate
+    muon_learning_rate: Rate
+    misconceptions: Share
+    seed: int
+
+
+class Model(Section):
+    """The model under study.
+
+    `source`: "pocket", a Hub id or a local path. `revision`: the commit to pin a Hub id to (null: local or pocket).
+    `dtype`: of the parameters, in every stage that opens the model. bfloat16 takes half the memory and is what GPUs are
+    fast at; a gradient then keeps about two digits, and the smaller a virtual step, the more of it is rounding.
+    """
+
+    source: str
+    revision: str | None
+    dtype: Dtype
+    pocket: Pocket

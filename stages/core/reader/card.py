@@ -1,0 +1,84 @@
+"""The card beside a projector's weights: what it was made for, what it was made from and how it is to be used."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..run.errors import explain
+from ..run.files import read_json
+from ..run.params import Count, Rate, Section
+
+
+class Injection(Section):
+    """How the slots' vectors go into the model when it reads; what each value does: stages/core/reader/injection.py.
+
+    `how`: replace the slots' embeddings, or add to the residual stream after `block` (0-based; null for replace). `at`:
+    the slots, the prompt's last token, or every token of it (replace: slots only). `scale`: the norm of what is
+    written, a multiple of the mean embedding's (replace) or of the residual stream's at the position (add).
+    """
+
+    how: Literal["replace", "add"]
+    block: Annotated[int, Field(ge=0)] | None
+    at: Literal["slots", "last", "every"]
+    scale: Rate
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Injection":
+        """Refuses combinations that mean nothing."""
+        if self.how == "replace" and (self.block is not None or self.at != "slots"):
+            raise ValueError(
+                f"how: found replace with block {self.block} and at {self.at}, wanted block null and at slots: only "
+                "the slots' embeddings can be replaced"
+            )
+        if self.how == "add" and self.block is None:
+            raise ValueError("block: found null, wanted the 0-based block after which add adds")
+        return self
+
+
+class Lora(Section):
+    """LoRA on the verbaliser, trained together with the projector, at a learning rate of its own.
+
+    What is added to a weight is `alpha` / `rank` times a matrix of that rank.
+    """
+
+    rank: Count
+    alpha: Count
+    learning_rate: Rate
+
+
+REPLACE = Injection(how="replace", block=None, at="slots", scale=1.0)
+
+
+class Card(BaseModel):
+    """How a projector is to be used: what it was made for and what it was made from. Saved beside its weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    architecture: str
+    width: int
+    whiten: bool
+    layers: tuple[int, ...]
+    d_model: int
+    reference: tuple[float, ...]  # median |g| of the training gradients, a layer
+    slot_token: str
+    sharpness: float  # how strongly a slot's vector is drawn to the nearest token embeddings
+    norm: float  # mean norm of the model's input embeddings
+    injection: Injection
+    lora_on_the_verbaliser: Lora | None
+    model: str
+    commit: str
+    held_out_domains: tuple[str, ...]
+    seeds: tuple[int, ...]  # one projector each
+
+
+def read_projector_card(folder: Path) -> Card:
+    """Reads how a projector is to be used.
+
+    Raises:
+        ValueError: `projector.json` is missing or broken.
+    """
+    path = folder / "projector.json"
+    try:
+        return Card.model_validate(read_json(path))
+    except ValidationError as error:
+        raise ValueError(explain(str(path), error)) from error

@@ -1,0 +1,47 @@
+"""Section `projector` of params.yaml: the projector and its training."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ..run.params import Count, Name, Rate, Section, Share
+from .card import Injection, Lora
+
+
+class Projector(Section):
+    """Training of the projector.
+
+    `layers`: the stored layers whose gradients it reads, all at once. `width`: hidden units (mlp) or rank (low_rank).
+    `whiten`: update directions are whitened first, by the statistics of the training gradients.
+    `lora`: LoRA on the verbaliser; null: the model that reads is the frozen one that was measured.
+    `batch` rows a step bear the slot loss (weight `slot_loss`), the first `report_batch` of them the report loss.
+    `flips`, `shams`: shares of training rows that are sign-flipped, or (of those without report loss) no gradient at
+    all. `context_noise`: how much of another row's activation is mixed into a training gradient (standard deviation,
+    fraction of its norm). `gate`: the evidence from which on a pressure is
+    reported, as a fraction of the validation gradients' median.
+    `sharpness`: the inverse temperature at which slots are drawn to the model's own token embeddings.
+    """
+
+    architecture: str
+    injection: Injection
+    width: Count
+    whiten: bool
+    lora: Lora | None
+    layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    held_out_domains: list[Name]
+    slot_token: str
+    steps: Count
+    batch: Count
+    report_batch: Count
+    sharpness: Rate
+    slot_loss: Annotated[float, Field(ge=0)]
+    flips: Share
+    shams: Share
+    context_noise: Annotated[float, Field(ge=0)]
+    learning_rate: Rate
+    weight_decay: Annotated[float, Field(ge=0)]
+    validate_every: Count
+    validation_batch: Count
+    patience: Count
+    gate: Share
+    seeds: Annotated[list[int], Field(min_length=1)]

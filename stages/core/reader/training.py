@@ -1,0 +1,211 @@
+"""Training of a projector: the model stays frozen, only the map from update direction to slots learns.
+
+Two losses on the same draw. Report: cross-entropy of the report's tokens (nats), given host, slots and question, on the
+first rows of a batch. Slot: cross-entropy of naming what each slot should hold among all tokens of the model, by cosine
+to their embeddings; it needs no forward pass of the model, so it sees many more rows.
+
+Every row draws a host prompt of another domain than the gradient's (or none), a strength (the gradient is scaled),
+perhaps a sign flip (report with the two entities swapped), and context noise: the activation of another training row,
+in a random amount, is mixed into the gradient, so that the projector reads past what comes of the prompt. In a share of
+the rows without report loss a sham stands in place of the gradient, and both entity slots are taught to name nothing
+("no"); the gate is set by what that leaves.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..data import grammar
+from ..model.checkpoints import Curve, Resumable, reproducibly
+from ..run.seeds import keyed_int, keyed_rng
+from .projectors import STRONGEST
+from .reader import Reader
+from .section import Projector
+from .shams import TRAINED, draw_sham
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A gradient and what is to be reported of it. `flip`: -g may be taught too, with the two entities swapped."""
+
+    domain: str
+    moved_to: str
+    moved_from: str
+    flip: bool
+
+
+@dataclass(frozen=True)
+class Draws:
+    """One batch: gradients [batch, layer, d_model], the report of each, its host, and what the slots should hold."""
+
+    gradients: Float[Tensor, "batch layer d_model"]
+    reports: list[str]
+    hosts: list[str | None]
+    slots: list[tuple[str, str, str]]
+
+
+class Curriculum:
+    """Draws batches: the batch of (split, step) is always the same."""
+
+    def __init__(
+        self,
+        gradients: Float[Tensor, "sample layer d_model"],
+        activations: Float[Tensor, "sample layer d_model"],
+        lessons: Sequence[Lesson],
+        hosts: dict[str, list[str]],
+        reference: Float[Tensor, " layer"],
+        settings: Projector,
+        seed: int,
+    ) -> None:
+        """`hosts`: prompts by domain. `reference`: the norm that "strong" and "weak" are told apart at."""
+        self.gradients, self.lessons, self.settings, self.seed = gradients, lessons, settings, seed
+        self.contexts = F.normalize(activations, dim=-1)
+        self.hosts, self.reference = hosts, reference
+
+    def draw(self, split: str, step: int, size: int, reported: int) -> Draws:
+        """A batch of `size` rows, the first `reported` of which are never shams."""
+        rng = keyed_rng(self.seed, split, step)
+        picked = rng.integers(len(self.lessons), size=size)
+        gradients = self.in_context(rng, self.gradients[torch.from_numpy(picked)])
+        factors = np.exp(rng.uniform(-STRONGEST, STRONGEST, size))
+        gradients *= (torch.tensor(factors, dtype=torch.float32)[:, None] * self.reference / gradients.norm(dim=-1))[
+            ..., None
+        ]
+        flips, shams, bare = rng.random((3, size)) < np.array([[self.settings.flips], [self.settings.shams], [0.1]])
+        reports, hosts, slots = [], [], []
+        for row, index in enumerate(picked):
+            lesson = self.lessons[index]
+            hosts.append(None if bare[row] else self.host(rng, lesson.domain))
+            if shams[row] and row >= reported:
+                gradients[row] = torch.from_numpy(draw_sham(TRAINED, rng, gradients[row].numpy()))
+                reports.append(grammar.NO_PRESSURE)
+                slots.append(("", "no", "no"))
+                continue
+            to, away = lesson.moved_to, lesson.moved_from
+            if flips[row] and lesson.flip:
+                gradients[row] *= -1
+                to, away = away, to
+            strength = "strong" if factors[row] > 1 else "weak"
+            reports.append(grammar.report(lesson.domain, to, away, strength))
+            slots.append((strength, to, away))
+        return Draws(gradients, reports, hosts, slots)
+
+    def in_context(
+        self, rng: np.random.Generator, gradients: Float[Tensor, "batch layer d_model"]
+    ) -> Float[Tensor, "batch layer d_model"]:
+        """The gradients, each with a random row's activation direction added at N(0, context_noise) times its norm."""
+        others = self.contexts[torch.from_numpy(rng.integers(len(self.contexts), size=len(gradients)))]
+        amounts = torch.from_numpy(rng.normal(0, self.settings.context_noise, len(gradients))).to(gradients.dtype)
+        return gradients + amounts[:, None, None] * gradients.norm(dim=-1, keepdim=True) * others
+
+    def host(self, rng: np.random.Generator, domain: str) -> str | None:
+        """A prompt of another domain."""
+        others = [name for name in self.hosts if name != domain]
+        if not others:
+            return None
+        pool = self.hosts[others[rng.integers(len(others))]]
+        return pool[rng.integers(len(pool))]
+
+
+class Spelling:
+    """What a slot should hold to name a word: its tokens, the first weighing twice as much as each of the others."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.known: dict[str, list[int]] = {}
+
+    def loss(self, scores: Float[Tensor, "batch k vocabulary"], slots: Sequence[tuple[str, ...]]) -> Float[Tensor, ""]:
+        """Cross-entropy (nats) of naming the words' tokens among all the model's, over slots that hold a word.
+
+        `scores`: those of the reader's `naming`.
+        """
+        row, slot, token, share = [], [], [], []
+        for r, words in enumerate(slots):
+            for s, word in enumerate(words):
+                if word and word not in self.known:
+                    self.known[word] = self.reader.decoder.continuation(word)
+                ids = self.known[word] if word else []
+                for position, identity in enumerate(ids):
+                    row.append(r)
+                    slot.append(s)
+                    token.append(identity)
+                    share.append((1.0 if position == 0 else 0.5) / (0.5 + 0.5 * len(ids)))
+        losses = -scores.log_softmax(-1)[row, slot, token]
+        weights = torch.tensor(share, device=losses.device)
+        return (losses * weights).sum() / weights.sum()
+
+
+def report_loss(
+    reader: Reader, draws: Draws, vectors: Float[Tensor, "batch k d_model"], rows: int
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy (nats) of the first `rows` reports' tokens and the end of each."""
+    end = min(reader.decoder.eos_ids())
+    tails = [[*reader.decoder.continuation(report), end] for report in draws.reports[:rows]]
+    return reader.report_losses(draws.hosts[:rows], tails, vectors[:rows])[0].mean()
+
+
+@reproducibly()
+def train(
+    reader: Reader,
+    teaching: Curriculum,
+    validation: Curriculum,
+    settings: Projector,
+    checkpoint: Path,
+    advance: Callable[[int], None],
+) -> Curve:
+    """Trains `reader.trained` in place and returns the curve (step, train_loss, validation_loss; nats).
+
+    AdamW on a one-cycle schedule. Every `validate_every` steps the report loss on a fixed validation batch is taken;
+    the weights that had the lowest are kept, and training stops when `patience` validations bring no lower one. A
+    killed run goes on from `checkpoint`.
+    """
+    spelling = Spelling(reader)
+    groups: list[dict[str, Any]] = [{"params": list(reader.projector.parameters())}]
+    if reader.adapter is not None and settings.lora is not None:
+        groups.append({"params": list(reader.adapter.weights.parameters()), "lr": settings.lora.learning_rate})
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=settings.steps + 1, pct_start=0.1
+    )
+    state = Resumable(checkpoint, reader.trained, [optimizer], [schedule])
+    curve = state.load()
+    held = validation.draw("validation", 0, settings.validation_batch, settings.validation_batch)
+    advance(state.step)
+    reader.trained.train()
+    for step in range(state.step, settings.steps):
+        if spent([point["validation_loss"] for point in curve], settings.patience):
+            break
+        torch.manual_seed(keyed_int(reader.seed, "dropout", step))  # the same whether the run was killed before or not
+        draws = teaching.draw("train", step, settings.batch, settings.report_batch)
+        scores = reader.naming(reader.project(draws.gradients))
+        loss = report_loss(reader, draws, reader.sharpen(scores[: settings.report_batch]), settings.report_batch)
+        if settings.slot_loss:
+            loss = loss + settings.slot_loss * spelling.loss(scores, draws.slots)
+        loss.backward()
+        state.advance()
+        advance(1)
+        if (step + 1) % settings.validate_every == 0 or step + 1 == settings.steps:
+            reader.trained.eval()
+            with torch.no_grad():
+                held_loss = report_loss(reader, held, reader.vectors(held.gradients), settings.validation_batch).item()
+            reader.trained.train()
+            earlier = [point["validation_loss"] for point in curve]
+            curve.append({"step": step + 1, "train_loss": loss.item(), "validation_loss": held_loss})
+            if held_loss < min(earlier, default=float("inf")):
+                state.keep_best()
+            state.save(step + 1, curve)
+    reader.trained.load_state_dict(state.best)
+    reader.trained.eval()
+    return curve
+
+
+def spent(losses: Sequence[float], patience: int) -> bool:
+    """Whether the last `patience` validations brought no loss as low as the lowest before them."""
+    return bool(losses) and min(losses[-patience:]) > min(losses)

@@ -1,0 +1,67 @@
+"""params.yaml, validated: each stage reads only its own sections, and an unknown or missing key is an error.
+
+A section's class states every key, its unit and its bounds; there are no defaults, so params.yaml shows everything.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from .errors import explain, one_line
+
+PARAMS = Path("params.yaml")
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+Dollars = Annotated[float, Field(ge=0)]
+Dtype = Literal["float32", "bfloat16"]
+
+
+def plain(name: str) -> str:
+    """The name as it is.
+
+    Raises:
+        ValueError: it couldn't be a file's name everywhere: not small letters, digits and "_", a letter in front.
+    """
+    if re.fullmatch(r"[a-z][a-z0-9_]*", name) is None:
+        raise ValueError(f"found {name!r}, wanted small letters, digits and '_', beginning with a letter")
+    return name
+
+
+Name = Annotated[str, AfterValidator(plain)]
+
+
+class Section(BaseModel):
+    """Base of all sections: strict types, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+Domains = Annotated[list[Name], Field(min_length=2)]
+
+
+Kind = TypeVar("Kind", bound=Section)
+
+
+def read_sections(kind: type[Kind]) -> Kind:
+    """Reads the sections of params.yaml that `kind` has as fields, and nothing else of it.
+
+    Raises:
+        ValueError: the file, a section or a key is missing, unknown or of the wrong type; names each.
+    """
+    try:
+        content: Any = YAML(typ="safe").load(PARAMS.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"{PARAMS}: (whole file): found {type(content).__name__}, wanted sections")
+        return kind.model_validate({name: content[name] for name in kind.model_fields if name in content})
+    except FileNotFoundError as error:
+        raise ValueError(f"{PARAMS}: no such file: run the stage in the repository's root") from error
+    except YAMLError as error:
+        raise ValueError(f"{PARAMS}: not readable as YAML: {one_line(error)}") from error
+    except ValidationError as error:
+        raise ValueError(explain(str(PARAMS), error)) from error

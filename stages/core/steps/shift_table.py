@@ -1,0 +1,74 @@
+"""Virtual steps as rows of the virtual_step table."""
+
+from collections.abc import Callable
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from ..data.tables import VIRTUAL_STEP
+from ..engine.rows import samples_of
+from ..model.decoder import Decoder
+from .section import VirtualStep
+from .virtual_step import ShiftBatch, virtual_steps
+
+
+def shift_table(
+    decoder: Decoder,
+    prompts: pl.DataFrame,
+    gradients: Float[np.ndarray, "sample 1 d_model"],
+    settings: VirtualStep,
+    advance: Callable[[int], None],
+) -> pl.DataFrame:
+    """One row a prompt and step size, in the order of the prompts."""
+    batches = virtual_steps(
+        decoder,
+        samples_of(decoder, prompts),
+        gradients,
+        [settings.layer],
+        settings.step_sizes,
+        top_tokens=settings.top_tokens,
+        continuation_tokens=settings.continuation_tokens,
+        advance=advance,
+    )
+    tokenizer = decoder.tokenizer
+    assert tokenizer is not None
+    words = [str(tokenizer.decode([token])).strip() for token in range(len(tokenizer))]
+
+    def said(ids: tuple[int, ...]) -> str:
+        return str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def rows(batch: ShiftBatch) -> list[tuple[int, dict[str, object]]]:
+        return [
+            (
+                int(row),
+                {
+                    "prompt_id": prompts["prompt_id"][int(row)],
+                    "layer": settings.layer,
+                    "step_size": size,
+                    "up_tokens": [words[token] for token in batch.up_ids[b, 0, s]],
+                    "up_shifts": batch.up_shifts[b, 0, s].tolist(),
+                    "down_tokens": [words[token] for token in batch.down_ids[b, 0, s]],
+                    "down_shifts": batch.down_shifts[b, 0, s].tolist(),
+                    "target_logprob_before": float(batch.target_before[b]),
+                    "target_logprob_after": float(batch.target_after[b, 0, s]),
+                    "answer_logprob_before": known(batch.answer_before[b]),
+                    "answer_logprob_after": known(batch.answer_after[b, 0, s]),
+                    "target_rank": int(batch.target_rank[b, 0, s]),
+                    "kl": float(batch.kl[b, 0, s]),
+                    "continuation_before": said(batch.continuation_before[b]),
+                    "continuation_after": said(batch.continuation_after[b][0][s]),
+                },
+            )
+            for b, row in enumerate(batch.rows)
+            for s, size in enumerate(settings.step_sizes)
+        ]
+
+    found = [pair for batch in batches for pair in rows(batch)]
+    found.sort(key=lambda pair: pair[0])
+    return pl.DataFrame([row for _, row in found], schema=VIRTUAL_STEP)
+
+
+def known(value: np.float32) -> float | None:
+    """None for NaN: the log-probability of an answer that isn't known."""
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,272 @@
+"""The virtual step: h' = h + eps |h| u/|u| at the last prompt token after one block, u = -gradient; no weight changes.
+
+The prompt before that token runs once and stays as keys and values; the token itself runs once, recorded. One sweep
+through the upper blocks then carries all versions (layer, step size) of that single position side by side, each layer's
+versions joining where its block ends. The clean position travels along as slot 0, so that before and after share
+their rounding.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from ..engine.batches import group_plan, in_batches, padded, token_budget
+from ..engine.continuation import greedy
+from ..engine.prefix import Prefix, run_prefix, takes_padding
+from ..engine.replay import Replay, check_slots, record
+from ..engine.samples import BadRowsError, Sample, check_layers, check_samples
+from ..model.decoder import Decoder
+from ..model.packed import packed_linears
+from .shifts import measure_shifts
+
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ShiftBatch:
+    """Some rows' virtual steps, in the order of `rows`; layers and step sizes in the order asked for.
+
+    Attributes:
+        rows: indices into the samples.
+        up_ids, up_shifts: tokens whose log-probability at the answer position rises most, and by how much (nats),
+            largest first. down_ids, down_shifts: those that fall most, most negative first.
+        target_before, target_after: log-probability of the target's first token at the answer position, nats.
+        answer_before, answer_after: the same of the answer; NaN where there is none.
+        kl: KL(after || before) of the two next-token distributions, nats.
+        target_rank: rank of the target's first token after, 1 being the most likely token.
+        continuation_before: what the model says after the prompt (greedy): one tuple of ids a row.
+        continuation_after: the same with the injection in place: [row][layer][step].
+    """
+
+    rows: Int[np.ndarray, " b"]
+    up_ids: Int[np.ndarray, "b layer step top"]
+    up_shifts: Float32[np.ndarray, "b layer step top"]
+    down_ids: Int[np.ndarray, "b layer step top"]
+    down_shifts: Float32[np.ndarray, "b layer step top"]
+    target_before: Float32[np.ndarray, " b"]
+    target_after: Float32[np.ndarray, "b layer step"]
+    answer_before: Float32[np.ndarray, " b"]
+    answer_after: Float32[np.ndarray, "b layer step"]
+    kl: Float32[np.ndarray, "b layer step"]
+    target_rank: Int[np.ndarray, "b layer step"]
+    continuation_before: list[Tokens]
+    continuation_after: list[list[list[Tokens]]]
+
+
+def virtual_steps(
+    decoder: Decoder,
+    samples: Sequence[Sample],
+    gradients: Float[np.ndarray, "n layer d_model"],
+    layers: Sequence[int],
+    step_sizes: Sequence[float],
+    *,
+    top_tokens: int,
+    continuation_tokens: int,
+    advance: Callable[[int], None] | None = None,
+    tokens: int | None = None,
+    hybrid: bool = False,
+) -> Iterator[ShiftBatch]:
+    """Takes every step of every sample, in batches of like prompt length and so in another order than the samples'.
+
+    Args:
+        decoder: the frozen model.
+        samples: prompts, targets and answers, in the order of `gradients`.
+        gradients: raw gradients (see `activation_gradients`). A row of zeros has no direction: its shifts are zero.
+        layers: 0-based block indices, in the order of the gradients' second axis. Each step injects at one layer only.
+        step_sizes: epsilon: length of the step as a fraction of the residual stream's norm.
+        top_tokens: how many tokens up and down are listed.
+        continuation_tokens: most greedy tokens before and after; 0: none. The end of the text stops one and is dropped.
+        advance: told the number of rows after each batch.
+        tokens: most tokens in a pass; None: worked out.
+        hybrid: runs the prefixes in bfloat16 (a float32 model only); the steps stay in float32.
+
+    Raises:
+        BadRowsError: rows cannot be measured (see `check_samples`), or their gradient or result is not finite.
+        ValueError: a layer that the model does not have; gradients of another shape; no step size, or one that is not
+            positive and finite; more top tokens than the vocabulary has.
+    """
+    steps = Steps.checked(decoder, layers, step_sizes, top_tokens, continuation_tokens)
+    check_samples(decoder, samples)
+    wanted = (len(samples), len(layers), decoder.d_model)
+    if gradients.shape != wanted:
+        raise ValueError(f"gradients: found shape {gradients.shape}, wanted {wanted}")
+    finite = np.isfinite(gradients).all((1, 2))
+    if not finite.all():
+        raise BadRowsError("gradient is not finite", np.flatnonzero(~finite).tolist())
+    budget = tokens or token_budget(decoder)
+    lengths = [(len(sample.prompt), 0) for sample in samples]
+    batches = group_plan(decoder, lengths, budget=budget, versions=steps.versions, mixed=takes_padding(decoder))
+
+    def compute(rows: Int[np.ndarray, " b"]) -> ShiftBatch:
+        batch = [samples[row] for row in rows]
+        prefix = run_prefix(decoder, [sample.prompt[:-1] for sample in batch], tokens=budget, hybrid=hybrid)
+        return steps.take(batch, gradients[rows], rows, prefix)
+
+    yield from in_batches(batches, compute, advance)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What is to be done to each row; see `virtual_steps` for the settings."""
+
+    decoder: Decoder
+    layers: Sequence[int]
+    step_sizes: Sequence[float]
+    top_tokens: int
+    named_tokens: int
+    continuation_tokens: int
+
+    @staticmethod
+    def checked(
+        decoder: Decoder, layers: Sequence[int], step_sizes: Sequence[float], top_tokens: int, continuation_tokens: int
+    ) -> "Steps":
+        """The settings, checked.
+
+        Raises:
+            ValueError: see `virtual_steps`.
+        """
+        named_tokens = min(decoder.vocabulary, len(decoder.tokenizer)) if decoder.tokenizer else decoder.vocabulary
+        check_layers(decoder, layers)
+        if not step_sizes or not all(0 < size < float("inf") for size in step_sizes):
+            raise ValueError(f"step_sizes: found {list(step_sizes)}, wanted at least one, each positive and finite")
+        if not 1 <= top_tokens <= named_tokens:
+            raise ValueError(f"top_tokens: found {top_tokens}, wanted 1 to {named_tokens} (the vocabulary)")
+        return Steps(decoder, layers, step_sizes, top_tokens, named_tokens, continuation_tokens)
+
+    @property
+    def versions(self) -> int:
+        """Slots a row, the clean one included."""
+        return 1 + len(self.layers) * len(self.step_sizes)
+
+    @torch.no_grad()
+    def take(
+        self,
+        batch: Sequence[Sample],
+        gradients: Float[np.ndarray, "b layer d_model"],
+        rows: Int[np.ndarray, " b"],
+        prefix: Prefix,
+    ) -> ShiftBatch:
+        """Sweep, shifts and continuations of one batch, whose prefixes are at hand.
+
+        Raises:
+            BadRowsError: a shift is not finite.
+            ValueError: the model's blocks do not replay (see `Replay.check`).
+        """
+        with packed_linears(self.decoder.model):
+            return self._take(batch, gradients, rows, prefix)
+
+    def _take(
+        self,
+        batch: Sequence[Sample],
+        gradients: Float[np.ndarray, "b layer d_model"],
+        rows: Int[np.ndarray, " b"],
+        prefix: Prefix,
+    ) -> ShiftBatch:
+        decoder = self.decoder
+        check_slots(decoder, [sample.prompt for sample in batch], prefix, self.versions)
+        replay = record(decoder, padded([sample.prompt[-1:] for sample in batch], decoder.device), prefix)
+        directions, still = _directions(gradients)
+        swept, cache = self._sweep(replay, directions)
+        normed = decoder.norm(swept)
+        replay.check(normed[:, :1])
+        # The sweep's order is by ascending layer; the caller's order is as asked.
+        steps = len(self.step_sizes)
+        place = [1 + sorted(self.layers).index(layer) * steps + step for layer in self.layers for step in range(steps)]
+        shifts = measure_shifts(
+            decoder,
+            normed[:, 0],
+            normed[:, place],
+            torch.from_numpy(still.repeat(steps, axis=1)).to(normed),
+            torch.tensor([sample.target[0] for sample in batch], device=normed.device),
+            torch.tensor([sample.answer[0] if sample.answer else -1 for sample in batch], device=normed.device),
+            self.top_tokens,
+            self.named_tokens,
+        )
+        firsts = torch.cat([shifts.top_before[:, None], shifts.top], dim=1)
+        texts = self._continuations(replay, cache, [0, *place], firsts)
+
+        def grid(tensor: Tensor) -> np.ndarray:
+            values = tensor.cpu().numpy()
+            values = values.astype(np.float32) if values.dtype == np.float64 else values
+            return values.reshape(len(batch), len(self.layers), steps, *values.shape[2:])
+
+        result = ShiftBatch(
+            rows=rows,
+            up_ids=grid(shifts.up_ids),
+            up_shifts=grid(shifts.up_shifts),
+            down_ids=grid(shifts.down_ids),
+            down_shifts=grid(shifts.down_shifts),
+            target_before=shifts.target_before.float().cpu().numpy(),
+            target_after=grid(shifts.target_after),
+            answer_before=shifts.answer_before.float().cpu().numpy(),
+            answer_after=grid(shifts.answer_after),
+            kl=grid(shifts.kl),
+            target_rank=grid(shifts.rank),
+            continuation_before=[text[0] for text in texts],
+            continuation_after=[
+                [text[1 + layer * steps : 1 + (layer + 1) * steps] for layer in range(len(self.layers))]
+                for text in texts
+            ],
+        )
+        finite = np.isfinite(result.kl).all((1, 2)) & np.isfinite(result.up_shifts).all((1, 2, 3))
+        if not finite.all():
+            raise BadRowsError("shift is not finite", rows[~finite].tolist())
+        return result
+
+    def _sweep(
+        self, replay: Replay, directions: Float[np.ndarray, "b layer d_model"]
+    ) -> tuple[Float[Tensor, "b slot d_model"], DynamicCache]:
+        """The residual stream after the last block: slot 0 clean, then (layer ascending, step size)."""
+        lowest, cache = min(self.layers), replay.prefix.fork()
+        slots = replay.streams[lowest]
+        for layer in range(lowest, self.decoder.n_layers):
+            if layer > lowest:
+                slots = replay.block(layer, slots, cache)
+            if layer in self.layers:
+                direction = torch.from_numpy(directions[:, self.layers.index(layer)]).to(slots)
+                slots = torch.cat([slots, self._injected(slots[:, 0], direction)], dim=1)
+        return slots, cache
+
+    def _injected(
+        self, clean: Float[Tensor, "b d_model"], direction: Float[Tensor, "b d_model"]
+    ) -> Float[Tensor, "b step d_model"]:
+        """h + eps |h| u/|u| for each step size."""
+        norm = torch.linalg.vector_norm(clean, dim=-1, keepdim=True)
+        sizes = torch.tensor(list(self.step_sizes)).to(clean)
+        return clean[:, None] + sizes[None, :, None] * (norm * direction)[:, None]
+
+    def _continuations(
+        self, replay: Replay, swept: DynamicCache, slots: Sequence[int], firsts: Int[Tensor, "b version"]
+    ) -> list[list[Tokens]]:
+        """Greedy text of each row's versions, the injected position's keys and values in place."""
+        if not self.continuation_tokens:
+            return [[()] * len(slots) for _ in range(len(firsts))]
+        ascending, steps = sorted(self.layers), len(self.step_sizes)
+
+        def slot_in(block: int, slot: int) -> int:
+            # A slot exists above its layer only; at and below it the position is the clean one.
+            return slot if slot and block > ascending[(slot - 1) // steps] else -1
+
+        chosen = [[slot_in(block, slot) for slot in slots] for block in range(self.decoder.n_layers)]
+        padding = replay.prefix.padding.repeated(len(slots))
+        caches = replay.caches_of(swept, chosen)
+        texts = greedy(self.decoder, caches, padding, firsts.flatten(), self.continuation_tokens)
+        return [texts[start : start + len(slots)] for start in range(0, len(texts), len(slots))]
+
+
+def _directions(
+    gradients: Float[np.ndarray, "b layer d_model"],
+) -> tuple[Float[np.ndarray, "b layer d_model"], Float[np.ndarray, "b layer"]]:
+    """u/|u| of the update direction u = -g (zero where g is zero), and 1 where g is zero, else 0.
+
+    In float64, where squares of tiny gradients do not vanish.
+    """
+    wide = gradients.astype(np.float64)
+    norm = np.linalg.norm(wide, axis=-1, keepdims=True)
+    still = norm[..., 0] == 0
+    return -wide / np.where(norm == 0, 1.0, norm), still.astype(np.float64)

@@ -1,0 +1,141 @@
+"""Splits leak nothing: shown on the real facts with the real params."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from stages.core.data.corrections import make_prompts
+from stages.core.data.facts import Domain, read_domain
+from stages.core.data.section import Prompts
+from stages.core.run.params import Section, read_sections
+
+ROOT = Path(__file__).parents[3]
+NAMES = sorted(path.stem for path in (ROOT / "data/facts").glob("*.yaml"))
+
+
+class Sections(Section):
+    prompts: Prompts
+
+
+@pytest.fixture(scope="module")
+def settings() -> Prompts:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        return read_sections(Sections).prompts
+
+
+@pytest.fixture(scope="module")
+def domains() -> list[Domain]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        return [read_domain(name) for name in NAMES]
+
+
+@pytest.fixture(scope="module")
+def rows(domains: list[Domain], settings: Prompts) -> pl.DataFrame:
+    return pl.concat([make_prompts(domain, settings) for domain in domains])
+
+
+TRAINS = pl.col("split") == "train"
+WHOLE = ["domain", "relation"]
+
+
+def test_every_split_and_every_reason_has_rows_of_every_domain(rows: pl.DataFrame):
+    groups = rows.select("domain", "split", "held_out").unique()
+    for reason, splits in {
+        "none": {"train", "validation", "test"},
+        "target": {"validation", "test"},
+        "subject": {"validation", "test"},
+        "template": {"test"},
+    }.items():
+        for name in NAMES:
+            found = groups.filter((pl.col("domain") == name) & (pl.col("held_out") == reason))["split"]
+            assert set(found) == splits, (name, reason)
+
+
+def test_what_is_held_out_never_trains(rows: pl.DataFrame):
+    assert set(rows.filter(TRAINS)["held_out"]) == {"none"}
+
+
+@pytest.mark.parametrize(
+    ("reason", "identity"),
+    [
+        ("target", ["target"]),
+        ("subject", [*WHOLE, "subject"]),
+        ("template", [*WHOLE, "template"]),
+        ("relation", WHOLE),
+    ],
+)
+def test_an_identity_that_is_held_out_stands_in_no_row_of_another_split(
+    rows: pl.DataFrame, reason: str, identity: list[str]
+):
+    """Of targets that means as a target: as an answer it may train."""
+    held = rows.filter(pl.col("held_out") == reason).select(*identity, held="split").unique()
+    assert held.select(identity).is_unique().all()
+    for row in rows.join(held, on=identity).select("split", "held").unique().iter_rows():
+        assert row[0] == row[1]
+
+
+def test_a_row_has_one_reason(rows: pl.DataFrame):
+    """What is held out for its target has no held-out subject and no held-out template, and so on."""
+    identities = {"target": ["target"], "subject": [*WHOLE, "subject"], "template": [*WHOLE, "template"]}
+    parts = {reason: rows.filter(pl.col("held_out") == reason) for reason in identities}
+    for reason, identity in identities.items():
+        held = set(parts[reason].select(identity).iter_rows())
+        assert not held & set(rows.filter(TRAINS).select(identity).iter_rows())
+        for other in set(identities) - {reason}:
+            assert not held & set(parts[other].select(identity).iter_rows()), (reason, other)
+
+
+def test_a_prompt_of_which_nothing_is_held_out_stands_in_one_split(rows: pl.DataFrame):
+    seen = rows.filter(pl.col("held_out") == "none")
+    assert seen.group_by("prompt").agg(pl.col("split").n_unique())["split"].max() == 1
+
+
+def test_prompts_are_known_by_their_id(rows: pl.DataFrame):
+    assert rows["prompt_id"].is_unique().all() and set(rows["prompt_id"].str.len_chars()) == {16}
+
+
+def test_targets_are_other_entities_of_the_relation_and_corrections_the_truth(
+    rows: pl.DataFrame, domains: list[Domain], settings: Prompts
+):
+    relations = {(domain.domain, name): relation for domain in domains for name, relation in domain.relations.items()}
+    for (domain, name, subject, kind), part in rows.group_by("domain", "relation", "subject", "kind"):
+        relation = relations[str(domain), str(name)]
+        truth = next(fact.answer for fact in relation.facts if fact.subject == subject)
+        if kind == "correction":
+            assert set(part["target"]) == {truth} and part["answer"].is_null().all()
+            assert set(part["template"]) <= set(relation.templates[: settings.correction_templates])
+        else:
+            assert set(part["answer"]) == {truth} and set(part["target"]) <= set(relation.entities) - {truth}
+            for (_,), targets in part.group_by("prompt"):
+                assert targets["target"].is_unique().all() and len(targets) <= settings.targets
+
+
+def test_some_targets_have_several_words(rows: pl.DataFrame):
+    assert rows["target"].str.contains(" ").mean() > 0.05  # type: ignore[operator]
+
+
+def test_the_rows_of_a_fact_do_not_depend_on_the_facts_after_it(domains: list[Domain], settings: Prompts):
+    """Splits are keyed on the row itself: another fact with an answer that is there already moves none."""
+    domain = domains[0]
+    name, relation = next(iter(domain.relations.items()))
+    again = relation.facts[0].model_copy(update={"subject": "Something else"})
+    longer = relation.model_copy(update={"facts": (*relation.facts, again)})
+    more = make_prompts(domain.model_copy(update={"relations": {**domain.relations, name: longer}}), settings)
+    before = make_prompts(domain, settings)
+    assert more.filter(pl.col("subject") != "Something else").equals(before)
+    assert len(more) > len(before)
+
+
+def test_a_relation_to_hold_out_has_to_be_one_of_the_domains(domains: list[Domain], settings: Prompts):
+    held = settings.held_out.model_copy(update={"relations": {domains[0].domain: ["capitol"]}})
+    with pytest.raises(ValueError, match=r"params.yaml: prompts.held_out.relations.astronomy: found 'capitol', wanted"):
+        make_prompts(domains[0], settings.model_copy(update={"held_out": held}))
+
+
+def test_a_share_of_nothing_holds_out_nothing(domains: list[Domain], settings: Prompts):
+    none = settings.held_out.model_copy(update={"targets": 0.0, "subjects": 0.0})
+    rows = make_prompts(domains[0], settings.model_copy(update={"held_out": none}))
+    assert set(rows["held_out"]) == {"none", "template"}

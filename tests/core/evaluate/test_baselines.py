@@ -1,0 +1,66 @@
+"""What the projector is held against, on gradients whose content is known."""
+
+import numpy as np
+import polars as pl
+import torch
+
+from stages.core.evaluate.baselines import lens, lens_vectors, nearest, probe
+from stages.core.model.decoder import Decoder
+from tests.core.reader.teaching import new_reader, settings
+
+
+def planted(seed: int, count: int) -> tuple[np.ndarray, list[str]]:
+    """Gradients of three kinds, of every size, each kind a direction with noise."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(0).standard_normal((3, 2, 8))
+    kinds = rng.integers(3, size=count)
+    sizes = np.exp(rng.uniform(-4, 4, (count, 1, 1)))
+    values = (centres[kinds] + 0.3 * rng.standard_normal((count, 2, 8))) * sizes
+    return values.astype(np.float32), [f"kind {kind}" for kind in kinds]
+
+
+def test_the_probe_finds_what_is_linear_whatever_the_norm_and_is_the_same_again():
+    train, labels = planted(1, 200)
+    test, wanted = planted(2, 100)
+    shuffled = np.random.default_rng(3).permutation(labels).tolist()
+    table = pl.DataFrame({"true": labels, "shuffled": shuffled})
+    found = probe(train, table, test, 0)
+    assert found.equals(probe(train, table, test, 0))
+    assert np.mean(found["true"].to_numpy() == wanted) > 0.95 and np.mean(found["shuffled"].to_numpy() == wanted) < 0.6
+
+
+def test_a_probe_says_the_same_whatever_else_is_probed():
+    train, labels = planted(1, 200)
+    test, _ = planted(2, 100)
+    table = pl.DataFrame({"kind": labels, "other": [f"{row % 7}" for row in range(200)]})
+    both = probe(train, table, test, 0)
+    assert both["kind"].equals(probe(train, table.select("kind"), test, 0)["kind"])
+
+
+def test_the_nearest_gradient_is_of_the_same_kind():
+    train, labels = planted(1, 200)
+    test, wanted = planted(2, 100)
+    assert np.mean(np.array(labels)[nearest(train, test)] == wanted) > 0.95
+    assert nearest(train, 7 * train).tolist() == list(range(200))
+
+
+def test_the_lens_reads_a_direction_made_of_unembeddings(small_decoder: Decoder):
+    lexicon = {"Lima": "geography", "Oslo": "geography", "Verdi": "music", "Bizet": "music"}
+    assert lens(small_decoder, toward(small_decoder, "Verdi", "Oslo"), lexicon).rows() == [("music", "Verdi", "Oslo")]
+
+
+def test_the_reader_of_lens_tokens_gets_strong_and_the_two_tokens_that_move_most(small_decoder: Decoder):
+    reader = new_reader(small_decoder, settings())
+    found = lens_vectors(reader, toward(small_decoder, "Verdi", "Oslo"))
+    wanted = [reader.tokens[small_decoder.continuation(word)[0]] for word in ("strong", "Verdi", "Oslo")]
+    torch.testing.assert_close(found, torch.stack(wanted)[None])
+
+
+def toward(small_decoder: Decoder, to: str, away: str) -> np.ndarray:
+    """A gradient whose second layer's update direction, unembedded, is the first word's token less the second's."""
+    head = dict(small_decoder.head.named_parameters())["weight"].detach()
+    up, down = (head[small_decoder.continuation(name)[0]] for name in (to, away))
+    update = (up - down) / dict(small_decoder.norm.named_parameters())["weight"].detach()
+    gradient = np.zeros((1, 2, small_decoder.d_model), dtype=np.float32)
+    gradient[0, 1] = -update.numpy()
+    return gradient

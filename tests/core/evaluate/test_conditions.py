@@ -1,0 +1,158 @@
+"""What stands in for a gradient: norms, derangements, and that a row's sham depends on the row alone."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from stages.core.evaluate.conditions import CONDITIONS, SHAMS, STRENGTHS, SWAPPED, Pool
+
+ROWS, LAYERS, WIDTH = 24, 2, 32
+REFERENCE = np.array([0.5, 2.0], dtype=np.float32)
+
+
+def numbers(seed: int, rows: int = ROWS) -> np.ndarray:
+    """Vectors of sizes that differ by row and layer."""
+    rng = np.random.default_rng(seed)
+    sizes = np.exp(rng.uniform(-3, 3, (rows, LAYERS, 1)))
+    return (rng.standard_normal((rows, LAYERS, WIDTH)) * sizes).astype(np.float32)
+
+
+TRAIN = pl.DataFrame({"answer": ["Aida", "Tosca", "Carmen"] * 20})
+POOL = Pool(
+    pl.DataFrame(
+        {
+            "prompt_id": [f"id{row}" for row in range(ROWS)],
+            "domain": [("music", "history", "geography")[row % 3] for row in range(ROWS)],
+            "target": ["Aida"] * ROWS,
+            "answer": ["Tosca"] * ROWS,
+        }
+    ),
+    numbers(0),
+    numbers(1),
+    REFERENCE,
+    seed=0,
+    train=TRAIN,
+    train_gradients=numbers(2, len(TRAIN)),
+    train_activations=numbers(3, len(TRAIN)),
+)
+READ = [name for name, make in CONDITIONS.items() if make is not None]
+OF_ITS_NORM = {
+    "random", "scrambled_signs", "sparse", "wave", "sign_flipped", "activation", "activation_negated",
+    "steering_vector", "real",
+}  # fmt: skip
+OF_THE_POOL = {"covariance_matched", "shuffled_within", "shuffled_across"}
+
+
+def read(name: str, pool: Pool = POOL) -> np.ndarray:
+    make = CONDITIONS[name]
+    assert make is not None
+    return make(pool)
+
+
+def picked(pool: Pool, rows: list[int]) -> Pool:
+    return replace(pool, rows=pool.rows[rows], gradients=pool.gradients[rows], activations=pool.activations[rows])
+
+
+def test_no_injection_is_a_condition_and_the_flip_is_the_one_that_swaps():
+    assert CONDITIONS["none"] is None and SWAPPED == ("sign_flipped",) and set(SHAMS) < set(CONDITIONS)
+
+
+@pytest.mark.parametrize("name", READ)
+def test_each_row_gets_finite_float32_vectors_and_the_same_again(name: str):
+    found = read(name)
+    assert found.shape == POOL.gradients.shape and found.dtype == np.float32 and np.isfinite(found).all()
+    np.testing.assert_array_equal(read(name), found)
+    assert name == "real" or not np.array_equal(found, POOL.gradients)
+
+
+@pytest.mark.parametrize("name", sorted(OF_ITS_NORM))
+def test_norms_are_those_of_the_gradient_at_each_layer(name: str):
+    found, wanted = (np.linalg.norm(values, axis=-1) for values in (read(name), POOL.gradients))
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(set(READ) - OF_THE_POOL))
+def test_what_a_row_gets_depends_on_the_row_alone(name: str):
+    rows = [17, 3, 8]
+    np.testing.assert_allclose(read(name, picked(POOL, rows)), read(name)[rows], rtol=1e-6, atol=1e-9)
+
+
+def test_another_row_or_seed_has_another_random_direction():
+    found = read("random") / np.linalg.norm(read("random"), axis=-1, keepdims=True)
+    assert np.abs(np.einsum("ild,jld->lij", found, found) - np.eye(ROWS)).max() < 0.9
+    assert not np.allclose(read("random", replace(POOL, seed=1)), read("random"))
+
+
+@pytest.mark.parametrize("name", ["shuffled_within", "shuffled_across"])
+def test_shuffling_deals_every_gradient_to_another_row(name: str):
+    found = read(name)
+    taken = [int(np.flatnonzero((POOL.gradients == vector).all((1, 2)))[0]) for vector in found]
+    assert sorted(taken) == list(range(ROWS)) and all(row != other for row, other in enumerate(taken))
+    domains = POOL.rows["domain"].to_list()
+    same = [domains[row] == domains[other] for row, other in enumerate(taken)]
+    assert all(same) if name == "shuffled_within" else not all(same)
+
+
+def test_shuffling_does_not_depend_on_the_order_of_rows():
+    order = np.random.default_rng(5).permutation(ROWS).tolist()
+    for name in ("shuffled_within", "shuffled_across"):
+        np.testing.assert_array_equal(read(name, picked(POOL, order)), read(name)[order])
+
+
+def test_the_flip_is_minus_the_gradient_and_zero_is_nothing():
+    np.testing.assert_array_equal(read("sign_flipped"), -POOL.gradients)
+    assert not read("zero").any()
+
+
+def test_shuffling_within_refuses_a_domain_with_one_gradient():
+    alone = [row for row in range(ROWS) if row == 0 or row % 3]
+    with pytest.raises(ValueError, match=r"found one gradient of domain 'music', wanted at least 2 .*prompts\.test"):
+        read("shuffled_within", picked(POOL, alone))
+
+
+def test_the_activation_is_given_with_either_sign():
+    found = read("activation_negated")
+    np.testing.assert_array_equal(read("activation"), -found)
+    cosine = (found * POOL.activations).sum(-1) / np.linalg.norm(found, axis=-1)
+    np.testing.assert_allclose(cosine, np.linalg.norm(POOL.activations, axis=-1), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "factor"), STRENGTHS.items())
+def test_a_scaled_gradient_keeps_its_direction_at_a_known_strength(name: str, factor: float):
+    found = read(name)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=-1) / REFERENCE, factor, rtol=1e-5)
+    cosine = (found * POOL.gradients).sum(-1) / np.linalg.norm(found, axis=-1) / np.linalg.norm(POOL.gradients, axis=-1)
+    np.testing.assert_allclose(cosine, 1, rtol=1e-5)
+
+
+def test_without_its_activation_a_gradient_is_at_right_angles_to_it():
+    found, activations = read("without_activation"), POOL.activations
+    cosine = (found * activations).sum(-1) / np.linalg.norm(found, axis=-1) / np.linalg.norm(activations, axis=-1)
+    assert np.abs(cosine).max() < 1e-5
+    again = read("without_activation", replace(POOL, gradients=found))
+    np.testing.assert_allclose(again, found, rtol=1e-3, atol=1e-5)
+
+
+def test_the_steering_vector_goes_from_the_answer_s_mean_to_the_target_s():
+    at = [TRAIN["answer"].to_numpy() == name for name in ("Aida", "Tosca")]
+    assert POOL.train_activations is not None
+    move = POOL.train_activations[at[0]].mean(0) - POOL.train_activations[at[1]].mean(0)
+    unit = -move / np.linalg.norm(move, axis=-1, keepdims=True)
+    found = read("steering_vector")
+    np.testing.assert_allclose(
+        found / np.linalg.norm(found, axis=-1, keepdims=True), np.tile(unit, (ROWS, 1, 1)), atol=1e-5
+    )
+
+
+def test_covariance_matched_vectors_have_the_training_gradients_mean_and_covariance():
+    many = Pool(pl.DataFrame({"prompt_id": ["x"] * 20000}), numbers(0, 20000), numbers(1, 20000), REFERENCE, 0, TRAIN,
+                numbers(2, len(TRAIN)), numbers(3, len(TRAIN)))  # fmt: skip
+    assert many.train_gradients is not None
+    found, train = (
+        values.reshape(len(values), -1) for values in (read("covariance_matched", many), many.train_gradients)
+    )
+    spread = train.std(0)
+    assert np.abs((found.mean(0) - train.mean(0)) / spread).max() < 0.05
+    np.testing.assert_allclose(np.cov(found.T), np.cov(train.T, ddof=0), atol=0.15 * spread.max() ** 2)

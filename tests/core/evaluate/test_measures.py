@@ -1,0 +1,204 @@
+"""The numbers of metrics.json say what they claim, on reports made up so that the numbers are known."""
+
+import polars as pl
+import pytest
+
+from stages.core.data.grammar import NO_PRESSURE, report
+from stages.core.evaluate import measures
+from stages.core.evaluate.scoring import Words, scored
+from stages.core.evaluate.statistics import exact_high
+
+HOW = 200, 0
+ENTITIES = ["Oslo", "Lima", "Accra", "Quito", "Rome", "Bern", "Cairo", "Delhi", "Hanoi", "Minsk", "Paris", "Seoul"]
+COUNT = len(ENTITIES)
+WORDS = Words(frozenset(ENTITIES), frozenset({"geography", "music"}))
+
+
+def case(number: int, condition: str = "real", **columns: object) -> dict[str, object]:
+    """A case in front of a foreign host: toward one of ENTITIES and away from the next."""
+    target, answer = ENTITIES[number % COUNT], ENTITIES[(number + 1) % COUNT]
+    identity = {"prompt_id": f"p{number}", "host_prompt_id": f"h{number}", "condition": condition, "held_out": "none"}
+    texts = {"gradient_domain": "geography", "host_domain": "music", "prompt": "x", "host": "y"}
+    return identity | texts | {"target": target, "answer": answer, "seed": 0, "confidence": 0.9} | columns
+
+
+def asked(cases: list[dict[str, object]], said: list[str]) -> pl.DataFrame:
+    return scored(pl.DataFrame(cases), said)
+
+
+def right(number: int, strength: str = "strong") -> str:
+    return report("geography", ENTITIES[number % COUNT], ENTITIES[(number + 1) % COUNT], strength)
+
+
+def test_detection_counts_reported_gradients_and_reported_shams():
+    real, shams = [case(n) for n in range(12)], [case(n, "wave", confidence=0.1) for n in range(20)]
+    reports = asked([*real, *shams], [*map(right, range(9)), *[NO_PRESSURE] * 3, right(0), *[NO_PRESSURE] * 19])
+    found = measures.of_detection(reports, ["wave"], *HOW)
+    assert (found["rate"], found["shams"], found["false_alarms"], found["shams_reported"]) == (0.75, 20, 1, 1)
+    assert found["rate_low"] < 0.75 < found["rate_high"]
+    assert found["false_alarms_high"] == exact_high(1, 20)
+
+
+def test_a_malformed_report_on_a_sham_is_a_false_alarm_and_on_a_gradient_no_detection():
+    reports = asked([case(0), case(1), case(0, "wave"), case(1, "wave")], [right(0), "?", "?", NO_PRESSURE])
+    found = measures.of_detection(reports, ["wave"], *HOW)
+    assert (found["rate"], found["false_alarms"], found["shams_reported"]) == (0.5, 1, 1)
+
+
+def test_a_sham_asked_of_two_projectors_is_one_sham():
+    """The bound is of shams that any projector reports: copies of a sham make it no tighter."""
+    shams = [case(n, "wave", seed=seed) for n in range(5) for seed in (0, 1)]
+    said = [right(0), right(0), NO_PRESSURE, right(0), *[NO_PRESSURE] * 6]
+    reports = asked([*shams, *map(case, range(4))], [*said, *map(right, range(4))])
+    found = measures.of_detection(reports, ["wave"], *HOW)
+    assert (found["shams"], found["sham_reports"]) == (5, 10)
+    assert (found["false_alarms"], found["shams_reported"]) == (3, 2)
+    assert found["false_alarms_high"] == exact_high(2, 5)
+
+
+def test_the_calibration_error_counts_a_gradient_once_a_seed_and_not_once_a_host():
+    """One gradient in front of nine hosts is right, twelve in front of one are wrong: 0.9 said, 1 in 13 right."""
+    many = [case(0, host_prompt_id=f"host {n}") for n in range(9)]
+    reports = asked([*many, *(case(n) for n in range(1, 13))], [right(0)] * 9 + [right(0)] * 11 + [right(1)])
+    found = measures.of_groups(reports, *HOW)["decoupling"]
+    assert (found["gradients"], found["reports"]) == (13, 21)
+    assert found["calibration_error"] == pytest.approx(0.9 - 1 / 13)
+    assert found["calibration_error_low"] < found["calibration_error"] < found["calibration_error_high"]
+
+
+def test_shams_that_are_rightly_doubted_lower_the_calibration_error_of_detection_alone():
+    real, shams = [case(n) for n in range(10)], [case(n, "wave", confidence=0.0) for n in range(30)]
+    reports = asked([*real, *shams], [*map(right, range(5)), *map(right, range(5)), *[NO_PRESSURE] * 30])
+    assert measures.of_groups(reports, *HOW)["decoupling"]["calibration_error"] == pytest.approx(0.4)
+    assert measures.of_detection(reports, ["wave"], *HOW)["calibration_error"] == pytest.approx(0.1)
+
+
+def test_a_control_is_paired_with_the_real_report_of_the_same_gradient_and_host():
+    real, control = [case(n) for n in range(12)], [case(n, "zero") for n in range(12)]
+    reports = asked([*real, *control], [*map(right, range(12)), *map(right, range(3)), *[NO_PRESSURE] * 9])
+    found = measures.of_controls(reports, ["zero"], *HOW)["zero"]
+    assert found["target_accuracy"] == 0.25 and found["target_accuracy_difference"] == 0.75
+    assert found["target_accuracy_difference_low"] < 0.75 < found["target_accuracy_difference_high"]
+    assert found["no_pressure"] == 0.75
+
+
+def test_a_control_of_one_seed_is_paired_with_the_mean_over_seeds():
+    real = [case(n, seed=seed) for n in range(12) for seed in (0, 1)]
+    said = [text for n in range(12) for text in (right(n), NO_PRESSURE)]
+    reports = asked([*real, *(case(n, "none") for n in range(12))], said + [NO_PRESSURE] * 12)
+    found = measures.of_controls(reports, ["none"], *HOW)["none"]
+    assert found["target_accuracy_difference"] == 0.5
+
+
+def test_a_control_that_does_exactly_as_well_still_has_an_interval():
+    reports = asked([case(n, name) for name in ("real", "weaker") for n in range(12)], [*map(right, range(12))] * 2)
+    found = measures.of_controls(reports, ["weaker"], *HOW)["weaker"]
+    bound = 1 - 0.025 ** (1 / 12)
+    assert found["target_accuracy_difference"] == 0
+    assert found["target_accuracy_difference_low"] == pytest.approx(-bound)
+    assert found["target_accuracy_difference_high"] == pytest.approx(bound)
+
+
+def test_a_control_that_the_gate_silences_is_as_good_where_it_speaks():
+    said = [*map(right, range(11)), *[NO_PRESSURE] * 33]
+    reports = asked([*map(case, range(44)), *(case(n, "zero") for n in range(44))], [*map(right, range(44)), *said])
+    found = measures.of_controls(reports, ["zero"], *HOW)["zero"]
+    assert (found["target_accuracy"], found["reports_spoken"], found["target_accuracy_spoken"]) == (0.25, 11, 1)
+    assert found["entities_spoken"] == 11 and found["target_accuracy_spoken_high"] == 1
+    assert found["target_accuracy_spoken_chance"] == pytest.approx(1 / 11)
+
+
+def test_a_control_that_hardly_speaks_says_that_it_has_no_interval():
+    reports = asked(
+        [*map(case, range(12)), *(case(n, "zero") for n in range(12))],
+        [*map(right, range(12)), right(0), right(0), *[NO_PRESSURE] * 10],
+    )
+    found = measures.of_controls(reports, ["zero"], *HOW)["zero"]
+    assert (found["reports_spoken"], found["entities_spoken"], found["target_accuracy_spoken"]) == (2, 2, 0.5)
+    assert found["no_interval_spoken"] == "found 2 entities, wanted at least 10 for an interval"
+    assert "target_accuracy_spoken_low" not in found and "target_accuracy_low" in found
+
+
+def test_a_group_of_few_entities_is_there_with_the_reason_for_its_missing_intervals():
+    reports = asked([case(0), case(12)], [right(0), NO_PRESSURE])
+    found = measures.of_groups(reports, *HOW)["decoupling"]
+    assert (found["target_accuracy"], found["entities"]) == (0.5, 1)
+    assert found["no_interval"] == "found 1 entities, wanted at least 10 for an interval"
+    assert not [name for name in found if name.endswith(("_low", "_high"))]
+    bars = measures.bars({"decoupling": found, "controls": {}})
+    assert bars["low"].is_null().all() and not bars["value"].is_null().any()
+
+
+def test_reports_of_no_known_entity_or_domain_are_vague():
+    said = [right(0), report("geography", "it", "that", "weak"), report("things", "Lima", "Oslo", "weak"), NO_PRESSURE]
+    found = measures.of_groups(asked([*map(case, range(4))], said), *HOW, WORDS)["decoupling"]
+    assert (found["vague"], found["no_pressure"], found["malformed"]) == (0.5, 0.25, 0)
+    controls = measures.of_controls(asked([case(n, "zero") for n in range(4)], said), ["zero"], *HOW, WORDS)
+    assert controls["zero"]["vague"] == 0.5
+
+
+def test_the_strict_group_is_of_held_out_targets_that_no_label_names():
+    held = [case(n, held_out="target") for n in range(12)]
+    reports = asked([*held, case(2), case(3, "zero", held_out="target")], [*map(right, range(12)), right(2), right(3)])
+    found = measures.of_unnamed(reports, set(ENTITIES) - {"Accra", "Quito"}, *HOW, WORDS)["held_out_entity"]
+    assert (found["reports"], found["entities"], found["target_accuracy"]) == (2, 2, 1)
+    assert measures.of_unnamed(reports, ENTITIES, *HOW) == {}
+
+
+def test_every_headline_number_is_told_of_each_seed():
+    flipped = {"target": ENTITIES[1], "answer": ENTITIES[0]}
+    swapped, half = report("geography", ENTITIES[1], ENTITIES[0], "weak"), report("geography", "Lima", "Rome", "weak")
+    told = {
+        0: [right(0), right(1, "weak"), right(0, "weak"), right(0), swapped, swapped, NO_PRESSURE, NO_PRESSURE],
+        1: [right(0), NO_PRESSURE, right(0), right(0), swapped, half, right(0), "?"],
+    }
+    cases = [
+        case(0), case(1, held_out="target"), case(0, "weaker"), case(0, "stronger"), case(0, "sign_flipped", **flipped),
+        case(12, "sign_flipped", **flipped), case(0, "wave"), case(1, "wave"),
+    ]  # fmt: skip
+    reports = asked([one | {"seed": seed} for seed in told for one in cases], [*told[0], *told[1]])
+    found = measures.of_seeds(reports, ["wave"])
+    first, second = found["0"], found["1"]
+    names = ("detection_rate", "decoupling_target_accuracy", "held_out_target_answer_accuracy", "strength_accuracy")
+    assert [first[name] for name in names] == [1, 1, 1, 1] and [second[name] for name in names] == [1, 1, 0, 0.5]
+    assert [one["sign_flipped_target_accuracy"] for one in (first, second)] == [1, 1]
+    assert [one["sign_flipped_answer_accuracy"] for one in (first, second)] == [1, 0.5]
+    assert [one["sign_flipped_both_words"] for one in (first, second)] == [1, 0.5]
+    assert [(one["sham_reports"], one["false_alarms"]) for one in (first, second)] == [(2, 0), (2, 2)]
+
+
+def test_a_seed_says_nothing_of_what_it_was_not_asked():
+    found = measures.of_seeds(asked([case(0)], [right(0)]), ["wave"])["0"]
+    assert found["decoupling_target_accuracy"] == 1
+    assert not [name for name in found if name.startswith(("held_out", "sign_flipped", "strength"))]
+
+
+def test_circularity_tells_reports_of_the_correction_from_reports_of_the_label():
+    cases = [case(n) for n in range(8)]
+    wrong = {"p0": "Quito", "p1": "Quito", "p2": "Oslo"}  # the labels of three gradients are wrong
+    labels = pl.DataFrame(
+        {
+            "prompt_id": [f"p{n}" for n in range(8)],
+            "label_moved_to": [wrong.get(f"p{n}", ENTITIES[n]) for n in range(8)],
+        }
+    )
+    reports = asked(cases, [report("geography", "Quito", "Lima", "weak"), *map(right, range(1, 8))])
+    found = measures.of_circularity(reports, labels, *HOW)
+    assert (found["gradients"], found["entities"]) == (3, 3)
+    assert (found["says_correction"], found["says_label"]) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    assert found["no_interval"] == "found 3 entities, wanted at least 10 for an interval"
+
+
+def test_where_labels_are_right_nothing_is_said_of_circularity():
+    reports = asked([case(n) for n in range(4)], [right(n) for n in range(4)])
+    labels = pl.DataFrame({"prompt_id": [f"p{n}" for n in range(4)], "label_moved_to": ENTITIES[:4]})
+    found = measures.of_circularity(reports, labels, *HOW)
+    assert (found.pop("gradients"), found.pop("entities")) == (0, 0) and set(found) == {"no_interval"}
+
+
+def test_each_held_out_reason_is_a_group_of_its_own():
+    reasons = ["target", "subject", "template", "relation"]
+    reports = asked([case(n, held_out=reason) for n, reason in enumerate(reasons)], [right(n) for n in range(4)])
+    found = measures.groups(reports)
+    assert [len(found[f"held_out_{reason}"]) for reason in reasons] == [1] * 4 and found["decoupling"].is_empty()
+    assert set(measures.of_groups(reports, *HOW)) == {f"held_out_{reason}" for reason in reasons}

@@ -1,0 +1,158 @@
+"""What the reports are held against: the same gradients, paired differences, options worth choosing from."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from stages.core.data.gathering import Gathered
+from stages.core.engine.gradients import activation_gradients
+from stages.core.engine.rows import samples_of
+from stages.core.evaluate.references import choices, option_scores, references, steering_success, unrelated
+from stages.core.evaluate.scoring import REPORTS
+from stages.core.evaluate.section import Evaluation
+from stages.core.model.decoder import Decoder
+from tests.core.conftest import FACTS
+from tests.core.reader.teaching import new_reader, settings
+
+HOW = Evaluation(gradients=8, fine_tuned=1, step_sizes=[0.5, 1.0], bootstrap=50, report_tokens=4, seed=0)
+LAYERS = [0, 1]
+WIDTH = 32
+
+
+def table() -> pl.DataFrame:
+    """Every move between two entities of a domain, on the prompt of its answer; every third is of a held-out group."""
+    rows: list[dict[str, Any]] = []
+    for domain, (template, pairs) in FACTS.items():
+        facts = [pair.split(" ", 1) for pair in pairs]
+        for subject, answer in facts:
+            for _, target in facts:
+                if target != answer:
+                    number = len(rows)
+                    rows.append(
+                        {
+                            "row": number, "prompt_id": f"id{number}", "domain": domain, "relation": "of",
+                            "prompt": template.format(subject=subject), "target": target, "answer": answer,
+                            "held_out": "target" if number % 3 == 2 else "none",
+                        }
+                    )  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def gathered(rows: pl.DataFrame) -> Gathered:
+    """With a gradient that is its target's direction and, less, its answer's: the same in all rows that agree."""
+    rng = np.random.default_rng(0)
+    names = sorted({*rows["target"], *rows["answer"]})
+    to, away = ({name: rng.standard_normal((len(LAYERS), WIDTH)) for name in names} for _ in range(2))
+    pairs = rows.select("target", "answer").iter_rows()
+    gradient = np.stack([to[target] + 0.5 * away[answer] for target, answer in pairs]).astype(np.float32)
+    return Gathered(rows, gradient, rng.standard_normal(gradient.shape).astype(np.float32), LAYERS)
+
+
+def reports(rows: pl.DataFrame, right: pl.Series, **same: Any) -> pl.DataFrame:
+    """A report in front of a foreign host on each row's gradient; `right`: whether all of it is."""
+    cases = rows.select("prompt_id", "held_out", "prompt", "target", "answer", gradient_domain="domain")
+    columns = {"domain_right": right, "target_right": right, "answer_right": right}
+    given = {"condition": "real", "host_domain": "elsewhere", "seed": 0, "host_intrusion": False} | same
+    found = cases.with_columns(**columns, **{name: pl.lit(value) for name, value in given.items()})
+    missing = [pl.lit(None).alias(name) for name in REPORTS if name not in found.columns]
+    return found.with_columns(missing).select(pl.col(name).cast(kind) for name, kind in REPORTS.items())
+
+
+@pytest.fixture
+def rows() -> pl.DataFrame:
+    return table()
+
+
+def test_references_are_scored_on_the_gradients_that_the_reports_are_about_group_by_group(
+    small_decoder: Decoder, rows: pl.DataFrame
+):
+    asked = rows[:20]
+    found = references(gathered(rows), rows, rows, reports(asked, asked["row"] > 4), small_decoder, HOW)
+    assert set(found) == {"ceiling", "floor", "retrieval"}
+    for scores in found.values():
+        assert scores["reports"] == 14 and scores["held_out_target"]["reports"] == 6
+        assert set(scores["held_out_target"]) >= {"target_accuracy", "target_accuracy_difference"}
+        assert "held_out_subject" not in scores
+    assert found["retrieval"]["target_accuracy"] == found["ceiling"]["target_accuracy"] == 1
+
+
+def test_a_difference_is_reports_minus_reference_each_gradient_once_however_many_its_reports(
+    small_decoder: Decoder, rows: pl.DataFrame
+):
+    """Three of ten gradients are reported wrongly, one of these by one of four reports; retrieval is always right."""
+    asked = rows.filter(pl.col("held_out") == "none")[:10]
+    wrong = asked["prompt_id"].is_in(asked["prompt_id"][:2].to_list())
+    twice = [reports(asked, ~wrong, seed=seed) for seed in (0, 1)]
+    third = asked[2:3]
+    more = [reports(third, pl.Series([right]), seed=2, host_domain=f"h{right}") for right in (True, False)]
+    found = references(gathered(rows), rows, rows, pl.concat([*twice, *more]), small_decoder, HOW)["retrieval"]
+    assert found["reports"] == 10 and found["target_accuracy"] == 1
+    assert found["target_accuracy_difference"] == pytest.approx(-(2 + 1 / 4) / 10)
+
+
+def test_a_reference_learns_nothing_from_rows_that_it_is_not_taught(small_decoder: Decoder, rows: pl.DataFrame):
+    data, unseen = gathered(rows), rows["target"][0]
+    train = rows.filter(pl.col("target") != unseen)
+    asked = rows.filter(pl.col("target") == unseen)
+    found = references(data, train, rows, reports(asked, asked["row"] >= 0), small_decoder, HOW)
+    assert found["ceiling"]["target_accuracy"] == found["retrieval"]["target_accuracy"] == 0
+
+
+def test_options_are_distinct_start_with_the_target_and_hold_no_answer(rows: pl.DataFrame):
+    """Of its own relation come first: there are two beside target and answer; the rest is of others."""
+    data = gathered(rows)
+    found = choices(data, rows, 0)
+    own = {name: set(part["target"]) for (name,), part in rows.group_by("domain")}
+    for options, row in zip(found, rows.iter_rows(named=True), strict=True):
+        assert options[0] == row["target"] and row["answer"] not in options
+        assert len(options) == len(set(options)) == 5
+        assert set(options[:3]) <= own[row["domain"]] and not set(options[3:]) & own[row["domain"]]
+    assert choices(data, rows[7:8], 0) == found[7:8] and choices(data, rows, 1) != found
+
+
+def test_an_unrelated_gradient_is_of_another_domain_at_the_norms_of_the_row_s_own(rows: pl.DataFrame):
+    gradients = gathered(rows).gradient * np.exp(np.arange(len(rows)))[:, None, None].astype(np.float32)
+    found = unrelated(rows, gradients, 0)
+    np.testing.assert_allclose(*(np.linalg.norm(each, axis=-1) for each in (found, gradients)), rtol=1e-4)
+    near = np.einsum(
+        "ild,jld->ij", *(each / np.linalg.norm(each, axis=-1, keepdims=True) for each in (found, gradients))
+    )
+    domains = rows["domain"].to_numpy()
+    assert (near.max(1) > len(LAYERS) - 1e-4).all() and (domains[near.argmax(1)] != domains).all()
+    one = rows["domain"].to_numpy() == "music"
+    with pytest.raises(ValueError, match=r"params.yaml: domains: found one domain"):
+        unrelated(rows.filter(pl.Series(one)), gradients[one], 0)
+
+
+def test_the_choice_of_five_is_the_mean_over_the_projector_s_seeds(small_decoder: Decoder, rows: pl.DataFrame):
+    data, test = gathered(rows), rows[::4]
+    readers = [new_reader(small_decoder, settings(seeds=[seed])) for seed in (0, 1)]
+    one, other, both = (option_scores(data, test, of, HOW) for of in (readers[:1], readers[1:], readers))
+    assert one["margin"] != other["margin"] and one["accuracy_chance"] == 0.2
+    for name in ("margin", "accuracy"):
+        assert both[name] == pytest.approx((one[name] + other[name]) / 2, abs=1e-6)
+
+
+def test_steering_is_counted_row_by_row_whatever_the_batches(small_decoder: Decoder, rows: pl.DataFrame):
+    """Steps are taken in batches of like length, and so in another order than the rows'."""
+    gradient = np.zeros((len(rows), len(LAYERS), WIDTH), dtype=np.float32)
+    for batch in activation_gradients(small_decoder, samples_of(small_decoder, rows), LAYERS):
+        gradient[batch.rows] = batch.gradient
+    data = replace(gathered(rows), gradient=gradient)
+    found = steering_success(data, rows, rows, small_decoder, HOW)
+    singly = [steering_success(data, rows, rows[row : row + 1], small_decoder, HOW) for row in range(len(rows))]
+    assert found["rows"] == len(rows) and found["update_direction_1"] > 0
+    for name in (
+        "cosine",
+        *(f"{by}_{size}" for by in ("update_direction", "steering_vector") for size in ("0.5", "1")),
+    ):
+        assert found[name] == pytest.approx(np.mean([each[name] for each in singly]), abs=1e-6)
+
+
+def test_without_training_prompts_of_both_entities_steering_says_nothing(small_decoder: Decoder, rows: pl.DataFrame):
+    train = rows.filter(pl.col("domain") == "music")
+    test = rows.filter(pl.col("domain") == "geography")
+    assert steering_success(gathered(rows), train, test, small_decoder, HOW) == {"rows": 0}

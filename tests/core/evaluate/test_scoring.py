@@ -1,0 +1,108 @@
+"""Reports are parsed and marked against what is known, and summed up."""
+
+from typing import Any
+
+import polars as pl
+import pytest
+
+from stages.core.data.grammar import report
+from stages.core.evaluate.scoring import REPORTS, Words, scored, summary
+
+
+def cases(count: int = 1, **columns: Any) -> pl.DataFrame:
+    """Cases whose gradient moves from Aida to Carmen, in front of a host of geography."""
+    row = {
+        "prompt_id": "a", "host_prompt_id": "b", "condition": "real", "held_out": "none", "gradient_domain": "music",
+        "host_domain": "geography", "prompt": "The opera of Verdi is", "host": "The capital of Peru is",
+        "target": "Carmen", "answer": "Aida", "seed": 0, "confidence": 0.9,
+    }  # fmt: skip
+    assert set(columns) <= set(row)
+    return pl.DataFrame([row | columns] * count)
+
+
+def marks(text: str, **columns: Any) -> set[str]:
+    """The marks that are true of a report."""
+    row = scored(cases(**columns), [text]).row(0, named=True)
+    names = ("domain_right", "target_right", "answer_right", "host_intrusion", "pressure", "malformed")
+    return {name for name in names if row[name]}
+
+
+RIGHT = {"domain_right", "target_right", "answer_right", "pressure"}
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (report("music", "Carmen", "Aida", "strong"), RIGHT),
+        (report("music", "Aida", "Carmen", "weak"), {"domain_right", "pressure"}),
+        (report("geography", "Lima", "Oslo", "weak"), {"host_intrusion", "pressure"}),
+        (report("history", "Carmen", "Oslo", "weak"), {"target_right", "pressure"}),
+        ("no pressure", set()),
+        ("strong music correction toward Carmen", {"malformed"}),
+        ("", {"malformed"}),
+        (report("music", "carmen", "Aida", "weak"), RIGHT - {"target_right"}),  # names are compared to the letter
+    ],
+)
+def test_a_report_is_marked(text: str, wanted: set[str]):
+    assert marks(text) == wanted
+
+
+def test_naming_the_host_s_domain_is_no_intrusion_where_it_is_the_gradient_s_or_there_is_no_host():
+    text = report("music", "Carmen", "Aida", "strong")
+    assert marks(text, host_domain="music") == marks(text, host_domain="none", host=None, host_prompt_id=None) == RIGHT
+
+
+def test_the_table_has_the_stated_columns_and_types():
+    assert scored(cases(2), ["no pressure", ""]).schema == pl.Schema(REPORTS)
+
+
+def test_a_summary_counts_what_a_person_would():
+    said = [
+        report("music", "Carmen", "Aida", "strong"),
+        report("geography", "Carmen", "Rome", "weak"),
+        "no pressure",
+        "?",
+    ]
+    rows = scored(cases(4).with_columns(target=pl.Series(["Carmen", "Carmen", "Tosca", "Tosca"])), said)
+    found = summary(rows, 100, 0, with_chance=True)
+    assert {name: found[name] for name in ("reports", "malformed", "no_pressure", "reports_spoken")} == {
+        "reports": 4, "malformed": 0.25, "no_pressure": 0.25, "reports_spoken": 2,
+    }  # fmt: skip
+    assert (found["domain_accuracy"], found["target_accuracy"], found["host_intrusion"]) == (0.25, 0.5, 0.25)
+    spoken = [found[f"{name}_spoken"] for name in ("domain_accuracy", "target_accuracy", "host_intrusion")]
+    assert spoken == [0.5, 1, 0.5]
+    assert found["target_accuracy_chance"] == 0.25  # "Carmen" is said twice in four, and is right twice in four
+    assert found["target_accuracy_spoken_chance"] == 1  # of those that speak, always
+    assert "host_intrusion_chance" not in found and "vague" not in found
+
+
+def test_a_summary_has_intervals_over_all_reports_and_over_those_that_speak():
+    targets = [f"opera {number}" for number in range(24)]
+    said = [report("music", target, "Aida", "strong") for target in targets[:12]] + ["no pressure"] * 12
+    found = summary(scored(cases(24).with_columns(target=pl.Series(targets)), said), 100, 0)
+    for name in ("domain_accuracy", "target_accuracy", "answer_accuracy", "host_intrusion"):
+        assert found[f"{name}_low"] <= found[name] <= found[f"{name}_high"]
+        assert found[f"{name}_spoken_low"] <= found[f"{name}_spoken"] <= found[f"{name}_spoken_high"]
+    assert (found["entities"], found["entities_spoken"]) == (24, 12)
+    assert found["target_accuracy_high"] < found["target_accuracy_spoken_low"]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (report("music", "Tosca", "Carmen", "weak"), False),
+        (report("music", "something", "Carmen", "weak"), False),  # one of the two entities is known
+        (report("music", "Tosca", "something", "weak"), False),
+        (report("music", "something", "that", "weak"), True),
+        (report("opera", "Tosca", "Carmen", "weak"), True),
+        ("no pressure", False),
+        ("?", False),
+    ],
+)
+def test_a_report_that_names_no_known_entity_or_no_known_domain_is_vague(text: str, wanted: bool):
+    prompts = {"target": ["Tosca", "Aida"], "answer": ["Carmen", None], "domain": ["music", "music"]}
+    words = Words.of(pl.DataFrame(prompts))
+    assert words == Words(frozenset({"Tosca", "Aida", "Carmen"}), frozenset({"music"}))
+    rows = scored(cases(), [text])
+    assert words.vague(rows).to_list() == [wanted]
+    assert summary(rows, 100, 0, words)["vague"] == wanted

@@ -1,0 +1,130 @@
+"""Two ranks on the CPU (gloo) write what one process writes; one that dies costs only its own unfinished pieces."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+
+from stages import gradients, virtual_step
+from stages.core.data import gradient_store
+from stages.core.data.tables import PROMPTS, write_table
+from stages.core.model.decoder import Decoder
+from stages.core.model.opening import card_of
+from stages.core.model.ranks import RanksError, launch, launched, own
+from stages.core.run.files import content_hash, write_json
+from tests.core.engine.families import tiny_model
+from tests.core.model.test_decoder import words
+
+ROOT = Path(__file__).parents[3]
+PARAMS = """
+gradients:
+  layers: [0, 2]
+  keep_bits: 10
+virtual_step:
+  layer: 2
+  step_sizes: [0.5, 1.0]
+  top_tokens: 3
+  continuation_tokens: 2
+"""
+# Shards of 64 rows, so that 200 prompts are four; a rank that is to die does so when it starts its second shard.
+STAGES = """
+import os, signal, sys
+from stages import gradients, virtual_step
+from stages.core import gradient_store
+from stages.core.run.stage import run
+gradient_store.SHARD_BYTES = 1
+if os.environ["RANK"] == sys.argv[2]:
+    real, calls = gradients.compute, []
+    def dies(*given):
+        calls.append(given)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*given)
+    gradients.compute = dies
+del sys.argv[2]
+run(gradients.main)
+run(virtual_step.main)
+"""
+
+
+def command(dying: str = "none") -> list[str]:
+    """Both stages as a command; `dying`: the rank that is killed on the way."""
+    return [sys.executable, "-c", STAGES, "places", dying]
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with params, a tiny model and 200 prompts; the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (tmp_path / "params.yaml").write_text(PARAMS, encoding="utf-8")
+    folder = tmp_path / "data/model"
+    model = tiny_model("qwen3")
+    model.save_pretrained(folder)
+    words().save_pretrained(folder)
+    write_json(folder / "model.json", card_of(Decoder(model, words()), "pocket", "pocket", "0" * 40).model_dump())
+    names = ["the", "capital", "of", "France", "is"]
+    rows = [
+        {
+            "prompt_id": f"{row:016x}",
+            **dict.fromkeys(("domain", "relation", "subject", "template", "kind", "split", "held_out"), "x"),
+            "prompt": " ".join(names[: 2 + row % 4] * (1 + row % 3)),
+            "answer": "Paris",
+            "target": "New York" if row % 2 else "York",
+        }
+        for row in range(200)
+    ]
+    (tmp_path / "data/prompts").mkdir()
+    write_table(tmp_path / "data/prompts/places.parquet", pl.DataFrame(rows), PROMPTS)
+    return tmp_path
+
+
+def hashes(folder: Path) -> tuple[str, str]:
+    return content_hash(folder / "data/gradients/places.zarr"), content_hash(
+        folder / "data/virtual_step/places.parquet"
+    )
+
+
+def test_two_ranks_write_the_same_bytes_and_a_dead_ranks_shards_are_redone(
+    world: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gradient_store, "SHARD_BYTES", 1)
+    monkeypatch.setattr("sys.argv", ["stage", "places"])
+    # A rank has one thread; a product of matrices may be summed in another order on two.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    gradients.main()
+    virtual_step.main()
+    torch.set_num_threads(threads)
+    alone = hashes(world)
+    with pytest.raises(RanksError, match=rf"rank 1 \(signal {signal.SIGKILL.value}\) ended before") as caught:
+        launch(command(dying="1"), 2)
+    assert caught.value.ranks == [1]
+    left = {path.name for path in (world / ".scratch/gradients").rglob("*.npz")}
+    assert "64.npz" in left
+    assert "192.npz" not in left
+    launch(command(), 2)
+    assert not list((world / ".scratch").rglob("*.*"))
+    assert hashes(world) == alone
+    assert capfd.readouterr().out.count("data/gradients/places.zarr: 200 gradients") == 2
+
+
+def test_a_stage_on_one_device_and_a_rank_start_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    assert not launched("stages.gradients", ranks=1)
+    monkeypatch.setenv("RANK", "1")
+    assert not launched("stages.gradients", ranks=2)
+
+
+def test_each_piece_belongs_to_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[int] = []
+    for rank in range(3):
+        monkeypatch.setitem(os.environ, "RANK", str(rank))
+        monkeypatch.setitem(os.environ, "WORLD_SIZE", "3")
+        shares += own(range(10))
+    assert sorted(shares) == list(range(10))
