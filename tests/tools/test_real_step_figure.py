@@ -5,11 +5,12 @@ from typing import cast
 
 import polars as pl
 import pytest
+from playwright.sync_api import Browser
 
-from stages.core.page.browser import Scheme, Tab, browse, find_browser
 from stages.core.page.charts import HEIGHT, WIDTH
 from stages.tools.real_step import AGREES, SCORES, STEP_SIZES, UPDATES, agreeing
 from stages.tools.real_step_figure import panels, render
+from tests.browser import Scheme, browse, find_browser, look
 from tests.core.page.test_browser import CONTRASTS, LOOKS, OUTSIDE
 from tests.core.page.test_page import ADDRESSES, Page
 
@@ -78,7 +79,7 @@ def test_one_layer_that_never_agrees_is_drawn_too(curve: pl.DataFrame) -> None:
 
 
 @pytest.fixture(scope="module")
-def tab():
+def browser():
     if find_browser() is None:
         pytest.skip("no Chromium found, so nobody looked at the figure; on Debian: apt-get install chromium")
     with browse() as found:
@@ -86,12 +87,11 @@ def tab():
 
 
 @pytest.mark.parametrize(("width", "scheme"), LOOKS)
-def test_it_can_be_read(tab: Tab, curve: pl.DataFrame, tmp_path: Path, width: int, scheme: Scheme) -> None:
+def test_it_can_be_read(browser: Browser, curve: pl.DataFrame, tmp_path: Path, width: int, scheme: Scheme) -> None:
     page = tmp_path / "plot.html"
     page.write_text(drawn(curve), encoding="utf-8")
-    tab.events.clear()
-    tab.open(page, width, scheme)
-    assert tab.run("document.documentElement.scrollWidth") == width
-    assert cast("list[object]", tab.run(OUTSIDE.read_text())) == []
-    assert cast("list[object]", tab.run(CONTRASTS.read_text())) == []
-    assert not [e for e in tab.events if e["method"] in ("Runtime.consoleAPICalled", "Log.entryAdded")]
+    tab = look(browser, page, width, scheme)
+    assert tab.page.evaluate("document.documentElement.scrollWidth") == width
+    assert tab.page.evaluate(OUTSIDE.read_text()) == []
+    assert tab.page.evaluate(CONTRASTS.read_text()) == []
+    assert not tab.messages
