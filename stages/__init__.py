@@ -1,0 +1,16 @@
+"""What `from gradaware import ...` offers: the names of public.py, loaded when one of them is first asked for."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .public import Describer, Description, GradientWatch, describe
+
+__all__ = ["Describer", "Description", "GradientWatch", "describe"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import public
+
+    return getattr(public, name)

@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run)
         return made
 
-    describing = command("describe", DESCRIBE, describe)
+    describing = command("describe", DESCRIBE, show_description)
     describing.add_argument("prompt", metavar="PROMPT", help="a text that ends right before the answer")
     describing.add_argument("--target", required=True, help="what the model should say instead")
     describing.add_argument("--host", help="another prompt, in front of which the model reports; default: none")
@@ -89,13 +89,13 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def describe(options: argparse.Namespace) -> None:
+def show_description(options: argparse.Namespace) -> None:
     """Describes one gradient."""
     from rich.console import Console
 
-    from .describe import Describer
+    from .describe import describe
 
-    found = Describer.open()(options.prompt, options.target, options.host, options.answer)
+    found = describe(options.prompt, options.target, options.host, options.answer)
     if options.json:
         print(found.json())
     else:

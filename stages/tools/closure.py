@@ -23,6 +23,8 @@ BY_NAME = {
     "stages.labels": "stages.labellers.{labels.backend}",
     "stages.prompts": "stages.generators.{prompts.generator}",
 }
+PUBLIC = Path(PACKAGE, "__init__.py")
+"""The one __init__.py with content: it loads what people import, when asked for, and no stage asks for it."""
 DYNAMIC = {"import_module", "__import__", "find_spec", "spec_from_file_location", "run_module", "run_path"}
 QUOTED = re.compile(r"""["']([\w.-]+)["']""")
 
@@ -38,7 +40,8 @@ class Closure:
             path for path in (root / PACKAGE).rglob("*") if path.is_file() and "__pycache__" not in path.parts
         )
         for path in files:
-            if path.name == "__init__.py" and path.read_text(encoding="utf-8").strip():
+            public = path.relative_to(root) == PUBLIC
+            if path.name == "__init__.py" and not public and path.read_text(encoding="utf-8").strip():
                 raise ValueError(
                     f"{path.relative_to(root)}: found content, wanted an empty file: it would be a hidden dependency"
                 )

@@ -1,13 +1,12 @@
 """Describes one gradient: what it would do to the model, and what the model says of it when it is put into its slots.
 
-From Python, in three lines:
+From Python:
 
-  from stages.tools.describe import Describer
-  describe = Describer.open()
+  from gradaware import describe
   describe("The capital of France is", target="Madrid", host="The opera Tosca was composed by")
 
-Reads params.yaml, data/model/, data/projector/ and data/facts/; writes nothing. The last line's value is a frozen
-dataclass (see description.py) that shows itself in a notebook, prints as text and turns into JSON.
+Reads params.yaml, data/model/, data/projector/ and data/facts/; writes nothing. The value is a frozen dataclass (see
+description.py) that shows itself in a notebook, prints as text and turns into JSON.
 """
 
 import contextlib
@@ -60,8 +59,19 @@ def quiet() -> Iterator[None]:
             progress.enable_progress_bar()
 
 
+def describe(
+    prompt: str, target: str, host: str | None = None, answer: str | None = None, root: Path | str = "."
+) -> Description:
+    """The description of one gradient, by the model and projector of the repository at `root`, opened for it.
+
+    Raises:
+        ValueError: see `Describer.open` and `Describer.__call__`.
+    """
+    return Describer.open(root)(prompt, target, host, answer)
+
+
 class Describer:
-    """A model and its projector, open and ready: call it with a prompt and a target."""
+    """A model and its projector, opened once for many gradients: call it with a prompt and a target."""
 
     def __init__(self, reader: Reader, model: ModelCard, settings: Sections, entities: frozenset[str]) -> None:
         """`entities`: all that the projector's labels could name."""

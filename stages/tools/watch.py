@@ -4,7 +4,7 @@ A callback for the transformers Trainer. Every `every` steps it takes the gradie
 layers, from the training step's own backward pass (no extra pass), lets the pipeline's frozen model report them, and
 keeps the reports with the top lens tokens in a Parquet file.
 
-  from stages.tools.watch import GradientWatch
+  from gradaware import GradientWatch
   trainer = Trainer(..., callbacks=[GradientWatch(every=10, output=Path("watch.parquet"))])
 """
 

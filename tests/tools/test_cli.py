@@ -36,7 +36,7 @@ def test_help_and_imports_start_without_torch():
 
 
 def test_the_entry_is_declared():
-    assert 'gradaware = "stages.tools.cli:main"' in (tiny.ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'gradaware = "gradaware.tools.cli:main"' in (tiny.ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
 def test_a_mistake_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]):

@@ -71,11 +71,10 @@ def described(describer: Describer) -> Description:
     return describer(PROMPT, target="Madrid", host=HOST)
 
 
-def test_three_lines_of_python_are_enough(root: Path):
-    from stages.tools.describe import Describer
+def test_two_lines_of_python_are_enough(root: Path, described: Description):
+    from stages import describe
 
-    describe = Describer.open(root)
-    assert isinstance(describe(PROMPT, target="Madrid"), Description)
+    assert describe(PROMPT, target="Madrid", host=HOST, root=root) == described
 
 
 def test_what_is_shown_is_what_the_pipeline_measures(describer: Describer, described: Description):
