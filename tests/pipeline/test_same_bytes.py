@@ -51,15 +51,15 @@ def again(
 # Where the size of batches is set: the engine's in tokens, the reports' and the options' in rows.
 SMALLER = {
     "engine/batches.py": {"CPU_TOKENS = (512, 4096)": "CPU_TOKENS = (16, 16)", "GROUP = 4": "GROUP = 1"},
-    "reader.py": {"batch: int = 256": "batch: int = 3"},
-    "options.py": {"256": "3"},
+    "reader/reader.py": {"batch: int = 256": "batch: int = 3"},
+    "evaluate/options.py": {"256": "3"},
 }
 
 
 def smaller(root: Path) -> None:
     """Has the stage work in small batches."""
     for name, changes in SMALLER.items():
-        if (path := root / "stages/core/neural" / name).exists():
+        if (path := root / "stages/core" / name).exists():
             text = path.read_text(encoding="utf-8")
             for old, new in changes.items():
                 assert old in text, f"{name}: no {old!r}"
@@ -119,7 +119,7 @@ def wide_pipeline(tmp_path_factory: pytest.TempPathFactory, warm_python: Warm) -
 @pytest.mark.parametrize("stage", ["gradients", "virtual_step"])
 def test_on_two_threads_twice_same_bytes(stage: str, wide_pipeline: Path, warm_python: Warm):
     """At the tests' width these two stages give the same bytes on one thread as on two, and nothing would be tested; at
-    this one virtual_step does not. Trainings: tests/core/neural.
+    this one virtual_step does not. Trainings: tests/core/model, tests/core/reader.
     """
     entry = {"outs": [{"path": f"data/{stage}"}]}
     found = []

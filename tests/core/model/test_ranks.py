@@ -34,7 +34,7 @@ virtual_step:
 STAGES = """
 import os, signal, sys
 from stages import gradients, virtual_step
-from stages.core import gradient_store
+from stages.core.data import gradient_store
 from stages.core.run.stage import run
 gradient_store.SHARD_BYTES = 1
 if os.environ["RANK"] == sys.argv[2]:
