@@ -50,14 +50,12 @@ def compute(decoder: Decoder, prompts: pl.DataFrame, layers: list[int], path: Pa
 def main() -> None:
     """Computes one domain's gradients, on all devices here."""
     name = parse(__doc__, "gradients", by_domain=True)
-    if not ranks.launched("stages.gradients"):
-        with ranks.joined():
-            work(name)
+    params = read_sections(Sections)
+    ranks.shared("stages.gradients", params, lambda: work(name, params.gradients))
 
 
-def work(name: str) -> None:
+def work(name: str, settings: Gradients) -> None:
     """Makes this rank's shards; the first rank then writes the store."""
-    settings = read_sections(Sections).gradients
     table = Path("data/prompts") / f"{name}.parquet"
     prompts = read_table(table, PROMPTS)
     decoder, card = open_model()

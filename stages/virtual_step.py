@@ -35,14 +35,12 @@ class Sections(Section):
 def main() -> None:
     """Takes one domain's virtual steps, on all devices here."""
     name = parse(__doc__, "virtual_step", by_domain=True)
-    if not ranks.launched("stages.virtual_step"):
-        with ranks.joined():
-            work(name)
+    params = read_sections(Sections)
+    ranks.shared("stages.virtual_step", params, lambda: work(name, params.virtual_step))
 
 
-def work(name: str) -> None:
+def work(name: str, settings: VirtualStep) -> None:
     """Makes this rank's pieces; the first rank then writes the table."""
-    settings = read_sections(Sections).virtual_step
     table = Path("data/prompts") / f"{name}.parquet"
     store = Path("data/gradients") / f"{name}.zarr"
     prompts = read_table(table, PROMPTS)

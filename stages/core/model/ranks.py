@@ -1,7 +1,7 @@
 """Pieces of work shared among processes, one a GPU: each rank makes whole pieces, and nothing is gathered but files.
 
-A stage that finds several GPUs starts itself once for each (`launch`); under torchrun it joins the ranks that torchrun
-started, on this machine or on several that share a file system:
+A stage that finds several GPUs starts itself once for each by torch.distributed.run's own launcher; under torchrun it
+joins the ranks that torchrun started, on this machine or on several that share a file system:
 
   torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:PORT -m stages.gradients geography
 
@@ -10,12 +10,12 @@ Scratch that appears whole or not at all, so that the pieces of a rank that died
 same arithmetic: the stores are the same bytes however many ranks there were.
 """
 
+import json
+import logging
 import os
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import count, islice
@@ -23,37 +23,32 @@ from typing import Any, TypeVar
 
 import torch
 from torch import distributed
-from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed import PrefixStore, rendezvous  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from ..run.files import code
+from ..run.params import Section
 from . import packed
 
 PATIENCE = timedelta(days=7)
 """How long a rank waits for the slowest one."""
-GRACE = 10.0
+GRACE = 10
 """Seconds that the other ranks are given to end once one has died."""
 LOST = 75
-"""Exit code of a rank that lost the others while it waited for them."""
-CHILD = "STAGES_RANK_OF_LAUNCH"
+"""Exit code of a rank that says nothing: another has said what is wrong, or died while this one waited for it."""
 Piece = TypeVar("Piece")
 _times = count()
 
 
 class RanksError(ValueError):
-    """Ranks that ended before their pieces were made. `ranks`: which."""
+    """Ranks that were killed before their pieces were made. `ranks`: which."""
 
     def __init__(self, codes: dict[int, int]) -> None:
         self.ranks = sorted(codes)
-        named = ", ".join(f"rank {rank} ({_reason(code)})" for rank, code in sorted(codes.items()))
+        named = ", ".join(f"rank {rank} (signal {-code})" for rank, code in sorted(codes.items()))
         super().__init__(f"{named} ended before the work was done: its pieces are made when the stage is run again")
-
-
-def _reason(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-
-def devices() -> int:
-    """Processes that a stage is worth on this machine: one a GPU, one where there are none."""
-    return max(1, torch.cuda.device_count())
 
 
 def rank() -> int:
@@ -66,21 +61,29 @@ def world() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def launched(module: str, ranks: int | None = None) -> bool:
-    """Starts this command once for each GPU and waits, where that is worth it and has not been done.
+def shared(module: str, params: Section, work: Callable[[], None]) -> None:
+    """Calls `work` in one process a GPU: in ranks started here, or in this process (a rank, or alone).
 
     Args:
-        module: what `python -m` is given.
-        ranks: how many processes; None: `devices()`.
-
-    Returns:
-        Whether the work was done by ranks started here: the caller has nothing left to do. False where this process is
-        to work by itself (one device) or as a rank.
+        module: what `python -m` is given to start a rank.
+        params: what the stage reads of params.yaml.
+        work: makes this rank's pieces (`own`), and the output where `finished` says so.
 
     Raises:
-        RanksError: a rank died; the others were ended.
+        ValueError: see `launch` and `joined`.
     """
-    wanted = devices() if ranks is None else ranks
+    if not launched(module):
+        with joined(params):
+            work()
+
+
+def launched(module: str, ranks: int | None = None) -> bool:
+    """Starts this command as `ranks` processes (None: one a GPU) and waits for them; see `launch`.
+
+    Returns:
+        Whether that was done. False where this process is to work itself: on one device, or as a rank.
+    """
+    wanted = torch.cuda.device_count() if ranks is None else ranks
     if wanted < 2 or "RANK" in os.environ:
         return False
     launch([sys.executable, "-m", module, *sys.argv[1:]], wanted)
@@ -88,86 +91,93 @@ def launched(module: str, ranks: int | None = None) -> bool:
 
 
 def launch(command: Sequence[str], ranks: int) -> None:
-    """Runs a command as `ranks` processes with torchrun's variables set, and waits for all of them.
+    """Runs a command as `ranks` processes under torchrun's agent, and waits for all of them.
+
+    Ends this process with exit code 1 where a rank has said what is wrong; the other ranks are ended, finished pieces
+    are kept.
 
     Raises:
-        RanksError: one ended with another code than 0; the others are asked to end (their finished pieces are kept).
+        RanksError: a rank was killed.
     """
-    with _meeting_point() as port:
-        common = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks), CHILD: "1"}
-        started = [
-            subprocess.Popen(command, env={**os.environ, **common, "RANK": str(index), "LOCAL_RANK": str(index)})
-            for index in range(ranks)
-        ]
-        try:
-            _wait(started)
-        finally:
-            _end(started)
-    failed = {index: process.returncode for index, process in enumerate(started) if process.returncode}
-    # A rank that was asked to end, or that lost the one it waited for, is not what went wrong.
-    died = {index: code for index, code in failed.items() if code not in (LOST, -signal.SIGTERM)}
-    if failed:
-        raise RanksError(died or failed)
-
-
-@contextmanager
-def _meeting_point() -> Iterator[int]:
-    """A rendezvous that lives in this process; yields its port."""
-    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=ranks,
+        run_id="stage",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(os.devnull),
+        signals_to_handle="SIGTERM,SIGHUP",
+        shutdown_timeout=GRACE,
+    )
+    logging.disable()  # the agent's log says again, at length, what a rank has said
     try:
-        yield store.port
+        elastic_launch(config, command[0])(*command[1:])
+    except SignalException as error:
+        raise KeyboardInterrupt from error
+    except ChildFailedError as error:
+        codes = {index: failure.exitcode for index, failure in error.failures.items()}
+        if any(code > 0 and code != LOST for code in codes.values()):
+            sys.exit(1)
+        # A rank that the agent has ended is not what went wrong.
+        killed = {index: code for index, code in codes.items() if code not in (LOST, -signal.SIGTERM)}
+        raise RanksError(killed or codes) from None
     finally:
-        del store
-
-
-def _wait(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
-    """Until all have ended well or one has not."""
-    while any(process.poll() is None for process in processes):
-        if any(process.returncode for process in processes):
-            return
-        time.sleep(0.1)
-
-
-def _end(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
-    running = [process for process in processes if process.poll() is None]
-    for process in running:
-        process.terminate()
-    for process in running:
-        try:
-            process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        logging.disable(logging.NOTSET)
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def joined(params: Section) -> Iterator[None]:
     """Within the block this process is a rank among the others, or alone where there are none.
 
     All ranks compute with the kind of linear layer that rank 0 has found faster, so that the pieces do not depend on
-    who makes them.
+    who makes them. Of several ranks with an error, the first raises its own and the others end without a word.
+
+    Raises:
+        ValueError: this rank has other code or other params than rank 0; names what differs.
     """
     if world() == 1:
         yield
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    store = None
-    if CHILD in os.environ:
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        # A prefix of its own for each time that a process joins.
-        meeting = TCPStore(address, port, is_master=False, timeout=PATIENCE)
-        store = PrefixStore(f"joined {next(_times)}", meeting)
-    named: dict[str, Any] = {} if store is None else {"store": store, "rank": rank(), "world_size": world()}
-    # Nothing but a word passes between ranks, so that gloo will do on any device.
-    distributed.init_process_group("gloo", timeout=PATIENCE, **named)
+    # A prefix for each time that they join. Nothing but a word passes between ranks: gloo will do on any device.
+    store = PrefixStore(f"joined {next(_times)}", next(rendezvous("env://", timeout=PATIENCE))[0])
+    distributed.init_process_group("gloo", store=store, rank=rank(), world_size=world(), timeout=PATIENCE)
     try:
-        choice: list[Any] = [packed.faster() if rank() == 0 else None]
-        distributed.broadcast_object_list(choice, src=0)
-        packed.decide(choice[0])
+        _agree(store, params)
         yield
+    except Exception:
+        if store.add("failed", 1) > 1:
+            sys.exit(LOST)
+        raise
     finally:
         distributed.destroy_process_group()
+
+
+def _agree(store: PrefixStore, params: Section) -> None:
+    """Compares code, versions and params with rank 0's, and takes its choice of linear layers."""
+    own = {**code(), **_flat(params.model_dump(mode="json"), "params")}
+    if rank() == 0:
+        store.set("first", json.dumps([own, packed.faster()]))
+    first, faster = json.loads(store.get("first"))
+    differing = sorted(name for name in {*own, *first} if own.get(name) != first.get(name))
+    if differing:
+        raise ValueError(
+            f"rank {rank()}: found {', '.join(differing)} other than rank 0's, wanted the same code, packages and "
+            "params on all ranks: bring the machines to one commit and run the stage again"
+        )
+    packed.decide(faster)
+    finished()
+
+
+def _flat(value: Any, name: str) -> dict[str, Any]:
+    """Nested keys as one level, with dots between."""
+    if not isinstance(value, dict):
+        return {name: value}
+    return {key: leaf for part, below in value.items() for key, leaf in _flat(below, f"{name}.{part}").items()}
 
 
 def own(pieces: Iterable[Piece]) -> Iterator[Piece]:
@@ -184,8 +194,5 @@ def finished() -> bool:
         try:
             distributed.barrier()
         except RuntimeError:
-            print(
-                f"rank {rank()}: another rank has ended; finished pieces are kept: run the stage again", file=sys.stderr
-            )
             sys.exit(LOST)
     return rank() == 0

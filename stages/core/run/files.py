@@ -103,15 +103,20 @@ class Scratch:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def code() -> dict[str, str]:
+    """Hashes of this project's modules that are loaded, and versions of what computes for them, by name."""
+    names = [name for name in sys.modules if name == "__main__" or name.startswith("stages.")]
+    files = {name: file for name in names if (file := getattr(sys.modules[name], "__file__", None))}
+    versions = {
+        name: str(getattr(sys.modules.get(name), "__version__", ""))
+        for name in ("numpy", "polars", "torch", "transformers")
+    }
+    return versions | {name: file_hash(Path(file)) for name, file in files.items()}
+
+
 def running_code() -> str:
-    """A hash of this project's modules that are loaded, and of the versions of what computes for them."""
-    modules = {name: module.__file__ for name, module in sys.modules.items() if name.startswith("stages.")}
-    versions = [
-        str(getattr(sys.modules.get(name), "__version__", "")) for name in ("numpy", "polars", "torch", "transformers")
-    ]
-    main = getattr(sys.modules["__main__"], "__file__", None)
-    files = sorted({file for file in [*modules.values(), main] if file})
-    return digest(*versions, *(file_hash(Path(file)) for file in files))
+    """A hash of `code`."""
+    return digest(*(part for item in sorted(code().items()) for part in item))
 
 
 def content_hash(path: Path) -> str:

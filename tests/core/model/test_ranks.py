@@ -1,7 +1,9 @@
 """Two ranks on the CPU (gloo) write what one process writes; one that dies costs only its own unfinished pieces."""
 
 import os
+import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -112,6 +114,44 @@ def test_two_ranks_write_the_same_bytes_and_a_dead_ranks_shards_are_redone(
     assert not list((world / ".scratch").rglob("*.*"))
     assert hashes(world) == alone
     assert capfd.readouterr().out.count("data/gradients/places.zarr: 200 gradients") == 2
+
+
+def test_ranks_with_the_same_error_say_it_once_and_end_with_one(world: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (world / "params.yaml").write_text(PARAMS.replace("[0, 2]", "[0, 99]"), encoding="utf-8")
+    with pytest.raises(SystemExit) as ended:
+        launch(command(), 2)
+    assert ended.value.code == 1
+    alone = subprocess.run(
+        [sys.executable, "-m", "stages.gradients", "places"], capture_output=True, text=True, check=False
+    )
+    assert alone.returncode == 1
+    assert capfd.readouterr().err == alone.stderr
+    assert alone.stderr.startswith("error: params.yaml: gradients.layers: found 99, wanted 0 to 3")
+    assert alone.stderr.count("\n") == 1
+
+
+def test_ranks_with_other_code_or_params_are_refused(
+    world: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(ROOT / "stages", other / "stages")
+    (other / "params.yaml").write_text(PARAMS.replace("[0, 2]", "[2]"), encoding="utf-8")
+    with (other / "stages/core/engine/gradients.py").open("a", encoding="utf-8") as module:
+        module.write("# edited\n")
+    elsewhere = f"""
+import os, sys
+if os.environ["RANK"] == "1":
+    sys.path.insert(0, {str(other)!r})
+    os.chdir({str(other)!r})
+"""
+    with pytest.raises(SystemExit) as ended:
+        launch([sys.executable, "-c", elsewhere + STAGES, "places", "none"], 2)
+    assert ended.value.code == 1
+    said = capfd.readouterr().err
+    assert said.startswith("error: rank 1: found params.gradients.layers, stages.core.engine.gradients other")
+    assert said.count("\n") == 1
+    assert not list(world.rglob("*.npz"))
+    assert not (world / "data/gradients").exists()
 
 
 def test_a_stage_on_one_device_and_a_rank_start_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
