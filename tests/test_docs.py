@@ -41,7 +41,7 @@ RUN_BY = {
         "tests/tools/test_watch.py::test_what_is_read_at_step_0_is_the_gradient_of_the_untouched_model"
     ),
     "python -m stages.tools.real_step": (
-        "tests/tools/test_real_step.py::test_the_command_writes_metrics_a_curve_and_a_figure_twice_the_same"
+        "tests/tools/test_real_step.py::test_the_command_writes_metrics_and_a_curve_twice_the_same"
     ),
     "python -m stages.tools.review": "tests/pipeline/test_review.py::test_nothing_changed",
     "python -m stages.tools.record": "tests/pipeline/test_review.py::recorded",
@@ -55,6 +55,7 @@ RUN_BY = {
     "dvc commit --force": CLUSTER,
     "make sweep": f"{EXPERIMENTS}::test_sweeps_are_queued_run_once_and_shown_on_the_page",
     "python -m stages.tools.sweep": f"{EXPERIMENTS}::test_sweeps_are_queued_run_once_and_shown_on_the_page",
+    "dvc plots show data/real_step": "tests/tools/test_real_step_plot.py::plot",
     "dvc plots diff": f"{EXPERIMENTS}::test_params_can_be_set_and_results_compared",
     "dvc exp run": f"{EXPERIMENTS}::test_params_can_be_set_and_results_compared",
     "dvc exp show": f"{EXPERIMENTS}::shown",

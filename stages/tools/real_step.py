@@ -1,8 +1,7 @@
 """Compares the virtual step with a real one: an optimiser's step on the weights, in memory, a correction at a time.
 
-Reads data/model/ and data/prompts/*.parquet. Writes metrics.json, curve.csv and plot.html (the curve as a
-figure, works offline) to data/real_step/. A GPU is used if there is one; seconds with the pocket model. Memory: four
-times the weights.
+Reads data/model/ and data/prompts/*.parquet. Writes metrics.json and curve.csv to data/real_step/. A GPU is used if
+there is one; seconds with the pocket model. Memory: four times the weights.
 
 A real step lowers the loss by moving all weights against their gradient (SGD, or Adam's first step); a virtual one
 moves the residual stream at one place. Both shift the next-token distribution after the prompt. Of the tokens that the
@@ -36,7 +35,6 @@ from ..core.run.files import replacing, write_json
 from ..core.run.seeds import keyed_fraction
 from ..core.run.stage import progress, run
 from ..core.steps.joint import gradients_and_steps
-from .real_step_figure import render
 
 FOLDER = Path("data/real_step")
 UPDATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
@@ -275,8 +273,6 @@ def main() -> None:
     with replacing(FOLDER / "curve.csv") as partial:
         curve.write_csv(partial, float_precision=6)
     write_json(FOLDER / "metrics.json", metrics)
-    with replacing(FOLDER / "plot.html") as partial:
-        partial.write_text(render(curve, metrics), encoding="utf-8")
     for optimiser, found in metrics["agreement"].items():
         best = found["best"]
         print(
@@ -284,7 +280,8 @@ def main() -> None:
             f"{best['layer']}, step size {best['step_size']}, update {best['update']:g}; "
             f"agrees in {found['share_of_grid']:.0%} of the grid"
         )
-    print(f"the figure: {FOLDER / 'plot.html'}")
+    plot = f"dvc plots show {FOLDER / 'curve.csv'} --template real_step -x step_size -y correlation"
+    print(f"the figure: {plot}")
 
 
 if __name__ == "__main__":

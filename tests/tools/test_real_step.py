@@ -69,7 +69,7 @@ def test_agreement_is_over_the_tokens_that_the_real_step_shifts_most(monkeypatch
     assert signs[:, 0].tolist() == [1, 0]
 
 
-def test_the_command_writes_metrics_a_curve_and_a_figure_twice_the_same(
+def test_the_command_writes_metrics_and_a_curve_twice_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -92,7 +92,7 @@ def test_the_command_writes_metrics_a_curve_and_a_figure_twice_the_same(
         real_step.main()
     real_step.main()
     first = {path.name: path.read_bytes() for path in (tmp_path / "data/real_step").iterdir()}
-    assert set(first) == {"metrics.json", "curve.csv", "plot.html"}
+    assert set(first) == {"metrics.json", "curve.csv"}
     assert json.loads(first["metrics.json"])["samples"] == 3
     assert "sgd: best correlation" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "data/real_step")
