@@ -24,6 +24,7 @@ from .core.data.tables import LABELS, PROMPTS, VIRTUAL_STEP, read_table, write_t
 from .core.labels.agreement import known, teachers
 from .core.labels.labeller import QUARANTINE, SHIFT, Job, Outcome
 from .core.labels.section import Labels
+from .core.run.errors import InputError
 from .core.run.files import write_json
 from .core.run.params import Section, read_sections
 from .core.run.stage import run
@@ -50,7 +51,7 @@ def job_of(domain: str, sections: Sections) -> Job:
     path = SHIFTS / f"{domain}.parquet"
     shifts = read_table(path, VIRTUAL_STEP).select(SHIFT)
     if shifts["layer"].n_unique() > 1:
-        raise ValueError(f"{path}: column layer: found {shifts['layer'].unique().to_list()}, wanted one layer")
+        raise InputError(f"{path}: column layer: found {shifts['layer'].unique().to_list()}, wanted one layer")
     shown = SHOWN[sections.labels.teacher_sees]
     prompts = read_table(CORRECTIONS / f"{domain}.parquet", PROMPTS).select("prompt_id", *shown) if shown else None
     return Job(domain, shifts, prompts, tuple(facts), sections.labels, sections.api)
@@ -61,7 +62,7 @@ def backend(name: str) -> ModuleType:
     module = f"{__package__}.labellers.{name}"
     if importlib.util.find_spec(module) is None:
         found = sorted(path.stem for path in Path(__file__).with_name("labellers").glob("[!_]*.py"))
-        raise ValueError(f"params.yaml: labels.backend: found {name!r}, wanted one of {', '.join(found)}")
+        raise InputError(f"params.yaml: labels.backend: found {name!r}, wanted one of {', '.join(found)}")
     return importlib.import_module(module)
 
 

@@ -20,6 +20,7 @@ from .core.reader.card import Card
 from .core.reader.reader import Reader, new_card
 from .core.reader.section import Projector
 from .core.reader.training import Curriculum, Lesson, train
+from .core.run.errors import InputError
 from .core.run.files import Scratch, content_hash, replacing, write_json
 from .core.run.params import Domains, Section, read_sections
 from .core.run.stage import parse, progress, run
@@ -39,7 +40,7 @@ def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) 
     """The curriculum of a split for a reader's seed."""
     rows = taught(data.rows, split)
     if rows.is_empty():
-        raise ValueError(
+        raise InputError(
             f"data/labels: no usable label in split {split!r}; look at the teacher's agreement (dvc metrics show)"
         )
     unseen = held_out_targets(data.rows)
@@ -97,7 +98,7 @@ def main() -> None:
     settings = params.projector
     for name in settings.held_out_domains:
         if name not in params.domains:
-            raise ValueError(f"params.yaml: projector.held_out_domains: {name!r} is not among domains {params.domains}")
+            raise InputError(f"params.yaml: projector.held_out_domains: {name!r} is not among domains {params.domains}")
     seen = [name for name in params.domains if name not in settings.held_out_domains]
     data = gather(seen, settings.layers)
     decoder, model = open_model()

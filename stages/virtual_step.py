@@ -19,6 +19,7 @@ from .core.data.tables import PROMPTS, VIRTUAL_STEP, read_table, write_table
 from .core.engine.rows import naming_prompts
 from .core.model import ranks
 from .core.model.opening import open_model
+from .core.run.errors import InputError
 from .core.run.files import Scratch, content_hash
 from .core.run.params import Section, read_sections
 from .core.run.stage import parse, progress, run
@@ -47,7 +48,7 @@ def work(name: str, settings: VirtualStep) -> None:
     prompt_ids = prompts["prompt_id"].to_list()
     layers = read_store(store, prompt_ids, slice(1)).attributes["layers"]
     if settings.layer not in layers:
-        raise ValueError(
+        raise InputError(
             f"params.yaml: virtual_step.layer: found {settings.layer}, wanted one of gradients.layers {layers}"
         )
     at = layers.index(settings.layer)

@@ -99,7 +99,7 @@ def generate(domain: Domain, params: Generator, api: Api) -> Generation:
     in the facts' order stays.
 
     Raises:
-        ValueError: too many answers can't be used, or asking had to stop; see `converse`.
+        InputError: too many answers can't be used, or asking had to stop; see `converse`.
     """
     facts = {
         (name, fact.subject): (relation, fact) for name, relation in domain.relations.items() for fact in relation.facts

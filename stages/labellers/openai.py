@@ -36,7 +36,7 @@ def label(job: Job) -> Outcome:
     """Labels every prompt of the job, and a sample with the second teacher.
 
     Raises:
-        ValueError: too many answers are in quarantine, or asking had to stop: no key, no budget, no server.
+        InputError: too many answers are in quarantine, or asking had to stop: no key, no budget, no server.
     """
     run = Run()
     first = ask(job, label_requests(job, job.params.teacher), job.domain, run, origin_of(job))

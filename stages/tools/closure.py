@@ -17,6 +17,8 @@ from typing import Any
 
 import grimp
 
+from ..core.run.errors import InputError
+
 PACKAGE = "stages"
 # Module that imports by name -> the module that it then imports, {key} being a key of params.yaml.
 BY_NAME = {
@@ -42,7 +44,7 @@ class Closure:
         for path in files:
             public = path.relative_to(root) == PUBLIC
             if path.name == "__init__.py" and not public and path.read_text(encoding="utf-8").strip():
-                raise ValueError(
+                raise InputError(
                     f"{path.relative_to(root)}: found content, wanted an empty file: it would be a hidden dependency"
                 )
         self.assets: dict[str, list[Path]] = {}
@@ -54,7 +56,7 @@ class Closure:
         """The files that `python -m stages.<stage>` imports and reads of the package, the stage's own first.
 
         Raises:
-            ValueError: there is no such module, or one in the closure imports by a computed name and isn't in BY_NAME.
+            InputError: there is no such module, or one in the closure imports by a computed name and isn't in BY_NAME.
         """
         modules = self.modules(f"{PACKAGE}.{stage}", params)
         paths = [path for module in modules if (path := self.path(module)).name != "__init__.py"]
@@ -76,7 +78,7 @@ class Closure:
         while waiting:
             module = waiting.pop()
             if module not in self.graph.modules:
-                raise ValueError(
+                raise InputError(
                     f"{module.replace('.', '/')}.py: no such module, but dvc.yaml or params.yaml asks for it"
                 )
             for name in {module} | self.graph.find_upstream_modules(module):
@@ -86,7 +88,7 @@ class Closure:
                 if name in BY_NAME:
                     waiting.append(filled(BY_NAME[name], params)[0])
                 elif call := dynamic_import(self.path(name)):
-                    raise ValueError(
+                    raise InputError(
                         f"{self.path(name).relative_to(self.root)}: {call} imports by a computed name, "
                         "which no tool can follow; import it by its name, or say what it imports in "
                         "stages/tools/closure.py: BY_NAME"
@@ -113,7 +115,7 @@ class Closure:
         found: dict[str, None] = {}
         for kind in kinds:
             if not isinstance(kind, ast.Name):
-                raise ValueError(
+                raise InputError(
                     f"stages/{stage}.py: line {kind.lineno}: read_sections: found no name, wanted that of a class"
                 )
             found |= dict.fromkeys(self.fields(module, kind.id))
@@ -135,7 +137,7 @@ class Closure:
             ):
                 original = next(a.name for a in node.names if (a.asname or a.name) == name)
                 return self.fields(node.module, original)
-        raise ValueError(
+        raise InputError(
             f"{self.path(module).relative_to(self.root)}: class {name}: neither defined nor imported there"
         )
 
@@ -185,7 +187,7 @@ def filled(pattern: str, params: dict[str, Any]) -> list[str]:
     """`pattern` with its {key} replaced by the value of that key of params.yaml, or by each item if that is a list.
 
     Raises:
-        ValueError: params.yaml has no such key.
+        InputError: params.yaml has no such key.
     """
     field = re.search(r"\{([\w.]+)\}", pattern)
     if field is None:
@@ -193,7 +195,7 @@ def filled(pattern: str, params: dict[str, Any]) -> list[str]:
     value: Any = params
     for part in field.group(1).split("."):
         if not isinstance(value, dict) or part not in value:
-            raise ValueError(
+            raise InputError(
                 f"params.yaml: {field.group(1)}: missing: wanted this key, since dvc.yaml or the tool names it"
             )
         value = value[part]

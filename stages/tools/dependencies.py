@@ -23,6 +23,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
 from ..core.run.files import replacing
+from ..core.run.stage import errors_in_one_line
 from .closure import PACKAGE, Closure, filled
 
 PIPELINE, PARAMS = Path("dvc.yaml"), Path("params.yaml")
@@ -87,7 +88,7 @@ def differences(root: Path, write: bool) -> list[str]:
     """What in dvc.yaml below `root` isn't as it should be, a line each; puts it right if `write`.
 
     Raises:
-        ValueError: a stage has no script, or a closure can't be followed.
+        InputError: a stage has no script, or a closure can't be followed.
     """
     reader = yaml()
     pipeline = reader.load((root / PIPELINE).read_text(encoding="utf-8"))
@@ -118,10 +119,8 @@ def main() -> None:
     )
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if dvc.yaml isn't up to date")
     check = parser.parse_args().check
-    try:
+    with errors_in_one_line():
         found = differences(Path.cwd(), write=not check)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
     for line in found:
         print(line, file=sys.stderr if check else sys.stdout)
     if check and found:

@@ -28,6 +28,7 @@ from ..core.engine.samples import BadRowsError, Sample
 from ..core.evaluate.section import Evaluation
 from ..core.model.opening import FOLDER, ModelCard, open_model
 from ..core.reader.reader import Reader
+from ..core.run.errors import InputError
 from ..core.run.params import Domains, Section, read_sections
 from ..core.steps.section import VirtualStep
 from ..core.steps.virtual_step import ShiftBatch, virtual_steps
@@ -65,7 +66,7 @@ def describe(
     """The description of one gradient, by the model and projector of the repository at `root`, opened for it.
 
     Raises:
-        ValueError: see `Describer.open` and `Describer.__call__`.
+        InputError: see `Describer.open` and `Describer.__call__`.
     """
     return Describer.open(root)(prompt, target, host, answer)
 
@@ -83,15 +84,15 @@ class Describer:
         """Opens what the pipeline has made in the repository at `root`.
 
         Raises:
-            ValueError: no model or no projector has been trained there, they don't fit together, or params are wrong.
+            InputError: no model or no projector has been trained there, they don't fit together, or params are wrong.
         """
         if not Path(root).is_dir():
-            raise ValueError(f"{root}: no such folder: wanted the repository's root")
+            raise InputError(f"{root}: no such folder: wanted the repository's root")
         with contextlib.chdir(root), quiet():
             settings = read_sections(Sections)
             for what, file in (("model", FOLDER / "model.json"), ("projector", PROJECTOR / "projector.json")):
                 if not file.is_file():
-                    raise ValueError(f"no {what} has been trained here ({file} is missing): run make repro")
+                    raise InputError(f"no {what} has been trained here ({file} is missing): run make repro")
             decoder, model = open_model()
             reader = Reader.load(decoder, PROJECTOR, model.id, model.commit)
             domains = [name for name in settings.domains if name not in reader.card.held_out_domains]
@@ -108,7 +109,7 @@ class Describer:
             answer: what the model would say; None: what it says.
 
         Raises:
-            ValueError: a text is empty, too long or not in the tokenizer's letters; target and answer are the same.
+            InputError: a text is empty, too long or not in the tokenizer's letters; target and answer are the same.
         """
         with quiet():
             return self._describe(_tidy(prompt), _tidy(target), host and _tidy(host), answer and _tidy(answer))
@@ -125,7 +126,7 @@ class Describer:
                 sample = Sample(sample.prompt, sample.target, said)
             shifts = self._shifts(sample, measured.gradient[:, [layers.index(step.layer)]])
         except BadRowsError as error:
-            raise ValueError(f"{shorten(prompt, 60)!r} -> {shorten(target, 60)!r}: {error.reason}") from error
+            raise InputError(f"{shorten(prompt, 60)!r} -> {shorten(target, 60)!r}: {error.reason}") from error
         read = torch.from_numpy(measured.gradient[:, [layers.index(layer) for layer in card.layers]])
         tokens = self.settings.evaluation.report_tokens
         says = self._text(shifts.continuation_before[0])
@@ -154,26 +155,26 @@ class Describer:
         """Refuses texts that can't be measured.
 
         Raises:
-            ValueError: names the text, what was found and what was wanted.
+            InputError: names the text, what was found and what was wanted.
         """
         tokenizer = self.reader.decoder.tokenizer
         assert tokenizer is not None
         for name, text in texts.items():
             if text == "":
                 none = "" if name in ("prompt", "target") else f": leave --{name} out for none"
-                raise ValueError(f"{name}: found no words, wanted some{none}")
+                raise InputError(f"{name}: found no words, wanted some{none}")
             lost = [word for word in (text or "").split() if tokenizer.unk_token_id in self._ids(word)]
             if tokenizer.unk_token_id is not None and lost:
-                raise ValueError(
+                raise InputError(
                     f"{name}: {', '.join(map(repr, lost))}: the tokenizer of {self.model.id!r} has no token for this; "
                     "wanted words in letters that it knows"
                 )
         limit = self.reader.decoder.context_length
         asked = len(self.reader.prompt(texts["host"]).ids) + self.settings.evaluation.report_tokens
         if limit is not None and asked > limit:
-            raise ValueError(f"host: needs {asked} tokens with question and report, wanted at most {limit}: shorten it")
+            raise InputError(f"host: needs {asked} tokens with question and report, wanted at most {limit}: shorten it")
         if texts["answer"] is not None and texts["answer"] == texts["target"]:
-            raise ValueError(f"target and answer are both {texts['target']!r}: wanted another target to move to")
+            raise InputError(f"target and answer are both {texts['target']!r}: wanted another target to move to")
 
     def _sample(self, prompt: str, target: str, answer: str | None) -> Sample:
         decoder = self.reader.decoder

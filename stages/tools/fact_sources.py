@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import polars as pl
 
+from ..core.run.errors import InputError
+
 Format = Literal["lre", "counterfact", "csv", "parquet"]
 SUFFIXES: dict[str, Format] = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 CASES = 6
@@ -41,24 +43,24 @@ def read_source(path: Path, form: Format | None = None, columns: Columns | None 
     """Reads the relations of a file; `form` None: worked out from its name or content.
 
     Raises:
-        ValueError: there is no such file, it's of none of the formats, or a key or column is missing; names it.
+        InputError: there is no such file, it's of none of the formats, or a key or column is missing; names it.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise InputError(f"{path}: no such file")
     kind = form or SUFFIXES.get(path.suffix.lower())
     if kind in ("csv", "parquet"):
         return _table(path, kind, columns or Columns())
     if kind is None and path.suffix.lower() != ".json":
-        raise ValueError(f"{path}: format unknown from the name: wanted .json, .csv, .tsv or .parquet, or --format")
+        raise InputError(f"{path}: format unknown from the name: wanted .json, .csv, .tsv or .parquet, or --format")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not JSON: {error}") from error
+        raise InputError(f"{path}: not JSON: {error}") from error
     if kind == "lre" or (kind is None and isinstance(content, dict) and "samples" in content):
         return [_lre(path, content)]
     if kind == "counterfact" or (kind is None and isinstance(content, list)):
         return _counterfact(path, content)
-    raise ValueError(
+    raise InputError(
         f"{path}: neither an LRE table (an object with 'samples' and 'prompt_templates') nor CounterFact "
         "(a list of cases with 'requested_rewrite')"
     )
@@ -78,7 +80,7 @@ def _lre(path: Path, content: Any) -> Found:
 def _counterfact(path: Path, content: Any) -> list[Found]:
     """One relation for each `relation_id`; the true answer is `target_true.str`."""
     if not isinstance(content, list):
-        raise ValueError(f"{path}: found {type(content).__name__}, wanted a list of cases with 'requested_rewrite'")
+        raise InputError(f"{path}: found {type(content).__name__}, wanted a list of cases with 'requested_rewrite'")
     pairs: dict[str, list[tuple[str, str]]] = {}
     prompts: dict[str, Counter[str]] = {}
     for i, case in enumerate(content):
@@ -102,16 +104,16 @@ def _table(path: Path, kind: Format, columns: Columns) -> list[Found]:
         else:
             table = pl.read_csv(path, infer_schema=False, separator="\t" if path.suffix.lower() == ".tsv" else ",")
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise ValueError(f"{path}: not readable as {kind}: {error}") from error
+        raise InputError(f"{path}: not readable as {kind}: {error}") from error
     for option, name in (
         ("--subject", columns.subject),
         ("--answer", columns.answer),
         ("--relation", columns.relation),
     ):
         if name is None and option != "--relation":
-            raise ValueError(f"{path}: {option}: missing: wanted one of the columns {', '.join(table.columns)}")
+            raise InputError(f"{path}: {option}: missing: wanted one of the columns {', '.join(table.columns)}")
         if name is not None and name not in table.columns:
-            raise ValueError(f"{path}: {option}: no column {name!r}, wanted one of {', '.join(table.columns)}")
+            raise InputError(f"{path}: {option}: no column {name!r}, wanted one of {', '.join(table.columns)}")
     subjects, answers = _column(table, columns.subject), _column(table, columns.answer)
     relations = _column(table, columns.relation) if columns.relation else [path.stem] * len(table)
     grouped: dict[str, list[tuple[str, str]]] = {}
@@ -130,5 +132,5 @@ def _text(value: Any) -> str:
 
 def _key(path: Path, content: Any, key: str, where: str = "") -> Any:
     if not isinstance(content, dict) or key not in content:
-        raise ValueError(f"{path}: {where}{key}: missing: wanted this key")
+        raise InputError(f"{path}: {where}{key}: missing: wanted this key")
     return content[key]

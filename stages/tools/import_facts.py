@@ -18,7 +18,7 @@ from tokenizers import decoders
 from ..core.data.facts import Domain, Fact, Relation, facts_path
 from ..core.data.grammar import report
 from ..core.labels.lexicon import words
-from ..core.run.errors import explain
+from ..core.run.errors import InputError, explain
 from ..core.run.files import replacing
 from ..core.run.params import Name
 from . import params_file
@@ -156,7 +156,7 @@ def without_named(facts: Sequence[Fact], templates: Sequence[str], left: Left) -
 def _sayable(domain: str, answer: str) -> bool:
     try:
         return bool(report(domain, answer, "x", "weak"))
-    except ValueError:
+    except InputError:
         return False
 
 
@@ -172,24 +172,24 @@ def build(
     """The domain that these relations make.
 
     Raises:
-        ValueError: the name is no domain's name, no relation is left, or one has no template; says what to do.
+        InputError: the name is no domain's name, no relation is left, or one has no template; says what to do.
     """
     try:
         TypeAdapter(Name).validate_python(domain)
     except ValidationError as error:
-        raise ValueError(explain("--domain", error).replace(": (whole file)", "")) from error
+        raise InputError(explain("--domain", error).replace(": (whole file)", "")) from error
     result = Imported(Domain.model_construct(), {}, {})
     relations: dict[str, Relation] = {}
     for each in found:
         name = slug(each.relation)
         if name in result.rows:
-            raise ValueError(f"--domain {domain}: two sources hold a relation {name!r}: import one of them")
+            raise InputError(f"--domain {domain}: two sources hold a relation {name!r}: import one of them")
         left = result.left[name] = Left()
         result.rows[name] = len(each.pairs)
         facts = pairs_of(each, domain, plain, limit, left)
         kept = templates_of(each, list(_given(templates, name)), facts, left) if facts else []
         if facts and len(kept) < FEWEST:
-            raise ValueError(
+            raise InputError(
                 f"relation {name!r}: found no template that fits, wanted at least {FEWEST}: give them with "
                 '--template "The ... of {subject} is"'
             )
@@ -200,7 +200,7 @@ def build(
             relations[name] = Relation(source=credit or each.source, templates=tuple(kept), facts=tuple(facts))
     if not relations:
         reasons = "; ".join(reason for left in result.left.values() for reason in left.counts) or "it holds no rows"
-        raise ValueError(f"nothing is left to import: {reasons}")
+        raise InputError(f"nothing is left to import: {reasons}")
     whole = Domain(domain=domain, description=description, relations=relations)
     return Imported(whole, result.rows, result.left)
 
@@ -249,11 +249,11 @@ def import_domain(
     """Reads the sources and writes data/facts/<domain>.yaml; with `add`, also params.yaml and dvc.yaml.
 
     Raises:
-        ValueError: the file is there already (without `force`), or see `build` and `read_source`; nothing is written.
+        InputError: the file is there already (without `force`), or see `build` and `read_source`; nothing is written.
     """
     path = facts_path(domain)
     if path.exists() and not force:
-        raise ValueError(f"{path}: is there already: choose another --domain, or overwrite it with --force")
+        raise InputError(f"{path}: is there already: choose another --domain, or overwrite it with --force")
     found = [relation for source in sources for relation in read_source(source, form, columns)]
     description = f"Imported from {', '.join(source.name for source in sources)}"
     imported = build(found, domain, description, templates, limit, plain, credit)

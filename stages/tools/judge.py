@@ -115,7 +115,7 @@ def judge(reports: pl.DataFrame, params: Judge, api: Api) -> Judged:
     """Judges the chosen share of the reports, and says how far the judge agrees with the deterministic score.
 
     Raises:
-        ValueError: too many answers can't be used, or asking had to stop.
+        InputError: too many answers can't be used, or asking had to stop.
     """
     reports, did = chosen(reports, params), Run()
     asked = questions(reports, params)

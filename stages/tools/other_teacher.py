@@ -31,6 +31,7 @@ from ..core.page.inputs import read_params
 from ..core.page.sweep import ENDS, OTHER_TEACHER, Experiment, table_of
 from ..core.reader.reader import Reader
 from ..core.reader.section import Projector
+from ..core.run.errors import InputError
 from ..core.run.files import Scratch, content_hash
 from ..core.run.params import Domains, Section, read_sections
 from ..core.run.stage import parse, run
@@ -52,14 +53,14 @@ def other_labels(params: Sections) -> tuple[str, pl.DataFrame]:
     """The other teacher in words, and its labels (LABELS) of all domains.
 
     Raises:
-        ValueError: there is no other teacher: one step size only, or a backend that stored no second teacher's labels.
+        InputError: there is no other teacher: one step size only, or a backend that stored no second teacher's labels.
     """
     if params.labels.backend == local.TEACHER:
         return "the local teacher on the smallest step size alone", pl.concat(map(smallest_step, params.domains))
     paths = [labelling.LABELLED / "second" / f"{name}.parquet" for name in params.domains]
     found = pl.concat(read_table(path, LABELS) for path in paths)
     if found.is_empty():
-        raise ValueError(
+        raise InputError(
             f"{paths[0].parent}: found no label of any domain by a second teacher (labels.backend: "
             f"{params.labels.backend}), wanted some to train on; set labels.second in params.yaml and run dvc repro"
         )
@@ -70,12 +71,12 @@ def smallest_step(domain: str) -> pl.DataFrame:
     """The local teacher's labels of a domain's shifts at the smallest step size.
 
     Raises:
-        ValueError: there is only one step size.
+        InputError: there is only one step size.
     """
     job = labelling.job_of(domain, read_sections(labelling.Sections))
     sizes = job.shifts["step_size"].unique().sort()
     if len(sizes) < 2:
-        raise ValueError(
+        raise InputError(
             f"params.yaml: virtual_step.step_sizes: found {sizes.to_list()}, wanted at least two: the other teacher is "
             "the local one shown the smallest alone, and that is all that the first one sees; add a larger one"
         )

@@ -10,6 +10,7 @@ from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
+from ..core.run.errors import InputError
 from ..core.run.files import replacing
 from ..core.run.params import PARAMS
 
@@ -34,10 +35,10 @@ def read() -> str:
     """The text of params.yaml.
 
     Raises:
-        ValueError: there is none here.
+        InputError: there is none here.
     """
     if not PARAMS.is_file():
-        raise ValueError(f"{PARAMS}: no such file: run this in the repository's root")
+        raise InputError(f"{PARAMS}: no such file: run this in the repository's root")
     return PARAMS.read_text(encoding="utf-8")
 
 
@@ -45,19 +46,19 @@ def content(text: str) -> Any:
     """What the text says, comments and layout with it.
 
     Raises:
-        ValueError: it's not YAML.
+        InputError: it's not YAML.
     """
     try:
         return _yaml().load(text)
     except YAMLError as error:
-        raise ValueError(f"{PARAMS}: not readable as YAML: {error}") from error
+        raise InputError(f"{PARAMS}: not readable as YAML: {error}") from error
 
 
 def edited(text: str, changes: Mapping[str, Any]) -> str:
     """The text with keys set: `edited(text, {"gradients.layers": [24]})`. Lists keep their layout.
 
     Raises:
-        ValueError: a key isn't there.
+        InputError: a key isn't there.
     """
     params = content(text)
     for key, value in changes.items():
@@ -65,7 +66,7 @@ def edited(text: str, changes: Mapping[str, Any]) -> str:
         section: Any = params
         for parent in [*parents, last]:
             if not isinstance(section, dict) or parent not in section:
-                raise ValueError(f"{PARAMS}: {key}: missing: wanted this key")
+                raise InputError(f"{PARAMS}: {key}: missing: wanted this key")
             section = section[parent] if parent is not last else section
         if isinstance(section[last], CommentedSeq) and isinstance(value, list):
             section[last][:] = value

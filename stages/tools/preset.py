@@ -18,7 +18,7 @@ from ..core.engine.section import Gradients
 from ..core.evaluate.section import Evaluation
 from ..core.model.section import Model
 from ..core.reader.section import Projector
-from ..core.run.errors import explain
+from ..core.run.errors import InputError, explain
 from ..core.run.params import Dtype, Section
 from ..core.steps.section import VirtualStep
 from . import params_file
@@ -70,32 +70,32 @@ def read_preset(name: str) -> Preset:
     """Reads a preset; case and the underscore don't matter.
 
     Raises:
-        ValueError: there is no such preset, or its file is wrong.
+        InputError: there is no such preset, or its file is wrong.
     """
     sought = name.lower().replace("_", "-")
     if sought not in names():
-        raise ValueError(f"preset {name!r}: unknown, wanted one of {', '.join(names())}")
+        raise InputError(f"preset {name!r}: unknown, wanted one of {', '.join(names())}")
     path = FOLDER / f"{sought}.yaml"
     try:
         return Preset.model_validate(YAML(typ="safe").load(path.read_text(encoding="utf-8")))
     except YAMLError as error:
-        raise ValueError(f"{path}: not readable as YAML: {error}") from error
+        raise InputError(f"{path}: not readable as YAML: {error}") from error
     except ValidationError as error:
-        raise ValueError(explain(str(path), error)) from error
+        raise InputError(explain(str(path), error)) from error
 
 
 def changed(before: str, preset: Preset) -> str:
     """The text of params.yaml with the preset in it, validated.
 
     Raises:
-        ValueError: params.yaml lacks a key, or the result is not valid.
+        InputError: params.yaml lacks a key, or the result is not valid.
     """
     after = params_file.edited(before, preset.params)
     content = YAML(typ="safe").load(after)
     try:
         Sections.model_validate({key: content[key] for key in Sections.model_fields if key in content})
     except ValidationError as error:
-        raise ValueError(explain(str(params_file.PARAMS), error)) from error
+        raise InputError(explain(str(params_file.PARAMS), error)) from error
     return after
 
 
@@ -118,7 +118,7 @@ def use_preset(name: str, apply: bool) -> None:
     """Prints what a preset changes in params.yaml; changes it if `apply`.
 
     Raises:
-        ValueError: see `read_preset` and `changed`; nothing is written then.
+        InputError: see `read_preset` and `changed`; nothing is written then.
     """
     preset, before = read_preset(name), params_file.read()
     after = changed(before, preset)

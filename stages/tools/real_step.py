@@ -31,6 +31,7 @@ from ..core.engine.rows import naming_prompts, samples_of
 from ..core.engine.samples import Sample
 from ..core.model.decoder import Decoder, residual, with_residual
 from ..core.model.opening import open_model
+from ..core.run.errors import InputError
 from ..core.run.files import replacing, write_json
 from ..core.run.seeds import keyed_fraction
 from ..core.run.stage import progress, run
@@ -263,7 +264,7 @@ def main() -> None:
     count = parser.parse_args().samples
     tables = sorted(Path("data/prompts").glob("*.parquet"))
     if not tables or count < 2:
-        raise ValueError(
+        raise InputError(
             f"data/prompts: found {len(tables)} tables and --samples {count}, wanted a table and 2 samples"
         )
     prompts = choose([read_table(table, PROMPTS) for table in tables], count)

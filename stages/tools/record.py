@@ -10,13 +10,14 @@ docs/results with dvc.lock. No GPU, at once.
 
 import argparse
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
+from ..core.run.errors import InputError
 from ..core.run.files import read_json, replacing, write_json
+from ..core.run.stage import errors_in_one_line
 
 RESULTS = Path("docs/results")
 COSTS = Path(".cache/costs")
@@ -37,11 +38,11 @@ def record() -> list[Path]:
     """Copies metrics and gathers costs; returns what it wrote.
 
     Raises:
-        ValueError: nothing has been run yet.
+        InputError: nothing has been run yet.
     """
     lock = Path("dvc.lock")
     if not lock.is_file():
-        raise ValueError(f"{lock}: no such file: nothing has been run yet; run dvc repro")
+        raise InputError(f"{lock}: no such file: nothing has been run yet; run dvc repro")
     stages: dict[str, Any] = YAML(typ="safe").load(lock.read_text(encoding="utf-8"))["stages"]
     written = []
     for entry in stages.values():
@@ -73,10 +74,8 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).parse_args()
-    try:
+    with errors_in_one_line():
         written = record()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
     print(f"{RESULTS}: {len(written)} files; commit them with dvc.lock")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
+from ..core.run.errors import InputError
 from .revision import flat
 
 ABSENT = ("deleted", "not in cache")
@@ -32,7 +33,7 @@ def plan(lock: dict[str, Any], params: dict[str, Any]) -> Plan:
     """What would rerun in the working tree, whose dvc.lock and params.yaml these are.
 
     Raises:
-        ValueError: dvc.yaml or dvc.lock can't be read.
+        InputError: dvc.yaml or dvc.lock can't be read.
     """
     try:
         with Repo(str(Path.cwd())) as repo:
@@ -43,7 +44,7 @@ def plan(lock: dict[str, Any], params: dict[str, Any]) -> Plan:
             }
             status = repo.status()
     except DvcException as error:
-        raise ValueError(f"{error}; see docs/sharing.md") from error
+        raise InputError(f"{error}; see docs/sharing.md") from error
     direct: dict[str, list[str]] = {}
     for name, said in status.items():
         if found := causes(said, lock.get(name, {}), params):

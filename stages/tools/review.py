@@ -9,12 +9,12 @@ are of one run. Reads git, dvc.yaml, dvc.lock, params.yaml and docs/results (see
 """
 
 import argparse
-import sys
 from collections.abc import Iterable, Sequence
 from math import hypot
 from pathlib import Path
 from typing import Any
 
+from ..core.run.stage import errors_in_one_line
 from .dependencies import COMMAND, differences
 from .reruns import Plan, plan
 from .revision import Revision, flat, read_revision
@@ -175,7 +175,7 @@ def report(base: str) -> str:
     """The whole report.
 
     Raises:
-        ValueError: the base revision isn't here, or a file can't be read.
+        InputError: the base revision isn't here, or a file can't be read.
     """
     old, new = read_revision(base), read_revision(None)
     found = plan(new.lock, new.params)
@@ -199,10 +199,8 @@ def main() -> None:
     parser.add_argument(
         "base", nargs="?", default="origin/main", help="the revision to compare with; default: %(default)s"
     )
-    try:
+    with errors_in_one_line():
         print(report(parser.parse_args().base), end="")
-    except ValueError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

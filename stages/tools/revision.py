@@ -9,6 +9,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from ..core.run.errors import InputError
 from .record import RESULTS, copy_of
 
 
@@ -43,7 +44,7 @@ def read_revision(revision: str | None) -> Revision:
     """Reads a git revision, or the working tree if `revision` is None.
 
     Raises:
-        ValueError: there is no such revision, or a file in it is not YAML.
+        InputError: there is no such revision, or a file in it is not YAML.
     """
     if revision is None:
         names = [path.as_posix() for path in RESULTS.rglob("*.json")]
@@ -52,7 +53,7 @@ def read_revision(revision: str | None) -> Revision:
             names = git("ls-tree", "-r", "--name-only", f"{revision}^{{tree}}", RESULTS.as_posix()).decode().split()
         except subprocess.CalledProcessError as error:
             said = error.stderr.decode().strip()
-            raise ValueError(f"{revision}: no such revision here ({said}); fetch it: git fetch origin") from error
+            raise InputError(f"{revision}: no such revision here ({said}); fetch it: git fetch origin") from error
     copies = {name: content for name in names if (content := content_of(revision, name)) is not None}
     costs = copies.pop(f"{RESULTS.as_posix()}/costs.json", b"{}")
     lock = yaml(revision, "dvc.lock").get("stages", {})
@@ -72,7 +73,7 @@ def yaml(revision: str | None, name: str) -> dict[str, Any]:
     """A YAML file of a revision; empty if it isn't there.
 
     Raises:
-        ValueError: it isn't YAML.
+        InputError: it isn't YAML.
     """
     text = content_of(revision, name) or b""
     try:
@@ -80,7 +81,7 @@ def yaml(revision: str | None, name: str) -> dict[str, Any]:
     except Exception as error:
         where = name if revision is None else f"{revision}:{name}"
         advice = "; see docs/sharing.md on merge conflicts" if b"<<<<<<<" in text else ""
-        raise ValueError(f"{where}: not YAML ({' '.join(str(error).split())[:200]}){advice}") from error
+        raise InputError(f"{where}: not YAML ({' '.join(str(error).split())[:200]}){advice}") from error
 
 
 def content_of(revision: str | None, name: str) -> bytes | None:

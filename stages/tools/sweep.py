@@ -30,7 +30,7 @@ from ..core.page.inputs import read_params
 from ..core.page.sweep import FOLDER, MADE_BY, PROJECTOR, Experiment, settings_of, table_of, words_of
 from ..core.reader.projectors import ARCHITECTURES
 from ..core.reader.section import Projector
-from ..core.run.errors import explain, one_line
+from ..core.run.errors import InputError, explain, one_line
 from ..core.run.files import replacing
 from ..core.run.params import Name
 from ..core.run.stage import run
@@ -50,13 +50,13 @@ def dvc(*arguments: str, shown: bool = False) -> str:
     """The output of a DVC command, or nothing if it is `shown` on the terminal.
 
     Raises:
-        ValueError: it fails; with its last words.
+        InputError: it fails; with its last words.
     """
     command = [sys.executable, "-m", "dvc", *arguments]
     done = subprocess.run(command, check=False, text=True, capture_output=not shown)
     if done.returncode:
         words = (done.stderr or "").strip().splitlines()
-        raise ValueError(f"dvc {' '.join(arguments)}: exit {done.returncode}: {words[-1] if words else 'see above'}")
+        raise InputError(f"dvc {' '.join(arguments)}: exit {done.returncode}: {words[-1] if words else 'see above'}")
     return done.stdout or ""
 
 
@@ -74,23 +74,23 @@ def variant(text: str, params: dict[str, Any]) -> Changes:
     """One `--set`: "whiten=true", or "lora={rank: 4, alpha: 8, learning_rate: 0.003}"; the value is YAML.
 
     Raises:
-        ValueError: it is no key of section `projector` with a value that it may have, or params.yaml has that value.
+        InputError: it is no key of section `projector` with a value that it may have, or params.yaml has that value.
     """
     key, equals, value = text.partition("=")
     projector, where = params["projector"], f"--set {text}"
     if not equals or key not in projector or key in OWN:
         keys = ", ".join(name for name in projector if name not in OWN)
         beside = f"; for {key} use {OWN[key]}" if key in OWN else ""
-        raise ValueError(f"{where}: wanted KEY=VALUE, the key one of section projector: {keys}{beside}")
+        raise InputError(f"{where}: wanted KEY=VALUE, the key one of section projector: {keys}{beside}")
     try:
         found = {key: YAML(typ="safe", pure=True).load(value)}
         Projector.model_validate(projector | found)
     except YAMLError as error:
-        raise ValueError(f"{where}: not YAML: {one_line(error)}") from error
+        raise InputError(f"{where}: not YAML: {one_line(error)}") from error
     except ValidationError as error:
-        raise ValueError(explain(where, error)) from error
+        raise InputError(explain(where, error)) from error
     if found[key] == projector[key]:
-        raise ValueError(f"{where}: params.yaml has that already: wanted another value, or no such --set")
+        raise InputError(f"{where}: params.yaml has that already: wanted another value, or no such --set")
     return found
 
 
@@ -117,15 +117,15 @@ def grid(
     """The experiments by DVC's name for them. It holds all that they depend on, so that none is taken for another.
 
     Raises:
-        ValueError: a layer has no gradients, an architecture isn't known, or one of `sets` can't be.
+        InputError: a layer has no gradients, an architecture isn't known, or one of `sets` can't be.
     """
     stored = params["gradients"]["layers"]
     if missing := sorted({layer for some in layers for layer in some if layer not in stored}):
-        raise ValueError(
+        raise InputError(
             f"params.yaml: gradients.layers: found {stored}, wanted {missing} too; add them, run dvc repro"
         )
     if unknown := [name for name in architectures if name not in ARCHITECTURES]:
-        raise ValueError(f"--architectures: found {', '.join(unknown)}, wanted some of {', '.join(ARCHITECTURES)}")
+        raise InputError(f"--architectures: found {', '.join(unknown)}, wanted some of {', '.join(ARCHITECTURES)}")
     projector = params["projector"]
     variants: list[Changes] = [{}, *(variant(text, params) for text in sets)]
     usual = {key: projector[key] for one in variants for key in one}
@@ -153,11 +153,11 @@ def queue(wanted: dict[str, Experiment], seeds: list[int]) -> int:
     """Queues what is neither there nor queued; returns how many.
 
     Raises:
-        ValueError: one of them failed before.
+        InputError: one of them failed before.
     """
     there = experiments()
     if failed := [name for name in wanted if there.get(name, {}).get("executor", {}).get("state") == "failed"]:
-        raise ValueError(
+        raise InputError(
             f"{failed[0]}: failed; see why: dvc queue logs {failed[0]}; then: dvc queue remove {' '.join(failed)}"
         )
     missing = [name for name in wanted if name not in there]
@@ -170,14 +170,14 @@ def measured(wanted: dict[str, Experiment]) -> list[dict[str, Any]]:
     """metrics.json of each experiment.
 
     Raises:
-        ValueError: one has none.
+        InputError: one has none.
     """
     there, found = experiments(), []
     for name in wanted:
         data = there.get(name, {}).get("data") or {}
         metrics = data.get("metrics", {}).get(METRICS, {}).get("data")
         if not metrics:
-            raise ValueError(f"{name}: no {METRICS}: it failed or was stopped; see why: dvc queue logs {name}")
+            raise InputError(f"{name}: no {METRICS}: it failed or was stopped; see why: dvc queue logs {name}")
         found.append(metrics)
     return found
 
@@ -199,14 +199,14 @@ def table_name(text: str) -> str:
     """What a sweep's table may be called.
 
     Raises:
-        ValueError: it is no name, or that of another tool's table.
+        InputError: it is no name, or that of another tool's table.
     """
     try:
         name = TypeAdapter(Name).validate_python(text)
     except ValidationError as error:
-        raise ValueError(f"--name: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
+        raise InputError(f"--name: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
     if name != PROJECTOR and name in MADE_BY:
-        raise ValueError(f"--name: found {name}, wanted another: that table is of {MADE_BY[name]}")
+        raise InputError(f"--name: found {name}, wanted another: that table is of {MADE_BY[name]}")
     return name
 
 
@@ -239,7 +239,7 @@ def main(arguments: list[str] | None = None) -> None:
     layers = options.layers or [*([layer] for layer in params["gradients"]["layers"]), *([own] if len(own) > 1 else [])]
     wanted = grid(params, layers, options.architectures, seeds, options.set)
     if subprocess.run(["git", "ls-files", "--error-unmatch", "dvc.lock"], capture_output=True, check=False).returncode:
-        raise ValueError("dvc.lock: not in git: experiments start from a commit; run dvc repro and commit dvc.lock")
+        raise InputError("dvc.lock: not in git: experiments start from a commit; run dvc repro and commit dvc.lock")
     print(f"{len(wanted)} experiments, {queue(wanted, seeds)} of them to be queued", flush=True)
     dvc("exp", "run", "--run-all", "--jobs", str(options.jobs), shown=True)
     publish(name, table_of(list(wanted.values()), measured(wanted), params, seeds))

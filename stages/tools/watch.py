@@ -21,6 +21,7 @@ from ..core.evaluate.baselines import unembedded
 from ..core.model.decoder import Decoder, residual
 from ..core.model.opening import open_model
 from ..core.reader.reader import Reader
+from ..core.run.errors import InputError
 from ..core.run.files import replacing
 
 REPORT_TOKENS = 16
@@ -53,10 +54,10 @@ class GradientWatch(TrainerCallback):
         """Opens the model and projector in `data`.
 
         Raises:
-            ValueError: `every` is below 1, or no model or projector has been trained there.
+            InputError: `every` is below 1, or no model or projector has been trained there.
         """
         if every < 1:
-            raise ValueError(f"every: found {every}, wanted 1 or more steps")
+            raise InputError(f"every: found {every}, wanted 1 or more steps")
         self.every, self.output = every, output
         self.decoder, card = open_model(data / "model")
         self.reader = Reader.load(self.decoder, data / "projector", card.id, card.commit)
@@ -185,11 +186,11 @@ def blocks_of(model: PreTrainedModel, studied: Decoder) -> Any:
     """The decoder blocks of the model in training.
 
     Raises:
-        ValueError: it is of another architecture or width than the model under study.
+        InputError: it is of another architecture or width than the model under study.
     """
     config = model.config.get_text_config(decoder=True)
     if type(model) is not type(studied.model) or config.hidden_size != studied.d_model:
-        raise ValueError(
+        raise InputError(
             f"found a {type(model).__name__} of width {config.hidden_size}, wanted the model that the projector was "
             f"made for: a {type(studied.model).__name__} of width {studied.d_model}"
         )

@@ -31,6 +31,7 @@ from ..core.evaluate.cases import picked
 from ..core.evaluate.measures import SEEN
 from ..core.model.decoder import Decoder
 from ..core.model.opening import open_model
+from ..core.run.errors import InputError
 from ..core.run.files import replacing
 from ..core.run.params import Domains, Section, read_sections
 from ..core.run.stage import run
@@ -61,7 +62,7 @@ def batches(taught: str, beside: str, steps: int) -> pl.DataFrame:
         rows = table.filter(SEEN & (pl.col("split") == "test") & (pl.col("kind") == "counterfactual"))
         rows = picked(rows.unique("prompt", maintain_order=True), count * steps, 0, "watch")
         if rows.is_empty():
-            raise ValueError(f"data/prompts/{name}.parquet: found no test prompt to teach, wanted some")
+            raise InputError(f"data/prompts/{name}.parquet: found no test prompt to teach, wanted some")
         found.append(rows[list(islice(cycle(range(len(rows))), count * steps))])
     wrong, mixed = found
     parts = [(wrong[TAUGHT * step :][:TAUGHT], mixed[BESIDE * step :][:BESIDE]) for step in range(steps)]
@@ -163,9 +164,9 @@ def main() -> None:
     taught, beside = options.taught or domains[0], options.beside or domains[1]
     for option, name in (("--taught", taught), ("--beside", beside)):
         if name not in domains:
-            raise ValueError(f"{option}: found {name!r}, wanted one of params.yaml: domains ({', '.join(domains)})")
+            raise InputError(f"{option}: found {name!r}, wanted one of params.yaml: domains ({', '.join(domains)})")
     if options.steps < 1:
-        raise ValueError(f"--steps: found {options.steps}, wanted 1 or more")
+        raise InputError(f"--steps: found {options.steps}, wanted 1 or more")
     rows, console = batches(taught, beside, options.steps), Console(highlight=False)
     first = {}
     for name, column in (("wrong", "target"), ("right", "answer")):

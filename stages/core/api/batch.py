@@ -42,7 +42,7 @@ def through_batches(
     """Submits what no batch holds yet, waits, and stores the answers; returns those that the server rejected, by key.
 
     Raises:
-        ValueError: the budget does not hold the batch, the server fails it whole, or leaves requests unanswered.
+        InputError: the budget does not hold the batch, the server fails it whole, or leaves requests unanswered.
     """
     return _Batches({request.key: request for request in requests}, cache, api, settings, advance, run).get()
 

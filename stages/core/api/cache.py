@@ -16,6 +16,7 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
+from ..run.errors import InputError
 from .chat import Answer, Request
 
 CACHE = Path(".cache/labels")
@@ -40,7 +41,7 @@ class Cache:
     """The answers under `folder`, open for one process; a context manager.
 
     Raises:
-        ValueError: the file is no sqlite file, or one of another version.
+        InputError: the file is no sqlite file, or one of another version.
     """
 
     def __init__(self, folder: Path = CACHE) -> None:
@@ -55,12 +56,12 @@ class Cache:
             version = self._prepare()
         except sqlite3.DatabaseError as error:
             self._die()
-            raise ValueError(
+            raise InputError(
                 f"{self.path}: not a usable answer cache ({error}); as it may hold paid answers, move it elsewhere"
             ) from error
         if version not in (0, VERSION):
             self._die()
-            raise ValueError(
+            raise InputError(
                 f"{self.path}: found version {version}, wanted {VERSION}; move it away or use the newer code"
             )
         self.bury_the_dead()

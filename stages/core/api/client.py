@@ -18,6 +18,7 @@ import httpx2
 import openai
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from ..run.errors import InputError
 from .chat import Answer, Request, cost, most_tokens
 from .section import Price
 from .settings import Settings, redact
@@ -34,7 +35,7 @@ class Transient(Exception):
         self.name, self.billed, self.wait = name, billed, wait
 
 
-class Stop(ValueError):
+class Stop(InputError):
     """A fault that asking on can't mend: a wrong key, an empty account, a model that isn't there."""
 
 

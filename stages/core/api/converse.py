@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import quantiles
 from typing import Any, Generic, TypeVar
 
+from ..run.errors import InputError
 from ..run.files import write_json
 from .cache import CACHE
 from .chat import FAULTS, FINAL, Answer, Fault, Request, repair
@@ -61,7 +62,7 @@ class Read(Generic[T]):
         """Fails when more than `share` of the questions are in quarantine; their raw answers go to a side file first.
 
         Raises:
-            ValueError: they are; names the faults.
+            InputError: they are; names the faults.
         """
         total = len(self.values) + len(self.failures)
         if len(self.failures) <= share * total:
@@ -79,7 +80,7 @@ class Read(Generic[T]):
         write_json(path, rows)
         faults = "; ".join(f"{count} {name} ({FAULTS[name]})" for name, count in self.faults().most_common())
         first = next(iter(self.failures.values())).fault
-        raise ValueError(
+        raise InputError(
             f"params.yaml: {key}: found {len(self.failures)} of {total} answers that can't be used, wanted at most a "
             f"share of {share}: {faults}; the first: {first}; raw answers: {path}; they are kept, another prompt or "
             "model asks anew"
@@ -99,7 +100,7 @@ def converse(
     """Answers all questions and reads them; `read(name, answer)` raises Fault for one that can't be used.
 
     Raises:
-        ValueError: see `fetch`.
+        InputError: see `fetch`.
     """
     answers = fetch(questions.values(), api, batch=batch, what=what, run=run, origin=origin)
     paid = {key: answer for key, answer in answers.items() if not answer.rejected}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..run.errors import InputError
 from ..run.stage import progress
 from .cache import CACHE, Cache
 from .chat import Answer, Request
@@ -45,7 +46,7 @@ def fetch(
     """The answers by the requests' keys, all of them; counts into `run`. `origin`: of a stage's requests.
 
     Raises:
-        ValueError: no key, no price, the stage has paid for its answers before, the budget is spent, the server can't
+        InputError: no key, no price, the stage has paid for its answers before, the budget is spent, the server can't
             be asked on or left requests unanswered. All answers so far are kept, and running again asks for the rest
             only.
     """
@@ -77,7 +78,7 @@ class _Getter:
         self.rejected: dict[str, Answer] = {}
         self.unanswered: Counter[str] = Counter()
         self.failures_in_a_row = 0
-        self.stop: ValueError | None = None
+        self.stop: InputError | None = None
 
     def get(self, requests: Sequence[Request], what: str, *, batch: bool) -> dict[str, Answer]:
         for request in requests:
@@ -100,9 +101,9 @@ class _Getter:
     def _give_up(self, wanted: int, missing: int) -> None:
         kept = f"{wanted - missing} of {wanted} answers are kept in {CACHE}"
         if self.stop:
-            raise ValueError(f"{self.stop}; {kept}") from None
+            raise InputError(f"{self.stop}; {kept}") from None
         names = ", ".join(f"{name} {count}" for name, count in self.unanswered.most_common())
-        raise ValueError(
+        raise InputError(
             f"{missing} requests got no answer in {self.settings.tries} tries each ({names}); {kept}; "
             "run again for the rest"
         )
@@ -153,7 +154,7 @@ class _Getter:
                 self.unanswered[fault.name] += 1
                 self.failures_in_a_row += 1
                 if self.failures_in_a_row >= self.settings.concurrency:
-                    self._stop(client, ValueError(f"{fault.name}: the server answers nothing any more"))
+                    self._stop(client, InputError(f"{fault.name}: the server answers nothing any more"))
             except Stop as stop:
                 self.cache.release(request.key)
                 self._stop(client, stop)
@@ -195,12 +196,12 @@ class _Getter:
             if self.cache.spent() + ceiling > self.api.budget:
                 raise Stop(str(self._over_budget(ceiling)))
 
-    def _over_budget(self, ceiling: float) -> ValueError:
-        return ValueError(
+    def _over_budget(self, ceiling: float) -> InputError:
+        return InputError(
             f"params.yaml: api.budget: {self.api.budget:.4f} USD: {self.cache.spent():.4f} are spent, and the next "
             f"request may cost {ceiling:.4f}; raise the budget to go on"
         )
 
-    def _stop(self, client: "Client", why: ValueError) -> None:
+    def _stop(self, client: "Client", why: InputError) -> None:
         self.stop = self.stop or why
         client.stop()

@@ -15,7 +15,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from ..run.errors import one_line
+from ..run.errors import InputError, one_line
 from .cache import CACHE
 from .chat import Request
 from .section import Api
@@ -44,12 +44,12 @@ def refuse_to_pay_again(origin: Origin, misses: Sequence[Request], api: Api) -> 
     Requests that cost nothing are let through, and all of them if the environment says so (see settings).
 
     Raises:
-        ValueError: they were paid for, or dvc.lock is no YAML, or a model has no price.
+        InputError: they were paid for, or dvc.lock is no YAML, or a model has no price.
     """
     costs = any(request.ceiling(price_of(api, request.model), batch=False) for request in misses)
     if not costs or pays_again() or not finished(origin):
         return
-    raise ValueError(
+    raise InputError(
         f"{LOCK}: {origin.stage}: has been paid for: it finished with the same params and the same "
         f"{', '.join(origin.files)}, but {len(misses)} of its answers are not in {CACHE} here; nothing was asked or "
         f"spent. Get its data (dvc pull {origin.stage}, or dvc checkout {origin.stage}), or a copy of {CACHE} from "
@@ -61,7 +61,7 @@ def finished(origin: Origin) -> bool:
     """Whether dvc.lock has an entry of the stage, made from these very files and params.
 
     Raises:
-        ValueError: dvc.lock is no YAML.
+        InputError: dvc.lock is no YAML.
     """
     if not LOCK.is_file():
         return False
@@ -70,7 +70,7 @@ def finished(origin: Origin) -> bool:
         made_from = {dep["path"]: dep.get("md5") for dep in entry["deps"]}
         params = entry["params"]["params.yaml"]
     except YAMLError as error:
-        raise ValueError(f"{LOCK}: not readable as YAML: {one_line(error)}; see docs/sharing.md") from error
+        raise InputError(f"{LOCK}: not readable as YAML: {one_line(error)}; see docs/sharing.md") from error
     except (KeyError, TypeError):
         return False
     return holds(params, origin.params) and all(made_from.get(name) == md5(name) for name in origin.files)

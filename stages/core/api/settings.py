@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from ..run.errors import InputError
+
 SHORT = 8  # a secret of fewer characters is a stand-in for a local server, and a piece of ordinary words
 
 
@@ -31,7 +33,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """The settings, each overridden by its LABELS_* variable.
 
     Raises:
-        ValueError: a variable is no positive number (a whole one for LABELS_CONCURRENCY and LABELS_TRIES).
+        InputError: a variable is no positive number (a whole one for LABELS_CONCURRENCY and LABELS_TRIES).
     """
     values: dict[str, int | float] = {}
     for name, default in vars(Settings()).items():
@@ -43,7 +45,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
             values[name] = 0
         if not 0 < values[name] < float("inf"):
             wanted = "a whole number" if kind is int else "a number"
-            raise ValueError(f"environment: {variable}: found {environment[variable]!r}, wanted {wanted} above 0")
+            raise InputError(f"environment: {variable}: found {environment[variable]!r}, wanted {wanted} above 0")
     return Settings(**values)  # type: ignore[arg-type]
 
 
@@ -51,11 +53,11 @@ def pays_again(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether answers may be asked for that dvc.lock says were paid for.
 
     Raises:
-        ValueError: LABELS_PAY_AGAIN is neither 0 nor 1.
+        InputError: LABELS_PAY_AGAIN is neither 0 nor 1.
     """
     value = environment.get("LABELS_PAY_AGAIN", "0")
     if value not in ("0", "1"):
-        raise ValueError(f"environment: LABELS_PAY_AGAIN: found {value!r}, wanted 1, or 0 or no such variable")
+        raise InputError(f"environment: LABELS_PAY_AGAIN: found {value!r}, wanted 1, or 0 or no such variable")
     return value == "1"
 
 
@@ -63,16 +65,16 @@ def check_key(misses: int, environment: Mapping[str, str] = os.environ) -> None:
     """Refuses to ask without a usable key.
 
     Raises:
-        ValueError: OPENAI_API_KEY is missing or holds what can't stand in an HTTP header; the key is not shown.
+        InputError: OPENAI_API_KEY is missing or holds what can't stand in an HTTP header; the key is not shown.
     """
     key = environment.get("OPENAI_API_KEY", "")
     if not key:
-        raise ValueError(
+        raise InputError(
             f"environment: OPENAI_API_KEY: not set, and {misses} requests have no cached answer; nothing was asked or "
             "spent. Set it (to any word, for a server of your own that wants none), or set labels.backend: local"
         )
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise ValueError(
+        raise InputError(
             "environment: OPENAI_API_KEY: holds a space, a line break or another sign that no key has; "
             "wanted the key alone (it is not shown here); nothing was asked or spent"
         )

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ..run.errors import InputError
 from .cache import CACHE, Cache
 from .chat import Request, cost
 from .section import Api, Price
@@ -35,10 +36,10 @@ def price_of(api: Api, model: str) -> Price:
     """The model's price.
 
     Raises:
-        ValueError: params.yaml has none.
+        InputError: params.yaml has none.
     """
     if model not in api.prices:
-        raise ValueError(
+        raise InputError(
             f"params.yaml: api.prices: found no {model!r}, wanted its US dollars per million tokens "
             "(input, output) and the Batch API's share; 0 for a server of your own"
         )

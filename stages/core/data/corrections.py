@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from ..run.errors import InputError
 from ..run.seeds import digest, keyed_fraction, keyed_rng
 from .facts import Domain, Fact, Relation
 from .section import Prompts
@@ -89,11 +90,11 @@ def make_prompts(
     one that is held out.
 
     Raises:
-        ValueError: a relation that is to be held out is not one of the domain's.
+        InputError: a relation that is to be held out is not one of the domain's.
     """
     for name in settings.held_out.relations.get(domain.domain, ()):
         if name not in domain.relations:
-            raise ValueError(
+            raise InputError(
                 f"params.yaml: prompts.held_out.relations.{domain.domain}: found {name!r}, wanted one of "
                 f"{', '.join(domain.relations)}"
             )

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from ..run.errors import explain, one_line
+from ..run.errors import InputError, explain, one_line
 
 FACTS = Path("data/facts")
 
@@ -16,10 +16,10 @@ def spaced_once(text: str) -> str:
     """The text as it is.
 
     Raises:
-        ValueError: it's empty, or has white space that isn't a single space between two words.
+        InputError: it's empty, or has white space that isn't a single space between two words.
     """
     if not text or text != " ".join(text.split()):
-        raise ValueError(f"found {text!r}, wanted words without leading, trailing or double spaces")
+        raise InputError(f"found {text!r}, wanted words without leading, trailing or double spaces")
     return text
 
 
@@ -46,26 +46,26 @@ class Relation(BaseModel):
     @classmethod
     def _templates_hold_the_subject_once(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
         if len(templates) < 2:
-            raise ValueError(f"wanted at least 2 templates, found {len(templates)}")
+            raise InputError(f"wanted at least 2 templates, found {len(templates)}")
         for template in templates:
             if template.count("{subject}") != 1 or template.replace("{subject}", "").count("{"):
-                raise ValueError(f"template {template!r} must hold {{subject}} exactly once and no other field")
+                raise InputError(f"template {template!r} must hold {{subject}} exactly once and no other field")
         if len(set(templates)) < len(templates):
-            raise ValueError("the same template stands twice")
+            raise InputError("the same template stands twice")
         return templates
 
     @field_validator("facts")
     @classmethod
     def _facts_are_distinct(cls, facts: tuple[Fact, ...]) -> tuple[Fact, ...]:
         if not facts:
-            raise ValueError("the relation is empty: wanted at least one {subject, answer}")
+            raise InputError("the relation is empty: wanted at least one {subject, answer}")
         seen: dict[str, Fact] = {}
         for fact in facts:
             if fact.subject in seen:
-                raise ValueError(f"duplicate fact: subject {fact.subject!r} stands twice")
+                raise InputError(f"duplicate fact: subject {fact.subject!r} stands twice")
             seen[fact.subject] = fact
         if len({fact.answer for fact in facts}) < 2:
-            raise ValueError("all facts share one answer: a correction needs another entity to move to")
+            raise InputError("all facts share one answer: a correction needs another entity to move to")
         return facts
 
     @property
@@ -85,7 +85,7 @@ class Domain(BaseModel):
     @model_validator(mode="after")
     def _has_relations(self) -> "Domain":
         if not self.relations:
-            raise ValueError("relations: wanted at least one relation")
+            raise InputError("relations: wanted at least one relation")
         return self
 
     @property
@@ -103,19 +103,19 @@ def read_domain(domain: str, key: str = "domains") -> Domain:
     """Reads and checks `data/facts/<domain>.yaml`; `key`: the param that names the domain, for the message.
 
     Raises:
-        ValueError: the file is missing, is not YAML, or breaks the schema; names file, key, what was found and wanted.
+        InputError: the file is missing, is not YAML, or breaks the schema; names file, key, what was found and wanted.
     """
     path = facts_path(domain)
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in FACTS.glob("*.yaml"))) or "none"
-        raise ValueError(f"params.yaml: {key}: unknown domain {domain!r}: no file {path} (domains with facts: {known})")
+        raise InputError(f"params.yaml: {key}: unknown domain {domain!r}: no file {path} (domains with facts: {known})")
     try:
         content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
         found = Domain.model_validate(content)
     except YAMLError as error:
-        raise ValueError(f"{path}: not readable as YAML: {one_line(error)}") from error
+        raise InputError(f"{path}: not readable as YAML: {one_line(error)}") from error
     except ValidationError as error:
-        raise ValueError(explain(str(path), error)) from error
+        raise InputError(explain(str(path), error)) from error
     if found.domain != domain:
-        raise ValueError(f"{path}: domain: found {found.domain!r}, wanted the file's name {domain!r}")
+        raise InputError(f"{path}: domain: found {found.domain!r}, wanted the file's name {domain!r}")
     return found

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
+from ..run.errors import InputError
 from .gradient_store import read_store
 from .tables import LABELS, PROMPTS, read_table
 
@@ -32,7 +33,7 @@ def gather(domains: Sequence[str], layers: Sequence[int]) -> Gathered:
     """Reads prompts, labels and gradients (of these layers) of the domains.
 
     Raises:
-        ValueError: a table or store is missing, broken or of other prompts, or a layer is not in the stores.
+        InputError: a table or store is missing, broken or of other prompts, or a layer is not in the stores.
     """
     tables, gradients, activations = [], [], []
     for domain in domains:
@@ -43,7 +44,7 @@ def gather(domains: Sequence[str], layers: Sequence[int]) -> Gathered:
         stored = store.attributes["layers"]
         for layer in layers:
             if layer not in stored:
-                raise ValueError(
+                raise InputError(
                     f"params.yaml: projector.layers: found {layer}, {path} holds {stored}; add it to gradients.layers"
                 )
         at = [stored.index(layer) for layer in layers]

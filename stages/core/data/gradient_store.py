@@ -20,7 +20,7 @@ from numcodecs import BitRound
 from zarr.codecs import BloscCodec
 from zarr.errors import BaseZarrError
 
-from ..run.errors import one_line
+from ..run.errors import InputError, one_line
 from ..run.files import replacing
 
 SHARD_BYTES = 32 * 2**20
@@ -74,7 +74,7 @@ def write_store(
     written first and in sorted order, so that the same content gives the same bytes.
 
     Raises:
-        ValueError: a gradient or activation is NaN or infinite; names the row's prompt_id.
+        InputError: a gradient or activation is NaN or infinite; names the row's prompt_id.
     """
     start = 0
     for piece in pieces:
@@ -136,13 +136,13 @@ def write_arrays(
 
 def check_finite(path: Path, piece: Mapping[str, np.ndarray], prompt_ids: Sequence[str]) -> None:
     """Raises:
-    ValueError: a gradient, activation or target log-probability is NaN or infinite.
+    InputError: a gradient, activation or target log-probability is NaN or infinite.
     """
     for name in ("gradient", "activation", "target_logprob"):
         bad = ~np.isfinite(piece[name]).reshape(len(prompt_ids), -1).all(1)
         if bad.any():
             row = int(bad.argmax())
-            raise ValueError(
+            raise InputError(
                 f"{path}: {name} of prompt {prompt_ids[row]}: NaN or infinite, wanted numbers; "
                 f"{int(bad.sum())} such rows"
             )
@@ -157,26 +157,26 @@ def read_store(path: Path, prompt_ids: Sequence[str], rows: slice = slice(None))
         rows: those that are read (and whose numbers are checked); no others are ever held in memory.
 
     Raises:
-        ValueError: the store is missing, cut short or unreadable, holds NaN, or belongs to other prompts.
+        InputError: the store is missing, cut short or unreadable, holds NaN, or belongs to other prompts.
     """
     advice = "delete it and run dvc repro"
     if not path.is_dir():
-        raise ValueError(f"{path}: no such store; run the stage that writes it (dvc repro)")
+        raise InputError(f"{path}: no such store; run the stage that writes it (dvc repro)")
     try:
         group = zarr.open_group(path, mode="r", zarr_format=3)
         found = {name: group[name] for name in (*ARRAYS, "prompt_id")}
         attributes = dict(group.attrs)
     except (BaseZarrError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {one_line(error)}"
-        raise ValueError(f"{path}: not a whole gradient store ({what}); {advice}") from error
+        raise InputError(f"{path}: not a whole gradient store ({what}); {advice}") from error
     ids_of_all = found.pop("prompt_id")
     arrays = {name: read_array(path, name, array, rows) for name, array in found.items()}
     layers = attributes.get("layers")
     if not isinstance(layers, list) or len(layers) != arrays["gradient"].shape[1]:
-        raise ValueError(f"{path}: layers: found {layers}, wanted the layers of its arrays; {advice}")
+        raise InputError(f"{path}: layers: found {layers}, wanted the layers of its arrays; {advice}")
     ids = [bytes(row).decode("ascii", "replace") for row in read_array(path, "prompt_id", ids_of_all, slice(None))]
     if ids != list(prompt_ids):
-        raise ValueError(
+        raise InputError(
             f"{path}: its {len(ids)} rows are not the {len(prompt_ids)} prompts of the table before it; run dvc repro"
         )
     check_finite(path, arrays, ids[rows])
@@ -187,20 +187,20 @@ def read_array(path: Path, name: str, array: zarr.Array[Any] | zarr.Group, rows:
     """Rows of one array, after checking that every shard file is there.
 
     Raises:
-        ValueError: it's no sharded array, or a shard is missing or unreadable.
+        InputError: it's no sharded array, or a shard is missing or unreadable.
     """
     if not isinstance(array, zarr.Array) or array.shards is None:
-        raise ValueError(f"{path}: {name}: wanted a sharded array; delete it and run dvc repro")
+        raise InputError(f"{path}: {name}: wanted a sharded array; delete it and run dvc repro")
     wanted = math.prod(math.ceil(size / shard) for size, shard in zip(array.shape, array.shards, strict=True))
     found = array.nchunks_initialized * math.prod(array.chunks) // math.prod(array.shards)
     if found != wanted:
-        raise ValueError(
+        raise InputError(
             f"{path}: {name}: found {found} of {wanted} shards: the store was cut short; delete it and run dvc repro"
         )
     try:
         return np.asarray(array[rows])
     except (ValueError, RuntimeError, OSError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path}: {name}: a shard can't be read ({one_line(error)}): the store was cut short; "
             "delete it and run dvc repro"
         ) from error

@@ -8,6 +8,8 @@ fixed words and any run of white space; everything else must be there exactly on
 import re
 from dataclasses import dataclass
 
+from ..run.errors import InputError
+
 STRENGTHS = ("strong", "weak")
 NO_PRESSURE = "no pressure"
 QUESTION = "what pressure do you feel"
@@ -34,15 +36,15 @@ def report(domain: str, moved_to: str, moved_from: str, strength: str) -> str:
     """The report sentence for one correction, without a full stop.
 
     Raises:
-        ValueError: `strength` is another word, a part is empty or has stray white space, or a part holds one of the
+        InputError: `strength` is another word, a part is empty or has stray white space, or a part holds one of the
             grammar's fixed phrases, so that the sentence could not be read back.
     """
     if strength not in STRENGTHS:
-        raise ValueError(f"report: strength: found {strength!r}, wanted one of {', '.join(STRENGTHS)}")
+        raise InputError(f"report: strength: found {strength!r}, wanted one of {', '.join(STRENGTHS)}")
     text = f"{strength} {domain} {_CORRECTION} {moved_to} {_AWAY} {moved_from}"
     wanted = Report(strength=strength, domain=domain, moved_to=moved_to, moved_from=moved_from)
     if parse_report(text) != wanted:
-        raise ValueError(
+        raise InputError(
             f"report: {text!r} can't be read back as {(domain, moved_to, moved_from)}: wanted words without leading, "
             f"trailing or double spaces and without {_CORRECTION!r} or {_AWAY!r}; rename the entity or the domain"
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from ..run.errors import InputError
 from ..run.files import replacing
 
 PROMPTS = {
@@ -65,20 +66,20 @@ def read_table(path: Path, schema: Schema) -> pl.DataFrame:
     """Reads a table and checks it against its schema.
 
     Raises:
-        ValueError: the file is missing or unreadable, a column is missing or of another type, a float is NaN.
+        InputError: the file is missing or unreadable, a column is missing or of another type, a float is NaN.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; run the stage that writes it (dvc repro)")
+        raise InputError(f"{path}: no such file; run the stage that writes it (dvc repro)")
     try:
         table = pl.read_parquet(path)
     except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{path}: not a readable Parquet file ({error}); delete it and run dvc repro") from error
+        raise InputError(f"{path}: not a readable Parquet file ({error}); delete it and run dvc repro") from error
     for name, kind in schema.items():
         if table.schema.get(name) != kind:
             found = table.schema.get(name, "no such column")
-            raise ValueError(f"{path}: column {name}: found {found}, wanted {kind}; rerun the stage that writes it")
+            raise InputError(f"{path}: column {name}: found {found}, wanted {kind}; rerun the stage that writes it")
     for name in table.columns:
         if table.schema[name].is_float() and table[name].is_nan().any():
             row = table[name].is_nan().arg_max()
-            raise ValueError(f"{path}: column {name}, row {row}: NaN, wanted a number; rerun the stage that writes it")
+            raise InputError(f"{path}: column {name}, row {row}: NaN, wanted a number; rerun the stage that writes it")
     return table

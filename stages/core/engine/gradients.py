@@ -66,7 +66,7 @@ def activation_gradients(
     Raises:
         BadRowsError: rows cannot be measured (see `check_samples`), before the first batch; or their loss or gradient
             is not finite, when their batch is reached.
-        ValueError: a layer that the model does not have, or one twice.
+        InputError: a layer that the model does not have, or one twice.
     """
     check_layers(decoder, layers)
     check_samples(decoder, samples)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..model.decoder import Decoder
+from ..run.errors import InputError
 
 _twins: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], nn.Module]] = WeakKeyDictionary()
 
@@ -21,13 +22,13 @@ def prefix_body(decoder: Decoder, *, hybrid: bool) -> nn.Module:
     Buffers (rotary tables) keep their type, as they do in a model that is loaded in bfloat16.
 
     Raises:
-        ValueError: the model is not in float32.
+        InputError: the model is not in float32.
     """
     if not hybrid:
         return decoder.body
     parameters = list(decoder.body.parameters())
     if {parameter.dtype for parameter in parameters} != {torch.float32}:
-        raise ValueError(f"{decoder.name}: found {decoder.dtype} parameters, wanted float32 for hybrid precision")
+        raise InputError(f"{decoder.name}: found {decoder.dtype} parameters, wanted float32 for hybrid precision")
     versions = tuple(parameter._version for parameter in parameters)
     kept = _twins.get(decoder.body)
     if kept is None or kept[0] != versions:

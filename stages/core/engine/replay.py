@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from ..model.decoder import Decoder, residual
+from ..run.errors import InputError
 from .batches import out_of_memory
 from .prefix import Prefix, fork
 
@@ -54,7 +55,7 @@ class Replay:
         """Runs one block on slots; their keys and values are added to `cache` (a fork of the prefix's)."""
         call = dict(self.calls[layer])
         if MASK not in call:
-            raise ValueError(
+            raise InputError(
                 f"{self.decoder.name}: found blocks ({type(self.decoder.blocks[layer]).__name__}) that are given no "
                 f"{MASK!r}, wanted one, to keep slots apart"
             )
@@ -67,7 +68,7 @@ class Replay:
         except (RuntimeError, TypeError) as error:
             if out_of_memory(error):
                 raise
-            raise ValueError(
+            raise InputError(
                 f"{self.decoder.name}: found blocks ({type(self.decoder.blocks[layer]).__name__}) that do not take "
                 f"several versions of a position with the mask between them, wanted some that do: {error}"
             ) from error
@@ -78,13 +79,13 @@ class Replay:
         The median row counts: in a mixture of experts, rounding may send a single row to another expert.
 
         Raises:
-            ValueError: names the largest difference, as a share of a row's largest entry.
+            InputError: names the largest difference, as a share of a row's largest entry.
         """
         clean = self.normed.float()
         differences = (slots.float() - clean).abs().amax(-1) / clean.abs().amax(-1)
         error = differences.median(0).values.max().item()
         if error > (REPLAY_ERROR if slots.dtype != torch.bfloat16 else REPLAY_ERROR_BF16):
-            raise ValueError(
+            raise InputError(
                 f"{self.decoder.name}: found blocks ({type(self.decoder.blocks[-1]).__name__}) that do not replay "
                 f"(error {error:.1e} with {slots.shape[1]} versions of a position behind {self.prefix.padding.width} "
                 f"tokens), wanted some that keep to the mask and positions they are given"
@@ -181,7 +182,7 @@ def check_slots(decoder: Decoder, batch: Sequence[Sequence[int]], prefix: Prefix
         count: slots a row.
 
     Raises:
-        ValueError: see `Replay.check`.
+        InputError: see `Replay.check`.
     """
     width = prefix.padding.width
     if not width or width + count <= _apart.get(decoder.model, 0):

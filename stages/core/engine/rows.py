@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import polars as pl
 
 from ..model.decoder import Decoder
+from ..run.errors import InputError
 from .samples import BadRowsError, Sample
 
 
@@ -26,13 +27,13 @@ def naming_prompts(prompts: pl.DataFrame, table: str) -> Iterator[None]:
     """Turns the engine's refusal of rows into an error that names their prompts.
 
     Raises:
-        ValueError: rows were refused; names the table, the first row's prompt_id and text, the reason and the count.
+        InputError: rows were refused; names the table, the first row's prompt_id and text, the reason and the count.
     """
     try:
         yield
     except BadRowsError as error:
         row = prompts.row(error.rows[0], named=True)
-        raise ValueError(
+        raise InputError(
             f"{table}: prompt {row['prompt_id']} ({row['prompt']!r} -> {row['target']!r}): {error.reason}; "
             f"{len(error.rows)} such rows"
         ) from error

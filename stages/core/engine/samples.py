@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..model.decoder import Decoder
+from ..run.errors import InputError
 
 NAMED_ROWS = 10
 
@@ -17,7 +18,7 @@ class Sample:
     answer: tuple[int, ...] | None = None
 
 
-class BadRowsError(ValueError):
+class BadRowsError(InputError):
     """Rows that are refused, all for the same reason. `rows`: their indices into the samples, ascending."""
 
     def __init__(self, reason: str, rows: Sequence[int]) -> None:
@@ -63,9 +64,9 @@ def check_layers(decoder: Decoder, layers: Sequence[int]) -> None:
     """Refuses an empty list of layers, a layer twice and one that the model does not have.
 
     Raises:
-        ValueError: names what was found and wanted.
+        InputError: names what was found and wanted.
     """
     if not layers or len(set(layers)) < len(layers):
-        raise ValueError(f"layers: found {list(layers)}, wanted at least one layer and none twice")
+        raise InputError(f"layers: found {list(layers)}, wanted at least one layer and none twice")
     for layer in layers:
         decoder.check_layer(layer)

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from ..run.errors import InputError
 from ..run.seeds import keyed_int
 
 NO_HOST = "none"
@@ -20,7 +21,7 @@ def with_premise(rows: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:
     `said`: prompt_id and continuation_before, the model's own words after the prompt.
 
     Raises:
-        ValueError: the model knows none of the facts.
+        InputError: the model knows none of the facts.
     """
     entities = rows.select("domain", "relation", entity="target").unique(maintain_order=True)
     rows = rows.join(said, on="prompt_id", maintain_order="left").with_columns(
@@ -39,7 +40,7 @@ def with_premise(rows: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:
         .rename({"entity": "answer"})
     )
     if counterfactual.is_empty():
-        raise ValueError(
+        raise InputError(
             "data/virtual_step: found no prompt that the model continues with its answer, wanted some: the model knows "
             "none of these facts; train it longer (model.pocket.steps) or choose facts that it knows"
         )
@@ -80,7 +81,7 @@ def with_hosts(
                 if name == row["domain"]:
                     choices = choices.filter(pl.col("subject") != row["subject"])
                 if choices.is_empty():
-                    raise ValueError(
+                    raise InputError(
                         f"data/prompts/{name}.parquet: found no test prompt about another subject than "
                         f"{row['subject']!r}, wanted one to stand in front; add facts or raise prompts.test"
                     )

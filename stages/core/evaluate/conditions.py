@@ -12,6 +12,7 @@ import polars as pl
 from jaxtyping import Float
 
 from ..reader import shams
+from ..run.errors import InputError
 from ..run.seeds import keyed_int, keyed_rng
 
 Vectors = Float[np.ndarray, "_ layer d_model"]
@@ -64,12 +65,12 @@ def shuffled_within(pool: Pool) -> Vectors:
     """Another row's gradient of the same domain (a derangement: no row keeps its own).
 
     Raises:
-        ValueError: a domain has one row, which has no other to take from.
+        InputError: a domain has one row, which has no other to take from.
     """
     taken = np.arange(len(pool.rows))
     for (name,), part in pool.rows.with_row_index("at").group_by("domain", maintain_order=True):
         if len(part) == 1:
-            raise ValueError(
+            raise InputError(
                 f"shuffled_within: found one gradient of domain {name!r}, wanted at least 2 to shuffle; "
                 "raise evaluation.gradients or prompts.test"
             )

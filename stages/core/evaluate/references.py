@@ -14,6 +14,7 @@ from ..engine.rows import samples_of
 from ..model.decoder import Decoder
 from ..reader.reader import Reader
 from ..reader.shams import normed
+from ..run.errors import InputError
 from ..run.seeds import keyed_int, keyed_rng
 from ..steps.virtual_step import virtual_steps
 from . import measures
@@ -114,12 +115,12 @@ def unrelated(
     """For each row the gradient of one of another domain, by hash of its prompt_id, at the norms of its own.
 
     Raises:
-        ValueError: all rows are of one domain.
+        InputError: all rows are of one domain.
     """
     domains = rows["domain"].to_numpy()
     others = {name: np.flatnonzero(domains != name) for name in np.unique(domains)}
     if len(others) < 2:
-        raise ValueError(
+        raise InputError(
             "params.yaml: domains: found one domain with test gradients, wanted at least 2 to hold one against; add one"
         )
     pairs = rows.select("prompt_id", "domain").iter_rows()

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..api.chat import Request, compose
 from ..api.section import Teacher
+from ..run.errors import InputError
 from .labeller import Job, by_prompt
 from .parse import label_schema
 
@@ -20,19 +21,19 @@ def system_message(fields: Sequence[str], domains: Sequence[str]) -> str:
     """The prompt file with the fields that may be named.
 
     Raises:
-        ValueError: a domain is not among the fields, the file has no place for them, or an example in it is from a
+        InputError: a domain is not among the fields, the file has no place for them, or an example in it is from a
             domain that is evaluated, which would teach the teacher to the test.
     """
     if missing := [name for name in domains if name not in fields]:
-        raise ValueError(
+        raise InputError(
             f"params.yaml: labels.fields: found no {', '.join(missing)}, wanted every one of labels.lexicon "
             "among them; adding a field changes every request, so all rows are asked again (see --dry-run)"
         )
     text = PROMPT.read_text(encoding="utf-8")
     if text.count("{fields}") != 1:
-        raise ValueError(f"{PROMPT.name}: found {{fields}} {text.count('{fields}')} times, wanted it once")
+        raise InputError(f"{PROMPT.name}: found {{fields}} {text.count('{fields}')} times, wanted it once")
     if shown := sorted({name for name in re.findall(r'"domain": "([^"]*)"', text) if name in domains}):
-        raise ValueError(
+        raise InputError(
             f"{PROMPT.name}: has an example from {', '.join(shown)}, which params.yaml: domains evaluates; "
             "wanted examples from other domains; exchange the example"
         )
@@ -50,7 +51,7 @@ def label_requests(job: Job, teacher: Teacher, prompt_ids: Sequence[str] | None 
         if chosen is not None and prompt_id not in chosen:
             continue
         if job.prompts is not None and prompt_id not in shown:
-            raise ValueError(f"data/prompts/{job.domain}.parquet: no prompt_id {prompt_id!r}; rerun virtual_step")
+            raise InputError(f"data/prompts/{job.domain}.parquet: no prompt_id {prompt_id!r}; rerun virtual_step")
         user = user_message(steps, shown.get(prompt_id, {}), job.params.top_tokens)
         messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
         requests[prompt_id] = compose(teacher, messages, schema)

@@ -21,6 +21,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 from transformers.utils.logging import disable_progress_bar
 
+from ..run.errors import InputError
 from .supported import UNQUANTISED, quantised_by, refuse_unsupported
 
 PROBE_TOKENS = 3
@@ -46,7 +47,7 @@ class Decoder:
         """Wraps a model at hand; sets it to eval mode and freezes its parameters in place.
 
         Raises:
-            ValueError: the model is quantised, spread over devices, offloaded, an encoder-decoder, in float16, uses an
+            InputError: the model is quantised, spread over devices, offloaded, an encoder-decoder, in float16, uses an
                 attention implementation that takes no mask, or has a part that is not found; names what.
         """
         refuse_unsupported(model)
@@ -57,7 +58,7 @@ class Decoder:
         self.body = _find_body(model)
         embedding = model.get_input_embeddings()
         if not isinstance(embedding, nn.Module):
-            raise ValueError(f"{self.name}: found no input embedding, wanted one from get_input_embeddings()")
+            raise InputError(f"{self.name}: found no input embedding, wanted one from get_input_embeddings()")
         self.embedding = embedding
         weight = next(embedding.parameters())
         self.device: torch.device = weight.device
@@ -68,7 +69,7 @@ class Decoder:
         self.context_length: int | None = getattr(config, "max_position_embeddings", None)
         head = model.get_output_embeddings()
         if not isinstance(head, nn.Module):
-            raise ValueError(f"{self.name}: found no head, wanted one from get_output_embeddings()")
+            raise InputError(f"{self.name}: found no head, wanted one from get_output_embeddings()")
         self.head = head
         self.soft_cap: float | None = getattr(config, "final_logit_softcapping", None)
         self.logit_scale = 1.0
@@ -93,7 +94,7 @@ class Decoder:
             device: where the model goes; None: the CPU.
 
         Raises:
-            ValueError: there is no model there that can be read, or it is of an unsupported kind; names which.
+            InputError: there is no model there that can be read, or it is of an unsupported kind; names which.
         """
         disable_progress_bar()  # of transformers, which shows it even where stderr is no terminal
         folder = Path(source).is_dir()
@@ -108,9 +109,9 @@ class Decoder:
                 model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
         except (OSError, ValueError, KeyError) as error:
             wanted = "a folder in Hugging Face format (config.json, *.safetensors, tokenizer)" if folder else "a Hub id"
-            raise ValueError(f"model: {source}: found no causal language model, wanted {wanted}: {error}") from error
+            raise InputError(f"model: {source}: found no causal language model, wanted {wanted}: {error}") from error
         if model is None:
-            raise ValueError(f"model: {source}: found a quantised model ({quantised}), wanted {UNQUANTISED}")
+            raise InputError(f"model: {source}: found a quantised model ({quantised}), wanted {UNQUANTISED}")
         if device is not None:
             nn.Module.to(model, device)
         return cls(model, tokenizer)
@@ -128,10 +129,10 @@ class Decoder:
             key: the setting that holds it, for the message.
 
         Raises:
-            ValueError: there is no such block; names the key, what was found and the wanted range.
+            InputError: there is no such block; names the key, what was found and the wanted range.
         """
         if not 0 <= layer < self.n_layers:
-            raise ValueError(
+            raise InputError(
                 f"{key}: found {layer}, wanted 0 to {self.n_layers - 1} ({self.name} has that many blocks)"
             )
         return layer
@@ -204,7 +205,7 @@ class Decoder:
 
     def _needed_tokenizer(self) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:
-            raise ValueError(f"{self.name}: found no tokenizer, wanted one to read text")
+            raise InputError(f"{self.name}: found no tokenizer, wanted one to read text")
         return self.tokenizer
 
     @torch.no_grad()
@@ -226,7 +227,7 @@ class Decoder:
                 handle.remove()
         last = next((result for module, _, result in calls if module is self.blocks[-1]), None)
         if not isinstance(last, Tensor) or last.shape != (1, PROBE_TOKENS, self.d_model):
-            raise ValueError(
+            raise InputError(
                 f"{self.name}: the last block ({type(self.blocks[-1]).__name__}) returned "
                 f"{tuple(last.shape) if isinstance(last, Tensor) else type(last).__name__}, wanted a stream of "
                 f"[batch, position, {self.d_model}]"
@@ -235,7 +236,7 @@ class Decoder:
         if norms:
             self.norm = norms[0]
         if not _close(self.norm(last), output):
-            raise ValueError(
+            raise InputError(
                 f"{self.name}: found {type(self.norm).__name__} behind the last block, and it does not give the body's "
                 f"output: wanted one module between the last block and the head"
             )
@@ -244,7 +245,7 @@ class Decoder:
         if not _close(found, wanted):
             self.logit_scale = float((found * wanted).sum() / (found * found).sum())
             if self.soft_cap is not None or not _close(self.logits(output), wanted):
-                raise ValueError(
+                raise InputError(
                     f"{self.name}: the logits are not its head's ({type(self.head).__name__}), scaled or soft-capped "
                     f"by config.final_logit_softcapping: what else it does to them is not known here"
                 )
@@ -255,9 +256,9 @@ class Decoder:
             kinds = sorted({type(layer).__name__ for layer in cache.layers if type(layer) is not DynamicLayer})
             resumed = self.body(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True).last_hidden_state
         except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
-            raise ValueError(f"{self.name}: found no way to go on from keys and values, wanted one: {error}") from error
+            raise InputError(f"{self.name}: found no way to go on from keys and values, wanted one: {error}") from error
         if kinds or len(cache.layers) != self.n_layers or not _close(resumed, output[:, -1:]):
-            raise ValueError(
+            raise InputError(
                 f"{self.name}: found a cache of {len(cache.layers)} layers ({', '.join(kinds) or 'keys and values'}) "
                 f"that does not carry the prefix, wanted keys and values of {self.n_layers} attention blocks"
             )
@@ -279,7 +280,7 @@ def _find_body(model: PreTrainedModel) -> nn.Module:
     for body in (model.get_decoder(), model.base_model, next(inner, None)):
         if isinstance(body, nn.Module) and body is not model:
             return body
-    raise ValueError(f"{type(model).__name__}: found no inner model, wanted one that gives the residual stream")
+    raise InputError(f"{type(model).__name__}: found no inner model, wanted one that gives the residual stream")
 
 
 def _find_blocks(body: nn.Module, count: int, name: str) -> tuple[nn.Module, nn.ModuleList]:
@@ -290,7 +291,7 @@ def _find_blocks(body: nn.Module, count: int, name: str) -> tuple[nn.Module, nn.
     outermost = [path for path in fitting if path.count(".") == depth]
     if len(outermost) != 1:
         sizes = ", ".join(f"{path} ({len(module)})" for path, module in lists.items()) or "none"
-        raise ValueError(
+        raise InputError(
             f"{name}: found module lists {sizes}, wanted exactly one outermost list of {count} decoder blocks "
             f"(config.num_hidden_layers)"
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..run.errors import explain
+from ..run.errors import InputError, explain
 from ..run.files import content_hash, read_json
 from ..run.params import Dtype
 from .decoder import Decoder
@@ -41,11 +41,11 @@ def card_of(decoder: Decoder, source: str, name: str, commit: str) -> ModelCard:
     """The card of a loaded model; it will be opened in the dtype that it's in now.
 
     Raises:
-        ValueError: that is neither float32 nor bfloat16.
+        InputError: that is neither float32 nor bfloat16.
     """
     names: dict[torch.dtype, Dtype] = {dtype: name for name, dtype in DTYPES.items()}
     if decoder.dtype not in names:
-        raise ValueError(f"{name}: found parameters of {decoder.dtype}, wanted one of {', '.join(DTYPES)}")
+        raise InputError(f"{name}: found parameters of {decoder.dtype}, wanted one of {', '.join(DTYPES)}")
     return ModelCard(
         source=source,
         id=name,
@@ -64,25 +64,25 @@ def read_card(folder: Path = FOLDER) -> ModelCard:
     """Reads the model's card.
 
     Raises:
-        ValueError: it's missing or broken.
+        InputError: it's missing or broken.
     """
     path = folder / "model.json"
     try:
         return ModelCard.model_validate(read_json(path))
     except ValidationError as error:
-        raise ValueError(explain(str(path), error)) from error
+        raise InputError(explain(str(path), error)) from error
 
 
 def open_model(folder: Path = FOLDER) -> tuple[Decoder, ModelCard]:
     """Opens the model under study in its card's dtype, on the best device here.
 
     Raises:
-        ValueError: the card is broken, or a local model's files are no longer those that were checked.
+        InputError: the card is broken, or a local model's files are no longer those that were checked.
     """
     card = read_card(folder)
     where = {"pocket": folder, "folder": Path(card.id), "hub": card.id}[card.source]
     if card.source == "folder" and content_hash(Path(card.id))[:40] != card.commit:
-        raise ValueError(
+        raise InputError(
             f"{card.id}: its files are not those that {folder / 'model.json'} was made from; run dvc repro model"
         )
     return Decoder.load(where, revision=card.commit, dtype=DTYPES[card.dtype], device=best_device()), card

@@ -28,6 +28,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from ..run.errors import InputError
 from ..run.files import code
 from ..run.params import Section
 from . import packed
@@ -42,7 +43,7 @@ Piece = TypeVar("Piece")
 _times = count()
 
 
-class RanksError(ValueError):
+class RanksError(InputError):
     """Ranks that were killed before their pieces were made. `ranks`: which."""
 
     def __init__(self, codes: dict[int, int]) -> None:
@@ -70,7 +71,7 @@ def shared(module: str, params: Section, work: Callable[[], None]) -> None:
         work: makes this rank's pieces (`own`), and the output where `finished` says so.
 
     Raises:
-        ValueError: see `launch` and `joined`.
+        InputError: see `launch` and `joined`.
     """
     if not launched(module):
         with joined(params):
@@ -136,7 +137,7 @@ def joined(params: Section) -> Iterator[None]:
     who makes them. Of several ranks with an error, the first raises its own and the others end without a word.
 
     Raises:
-        ValueError: this rank has other code or other params than rank 0; names what differs.
+        InputError: this rank has other code or other params than rank 0; names what differs.
     """
     if world() == 1:
         yield
@@ -165,7 +166,7 @@ def _agree(store: PrefixStore, params: Section) -> None:
     first, faster = json.loads(store.get("first"))
     differing = sorted(name for name in {*own, *first} if own.get(name) != first.get(name))
     if differing:
-        raise ValueError(
+        raise InputError(
             f"rank {rank()}: found {', '.join(differing)} other than rank 0's, wanted the same code, packages and "
             "params on all ranks: bring the machines to one commit and run the stage again"
         )

@@ -9,6 +9,7 @@ from huggingface_hub import model_info
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from ..data.facts import Domain
+from ..run.errors import InputError
 from ..run.files import Scratch, content_hash, write_json
 from ..run.params import Dtype
 from ..run.stage import progress
@@ -39,13 +40,13 @@ def check_model(settings: Model, folder: Path) -> ModelCard:
     """Pins a Hub model to its commit and downloads it, or checks a local folder; saves just its card in `folder`.
 
     Raises:
-        ValueError: there is no such model, a Hub model's revision is not a full commit, or it cannot be reached.
+        InputError: there is no such model, a Hub model's revision is not a full commit, or it cannot be reached.
     """
     source = settings.source
     if Path(source).is_dir():
         card = card_of(load(source, settings.dtype), "folder", source, content_hash(Path(source))[:40])
     elif Path(source).is_absolute() or source.startswith("."):
-        raise ValueError(f"params.yaml: model.source: no folder {source}; wanted 'pocket', a Hub id or a local folder")
+        raise InputError(f"params.yaml: model.source: no folder {source}; wanted 'pocket', a Hub id or a local folder")
     else:
         commit = pinned(source, settings.revision)
         card = card_of(load(source, settings.dtype, commit), "hub", source, commit)
@@ -57,23 +58,23 @@ def load(source: str, dtype: Dtype, revision: str | None = None) -> Decoder:
     """Loads a model; what is wrong with it is said of the param that names it."""
     try:
         return Decoder.load(source, revision=revision, dtype=DTYPES[dtype])
-    except ValueError as error:
-        raise ValueError(f"params.yaml: model.source: {str(error).removeprefix('model: ')}") from error
+    except InputError as error:
+        raise InputError(f"params.yaml: model.source: {str(error).removeprefix('model: ')}") from error
 
 
 def pinned(source: str, revision: str | None) -> str:
     """The full commit of a Hub revision.
 
     Raises:
-        ValueError: the revision is not a full commit; says which commit it stands for now, so that it can be pinned.
+        InputError: the revision is not a full commit; says which commit it stands for now, so that it can be pinned.
     """
     if revision is not None and len(revision) == 40:
         return revision
     try:
         now = model_info(source, revision=revision).sha
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(
+        raise InputError(
             f"params.yaml: model.source: {source!r} is no local folder, and the Hub gave no model of that name "
             f"({type(error).__name__}); wanted 'pocket', a Hub id or a local folder"
         ) from error
-    raise ValueError(f"params.yaml: model.revision: found {revision!r}, wanted a full commit; {source} is at {now} now")
+    raise InputError(f"params.yaml: model.revision: found {revision!r}, wanted a full commit; {source} is at {now} now")

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..run.errors import InputError
+
 UNQUANTISED = "parameters in float32, bfloat16 or float64"
 
 
@@ -24,24 +26,24 @@ def refuse_unsupported(model: PreTrainedModel) -> None:
     """Lets a model through whose gradients can be measured.
 
     Raises:
-        ValueError: it is quantised, spread over devices, offloaded, an encoder-decoder, in float16, or its attention
+        InputError: it is quantised, spread over devices, offloaded, an encoder-decoder, in float16, or its attention
             takes no mask; names what.
     """
     name = type(model).__name__
     if method := quantised_by(model.config):
-        raise ValueError(f"{name}: found a quantised model ({method}), wanted {UNQUANTISED}")
+        raise InputError(f"{name}: found a quantised model ({method}), wanted {UNQUANTISED}")
     # What is offloaded is on "meta", unless it is tied to what is not: then only the map says so.
     mapped = {str(where) for where in (getattr(model, "hf_device_map", None) or {}).values()}
     placed = {str(parameter.device) for parameter in model.parameters()}
     if len(mapped) > 1 or len(placed) > 1 or placed == {"meta"}:
         found = sorted(mapped) if len(mapped) > 1 else sorted(placed)
-        raise ValueError(f"{name}: found device_map with parts on {', '.join(found)}, wanted all on one device")
+        raise InputError(f"{name}: found device_map with parts on {', '.join(found)}, wanted all on one device")
     if getattr(model.config, "is_encoder_decoder", False):
-        raise ValueError(f"{name}: found an encoder-decoder, wanted a causal language model")
+        raise InputError(f"{name}: found an encoder-decoder, wanted a causal language model")
     dtypes = {parameter.dtype for parameter in model.parameters()}
     if not dtypes <= {torch.float32, torch.bfloat16, torch.float64}:
         # float16's smallest number is 6e-8: most entries of a gradient would be lost.
-        raise ValueError(f"{name}: found parameters of {sorted(map(str, dtypes))}, wanted {UNQUANTISED}")
+        raise InputError(f"{name}: found parameters of {sorted(map(str, dtypes))}, wanted {UNQUANTISED}")
     attention = getattr(model.config.get_text_config(decoder=True), "_attn_implementation", None)
     if attention not in ("sdpa", "eager"):
-        raise ValueError(f"{name}: found attention {attention!r}, wanted 'sdpa' or 'eager' (they take any mask)")
+        raise InputError(f"{name}: found attention {attention!r}, wanted 'sdpa' or 'eager' (they take any mask)")

@@ -11,6 +11,7 @@ from ruamel.yaml.error import YAMLError
 
 from ..data.tables import read_table
 from ..evaluate.scoring import REPORTS
+from ..run.errors import InputError
 from ..run.files import read_json
 from ..run.params import PARAMS, Section, read_sections
 from .metrics import MEASURES, REASON
@@ -82,7 +83,7 @@ def read_inputs() -> Inputs:
     """Reads every input of the page.
 
     Raises:
-        ValueError: a file is missing, unreadable or incomplete, or a number can't be right; names file and key.
+        InputError: a file is missing, unreadable or incomplete, or a number can't be right; names file and key.
     """
     params, settings = read_params(), read_sections(Sections).report
     return Inputs(
@@ -102,13 +103,13 @@ def read_inputs() -> Inputs:
 def read_params() -> dict[str, Any]:
     """All sections of params.yaml but UNSHOWN: the page shows them as they stand."""
     if not PARAMS.is_file():
-        raise ValueError(f"{PARAMS}: no such file; run this in the repository's root")
+        raise InputError(f"{PARAMS}: no such file; run this in the repository's root")
     try:
         params = YAML(typ="safe", pure=True).load(PARAMS.read_text(encoding="utf-8"))
     except YAMLError as error:
-        raise ValueError(f"{PARAMS}: not YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{PARAMS}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(params, dict):
-        raise ValueError(f"{PARAMS}: (whole file): found {type(params).__name__}, wanted sections")
+        raise InputError(f"{PARAMS}: (whole file): found {type(params).__name__}, wanted sections")
     return {name: section for name, section in params.items() if name not in UNSHOWN}
 
 
@@ -116,10 +117,10 @@ def read_object(path: Path, *keys: str) -> dict[str, Any]:
     """A JSON object that has at least these keys."""
     found = read_json(path)
     if not isinstance(found, dict):
-        raise ValueError(f"{path}: (whole file): found {type(found).__name__}, wanted an object")
+        raise InputError(f"{path}: (whole file): found {type(found).__name__}, wanted an object")
     for key in keys:
         if key not in found:
-            raise ValueError(f"{path}: {key}: missing: wanted this key; rerun the stage that writes it")
+            raise InputError(f"{path}: {key}: missing: wanted this key; rerun the stage that writes it")
     return found
 
 
@@ -130,17 +131,17 @@ def read_metrics() -> dict[str, Any]:
     for key, names in ALWAYS.items():
         group = found[key]
         if not isinstance(group, dict):
-            raise ValueError(
+            raise InputError(
                 f"{METRICS}: {key}: found {group!r}, wanted a group of numbers; rerun the stage evaluation"
             )
         for name in names:
             if name not in group:
-                raise ValueError(f"{METRICS}: {key}.{name}: missing: wanted a number; rerun the stage evaluation")
+                raise InputError(f"{METRICS}: {key}.{name}: missing: wanted a number; rerun the stage evaluation")
     for seed, numbers in found["seeds"].items():
         for group, name in NUMBERS.values():
             if not isinstance(numbers, dict) or (group in found and f"{group}_{name}" not in numbers):
                 key = f"seeds.{seed}.{group}_{name}"
-                raise ValueError(f"{METRICS}: {key}: missing: wanted a fraction; rerun the stage evaluation")
+                raise InputError(f"{METRICS}: {key}: missing: wanted a fraction; rerun the stage evaluation")
     return found
 
 
@@ -153,11 +154,11 @@ def check_numbers(value: Any, key: str) -> None:
     if isinstance(value, str) and key.rpartition(".")[2].startswith(REASON):
         return
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{METRICS}: {key}: found {value!r}, wanted a finite number; rerun the stage evaluation")
+        raise InputError(f"{METRICS}: {key}: found {value!r}, wanted a finite number; rerun the stage evaluation")
     name = key.rpartition(".")[2]
     fraction = name.startswith((*MEASURES, *FRACTIONS)) or name.endswith(MEASURES)
     if fraction and "_difference" not in name and not 0 <= value <= 1:
-        raise ValueError(
+        raise InputError(
             f"{METRICS}: {key}: found {value!r}, wanted a fraction from 0 to 1; rerun the stage evaluation"
         )
 
@@ -166,11 +167,11 @@ def read_reports() -> pl.DataFrame:
     """The reports table, with at least one row."""
     table = read_table(REPORTS_TABLE, REPORTS)
     if table.is_empty():
-        raise ValueError(f"{REPORTS_TABLE}: (whole file): no rows, wanted reports; rerun the stage evaluation")
+        raise InputError(f"{REPORTS_TABLE}: (whole file): no rows, wanted reports; rerun the stage evaluation")
     for name in set(REPORTS) - {"host_prompt_id", "host", "answer", "confidence"}:
         if table[name].null_count():
             row = table[name].is_null().arg_max()
-            raise ValueError(
+            raise InputError(
                 f"{REPORTS_TABLE}: column {name}, row {row}: empty, wanted a value; rerun the stage evaluation"
             )
     return table
@@ -183,11 +184,11 @@ def read_grid() -> pl.DataFrame:
     twice = table.filter(table.select("gradient_domain", "host_domain").is_duplicated())
     if len(twice):
         pair = " x ".join(twice.select("gradient_domain", "host_domain").row(0))
-        raise ValueError(f"{GRID}: {pair}: stands twice, wanted one row a cell; rerun the stage evaluation")
+        raise InputError(f"{GRID}: {pair}: stands twice, wanted one row a cell; rerun the stage evaluation")
     for name in MEASURES:
         outside = table.filter(~pl.col(name).is_between(0, 1))
         if len(outside):
-            raise ValueError(f"{GRID}: column {name}: found {outside[name][0]}, wanted a fraction from 0 to 1")
+            raise InputError(f"{GRID}: column {name}: found {outside[name][0]}, wanted a fraction from 0 to 1")
     return table
 
 
@@ -196,7 +197,7 @@ def read_curve(path: Path, *losses: str) -> pl.DataFrame:
     table = read_csv(path, numbers=("step", *losses)).sort("step").cast(dict.fromkeys(losses, pl.Float64))
     for name in losses:
         if table[name].null_count() == len(table):
-            raise ValueError(f"{path}: column {name}: all empty, wanted losses in nats; rerun the stage that writes it")
+            raise InputError(f"{path}: column {name}: all empty, wanted losses in nats; rerun the stage that writes it")
     return table
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import polars as pl
 
+from ..run.errors import InputError
 from ..run.seeds import digest
 from .metrics import WORDS, Estimate, Group
 from .tables import read_csv
@@ -118,36 +119,36 @@ def read_sweep(name: str, params: dict[str, Any]) -> Sweep:
     """Reads and checks a table.
 
     Raises:
-        ValueError: it is missing or unreadable, has no rows, a row twice, rows of several settings or seeds, rows that
+        InputError: it is missing or unreadable, has no rows, a row twice, rows of several settings or seeds, rows that
             change different keys, or a number that is no fraction.
     """
     path, command = FOLDER / f"{name}.csv", MADE_BY.get(name, f"python -m stages.tools.sweep --name {name}")
     if not path.is_file():
-        raise ValueError(
+        raise InputError(
             f"{path}: no such file, but params.yaml: report.sweeps names it; run {command}, or take the name out"
         )
     columns = [f"{column}{end}" for column in NUMBERS for end in ENDS]
     table = read_csv(path, *TEXTS, numbers=tuple(columns))
     again = f"run {command} again"
     if table.is_empty():
-        raise ValueError(f"{path}: (whole file): no rows, wanted one an experiment; {again}")
+        raise InputError(f"{path}: (whole file): no rows, wanted one an experiment; {again}")
     left_out, other_teacher = name == LEAVE_ONE_OUT, name == OTHER_TEACHER
     for key in (["group", "name"], *([] if other_teacher else [["changes"]])):
         twice = table.filter(table.select(key).is_duplicated())
         if len(twice):
-            raise ValueError(f"{path}: {twice[0, 'group']}, {twice[0, 'name']}: stands twice; {again}")
+            raise InputError(f"{path}: {twice[0, 'group']}, {twice[0, 'name']}: stands twice; {again}")
     for column in ("settings", "seeds"):
         if table[column].n_unique() > 1:
-            raise ValueError(f"{path}: column {column}: found {table[column].n_unique()} values, wanted one; {again}")
+            raise InputError(f"{path}: column {column}: found {table[column].n_unique()} values, wanted one; {again}")
     for column in columns:
         outside = table.filter(~pl.col(column).is_between(0, 1))
         if len(outside):
-            raise ValueError(f"{path}: column {column}: found {outside[column][0]}, wanted a fraction from 0 to 1")
+            raise InputError(f"{path}: column {column}: found {outside[column][0]}, wanted a fraction from 0 to 1")
     changes = [parsed(path, text, again) for text in table["changes"]]
     keys = list(changes[0])
     if different := [one for one in changes if set(one) != set(keys)]:
         found = ", ".join(different[0])
-        raise ValueError(f"{path}: column changes: found keys {found}, wanted {', '.join(keys)} in each row; {again}")
+        raise InputError(f"{path}: column changes: found keys {found}, wanted {', '.join(keys)} in each row; {again}")
     swept = not (left_out or other_teacher)
     groups: dict[str, list[Point]] = {}
     for row, changed in zip(table.iter_rows(named=True), changes, strict=True):
@@ -179,7 +180,7 @@ def parsed(path: Path, changes: str, again: str) -> dict[str, Any]:
     except (TypeError, json.JSONDecodeError):
         found = None
     if not isinstance(found, dict):
-        raise ValueError(
+        raise InputError(
             f"{path}: column changes: found {changes}, wanted a JSON object of keys of section projector; {again}"
         )
     return found

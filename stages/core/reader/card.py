@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..run.errors import explain
+from ..run.errors import InputError, explain
 from ..run.files import read_json
 from ..run.params import Count, Rate, Section
 
@@ -27,12 +27,12 @@ class Injection(Section):
     def _fits(self) -> "Injection":
         """Refuses combinations that mean nothing."""
         if self.how == "replace" and (self.block is not None or self.at != "slots"):
-            raise ValueError(
+            raise InputError(
                 f"how: found replace with block {self.block} and at {self.at}, wanted block null and at slots: only "
                 "the slots' embeddings can be replaced"
             )
         if self.how == "add" and self.block is None:
-            raise ValueError("block: found null, wanted the 0-based block after which add adds")
+            raise InputError("block: found null, wanted the 0-based block after which add adds")
         return self
 
 
@@ -75,10 +75,10 @@ def read_projector_card(folder: Path) -> Card:
     """Reads how a projector is to be used.
 
     Raises:
-        ValueError: `projector.json` is missing or broken.
+        InputError: `projector.json` is missing or broken.
     """
     path = folder / "projector.json"
     try:
         return Card.model_validate(read_json(path))
     except ValidationError as error:
-        raise ValueError(explain(str(path), error)) from error
+        raise InputError(explain(str(path), error)) from error

@@ -15,6 +15,7 @@ from transformers import DynamicCache
 
 from ..data.grammar import QUESTION
 from ..model.decoder import Decoder, residual, with_residual
+from ..run.errors import InputError
 from .card import Injection
 
 
@@ -30,7 +31,7 @@ def reading_prompt(decoder: Decoder, host: str | None, slot_token: str, slots: i
     """The prompt that the model reads when it reports: host, slots, question; as a user's turn where it has chat turns.
 
     Raises:
-        ValueError: the tokenizer does not turn `slot_token` into one token of its own, so that slots can't be found.
+        InputError: the tokenizer does not turn `slot_token` into one token of its own, so that slots can't be found.
     """
     tokenizer = decoder.tokenizer
     assert tokenizer is not None
@@ -44,7 +45,7 @@ def reading_prompt(decoder: Decoder, host: str | None, slot_token: str, slots: i
         ids = decoder.tokens(text)
     found = [position for position, token in enumerate(ids) if token == slot_id]
     if len(found) != slots or found != list(range(found[0], found[0] + slots)):
-        raise ValueError(
+        raise InputError(
             f"projector.slot_token: {slot_token!r} stands {len(found)} times in the tokens of a reading prompt, wanted "
             f"{slots} in a row: choose a single token of this model's vocabulary that no host prompt contains"
         )
@@ -61,13 +62,13 @@ def check_injection(decoder: Decoder, how: Injection) -> None:
     """Checks that the model has the block, and that something reads what is added.
 
     Raises:
-        ValueError: it has not; or the slots are added to after the last block, where no other position looks at them.
+        InputError: it has not; or the slots are added to after the last block, where no other position looks at them.
     """
     if how.block is None:
         return
     decoder.check_layer(how.block, key="projector.injection.block")
     if how.at == "slots" and how.block == decoder.n_layers - 1:
-        raise ValueError(
+        raise InputError(
             f"projector.injection.block: found {how.block}, wanted less with at slots: after the last block no other "
             "position looks at the slots"
         )

@@ -16,6 +16,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ..model.decoder import Decoder
+from ..run.errors import InputError
 from .card import Lora
 
 
@@ -73,7 +74,7 @@ class Adapter:
         """Takes the weights that `save` has written.
 
         Raises:
-            ValueError: they aren't there, or are another model's or rank's.
+            InputError: they aren't there, or are another model's or rank's.
         """
         from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
@@ -81,9 +82,9 @@ class Adapter:
             state = load_file(path)
             wanted = get_peft_model_state_dict(self.model, adapter_name=self.name)
             if {name: value.shape for name, value in state.items()} != {n: v.shape for n, v in wanted.items()}:
-                raise ValueError("another model's layers, or another rank's")
+                raise InputError("another model's layers, or another rank's")
         except (OSError, SafetensorError, ValueError) as error:
-            raise ValueError(f"{path}: not the LoRA weights wanted here ({error}); run dvc repro projector") from error
+            raise InputError(f"{path}: not the LoRA weights wanted here ({error}); run dvc repro projector") from error
         set_peft_model_state_dict(self.model, state, adapter_name=self.name)
 
 

@@ -16,6 +16,7 @@ from ..engine.batches import in_batches, plan
 from ..engine.prefix import takes_padding
 from ..model.decoder import Decoder
 from ..model.packed import packed_linears
+from ..run.errors import InputError
 from .card import REPLACE, Card, Injection, Lora, read_projector_card
 from .gate import Gate
 from .injection import ReadingPrompt, check_injection, embedding_norm, read_injected, reading_prompt
@@ -51,11 +52,11 @@ class Reader:
         """A reader with an untrained projector and an open gate; the seed gives its weights.
 
         Raises:
-            ValueError: the architecture is unknown, names those that are known; see `check_injection`.
+            InputError: the architecture is unknown, names those that are known; see `check_injection`.
         """
         if card.architecture not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)
-            raise ValueError(f"params.yaml: projector.architecture: found {card.architecture!r}, wanted one of {known}")
+            raise InputError(f"params.yaml: projector.architecture: found {card.architecture!r}, wanted one of {known}")
         check_injection(decoder, card.injection)
         torch.manual_seed(seed)
         projector = ARCHITECTURES[card.architecture](len(card.layers), card.d_model, len(SLOTS), card.width)
@@ -69,7 +70,7 @@ class Reader:
         """Loads the trained projector of a seed (None: the first) for `model` at `commit`.
 
         Raises:
-            ValueError: the folder has no projector, its card or weights do not fit, or it was made for another model,
+            InputError: the folder has no projector, its card or weights do not fit, or it was made for another model,
                 commit or width.
         """
         path = folder / "projector.json"
@@ -80,7 +81,7 @@ class Reader:
             ("d_model", card.d_model, decoder.d_model),
         ):
             if found != wanted:
-                raise ValueError(
+                raise InputError(
                     f"{path}: {key}: made for {found!r}, the model here has {wanted!r}; run dvc repro projector"
                 )
         for layer in card.layers:
@@ -91,7 +92,7 @@ class Reader:
         try:
             reader.kept.load_state_dict(load_file(weights))
         except (OSError, RuntimeError, SafetensorError) as error:
-            raise ValueError(f"{weights}: not the weights of {path} ({error}); run dvc repro projector") from error
+            raise InputError(f"{weights}: not the weights of {path} ({error}); run dvc repro projector") from error
         if reader.adapter is not None:
             reader.adapter.load(folder / f"lora_seed_{seed}.safetensors")
         return reader

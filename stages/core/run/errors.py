@@ -1,4 +1,4 @@
-"""Validation errors in one line that a person can act on."""
+"""The error class for what a user can put right, and validation errors in words that say how."""
 
 from pydantic import ValidationError
 
@@ -9,6 +9,13 @@ WANTED = {
     "list_type": "wanted a list",
     "tuple_type": "wanted a list",
 }
+
+
+class InputError(ValueError):
+    """A file, param, option or environment variable that the user has to change; the message says which and how.
+
+    A command prints it as one line, without a traceback (`stages.core.run.stage.errors_in_one_line`).
+    """
 
 
 def explain(file: str, error: ValidationError) -> str:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .errors import InputError
 from .seeds import digest
 
 SCRATCH = Path(".scratch")
@@ -57,7 +58,7 @@ def write_json(path: Path, value: Any) -> None:
     """Writes `value` as indented JSON with sorted keys.
 
     Raises:
-        ValueError: a number is NaN or infinite, which JSON can't hold.
+        InputError: a number is NaN or infinite, which JSON can't hold.
     """
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
     with replacing(path) as partial:
@@ -68,14 +69,14 @@ def read_json(path: Path) -> Any:
     """Reads JSON.
 
     Raises:
-        ValueError: the file is missing or is not JSON; the message names the file.
+        InputError: the file is missing or is not JSON; the message names the file.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; run the stage that writes it (dvc repro)")
+        raise InputError(f"{path}: no such file; run the stage that writes it (dvc repro)")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error}); delete it and run dvc repro") from error
+        raise InputError(f"{path}: not JSON ({error}); delete it and run dvc repro") from error
 
 
 class Scratch:
@@ -123,7 +124,7 @@ def content_hash(path: Path) -> str:
     """Hex SHA-256 of a file, or of a folder's relative names and contents."""
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     if not files:
-        raise ValueError(f"{path}: no such file or an empty folder; run the stage that writes it (dvc repro)")
+        raise InputError(f"{path}: no such file or an empty folder; run the stage that writes it (dvc repro)")
     parts: list[str] = []
     for file in files:
         parts += [file.relative_to(path).as_posix(), file_hash(file)]

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from .errors import explain, one_line
+from .errors import InputError, explain, one_line
 
 PARAMS = Path("params.yaml")
 
@@ -26,10 +26,10 @@ def plain(name: str) -> str:
     """The name as it is.
 
     Raises:
-        ValueError: it couldn't be a file's name everywhere: not small letters, digits and "_", a letter in front.
+        InputError: it couldn't be a file's name everywhere: not small letters, digits and "_", a letter in front.
     """
     if re.fullmatch(r"[a-z][a-z0-9_]*", name) is None:
-        raise ValueError(f"found {name!r}, wanted small letters, digits and '_', beginning with a letter")
+        raise InputError(f"found {name!r}, wanted small letters, digits and '_', beginning with a letter")
     return name
 
 
@@ -52,16 +52,16 @@ def read_sections(kind: type[Kind]) -> Kind:
     """Reads the sections of params.yaml that `kind` has as fields, and nothing else of it.
 
     Raises:
-        ValueError: the file, a section or a key is missing, unknown or of the wrong type; names each.
+        InputError: the file, a section or a key is missing, unknown or of the wrong type; names each.
     """
     try:
         content: Any = YAML(typ="safe").load(PARAMS.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
-            raise ValueError(f"{PARAMS}: (whole file): found {type(content).__name__}, wanted sections")
+            raise InputError(f"{PARAMS}: (whole file): found {type(content).__name__}, wanted sections")
         return kind.model_validate({name: content[name] for name in kind.model_fields if name in content})
     except FileNotFoundError as error:
-        raise ValueError(f"{PARAMS}: no such file: run the stage in the repository's root") from error
+        raise InputError(f"{PARAMS}: no such file: run the stage in the repository's root") from error
     except YAMLError as error:
-        raise ValueError(f"{PARAMS}: not readable as YAML: {one_line(error)}") from error
+        raise InputError(f"{PARAMS}: not readable as YAML: {one_line(error)}") from error
     except ValidationError as error:
-        raise ValueError(explain(str(PARAMS), error)) from error
+        raise InputError(explain(str(PARAMS), error)) from error

@@ -1,10 +1,13 @@
-"""What every stage's command line shares: help from its docstring, progress, and errors in one line."""
+"""What all commands share: help from a docstring, a progress bar, errors in one line and what a run took."""
 
 import argparse
 import logging
+import os
+import re
 import sqlite3
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +15,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .files import write_json
+from .errors import InputError, one_line
+from .files import unwritable, write_json
 
-COSTS = Path(".cache/costs")
-"""What each stage took last time, for reviews; git-ignored, and nothing depends on it."""
+COSTS, LOGS = Path(".cache/costs"), Path(".cache/logs")
+"""Where each stage writes how long it took and the traceback of an unforeseen error; git-ignored, read by no stage."""
 UNWRITABLE = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_READONLY")
 """What sqlite, which keeps paid answers, says of a full or read-only disk."""
 
@@ -31,26 +35,61 @@ def parse(doc: str | None, stage: str, by_domain: bool) -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a stage. A user's mistake or a full disk is one line on stderr and exit code 1; Ctrl-C says what is kept."""
+    """Runs a stage: errors are one line (`errors_in_one_line`), Ctrl-C says what is kept, its time is written down."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
     start = time.monotonic()
     try:
-        main()
-        name = "@".join([Path(sys.argv[0]).stem, *sys.argv[1:]])
-        write_json(COSTS / f"{name}.json", {"seconds": round(time.monotonic() - start, 1)})
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        sys.exit(
-            f"error: {where}{error.strerror or error}; finished pieces are kept in .scratch: run the same command again"
-        )
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorname not in UNWRITABLE:
-            raise
-        sys.exit(f"error: answers.sqlite: {error}; answers before that are kept in .cache: run the same command again")
+        with errors_in_one_line():
+            main()
+            write_json(COSTS / f"{command_name()}.json", {"seconds": round(time.monotonic() - start, 1)})
     except KeyboardInterrupt:
         sys.exit("stopped: finished pieces are kept in .scratch; run the same command to go on")
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Turns an exception within the block into one line on stderr and exit code 1.
+
+    An InputError and a full disk say what to do. Any other exception is a fault of the program or the machine: the
+    line names it and the file below .cache/logs that has its traceback.
+    """
+    try:
+        yield
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except Exception as error:
+        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorname in UNWRITABLE:
+            sys.exit(
+                f"error: answers.sqlite: {error}; answers before that are kept in .cache: run the same command again"
+            )
+        if isinstance(error, OSError) and unwritable(error) is not None:
+            where = f"{error.filename}: " if error.filename else ""
+            sys.exit(
+                f"error: {where}{error.strerror or error}; "
+                "finished pieces are kept in .scratch: run the same command again"
+            )
+        sys.exit(
+            f"error: {type(error).__name__}: {one_line(error)[:300]}; {logged()}; "
+            "what was finished is kept: run the same command again, and report the traceback if that ends the same"
+        )
+
+
+def logged() -> str:
+    """Writes the traceback of the exception being handled to a log file; returns where it stands, in words."""
+    path = LOGS / f"{command_name()}{os.environ.get('RANK', '')}.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(traceback.format_exc(), encoding="utf-8")
+    except OSError:
+        traceback.print_exc()
+        return "the traceback stands above"
+    return f"the traceback is in {path}"
+
+
+def command_name() -> str:
+    """The running command as the name of a file: a stage, with "@" and its domain if it has one."""
+    domain = [text for text in sys.argv[1:] if re.fullmatch(r"\w{1,100}", text)]
+    return "@".join([Path(sys.argv[0]).stem, *(domain if len(sys.argv) == 2 else [])])
 
 
 @contextmanager

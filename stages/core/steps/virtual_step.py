@@ -22,6 +22,7 @@ from ..engine.replay import Replay, check_slots, record
 from ..engine.samples import BadRowsError, Sample, check_layers, check_samples
 from ..model.decoder import Decoder
 from ..model.packed import packed_linears
+from ..run.errors import InputError
 from .shifts import measure_shifts
 
 Tokens = tuple[int, ...]
@@ -87,14 +88,14 @@ def virtual_steps(
 
     Raises:
         BadRowsError: rows cannot be measured (see `check_samples`), or their gradient or result is not finite.
-        ValueError: a layer that the model does not have; gradients of another shape; no step size, or one that is not
+        InputError: a layer that the model does not have; gradients of another shape; no step size, or one that is not
             positive and finite; more top tokens than the vocabulary has.
     """
     steps = Steps.checked(decoder, layers, step_sizes, top_tokens, continuation_tokens)
     check_samples(decoder, samples)
     wanted = (len(samples), len(layers), decoder.d_model)
     if gradients.shape != wanted:
-        raise ValueError(f"gradients: found shape {gradients.shape}, wanted {wanted}")
+        raise InputError(f"gradients: found shape {gradients.shape}, wanted {wanted}")
     finite = np.isfinite(gradients).all((1, 2))
     if not finite.all():
         raise BadRowsError("gradient is not finite", np.flatnonzero(~finite).tolist())
@@ -128,14 +129,14 @@ class Steps:
         """The settings, checked.
 
         Raises:
-            ValueError: see `virtual_steps`.
+            InputError: see `virtual_steps`.
         """
         named_tokens = min(decoder.vocabulary, len(decoder.tokenizer)) if decoder.tokenizer else decoder.vocabulary
         check_layers(decoder, layers)
         if not step_sizes or not all(0 < size < float("inf") for size in step_sizes):
-            raise ValueError(f"step_sizes: found {list(step_sizes)}, wanted at least one, each positive and finite")
+            raise InputError(f"step_sizes: found {list(step_sizes)}, wanted at least one, each positive and finite")
         if not 1 <= top_tokens <= named_tokens:
-            raise ValueError(f"top_tokens: found {top_tokens}, wanted 1 to {named_tokens} (the vocabulary)")
+            raise InputError(f"top_tokens: found {top_tokens}, wanted 1 to {named_tokens} (the vocabulary)")
         return Steps(decoder, layers, step_sizes, top_tokens, named_tokens, continuation_tokens)
 
     @property
@@ -155,7 +156,7 @@ class Steps:
 
         Raises:
             BadRowsError: a shift is not finite.
-            ValueError: the model's blocks do not replay (see `Replay.check`).
+            InputError: the model's blocks do not replay (see `Replay.check`).
         """
         with packed_linears(self.decoder.model):
             return self._take(batch, gradients, rows, prefix)
