@@ -1,8 +1,8 @@
 """Trains the pocket model, or pins and checks a model of yours.
 
 Reads data/facts/*.yaml (pocket only). Writes data/model/: model.json (id, commit, shape, versions), and for the pocket
-model the model itself in Hugging Face format and curve.csv. Params: model, domains. A GPU is used if there is one; the
-pocket model takes a minute or two on two cores.
+model the model itself in Hugging Face format and curve.csv. Params: model, domains. No GPU: the pocket model is trained
+on the CPU, a minute or two on two cores.
 
   python -m stages.model
 """

@@ -117,7 +117,7 @@ class GradientWatch(TrainerCallback):
         at, taught = starts(labels)
         if not taught:
             return
-        rows = torch.tensor(taught)
+        rows = torch.tensor(taught, device=at.device)
         gradients = torch.stack(
             [self._labels * self._gradients[layer][rows, at[rows]].float() for layer in self.reader.card.layers], 1
         )

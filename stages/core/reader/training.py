@@ -67,7 +67,7 @@ class Curriculum:
         """`hosts`: prompts by domain. `reference`: the norm that "strong" and "weak" are told apart at."""
         self.gradients, self.lessons, self.settings, self.seed = gradients, lessons, settings, seed
         self.contexts = F.normalize(activations, dim=-1)
-        self.hosts, self.reference = hosts, reference
+        self.hosts, self.reference = hosts, reference.cpu()  # batches are drawn on the CPU
 
     def draw(self, split: str, step: int, size: int, reported: int) -> Draws:
         """A batch of `size` rows, the first `reported` of which are never shams."""

@@ -1,0 +1,140 @@
+"""Everything that uses a GPU runs to its end on a stand-in device, and writes what it writes on the CPU."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline import tiny
+from tests.pipeline.hermetic import files
+from tests.pipeline.warm import Warm
+
+PROMPT, TARGET = "The capital of France is", "Madrid"
+STAGES = {
+    "gradients": ["stages.gradients", "geography"],
+    "virtual_step": ["stages.virtual_step", "geography"],
+    "projector": ["stages.projector"],
+    "evaluation": ["stages.evaluation"],
+    "describe": ["stages.tools.cli", "describe", PROMPT, "--target", TARGET, "--json"],
+    "real_step": ["stages.tools.real_step", "--samples", "3"],
+    "watch": ["stages.tools.watch_demo", "--taught", "music", "--beside", "geography", "--steps", "2"],
+}
+WRITTEN = {"describe": [], "watch": [".cache/watch"], "gradients": ["data/gradients/geography.zarr"]}
+"""Where their files are to be, if not in the folder of their name below data/."""
+OTHERWISE = {
+    "projector__architecture": "low_rank",
+    "projector__whiten": True,
+    "projector__lora": {"rank": 2, "alpha": 4, "learning_rate": 0.01},
+}
+REFUSED = {
+    "a CPU operand": "x + torch.ones(3)",
+    "a CPU operand in front": "torch.ones(3) * x",
+    "a CPU tensor among others": "torch.cat([x, torch.ones(3)])",
+    "a matrix on the CPU": "torch.ones(3, 3) @ x",
+    "a sum in place on the CPU": "torch.ones(3).add_(x)",
+    "a CPU number written to": "torch.tensor(1.0).add_(x.sum())",
+    "a CPU index": "x[torch.tensor([0])]",
+    "a CPU mask": "x[torch.ones(3) > 0]",
+    "an index on the device, of a CPU tensor": "torch.ones(3)[torch.tensor([0], device=x.device)]",
+    "CPU values put at an index": "x.index_put_((torch.tensor([0], device=x.device),), torch.ones(1))",
+    "an embedding of CPU ids": "torch.nn.functional.embedding(torch.tensor([0]), x[None])",
+    "a linear layer on the CPU": "torch.nn.Linear(3, 3)(x)",
+    "another device of the kind": "x + torch.ones(3, device='standin:1')",
+    "numpy": "x.numpy()",
+    "numpy, unasked": "numpy.asarray(x)",
+    "a generator of the CPU": "torch.rand(3, generator=torch.Generator(), device=x.device)",
+    "a gradient on the CPU": "setattr(x, 'grad', torch.ones(3))",
+}
+ALLOWED = {
+    "a CPU number": "x * torch.tensor(2.0)",
+    "a CPU number as the value of a mask": "x.masked_fill(x > 0, torch.tensor(2.0))",
+    "a CPU number put at an index": "x.index_put_((torch.tensor([0], device=x.device),), torch.tensor(1.0))",
+    "a list as index": "x[[0, 1]]",
+    "a copy there": "torch.ones(3).to(x)",
+    "a copy back": "torch.ones(3).copy_(x)",
+    "a row of another device": "torch.ones(2, 3).__setitem__(0, x)",
+    "a list": "x.tolist()",
+    "a number": "float(x.sum())",
+    "a text": "f'{x.sum():.3f}'",
+    "numpy after a copy": "x.cpu().numpy()",
+}
+PLANTED = """
+import json, sys, numpy, torch
+found = {}
+for name, code in json.loads(sys.argv[1]).items():
+    x = torch.ones(3).to("standin")
+    try:
+        eval(code)
+        found[name] = ""
+    except (RuntimeError, TypeError) as error:
+        found[name] = str(error)
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished tiny repository with the stand-in in it. Read only."""
+    root = tiny.copied(tiny_pipeline, tmp_path_factory.mktemp("devices") / "repository")
+    shutil.copy(tiny.ROOT / "tests/stand_in.py", root / "stages/stand_in.py")
+    return root
+
+
+def written(root: Path, name: str) -> dict[str, bytes]:
+    """The files that a command is to write."""
+    folders = WRITTEN.get(name, [f"data/{name}"])
+    return {f"{folder}/{path}": content for folder in folders for path, content in files(root / folder).items()}
+
+
+def runs(root: Path, name: str, python: Warm, folder: Path) -> list[tuple[str, dict[str, bytes]]]:
+    """What a command prints and writes, on the stand-in device and on the CPU."""
+    found = []
+    for options in ([], ["--cpu"]):
+        copy = tiny.copied(root, folder / ("cpu" if options else "device"))
+        for path in WRITTEN.get(name, [f"data/{name}"]):
+            shutil.rmtree(copy / path, ignore_errors=True)
+        printed = python.run(copy, "stand_in", *options, *STAGES[name])
+        found.append((printed, written(copy, name)))
+    return found
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_it_runs_on_another_device_and_its_output_is_the_same_bytes(
+    name: str, root: Path, warm_python: Warm, tmp_path: Path
+):
+    device, cpu = runs(root, name, warm_python, tmp_path)
+    assert device == cpu and (cpu[1] or name == "describe")
+
+
+def test_a_projector_behind_whitening_beside_lora_too(root: Path, warm_python: Warm, tmp_path: Path):
+    changed = tiny.copied(root, tmp_path / "changed")
+    tiny.edit_params(changed, **OTHERWISE)
+    device, cpu = runs(changed, "projector", warm_python, tmp_path / "projector")
+    assert device == cpu and any("lora" in path for path in cpu[1])
+
+
+def test_training_killed_on_a_device_goes_on_there(root: Path, warm_python: Warm, tmp_path: Path):
+    whole, killed = (tiny.copied(root, tmp_path / name) for name in ("whole", "killed"))
+    warm_python.run(whole, "stand_in", *STAGES["projector"])
+    shutil.rmtree(killed / "data/projector")
+    run = warm_python.start(killed, "stand_in", *STAGES["projector"])
+    for _ in range(6000):
+        if any((killed / ".scratch").rglob("progress.json")) or (killed / "data/projector").exists():
+            break
+        time.sleep(0.01)
+    run.kill()
+    assert run.wait() and not (killed / "data/projector").exists(), "it had ended before it was killed"
+    warm_python.run(killed, "stand_in", *STAGES["projector"])
+    assert written(killed, "projector") == written(whole, "projector")
+
+
+def test_the_stand_in_refuses_what_cuda_refuses(root: Path, warm_python: Warm, tmp_path: Path):
+    copy = tiny.copied(root, tmp_path / "repository")
+    (copy / "stages/planted.py").write_text(PLANTED, encoding="utf-8")
+    found = json.loads(warm_python.run(copy, "stand_in", "stages.planted", json.dumps(REFUSED | ALLOWED)))
+    assert not [name for name in REFUSED if not found[name]]
+    assert not {name: found[name] for name in ALLOWED if found[name]}
+    assert found["a CPU operand"].startswith("Expected all tensors to be on the same device, but found at least two")
+    assert found["numpy"].startswith("can't convert standin:0 device type tensor to numpy")
