@@ -22,9 +22,10 @@ from .core.evaluate import measures, strengths
 from .core.evaluate.baselines import lens_vectors
 from .core.evaluate.cases import NO_HOST, picked, with_hosts, with_premise
 from .core.evaluate.conditions import CONDITIONS, SHAMS, STRENGTHS, SWAPPED, Pool, Vectors
+from .core.evaluate.estimate import to_json
 from .core.evaluate.fine_tuning import activation_moves
 from .core.evaluate.references import option_scores, references, steering_success
-from .core.evaluate.scoring import REPORTS, Words, scored
+from .core.evaluate.scoring import REPORTS, SCORES, Words, scored
 from .core.evaluate.section import Evaluation
 from .core.labels.agreement import known
 from .core.model.decoder import Decoder
@@ -186,16 +187,13 @@ def main() -> None:
     with replacing(folder) as partial:
         partial.mkdir()
         write_table(partial / "reports.parquet", reports, REPORTS)
-        write_json(partial / "metrics.json", metrics)
+        write_json(partial / "metrics.json", to_json(metrics))
         measures.grid(reports).write_csv(partial / "grid.csv")
         measures.bars(metrics).write_csv(partial / "conditions.csv")
     scratch.clear()
     real = metrics["decoupling"]
-    print(
-        f"{folder}: {len(reports)} reports; in front of foreign hosts domain {real['domain_accuracy']:.3f}, target "
-        f"{real['target_accuracy']:.3f}, answer {real['answer_accuracy']:.3f}, host intrusion "
-        f"{real['host_intrusion']:.3f}"
-    )
+    said = ", ".join(f"{name.removesuffix('_accuracy').replace('_', ' ')} {real[name].value:.3f}" for name in SCORES)
+    print(f"{folder}: {len(reports)} reports; in front of foreign hosts {said}")
 
 
 def of_reports(reports: pl.DataFrame, data: Gathered, reader: Reader, settings: Evaluation) -> dict[str, Any]:

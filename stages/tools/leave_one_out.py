@@ -19,6 +19,7 @@ import torch
 from ..core.data.gathering import Gathered, gather
 from ..core.data.tables import VIRTUAL_STEP, read_table
 from ..core.evaluate.cases import picked, with_hosts, with_premise
+from ..core.evaluate.estimate import from_json, to_json
 from ..core.evaluate.measures import SEEN
 from ..core.evaluate.scoring import scored, summary
 from ..core.evaluate.section import Evaluation
@@ -99,15 +100,16 @@ def main() -> None:
     for domain in params.domains:
         piece = Scratch("leave_one_out_domain", domain, str(scratch.folder))
         path = scratch.piece(
-            f"{domain}.json", lambda at, d=domain, p=piece: write_json(at, left_out(d, params, decoder, model, p))
+            f"{domain}.json",
+            lambda at, d=domain, p=piece: write_json(at, to_json(left_out(d, params, decoder, model, p))),
         )
         piece.clear()
-        scores = read_json(path)
+        scores = from_json(read_json(path))
         experiments.append(Experiment("Never trained on", domain, {"held_out_domains": [domain]}))
         found.append({"decoupling": scores})
         print(
-            f"{domain}: domain {scores['domain_accuracy']:.3f}, target {scores['target_accuracy']:.3f}, answer "
-            f"{scores['answer_accuracy']:.3f}, host intrusion {scores['host_intrusion']:.3f}",
+            f"{domain}: domain {scores['domain_accuracy'].value:.3f}, target {scores['target_accuracy'].value:.3f}, "
+            f"answer {scores['answer_accuracy'].value:.3f}, host intrusion {scores['host_intrusion'].value:.3f}",
             flush=True,
         )
     publish(LEAVE_ONE_OUT, table_of(experiments, found, read_params(), params.projector.seeds[:1]))

@@ -28,7 +28,7 @@ from ..core.labels.agreement import known
 from ..core.labels.section import Labels
 from ..core.model.opening import open_model
 from ..core.page.inputs import read_params
-from ..core.page.sweep import ENDS, OTHER_TEACHER, Experiment, table_of
+from ..core.page.sweep import OTHER_TEACHER, Experiment, table_of
 from ..core.reader.reader import Reader
 from ..core.reader.section import Projector
 from ..core.run.errors import InputError
@@ -107,7 +107,7 @@ def scores_of(reader: Reader, data: Gathered, params: Sections) -> dict[str, dic
         reports, name = reported(reader, wrong, data, how), f"Label wrong, {len(wrong)} gradients"
         said = of_circularity(reports, data.rows.select("prompt_id", "label_moved_to"), *resampled)
         found[f"{name}: says the correction"] = summary(reports, *resampled)
-        found[f"{name}: says its label"] = {f"target_accuracy{end}": said.get(f"says_label{end}") for end in ENDS}
+        found[f"{name}: says its label"] = {"target_accuracy": said["says_label"]}
     if len(none := test.filter(label == "")):
         found[f"No target in the label, {len(none)} gradients"] = summary(reported(reader, none, data, how), *resampled)
     return found
@@ -129,7 +129,7 @@ def main() -> None:
     right = known(labels.join(learnt, on="prompt_id", how="semi"), data.rows)["target_accuracy"]
     group = f"Taught by {teacher}: {100 * right:.1f} % of {len(learnt)} training labels name the right target"
     for name, scores in found.items():
-        print(f"{name}: {scores['target_accuracy']:.3f}", flush=True)
+        print(f"{name}: {scores['target_accuracy'].value:.3f}", flush=True)
     experiments = [Experiment(group, name, {}) for name in found]
     measured = [{"decoupling": scores} for scores in found.values()]
     publish(OTHER_TEACHER, table_of(experiments, measured, read_params(), settings.seeds))

@@ -14,6 +14,8 @@ from math import hypot
 from pathlib import Path
 from typing import Any
 
+from ..core.evaluate.estimate import Estimate, from_json
+from ..core.evaluate.estimate import flat as flat_estimates
 from ..core.run.stage import errors_in_one_line
 from .dependencies import COMMAND, differences
 from .reruns import Plan, plan
@@ -42,37 +44,34 @@ def params(base: Revision, head: Revision) -> list[str]:
     return table(["param", "base", "here"], [[f"`{key}`", show(old, key), show(new, key)] for key in keys])
 
 
-def noise(name: str, old: dict[str, Any], new: dict[str, Any]) -> str:
+def noise(old: Estimate, new: Estimate) -> str:
     """Whether a change is larger than the two 95 % intervals together explain, taken as independent."""
-    ends = [(side.get(f"{name}_low"), side.get(f"{name}_high")) for side in (old, new)]
-    widths = [(high - low) / 2 for low, high in ends if low is not None and high is not None]
+    widths = [(one.high - one.low) / 2 for one in (old, new) if one.low is not None and one.high is not None]
     if len(widths) < 2:
         return "no interval"
-    within = abs(new[name] - old[name]) <= hypot(*widths)
+    within = abs(new.value - old.value) <= hypot(*widths)
     return "within noise" if within else "**beyond noise**"
 
 
 def metrics(base: Revision, head: Revision) -> list[str]:
-    """The recorded metrics that differ: headlines in sight, all others folded away.
-
-    Texts, which say why a number has no interval, are left out.
-    """
-    sides = (flat(side.copy("metrics.json")) for side in (base, head))
-    old, new = ({name: one for name, one in side.items() if not isinstance(one, str)} for side in sides)
+    """The recorded metrics that differ: headlines in sight, all others folded away."""
+    try:
+        old, new = (flat_estimates(from_json(side.copy("metrics.json"))) for side in (base, head))
+    except ValueError as error:
+        return [f"Not compared: docs/results/metrics.json of one side is of another format ({error})."]
     if not old or not new:
         side = "base" if not old else "working tree"
         return [f"The {side} has no recorded metrics (docs/results/metrics.json): run `dvc repro` and `{RECORD}`."]
     rows = []
     for name in dict.fromkeys([*old, *new]):
-        if name.endswith(("_low", "_high")) or old.get(name) == new.get(name):
+        here, there = new.get(name), old.get(name)
+        if here is None or there is None:
+            change, noisy = "-", "gone" if here is None else "new"
+        elif here.value == there.value:
             continue
-        if name not in old or name not in new:
-            rows.append(
-                (name, [f"`{name}`", number(old, name), number(new, name), "-", "new" if name in new else "gone"])
-            )
         else:
-            change = f"{new[name] - old[name]:+.4g}"
-            rows.append((name, [f"`{name}`", number(old, name), number(new, name), change, noise(name, old, new)]))
+            change, noisy = f"{here.value - there.value:+.4g}", noise(there, here)
+        rows.append((name, [f"`{name}`", number(there), number(here), change, noisy]))
     if not rows:
         return ["No recorded metric differs."]
     head_row = ["metric", "base", "here", "change", "95 % intervals"]
@@ -91,12 +90,12 @@ def metrics(base: Revision, head: Revision) -> list[str]:
     return [*lines, "", "Within noise: the change is no larger than both intervals, taken as independent, explain."]
 
 
-def number(side: dict[str, Any], name: str) -> str:
+def number(one: Estimate | None) -> str:
     """A metric with its interval."""
-    if name not in side:
+    if one is None:
         return "-"
-    low, high = side.get(f"{name}_low"), side.get(f"{name}_high")
-    return f"{side[name]:.4g}" + (f" ({low:.3g} to {high:.3g})" if low is not None and high is not None else "")
+    low, high = one.low, one.high
+    return f"{one.value:.4g}" + (f" ({low:.3g} to {high:.3g})" if low is not None and high is not None else "")
 
 
 def cost(name: str, head: Revision) -> tuple[float | None, int | None, float | None]:

@@ -26,6 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from ..core.evaluate.estimate import from_json
 from ..core.page.inputs import read_params
 from ..core.page.sweep import FOLDER, MADE_BY, PROJECTOR, Experiment, settings_of, table_of, words_of
 from ..core.reader.projectors import ARCHITECTURES
@@ -167,7 +168,7 @@ def queue(wanted: dict[str, Experiment], seeds: list[int]) -> int:
 
 
 def measured(wanted: dict[str, Experiment]) -> list[dict[str, Any]]:
-    """metrics.json of each experiment.
+    """The groups of estimates in metrics.json of each experiment.
 
     Raises:
         InputError: one has none.
@@ -178,7 +179,7 @@ def measured(wanted: dict[str, Experiment]) -> list[dict[str, Any]]:
         metrics = data.get("metrics", {}).get(METRICS, {}).get("data")
         if not metrics:
             raise InputError(f"{name}: no {METRICS}: it failed or was stopped; see why: dvc queue logs {name}")
-        found.append(metrics)
+        found.append(from_json(metrics))
     return found
 
 

@@ -78,7 +78,7 @@ def test_sweeps_are_queued_run_once_and_shown_on_the_page(tiny_pipeline: Path, w
         usual = {"whiten": False, "lora": None, "injection": {**ADD, "how": "replace", "block": None}}
         wanted = usual | json.loads(row["changes"])
         (one,) = [one for one in found if {key: one["projector"][key] for key in wanted} == wanted]
-        assert float(row["domain_accuracy"]) == one["metrics"]["decoupling"]["domain_accuracy"]
+        assert float(row["domain_accuracy"]) == one["metrics"]["decoupling"]["domain_accuracy"]["value"]
         assert row["domain_accuracy_low"] == ""  # of so few entities there is no interval
     assert json.loads(zoo[2]["changes"])["lora"] == LORA and json.loads(zoo[3]["changes"])["injection"] == ADD
     # The page shows them, and its stage reads the tables by declaration.

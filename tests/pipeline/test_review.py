@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from stages.core.evaluate.estimate import Estimate
 from stages.tools.reruns import mismatches
 from stages.tools.review import noise
 from tests.pipeline import tiny
@@ -75,14 +76,14 @@ def test_code_facts_and_what_reads_their_outputs(clone: Path):
 def test_metrics_with_intervals(clone: Path):
     path = clone / "docs/results/metrics.json"
     content = json.loads(path.read_text())
-    content["decoupling"] |= {"target_accuracy": 0.5, "target_accuracy_low": 0.45, "target_accuracy_high": 0.55}
-    content["floor"] |= {"target_accuracy": 0.123, "no_interval": "found 4 entities"}
+    content["decoupling"]["target_accuracy"] |= {"value": 0.5, "low": 0.45, "high": 0.55}
+    content["floor"]["target_accuracy"] = {"value": 0.123, "reason": "found 4 entities"}
     path.write_text(json.dumps(content))
     said = review(clone)
     line = next(line for line in said.splitlines() if line.startswith("| `decoupling.target_accuracy` |"))
     assert "0.5 (0.45 to 0.55)" in line and "no interval" in line  # the tiny run has too few entities for one
     assert "other metrics differ</summary>" in said and "| `floor.target_accuracy` |" in said
-    assert "no_interval" not in said
+    assert "found 4 entities" not in said
     assert "recorded results are of another run (docs/results/metrics.json)" in said
 
 
@@ -96,8 +97,7 @@ def test_metrics_with_intervals(clone: Path):
     ],
 )
 def test_is_it_noise(old: tuple, new: tuple, verdict: str):
-    sides = [{"m": value, "m_low": low, "m_high": high} for value, low, high in (old, new)]
-    assert noise("m", *sides) == verdict
+    assert noise(Estimate(*old), Estimate(*new)) == verdict
 
 
 def test_a_domain_more(clone: Path):

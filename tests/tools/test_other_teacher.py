@@ -144,11 +144,9 @@ def test_reports_of_wrongly_labelled_gradients_are_held_against_the_correction_a
         "Label wrong, 4 gradients: says its label",
         "No target in the label, 1 gradients",
     ]
-    shares = {name: scores["target_accuracy"] for name, scores in found.items() if name != grid}
+    shares = {name: scores["target_accuracy"].value for name, scores in found.items() if name != grid}
     assert list(shares.values()) == [0.5, 0.25, 1.0]
-    assert set(found["Label wrong, 4 gradients: says its label"]) == {
-        f"target_accuracy{end}" for end in ("", "_low", "_high")
-    }
+    assert set(found["Label wrong, 4 gradients: says its label"]) == {"target_accuracy"}
     assert grid == f"Grid, {settings.evaluation.gradients * 2} gradients"
 
 

@@ -1,11 +1,13 @@
 """The numbers of metrics.json, from the reports alone."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
 
 from .cases import NO_HOST
+from .estimate import Estimate
 from .scoring import SCORES, Words, summary
 from .statistics import GAP, calibration_error, calibration_interval, estimates, exact_high, too_few
 
@@ -59,12 +61,12 @@ def of_group(rows: pl.DataFrame, resamples: int, seed: int, words: Words | None)
     once = once_each(rows)
     columns = once["confidence"].to_numpy(), once["right"].to_numpy()
     clusters = once["target"].to_list()
+    reason = too_few(clusters)
+    low, high = (None, None) if reason else calibration_interval(*columns, clusters, resamples, seed)
+    count = len(set(clusters))
+    error = Estimate(calibration_error(*columns), low, high, rows=len(once), entities=count, reason=reason or None)
     found = summary(rows, resamples, seed, words)
-    found |= {"gradients": rows["prompt_id"].n_unique(), "calibration_error": calibration_error(*columns)}
-    if not too_few(clusters):
-        low, high = calibration_interval(*columns, clusters, resamples, seed)
-        found |= {"calibration_error_low": low, "calibration_error_high": high}
-    return found
+    return found | {"gradients": rows["prompt_id"].n_unique(), "calibration_error": error}
 
 
 def once_each(rows: pl.DataFrame) -> pl.DataFrame:
@@ -82,9 +84,9 @@ def of_controls(
 ) -> dict[str, Any]:
     """A summary of each control, with chance, and its paired difference to the real gradient on the same cases.
 
-    `<score>_difference`: real minus control, on the rows with the same gradient and host; the real reports are averaged
-    over projector seeds first, since a control without a projector has one report for all. The interval is a bootstrap
-    over target entities of the pairs. One that includes zero is no effect.
+    The `difference` of a score is real minus control, on the rows with the same gradient and host; the real reports are
+    averaged over projector seeds first, since a control without a projector has one report for all. The interval is a
+    bootstrap over target entities of the pairs. One that includes zero is no effect.
     """
     on = ["prompt_id", "host_prompt_id"]
     means = (pl.col(column).mean().alias(f"{column}_real") for column in SCORES.values())
@@ -97,7 +99,10 @@ def of_controls(
         )
         gaps = {name: pairs[f"{column}_real"].to_numpy() for name, column in SCORES.items()}
         scores = summary(rows, resamples, seed, words, with_chance=True)
-        found[control] = scores | estimates(gaps, pairs["target"].to_list(), resamples, seed, "_difference", GAP)
+        differences = estimates(gaps, pairs["target"].to_list(), resamples, seed, GAP)
+        found[control] = scores | {
+            name: replace(scores[name], difference=difference) for name, difference in differences.items()
+        }
     return found
 
 
@@ -123,7 +128,7 @@ def of_detection(reports: pl.DataFrame, shams: Sequence[str], resamples: int, se
         "sham_reports": len(tried),
         "false_alarms": tried.filter(ALARM).height,
         "false_alarms_high": exact_high(reported, len(distinct)),
-        "calibration_error": calibration_error(both["confidence"].to_numpy(), both["right"].to_numpy()),
+        "calibration_error": Estimate(calibration_error(both["confidence"].to_numpy(), both["right"].to_numpy())),
     }
 
 
@@ -197,10 +202,10 @@ def bars(metrics: dict[str, Any]) -> pl.DataFrame:
         {
             "condition": condition,
             "metric": name,
-            "value": scores[name],
-            "low": scores.get(f"{name}_low"),
-            "high": scores.get(f"{name}_high"),
-            "chance": scores.get(f"{name}_chance"),
+            "value": scores[name].value,
+            "low": scores[name].low,
+            "high": scores[name].high,
+            "chance": scores[name].chance,
         }
         for condition, scores in conditions.items()
         for name in SCORES

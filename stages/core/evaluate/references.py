@@ -1,6 +1,7 @@
 """What the reports are held against, on the same gradients: probe, lens, retrieval, options, and steering vectors."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -78,16 +79,19 @@ def marked(cases: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:
 def against_reports(marks: pl.DataFrame, reports: pl.DataFrame, how: Evaluation) -> dict[str, Any]:
     """The scores of the marks whose gradients the reports are about, and how much better the reports do on them.
 
-    `<score>_difference`: reports minus reference, for domain, target and answer. A gradient counts once: its reports
-    over hosts and projector seeds are averaged first (one that says nothing is wrong), then its mark is subtracted. The
-    interval is a bootstrap over target entities of these differences; one that includes zero is no effect.
+    The `difference` of a score is reports minus reference, for domain, target and answer. A gradient counts once: its
+    reports over hosts and projector seeds are averaged first (one that says nothing is wrong), then its mark is
+    subtracted. The interval is a bootstrap over target entities of these differences; one that includes zero is no
+    effect.
     """
     means = reports.group_by("prompt_id").agg(pl.col(SCORES[name]).mean().alias(name) for name in SAID)
     pairs = marks.join(means, on="prompt_id", how="inner", maintain_order="left")
     right = {name: pairs[SCORES[name]].to_numpy() for name in SAID}
     gaps = {name: pairs[name].to_numpy() - right[name] for name in SAID}
     sampled = pairs["target"].to_list(), how.bootstrap, how.seed
-    return {"reports": len(pairs)} | estimates(right, *sampled) | estimates(gaps, *sampled, "_difference", GAP)
+    scores, differences = estimates(right, *sampled), estimates(gaps, *sampled, GAP)
+    found = {name: replace(one, difference=differences[name]) for name, one in scores.items()}
+    return {"reports": len(pairs)} | found
 
 
 def choices(data: Gathered, test: pl.DataFrame, seed: int) -> list[list[str]]:
@@ -149,11 +153,9 @@ def option_scores(
     gains = np.concatenate([margins(reader, hosts, options, *vectors).cpu().numpy() for reader in readers])
     gap = (gains[:, 0] - gains[:, 1:].mean(1)).astype(np.float64)
     how = test["target"].to_list() * len(readers), settings.bootstrap, settings.seed
-    return {
-        **estimates({"accuracy": gains.argmax(1) == 0}, *how),
-        "accuracy_chance": 1 / len(options[0]),
-        **estimates({"margin": gap}, *how, bounds=None),
-    }
+    accuracy = estimates({"accuracy": gains.argmax(1) == 0}, *how)["accuracy"]
+    chosen = {"accuracy": replace(accuracy, chance=1 / len(options[0]))}
+    return chosen | estimates({"margin": gap}, *how, bounds=None)
 
 
 def steering_success(

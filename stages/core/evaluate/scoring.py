@@ -1,12 +1,13 @@
 """Reports against what is known: parsed, marked right or wrong, and summed up with intervals and chance."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
 
 from ..data.grammar import parse_report
+from .estimate import Estimate
 from .statistics import chance, estimates
 
 REPORTS = {
@@ -91,7 +92,7 @@ def summary(
 ) -> dict[str, Any]:
     """The mean of each score, with its interval (bootstrap over target entities), and how many reports are of no use.
 
-    A score counts a report that says nothing as wrong; `<score>_spoken` is over the `reports_spoken` reports alone that
+    A score counts a report that says nothing as wrong; its `spoken` is over the `reports_spoken` reports alone that
     tell of a pressure, so that what is read badly isn't mistaken for what is silenced.
     `malformed`, `no_pressure` and `vague` (told with `words`: of a pressure, but of no known entity or no known domain)
     are shares of all reports. `with_chance`: also the mean that the same reports would have on gradients dealt at
@@ -106,10 +107,15 @@ def summary(
     }
     if words:
         found["vague"] = words.vague(rows).mean()
-    for part, suffix in ((rows, ""), (spoken, "_spoken")):
-        marks = {name: part[column].to_numpy() for name, column in SCORES.items()}
-        found |= estimates(marks, part["target"].to_list(), resamples, seed, suffix)
-        if with_chance and len(part):
-            for name, (said, gold) in SAID.items():
-                found[f"{name}{suffix}_chance"] = chance(part[said].to_list(), part[gold].to_list())
+    every, speaking = (scores_of(part, resamples, seed, with_chance) for part in (rows, spoken))
+    return found | {name: replace(one, spoken=speaking.get(name)) for name, one in every.items()}
+
+
+def scores_of(rows: pl.DataFrame, resamples: int, seed: int, with_chance: bool) -> dict[str, Estimate]:
+    """The mean of each score over these reports, with its interval and, where asked for, chance."""
+    marks = {name: rows[column].to_numpy() for name, column in SCORES.items()}
+    found = estimates(marks, rows["target"].to_list(), resamples, seed)
+    if with_chance and len(rows):
+        for name, (said, gold) in SAID.items():
+            found[name] = replace(found[name], chance=chance(rows[said].to_list(), rows[gold].to_list()))
     return found

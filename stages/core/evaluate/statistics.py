@@ -3,12 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ..run.seeds import keyed_rng
+from .estimate import Estimate
 
 Values = Bool[np.ndarray, " n"] | Float[np.ndarray, " n"]
 Bounds = tuple[float, float] | None
@@ -33,28 +33,17 @@ def too_few(clusters: Sequence[str]) -> str:
 
 
 def estimates(
-    values: Mapping[str, Values],
-    clusters: Sequence[str],
-    resamples: int,
-    seed: int,
-    suffix: str = "",
-    bounds: Bounds = SHARE,
-) -> dict[str, Any]:
-    """The mean of each of `values` over the same rows with its interval, as metrics.json has them.
+    values: Mapping[str, Values], clusters: Sequence[str], resamples: int, seed: int, bounds: Bounds = SHARE
+) -> dict[str, Estimate]:
+    """The mean of each of `values` over the same rows, with its 95 % interval; empty where there are no rows.
 
-    `entities<suffix>`: how many clusters. `<name><suffix>`: the mean; `..._low`, `..._high`: its 95 % interval. With
-    fewer than FEWEST clusters there is none, and `no_interval<suffix>` is the reason; without rows there is no mean.
+    With fewer than FEWEST clusters there is no interval but the reason for that.
     """
-    reason = too_few(clusters)
-    found: dict[str, Any] = {f"entities{suffix}": len(set(clusters))}
-    if reason:
-        found[f"no_interval{suffix}"] = reason
-    for name, each in values.items():
-        if len(each):
-            found[f"{name}{suffix}"] = float(each.mean())
-        if not reason:
-            low, high = interval(each, clusters, resamples, seed, bounds)
-            found |= {f"{name}{suffix}_low": low, f"{name}{suffix}_high": high}
+    reason, found = too_few(clusters), {}
+    for name, each in values.items() if len(clusters) else ():
+        low, high = (None, None) if reason else interval(each, clusters, resamples, seed, bounds)
+        count = len(set(clusters))
+        found[name] = Estimate(float(each.mean()), low, high, rows=len(each), entities=count, reason=reason or None)
     return found
 
 

@@ -1,8 +1,9 @@
 """Claims that hold reports against what writes none: lens, probe and retrieval, on the same gradients, by group."""
 
+from ..evaluate.estimate import Estimate
 from .conditions import DECOUPLING
 from .gaps import difference, sized, way
-from .metrics import MEASURES, WORDS, Estimate, Group, listed, percent, points, thousands
+from .metrics import MEASURES, WORDS, Group, listed, percent, points, thousands, told
 
 ACCURACIES = MEASURES[:3]
 WHERE = {
@@ -21,7 +22,7 @@ def lens(groups: dict[str, Group]) -> Found:
     """What the untrained lens names as well as the reports, or better, and where the projector wins."""
     read = {where: groups.get(key_of("floor", where)) for where in WHERE}
     named = [
-        f"in {group['target_accuracy']} {WHERE[where]}"
+        f"in {told(group['target_accuracy'])} {WHERE[where]}"
         for where, group in read.items()
         if group is not None and "target_accuracy" in group
     ]

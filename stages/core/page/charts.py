@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import polars as pl
 
-from .metrics import MEASURES, Number
+from ..evaluate.estimate import Number
+from .metrics import MEASURES
 
 NO_HOST = "none"
 DEEP = 0.79

@@ -4,10 +4,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from ..evaluate.estimate import Estimate, Standing
 from .beside import Found, lens, taught
 from .conditions import DECOUPLING, condition_of
 from .gaps import clearly_below, compared
-from .metrics import SPOKEN, Estimate, Group, Standing, at_most, bare, listed, percent, span, thousands
+from .metrics import Group, at_most, bare, listed, percent, span, thousands, told
 from .silence import rests
 
 GUESSED_STRENGTH = 0.5
@@ -48,7 +49,7 @@ def detection(groups: Groups) -> Found:
     reported = group["shams_reported"].value
     some = f"{thousands(reported) if reported else 'none'} of these shams {'are' if reported > 1 else 'is'}"
     return (
-        f"A pressure is reported of {rate} of real gradients and in {wrong} of "
+        f"A pressure is reported of {told(rate)} of real gradients and in {wrong} of "
         f"{thousands(tried.value)} reports on {thousands(group['shams'].value)} distinct shams, of kinds that training "
         f"never saw; {some} reported by any projector, so that of such shams at most "
         f"{at_most(bound.value)} are (95\u00a0%){null}."
@@ -108,9 +109,10 @@ def abstention(groups: Groups) -> Found:
     resting = [one for one in lower if rests(one, real, name) == "yes"]
     few = [named(one.key) for one in lower if rests(one, real, name) == "unknown"]
     said = [
-        f"{named(one.key)} ({percent(one[name].value)} of all, {percent(one[name + SPOKEN].value)} of those that "
+        f"{named(one.key)} ({percent(one[name].value)} of all, {percent(spoken.value)} of those that "
         f"speak, {percent(one['no_pressure'].value)} silent)"
         for one in resting
+        if (spoken := one[name].spoken)
     ]
     text = (
         f"More because reports are silent than because those that speak are wrong, the target is named less often "
@@ -125,7 +127,7 @@ def strength(groups: Groups) -> Found:
     """Whether small and large gradients are told apart."""
     right = replace(groups["strength"]["accuracy"], chance=GUESSED_STRENGTH)
     scaled = {words: groups[f"strength.{name}"] for name, words in FACTORS.items() if f"strength.{name}" in groups}
-    each = [f"{group['accuracy']} called {word} at {factor}" for (factor, word), group in scaled.items()]
+    each = [f"{told(group['accuracy'])} called {word} at {factor}" for (factor, word), group in scaled.items()]
     return (
         f"Of gradients scaled to a third and to three times the usual norm {beside_chance(right)} are called weak "
         f"and strong as they should be{null_at(right.standing)}{f'; of each by itself {listed(each)}' if each else ''}."
@@ -169,12 +171,12 @@ def circularity(groups: Groups) -> Found:
     if holds is None:
         null = "; these are of too few targets for an interval, so nothing follows"
         null += f" ({known.reason})" if known.reason else ""
-        known, label = replace(known, reason=""), replace(label, reason="")
+        known, label = replace(known, reason=None), replace(label, reason=None)
     else:
         null = "" if holds or clearly_below(known, label) else "; the intervals overlap, so the difference is null"
     return (
         f"Where the teacher's own label names another target than the known correction ({count} gradients), reports "
-        f"name the known one in {known} and the label's in {label}{null}."
+        f"name the known one in {told(known)} and the label's in {told(label)}{null}."
     ), holds
 
 
@@ -184,7 +186,7 @@ def steering(groups: Groups) -> Found:
     if "cosine" not in group:
         return "No test gradient has training prompts of both its entities: nothing can be said.", None
     sizes = [name.removeprefix(UPDATE) for name in group.estimates if name.startswith(UPDATE)]
-    shares = [f"{group[UPDATE + size]} and {group[VECTOR + size]} at a step of {size}" for size in sizes]
+    shares = [f"{told(group[UPDATE + size])} and {told(group[VECTOR + size])} at a step of {size}" for size in sizes]
     cosine = group["cosine"]
     ends = "" if cosine.low is None or cosine.high is None else f" ({cosine.low:.2f} to {cosine.high:.2f})"
     return (
@@ -197,7 +199,7 @@ def steering(groups: Groups) -> Found:
 def beside_chance(one: Estimate) -> str:
     """The estimate with its interval and chance."""
     ends = "" if one.low is None or one.high is None else f"{span(one.low, one.high)}; "
-    return str(one) if one.chance is None else f"{percent(one.value)} ({ends}chance {bare(one.chance)})"
+    return told(one) if one.chance is None else f"{percent(one.value)} ({ends}chance {bare(one.chance)})"
 
 
 def null_at(standing: Standing) -> str:

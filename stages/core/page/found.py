@@ -1,7 +1,8 @@
 """What was asked and what was found, in three sentences made from the numbers; null effects are said to be null."""
 
+from ..evaluate.estimate import Estimate
 from .conditions import DECOUPLING, condition_of
-from .metrics import MEASURES, WORDS, Estimate, Group, listed, percent, thousands
+from .metrics import MEASURES, WORDS, Group, listed, percent, thousands, told
 
 SHUFFLED = "controls.shuffled_across"
 NULL_CONTROLS = "chance"
@@ -39,18 +40,18 @@ def found(group: Group) -> str:
     return (
         f"In {count}reports on test gradients the gradient's domain is named in {domain}, "
         f"the target that it moves toward in {target} and the answer that it moves away from in {answer}; "
-        f"the host's domain is named instead in {intrusion}{null}."
+        f"the host's domain is named instead in {told(intrusion)}{null}."
     )
 
 
 def effect(estimate: Estimate) -> str:
     """The estimate, and that it is null where its interval includes chance."""
     if estimate.standing in ("above", "unknown"):
-        return str(estimate)
+        return told(estimate)
     assert estimate.chance is not None
     if estimate.standing == "below":
-        return f"{estimate} (below chance, {percent(estimate.chance)})"
-    return f"{estimate} (null: the interval includes chance, {percent(estimate.chance)})"
+        return f"{told(estimate)} (below chance, {percent(estimate.chance)})"
+    return f"{told(estimate)} (null: the interval includes chance, {percent(estimate.chance)})"
 
 
 def against(groups: dict[str, Group]) -> str:

@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from .metrics import Estimate, Group, bare, points, span
+from ..evaluate.estimate import Estimate
+from .metrics import Group, bare, points, span
 
 Way = Literal["lower", "higher", "null", "unknown"]
 WAYS: tuple[Way, ...] = ("lower", "higher", "null")
@@ -15,7 +16,7 @@ def clearly_below(here: Estimate, there: Estimate) -> bool:
 
 def difference(group: Group, name: str) -> Estimate | None:
     """The paired difference of a measure, real gradient minus this group, where it was measured with an interval."""
-    gap = group.estimates.get(f"{name}_difference")
+    gap = group[name].difference if name in group else None
     return None if gap is None or gap.low is None or gap.high is None else gap
 
 

@@ -1,6 +1,5 @@
 """What the report page is made from: read whole, checked, and every complaint names file and key."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from ..data.tables import read_table
+from ..evaluate.estimate import flat, from_json
 from ..evaluate.scoring import REPORTS
 from ..run.errors import InputError
 from ..run.files import read_json
 from ..run.params import PARAMS, Section, read_sections
-from .metrics import MEASURES, REASON
+from .metrics import MEASURES
 from .section import Report
 from .sweep import NUMBERS, Sweep, read_sweep
 from .tables import read_csv
@@ -125,9 +125,9 @@ def read_object(path: Path, *keys: str) -> dict[str, Any]:
 
 
 def read_metrics() -> dict[str, Any]:
-    """metrics.json: numbers all through (and reasons for missing intervals), with the groups in ALWAYS at the least."""
+    """metrics.json: groups of estimates and numbers, checked, with the groups in ALWAYS at the least."""
     found = read_object(METRICS, *ALWAYS)
-    check_numbers(found, "")
+    check_numbers(found)
     for key, names in ALWAYS.items():
         group = found[key]
         if not isinstance(group, dict):
@@ -145,22 +145,27 @@ def read_metrics() -> dict[str, Any]:
     return found
 
 
-def check_numbers(value: Any, key: str) -> None:
-    """Complains about a leaf that is no finite number, and about a measure (or its interval) outside 0-1."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            check_numbers(inner, f"{key}.{name}".lstrip("."))
-        return
-    if isinstance(value, str) and key.rpartition(".")[2].startswith(REASON):
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{METRICS}: {key}: found {value!r}, wanted a finite number; rerun the stage evaluation")
-    name = key.rpartition(".")[2]
-    fraction = name.startswith((*MEASURES, *FRACTIONS)) or name.endswith(MEASURES)
-    if fraction and "_difference" not in name and not 0 <= value <= 1:
-        raise InputError(
-            f"{METRICS}: {key}: found {value!r}, wanted a fraction from 0 to 1; rerun the stage evaluation"
-        )
+def check_numbers(metrics: dict[str, Any]) -> None:
+    """Checks every number of metrics.json.
+
+    Raises:
+        InputError: one is not finite, or a share, an end of its interval or its chance is no fraction; names its key.
+    """
+    try:
+        found = flat(from_json(metrics))
+    except InputError as error:
+        raise InputError(f"{METRICS}: {error}; rerun the stage evaluation") from error
+    for key, one in found.items():
+        name = key.removesuffix(".spoken").rpartition(".")[2]
+        if not name.startswith((*MEASURES, *FRACTIONS)) and not name.endswith(MEASURES):
+            continue
+        for part in ("value", "low", "high", "chance"):
+            number = getattr(one, part)
+            if number is not None and not 0 <= number <= 1:
+                where = key if part == "value" else f"{key}.{part}"
+                raise InputError(
+                    f"{METRICS}: {where}: found {number!r}, wanted a fraction from 0 to 1; rerun the stage evaluation"
+                )
 
 
 def read_reports() -> pl.DataFrame:

@@ -1,9 +1,11 @@
-"""metrics.json as the page sees it: estimates with intervals and chance, in groups; and how they are written out."""
+"""The groups of metrics.json as the page reads them, and how its numbers are written out."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
+
+from ..evaluate.estimate import Estimate, Number, from_json
 
 MEASURES = ("domain_accuracy", "target_accuracy", "answer_accuracy", "host_intrusion")
 WORDS = {
@@ -12,52 +14,13 @@ WORDS = {
     "answer_accuracy": "Answer",
     "host_intrusion": "Host intrusion",
 }
-Number = int | float
-ENDS, CHANCE = ("_low", "_high"), "_chance"
-SPOKEN = "_spoken"
-"""How the name of a score ends that is over the reports alone that tell of a pressure."""
-REASON = "no_interval"
-"""How the name of a text begins that says why estimates beside it have no interval; it ends as theirs do."""
-SUFFIXES = (SPOKEN, "_difference", "")
-BARE = ("malformed", "no_pressure", "vague")
-"""Shares that never have an interval."""
-
 NOTICED = 0.01
 """Least share of silent reports that is spoken of."""
-
-Standing = Literal["above", "at", "below", "unknown"]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """One number of metrics.json with what stands beside it. `low`, `high`: 95 % interval.
-
-    `reason`: why a share has no interval, where metrics.json says so.
-    """
-
-    name: str
-    value: Number
-    low: Number | None = None
-    high: Number | None = None
-    chance: Number | None = None
-    reason: str = ""
-
-    @property
-    def standing(self) -> Standing:
-        """Where the interval lies against chance; "at": it includes chance, the effect is null."""
-        if self.chance is None or self.low is None or self.high is None:
-            return "unknown"
-        return "above" if self.low > self.chance else "below" if self.high < self.chance else "at"
-
-    def __str__(self) -> str:
-        """As in a sentence: value and, in brackets, the interval, or why there is none."""
-        beside = self.reason if self.low is None or self.high is None else span(self.low, self.high)
-        return percent(self.value) + (f" ({beside})" if beside else "")
 
 
 @dataclass(frozen=True)
 class Group:
-    """The numbers of one group, by name; `key` is the dotted path in metrics.json."""
+    """The estimates of one group, by name; a plain number is one too. `key` is the dotted path in metrics.json."""
 
     key: str
     estimates: dict[str, Estimate]
@@ -81,39 +44,33 @@ class Group:
     @property
     def few(self) -> str:
         """Why its measures have no interval; empty where they have one, or where nothing is said."""
-        return next((self.estimates[name].reason for name in MEASURES if name in self.estimates), "")
+        return next((self.estimates[name].reason or "" for name in MEASURES if name in self.estimates), "")
 
 
-def groups_of(metrics: dict[str, Any], key: str = "") -> Iterator[Group]:
-    """Every group of metrics.json that holds numbers, in its order, nested groups after the one they are in."""
-    numbers = {name: value for name, value in metrics.items() if not isinstance(value, dict | str)}
-    reasons = {name: value for name, value in metrics.items() if isinstance(value, str)}
-    if numbers:
-        yield Group(key, {name: estimate(name, numbers, reasons) for name in numbers if not is_beside(name, numbers)})
-    for name, value in metrics.items():
-        if isinstance(value, dict):
-            yield from groups_of(value, f"{key}.{name}".lstrip("."))
+def groups_of(metrics: dict[str, Any]) -> Iterator[Group]:
+    """Every group of metrics.json that holds numbers, in its order, nested groups after the one that they are in.
+
+    Raises:
+        ValueError: a leaf is neither a finite number nor an estimate; names its dotted key.
+    """
+    yield from nested("", from_json(metrics))
 
 
-def is_beside(name: str, numbers: dict[str, Number]) -> bool:
-    """Whether a number only qualifies another one: <name>_low with _high, or _chance. A bound alone is its own."""
-    return (name.endswith(CHANCE) and name.removesuffix(CHANCE) in numbers) or any(
-        name.endswith(end) and has_interval(name.removesuffix(end), numbers) for end in ENDS
-    )
+def nested(key: str, content: Mapping[str, Any]) -> Iterator[Group]:
+    """The group `key`, if it holds estimates, and the groups in it."""
+    estimates = {name: one for name, one in content.items() if isinstance(one, Estimate)}
+    if estimates:
+        yield Group(key, estimates)
+    for name, inner in content.items():
+        if name not in estimates:
+            yield from nested(f"{key}.{name}".lstrip("."), inner)
 
 
-def has_interval(name: str, numbers: dict[str, Number]) -> bool:
-    """Whether both ends of the number's interval are there."""
-    return name in numbers and all(name + end in numbers for end in ENDS)
-
-
-def estimate(name: str, numbers: dict[str, Number], reasons: dict[str, str]) -> Estimate:
-    """The number `name` with its interval (a share: or the reason why it has none) and its chance."""
-    low, high = (numbers[name + end] for end in ENDS) if has_interval(name, numbers) else (None, None)
-    suffix = next(one for one in SUFFIXES if name.endswith(one))
-    wanted = low is None and isinstance(numbers[name], float) and name not in BARE
-    reason = reasons.get(REASON + suffix, "") if wanted else ""
-    return Estimate(name, numbers[name], low, high, numbers.get(name + CHANCE), reason)
+def told(estimate: Estimate) -> str:
+    """The estimate as in a sentence: value and, in brackets, its interval or why there is none."""
+    low, high = estimate.low, estimate.high
+    beside = estimate.reason if low is None or high is None else span(low, high)
+    return percent(estimate.value) + (f" ({beside})" if beside else "")
 
 
 def percent(value: Number) -> str:

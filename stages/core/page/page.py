@@ -15,6 +15,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from ..evaluate import estimate
+from ..evaluate.estimate import Estimate
 from . import charts, examples
 from .claims import claims
 from .conditions import DECOUPLING, REFERENCES, Condition, condition_of, ordered
@@ -23,9 +25,7 @@ from .gaps import difference
 from .inputs import Inputs
 from .metrics import (
     MEASURES,
-    SPOKEN,
     WORDS,
-    Estimate,
     Group,
     bare,
     groups_of,
@@ -82,7 +82,7 @@ def render(inputs: Inputs) -> str:
             claims=claims(groups),
             decoupling=groups[DECOUPLING],
             groups=groups,
-            numbers=list(groups_of(inputs.metrics)),
+            numbers=[estimate.flat(group.estimates, group.key) for group in groups_of(inputs.metrics)],
             bars=bar_sections(groups),
             held_out=held_out_rows(groups),
             paired=paired(groups),
@@ -188,9 +188,12 @@ def paired(groups: dict[str, Group]) -> list[tuple[str, list[Estimate | None]]]:
 
 def spoken(groups: dict[str, Group]) -> list[tuple[str, list[Estimate | None]]]:
     """Of each group of reports: share silent, target accuracy of all and of those that speak, calibration error."""
-    names = ("no_pressure", "target_accuracy", f"target_accuracy{SPOKEN}", "calibration_error")
-    told = [group for group in groups.values() if "reports_spoken" in group]
-    return [(condition_of(one.key).label, [one.estimates.get(name) for name in names]) for one in told]
+    rows = []
+    for group in groups.values():
+        if "reports_spoken" in group:
+            silent, target, error = map(group.estimates.get, ("no_pressure", "target_accuracy", "calibration_error"))
+            rows.append((condition_of(group.key).label, [silent, target, target and target.spoken, error]))
+    return rows
 
 
 def verbaliser(lora: dict[str, Any] | None) -> str:

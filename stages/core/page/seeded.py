@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from .metrics import Group, Number, bare, thousands
+from ..evaluate.estimate import Number
+from .metrics import Group, bare, thousands
 
 # Words of a row -> group and number of all seeds together (empty: not measured), and the number of one seed.
 ROWS: dict[str, tuple[str, str, str]] = {
@@ -51,7 +52,7 @@ def by_seed(seeds: dict[str, dict[str, Number]], groups: dict[str, Group]) -> li
             pooled = cell(name, {one: estimate.value for one, estimate in estimates.items()})
             if pooled is not None:
                 one = estimates[name]
-                pooled = replace(pooled, low=one.low, high=one.high, reason=one.reason)
+                pooled = replace(pooled, low=one.low, high=one.high, reason=one.reason or "")
             found.append(Seeded(label, values, pooled))
     return found
 

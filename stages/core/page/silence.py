@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from .gaps import clearly_below, difference
-from .metrics import NOTICED, SPOKEN, WORDS, Group, listed, percent
+from .metrics import NOTICED, WORDS, Group, listed, percent, told
 
 KEPT = 0.5
 """Least part of a difference that has to be left among reports that speak; else it rests mostly on abstention."""
@@ -27,13 +27,13 @@ def rests(group: Group, real: Group, name: str) -> Rests:
     """
     if not silenced(group, real) or "reports_spoken" not in group:
         return "no"
-    spoken = f"{name}{SPOKEN}"
-    if spoken not in group or group[spoken].low is None:
+    here, there = group[name].spoken, real[name].spoken
+    if here is None or here.low is None or there is None:
         return "unknown"
     gap = difference(group, name)
     whole = real[name].value - group[name].value if gap is None else gap.value
-    left = real[spoken].value - group[spoken].value
-    return "no" if clearly_below(group[spoken], real[spoken]) and left >= KEPT * whole else "yes"
+    left = there.value - here.value
+    return "no" if clearly_below(here, there) and left >= KEPT * whole else "yes"
 
 
 def silence(group: Group, real: Group, lower: Sequence[str]) -> str:
@@ -45,10 +45,9 @@ def silence(group: Group, real: Group, lower: Sequence[str]) -> str:
         return ""
     name = "target_accuracy" if "target_accuracy" in lower else lower[0]
     said = f"; silent in {percent(group['no_pressure'].value)}"
-    spoken = group.estimates.get(f"{name}{SPOKEN}")
-    if spoken is not None and f"{name}{SPOKEN}" in real:
-        against = percent(real[f"{name}{SPOKEN}"].value)
-        said += f", of those that speak {WORDS[name].lower()} {spoken} against {against}"
+    here, there = group[name].spoken, real[name].spoken
+    if here is not None and there is not None:
+        said += f", of those that speak {WORDS[name].lower()} {told(here)} against {percent(there.value)}"
     found = {one: rests(group, real, one) for one in lower}
     resting = [WORDS[one].lower() for one, how in found.items() if how == "yes"]
     if resting:

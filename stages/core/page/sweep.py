@@ -15,9 +15,10 @@ from typing import Any
 
 import polars as pl
 
+from ..evaluate.estimate import Estimate
 from ..run.errors import InputError
 from ..run.seeds import digest
-from .metrics import WORDS, Estimate, Group
+from .metrics import WORDS, Group
 from .tables import read_csv
 
 FOLDER = Path("data/sweep")
@@ -104,13 +105,15 @@ def words_of(key: str) -> str:
 def table_of(
     experiments: list[Experiment], metrics: list[dict[str, Any]], params: dict[str, Any], seeds: list[int]
 ) -> pl.DataFrame:
-    """The table of experiments that set the same keys, with each one's metrics.json; a number not measured is null."""
+    """The table of experiments that set the same keys, with the groups of estimates of each; not measured: null."""
     settings, rows = settings_of(params, experiments[0].changes), []
     for one, measured in zip(experiments, metrics, strict=True):
         row = {"group": one.group, "name": one.name, "changes": json.dumps(one.changes, separators=(",", ":"))}
         row |= {"seeds": listed(seeds), "settings": settings}
         for column, (group, name) in NUMBERS.items():
-            row |= {f"{column}{end}": measured.get(group, {}).get(f"{name}{end}") for end in ENDS}
+            one = measured.get(group, {}).get(name)
+            ends = (None, None, None) if one is None else (one.value, one.low, one.high)
+            row |= {f"{column}{end}": value for end, value in zip(ENDS, ends, strict=True)}
         rows.append(row)
     return pl.DataFrame(rows, infer_schema_length=None)
 
@@ -153,7 +156,7 @@ def read_sweep(name: str, params: dict[str, Any]) -> Sweep:
     groups: dict[str, list[Point]] = {}
     for row, changed in zip(table.iter_rows(named=True), changes, strict=True):
         numbers = {
-            column: Estimate(column, row[column], row[f"{column}_low"], row[f"{column}_high"])
+            column: Estimate(row[column], row[f"{column}_low"], row[f"{column}_high"])
             for column in NUMBERS
             if row[column] is not None
         }

@@ -1,11 +1,12 @@
 """What the numbers say of each condition, in words; an effect whose interval includes zero is said to be null."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ..evaluate.estimate import Estimate
 from .conditions import DECOUPLING, Expected, condition_of
 from .gaps import WAYS, Way, apart, clearly_below, compared, difference
-from .metrics import MEASURES, WORDS, Estimate, Group, listed, percent
+from .metrics import MEASURES, WORDS, Group, listed, percent
 from .silence import rests, silence
 
 ACCURACIES = MEASURES[:3]
@@ -22,24 +23,24 @@ class Verdict:
 def verdict(group: Group, real: Group) -> Verdict:
     """Whether the group came out as its claim needs it, in words; `real`: the reports on the real gradients."""
     expected = condition_of(group.key).expected
-    accuracies = [group[name] for name in ACCURACIES if name in group]
+    accuracies = {name: group[name] for name in ACCURACIES if name in group}
     if group.few:
         return Verdict(None, f"Too little data: {group.few}")
     if expected == "falls" and "target_accuracy" in group:
         return falls(group, real)
     if expected in ("lower", "ceiling", "reference"):
         return against_real(group, real, expected)
-    if not expected or any(one.standing == "unknown" for one in accuracies):
+    if not expected or any(one.standing == "unknown" for one in accuracies.values()):
         return Verdict(None, "")
     if expected == "chance":
         return at_chance(group, accuracies)
-    wanted = accuracies[1:] if expected == "swaps" else accuracies
-    null = [one for one in wanted if one.standing != "above"]
+    wanted = {name: one for name, one in accuracies.items() if expected != "swaps" or name != "domain_accuracy"}
+    null = {name: one for name, one in wanted.items() if one.standing != "above"}
     if null:
         return Verdict(False, f"Null: {valued(null)}")
     if group.key == DECOUPLING:
         return intrudes(group)
-    lower = [] if expected == "swaps" else [one.name for one in accuracies if below(group, real, one.name)]
+    lower = [] if expected == "swaps" else [name for name in accuracies if below(group, real, name)]
     text = f"Above chance: {valued(wanted)}{falling(group, lower)}{silence(group, real, lower)}"
     return Verdict(expected != "alike" or not lower, text)
 
@@ -58,9 +59,9 @@ def falling(group: Group, lower: list[str]) -> str:
     return said + (f"; on the same cases {', '.join(paired)}" if paired else "")
 
 
-def at_chance(group: Group, accuracies: list[Estimate]) -> Verdict:
+def at_chance(group: Group, accuracies: Mapping[str, Estimate]) -> Verdict:
     """A control that has to be at chance."""
-    above = [one for one in accuracies if one.standing == "above"]
+    above = {name: one for name, one in accuracies.items() if one.standing == "above"}
     text = f"Above chance: {valued(above)}" if above else "Null, as it must be"
     if group.silent:
         text += f"; no pressure in {percent(group['no_pressure'].value)}"
@@ -71,7 +72,7 @@ def intrudes(group: Group) -> Verdict:
     """The decoupling group, above chance: whether its host domain is named clearly less often than the gradient's."""
     intrusion = group["host_intrusion"]
     said = "null" if intrusion.low == 0 else percent(intrusion.value)
-    text = f"Above chance: {valued(group[name] for name in ACCURACIES)}; host intrusion {said}"
+    text = f"Above chance: {valued({name: group[name] for name in ACCURACIES})}; host intrusion {said}"
     return Verdict(clearly_below(intrusion, group["domain_accuracy"]), text)
 
 
@@ -121,9 +122,9 @@ def against_real(group: Group, real: Group, expected: Expected) -> Verdict:
     return Verdict(holds, text)
 
 
-def valued(estimates: Iterable[Estimate]) -> str:
+def valued(estimates: Mapping[str, Estimate]) -> str:
     """Measures with their values."""
-    return ", ".join(f"{WORDS[one.name].lower()} {percent(one.value)}" for one in estimates)
+    return ", ".join(f"{WORDS[name].lower()} {percent(one.value)}" for name, one in estimates.items())
 
 
 def names(measures: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ import pytest
 
 from stages.core.data.grammar import NO_PRESSURE, report
 from stages.core.evaluate import measures
+from stages.core.evaluate.estimate import Estimate
 from stages.core.evaluate.scoring import Words, scored
 from stages.core.evaluate.statistics import exact_high
 
@@ -34,15 +35,15 @@ def test_detection_counts_reported_gradients_and_reported_shams():
     real, shams = [case(n) for n in range(12)], [case(n, "wave", confidence=0.1) for n in range(20)]
     reports = asked([*real, *shams], [*map(right, range(9)), *[NO_PRESSURE] * 3, right(0), *[NO_PRESSURE] * 19])
     found = measures.of_detection(reports, ["wave"], *HOW)
-    assert (found["rate"], found["shams"], found["false_alarms"], found["shams_reported"]) == (0.75, 20, 1, 1)
-    assert found["rate_low"] < 0.75 < found["rate_high"]
+    assert (found["rate"].value, found["shams"], found["false_alarms"], found["shams_reported"]) == (0.75, 20, 1, 1)
+    assert found["rate"].low < 0.75 < found["rate"].high
     assert found["false_alarms_high"] == exact_high(1, 20)
 
 
 def test_a_malformed_report_on_a_sham_is_a_false_alarm_and_on_a_gradient_no_detection():
     reports = asked([case(0), case(1), case(0, "wave"), case(1, "wave")], [right(0), "?", "?", NO_PRESSURE])
     found = measures.of_detection(reports, ["wave"], *HOW)
-    assert (found["rate"], found["false_alarms"], found["shams_reported"]) == (0.5, 1, 1)
+    assert (found["rate"].value, found["false_alarms"], found["shams_reported"]) == (0.5, 1, 1)
 
 
 def test_a_sham_asked_of_two_projectors_is_one_sham():
@@ -62,23 +63,24 @@ def test_the_calibration_error_counts_a_gradient_once_a_seed_and_not_once_a_host
     reports = asked([*many, *(case(n) for n in range(1, 13))], [right(0)] * 9 + [right(0)] * 11 + [right(1)])
     found = measures.of_groups(reports, *HOW)["decoupling"]
     assert (found["gradients"], found["reports"]) == (13, 21)
-    assert found["calibration_error"] == pytest.approx(0.9 - 1 / 13)
-    assert found["calibration_error_low"] < found["calibration_error"] < found["calibration_error_high"]
+    error = found["calibration_error"]
+    assert error.value == pytest.approx(0.9 - 1 / 13) and error.low < error.value < error.high
 
 
 def test_shams_that_are_rightly_doubted_lower_the_calibration_error_of_detection_alone():
     real, shams = [case(n) for n in range(10)], [case(n, "wave", confidence=0.0) for n in range(30)]
     reports = asked([*real, *shams], [*map(right, range(5)), *map(right, range(5)), *[NO_PRESSURE] * 30])
-    assert measures.of_groups(reports, *HOW)["decoupling"]["calibration_error"] == pytest.approx(0.4)
-    assert measures.of_detection(reports, ["wave"], *HOW)["calibration_error"] == pytest.approx(0.1)
+    assert measures.of_groups(reports, *HOW)["decoupling"]["calibration_error"].value == pytest.approx(0.4)
+    assert measures.of_detection(reports, ["wave"], *HOW)["calibration_error"].value == pytest.approx(0.1)
 
 
 def test_a_control_is_paired_with_the_real_report_of_the_same_gradient_and_host():
     real, control = [case(n) for n in range(12)], [case(n, "zero") for n in range(12)]
     reports = asked([*real, *control], [*map(right, range(12)), *map(right, range(3)), *[NO_PRESSURE] * 9])
     found = measures.of_controls(reports, ["zero"], *HOW)["zero"]
-    assert found["target_accuracy"] == 0.25 and found["target_accuracy_difference"] == 0.75
-    assert found["target_accuracy_difference_low"] < 0.75 < found["target_accuracy_difference_high"]
+    target = found["target_accuracy"]
+    assert target.value == 0.25 and target.difference.value == 0.75
+    assert target.difference.low < 0.75 < target.difference.high
     assert found["no_pressure"] == 0.75
 
 
@@ -87,25 +89,26 @@ def test_a_control_of_one_seed_is_paired_with_the_mean_over_seeds():
     said = [text for n in range(12) for text in (right(n), NO_PRESSURE)]
     reports = asked([*real, *(case(n, "none") for n in range(12))], said + [NO_PRESSURE] * 12)
     found = measures.of_controls(reports, ["none"], *HOW)["none"]
-    assert found["target_accuracy_difference"] == 0.5
+    assert found["target_accuracy"].difference.value == 0.5
 
 
 def test_a_control_that_does_exactly_as_well_still_has_an_interval():
     reports = asked([case(n, name) for name in ("real", "weaker") for n in range(12)], [*map(right, range(12))] * 2)
     found = measures.of_controls(reports, ["weaker"], *HOW)["weaker"]
     bound = 1 - 0.025 ** (1 / 12)
-    assert found["target_accuracy_difference"] == 0
-    assert found["target_accuracy_difference_low"] == pytest.approx(-bound)
-    assert found["target_accuracy_difference_high"] == pytest.approx(bound)
+    difference = found["target_accuracy"].difference
+    assert difference.value == 0
+    assert (difference.low, difference.high) == (pytest.approx(-bound), pytest.approx(bound))
 
 
 def test_a_control_that_the_gate_silences_is_as_good_where_it_speaks():
     said = [*map(right, range(11)), *[NO_PRESSURE] * 33]
     reports = asked([*map(case, range(44)), *(case(n, "zero") for n in range(44))], [*map(right, range(44)), *said])
     found = measures.of_controls(reports, ["zero"], *HOW)["zero"]
-    assert (found["target_accuracy"], found["reports_spoken"], found["target_accuracy_spoken"]) == (0.25, 11, 1)
-    assert found["entities_spoken"] == 11 and found["target_accuracy_spoken_high"] == 1
-    assert found["target_accuracy_spoken_chance"] == pytest.approx(1 / 11)
+    target = found["target_accuracy"]
+    assert (target.value, found["reports_spoken"], target.spoken.value) == (0.25, 11, 1)
+    assert target.spoken.entities == 11 and target.spoken.high == 1
+    assert target.spoken.chance == pytest.approx(1 / 11)
 
 
 def test_a_control_that_hardly_speaks_says_that_it_has_no_interval():
@@ -114,17 +117,19 @@ def test_a_control_that_hardly_speaks_says_that_it_has_no_interval():
         [*map(right, range(12)), right(0), right(0), *[NO_PRESSURE] * 10],
     )
     found = measures.of_controls(reports, ["zero"], *HOW)["zero"]
-    assert (found["reports_spoken"], found["entities_spoken"], found["target_accuracy_spoken"]) == (2, 2, 0.5)
-    assert found["no_interval_spoken"] == "found 2 entities, wanted at least 10 for an interval"
-    assert "target_accuracy_spoken_low" not in found and "target_accuracy_low" in found
+    target = found["target_accuracy"]
+    assert (found["reports_spoken"], target.spoken.entities, target.spoken.value) == (2, 2, 0.5)
+    assert target.spoken.reason == "found 2 entities, wanted at least 10 for an interval"
+    assert target.spoken.low is None and target.low is not None
 
 
 def test_a_group_of_few_entities_is_there_with_the_reason_for_its_missing_intervals():
     reports = asked([case(0), case(12)], [right(0), NO_PRESSURE])
     found = measures.of_groups(reports, *HOW)["decoupling"]
-    assert (found["target_accuracy"], found["entities"]) == (0.5, 1)
-    assert found["no_interval"] == "found 1 entities, wanted at least 10 for an interval"
-    assert not [name for name in found if name.endswith(("_low", "_high"))]
+    assert (found["target_accuracy"].value, found["target_accuracy"].entities) == (0.5, 1)
+    assert found["target_accuracy"].reason == "found 1 entities, wanted at least 10 for an interval"
+    estimates = [one for one in found.values() if isinstance(one, Estimate)]
+    assert len(estimates) == 5 and all(one.low is None and one.high is None for one in estimates)
     bars = measures.bars({"decoupling": found, "controls": {}})
     assert bars["low"].is_null().all() and not bars["value"].is_null().any()
 
@@ -141,7 +146,8 @@ def test_the_strict_group_is_of_held_out_targets_that_no_label_names():
     held = [case(n, held_out="target") for n in range(12)]
     reports = asked([*held, case(2), case(3, "zero", held_out="target")], [*map(right, range(12)), right(2), right(3)])
     found = measures.of_unnamed(reports, set(ENTITIES) - {"Accra", "Quito"}, *HOW, WORDS)["held_out_entity"]
-    assert (found["reports"], found["entities"], found["target_accuracy"]) == (2, 2, 1)
+    target = found["target_accuracy"]
+    assert (found["reports"], target.entities, target.value) == (2, 2, 1)
     assert measures.of_unnamed(reports, ENTITIES, *HOW) == {}
 
 
@@ -184,16 +190,17 @@ def test_circularity_tells_reports_of_the_correction_from_reports_of_the_label()
     )
     reports = asked(cases, [report("geography", "Quito", "Lima", "weak"), *map(right, range(1, 8))])
     found = measures.of_circularity(reports, labels, *HOW)
-    assert (found["gradients"], found["entities"]) == (3, 3)
-    assert (found["says_correction"], found["says_label"]) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
-    assert found["no_interval"] == "found 3 entities, wanted at least 10 for an interval"
+    known, label = found["says_correction"], found["says_label"]
+    assert (found["gradients"], known.entities) == (3, 3)
+    assert (known.value, label.value) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    assert known.reason == "found 3 entities, wanted at least 10 for an interval"
 
 
 def test_where_labels_are_right_nothing_is_said_of_circularity():
     reports = asked([case(n) for n in range(4)], [right(n) for n in range(4)])
     labels = pl.DataFrame({"prompt_id": [f"p{n}" for n in range(4)], "label_moved_to": ENTITIES[:4]})
     found = measures.of_circularity(reports, labels, *HOW)
-    assert (found.pop("gradients"), found.pop("entities")) == (0, 0) and set(found) == {"no_interval"}
+    assert found == {"gradients": 0}
 
 
 def test_each_held_out_reason_is_a_group_of_its_own():

@@ -68,12 +68,13 @@ def test_a_summary_counts_what_a_person_would():
     assert {name: found[name] for name in ("reports", "malformed", "no_pressure", "reports_spoken")} == {
         "reports": 4, "malformed": 0.25, "no_pressure": 0.25, "reports_spoken": 2,
     }  # fmt: skip
-    assert (found["domain_accuracy"], found["target_accuracy"], found["host_intrusion"]) == (0.25, 0.5, 0.25)
-    spoken = [found[f"{name}_spoken"] for name in ("domain_accuracy", "target_accuracy", "host_intrusion")]
-    assert spoken == [0.5, 1, 0.5]
-    assert found["target_accuracy_chance"] == 0.25  # "Carmen" is said twice in four, and is right twice in four
-    assert found["target_accuracy_spoken_chance"] == 1  # of those that speak, always
-    assert "host_intrusion_chance" not in found and "vague" not in found
+    scores = [found[name] for name in ("domain_accuracy", "target_accuracy", "host_intrusion")]
+    assert [one.value for one in scores] == [0.25, 0.5, 0.25]
+    assert [one.spoken.value for one in scores] == [0.5, 1, 0.5]
+    target = found["target_accuracy"]
+    assert target.chance == 0.25  # "Carmen" is said twice in four, and is right twice in four
+    assert target.spoken.chance == 1  # of those that speak, always
+    assert found["host_intrusion"].chance is None and "vague" not in found
 
 
 def test_a_summary_has_intervals_over_all_reports_and_over_those_that_speak():
@@ -81,10 +82,10 @@ def test_a_summary_has_intervals_over_all_reports_and_over_those_that_speak():
     said = [report("music", target, "Aida", "strong") for target in targets[:12]] + ["no pressure"] * 12
     found = summary(scored(cases(24).with_columns(target=pl.Series(targets)), said), 100, 0)
     for name in ("domain_accuracy", "target_accuracy", "answer_accuracy", "host_intrusion"):
-        assert found[f"{name}_low"] <= found[name] <= found[f"{name}_high"]
-        assert found[f"{name}_spoken_low"] <= found[f"{name}_spoken"] <= found[f"{name}_spoken_high"]
-    assert (found["entities"], found["entities_spoken"]) == (24, 12)
-    assert found["target_accuracy_high"] < found["target_accuracy_spoken_low"]
+        for one in (found[name], found[name].spoken):
+            assert one.low <= one.value <= one.high
+        assert (found[name].entities, found[name].spoken.entities) == (24, 12)
+    assert found["target_accuracy"].high < found["target_accuracy"].spoken.low
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def test_each_condition_is_scored_by_its_own_factor_and_a_report_without_a_stren
     said = {"weaker": ["weak", "strong", ""], "stronger": ["strong", "strong", "weak", "strong"]}
     table = reports(*({"condition": name, "strength": word} for name, words in said.items() for word in words))
     found = of_factors(table, {"weaker": 1 / 3, "stronger": 3.0}, *HOW)
-    assert found["weaker"]["accuracy"] == pytest.approx(1 / 3) and found["stronger"]["accuracy"] == 0.75
+    assert found["weaker"]["accuracy"].value == pytest.approx(1 / 3) and found["stronger"]["accuracy"].value == 0.75
 
 
 def test_natural_strengths_are_scored_at_the_gradients_own_norms():
@@ -35,4 +35,4 @@ def test_natural_strengths_are_scored_at_the_gradients_own_norms():
     rows = [{"strength": word} for word in ("weak", "strong", "weak", "weak", "weak")]
     table = reports(*rows, {"strength": "strong", "prompt_id": "id4"}, {"condition": "zero", "strength": "strong"})
     found = of_nature(table, norms, 2.5, *HOW)
-    assert found["accuracy"] == 3 / 6 and found["share_further"] == 0.2 and found["median_apart"] == 1
+    assert found["accuracy"].value == 3 / 6 and found["share_further"] == 0.2 and found["median_apart"] == 1

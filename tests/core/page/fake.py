@@ -14,9 +14,10 @@ import numpy as np
 import polars as pl
 from ruamel.yaml import YAML
 
+from stages.core.evaluate.estimate import Estimate
 from stages.core.evaluate.statistics import FEWEST
 from stages.core.page.sweep import FOLDER, LEAVE_ONE_OUT, PROJECTOR, Experiment, table_of
-from tests.core.page.small import BESIDE, CARD, MODEL
+from tests.core.page.small import BESIDE, CARD, MODEL, one
 
 FACTS = {
     "geography": (
@@ -162,28 +163,35 @@ def group(rows: pl.DataFrame, chance: bool = False) -> dict[str, Any]:
     """Shares and normal intervals of one group of rows, and of those that speak; no interval of too few entities."""
     spoken = rows.filter("pressure")
     values: dict[str, Any] = {"reports": len(rows), "reports_spoken": len(spoken), "vague": 0.0}
-    for part, suffix in ((rows, ""), (spoken, "_spoken")):
-        entities = part["target"].n_unique()
-        if entities < FEWEST:
-            values[f"no_interval{suffix}"] = f"found {entities} entities, wanted at least {FEWEST} for an interval"
-        for name, column in METRICS.items() if len(part) else ():
-            share = float(part[column].mean())  # type: ignore[arg-type]
-            spread = 1.96 * (share * (1 - share) / len(part)) ** 0.5
-            values[f"{name}{suffix}"] = share
-            if entities >= FEWEST:
-                ends = max(0.0, share - spread), min(1.0, share + spread)
-                values |= {f"{name}{suffix}_{end}": value for end, value in zip(("low", "high"), ends, strict=True)}
+    said = shares(spoken)
+    for name, share in shares(rows).items():
+        values[name] = share | ({"spoken": said[name]} if name in said else {})
     if chance:
-        for name, said, true in (
+        for name, words, true in (
             ("domain_accuracy", "domain", "gradient_domain"),
             ("target_accuracy", "moved_to", "target"),
             ("answer_accuracy", "moved_from", "answer"),
         ):
-            counts = dict(rows[said].value_counts().iter_rows())
-            values[f"{name}_chance"] = sum(counts.get(word, 0) for word in rows[true]) / len(rows) ** 2
+            counts = dict(rows[words].value_counts().iter_rows())
+            values[name]["chance"] = sum(counts.get(word, 0) for word in rows[true]) / len(rows) ** 2
     values["malformed"] = float(rows["malformed"].mean())  # type: ignore[arg-type]
     values["no_pressure"] = float((~rows["pressure"] & ~rows["malformed"]).mean())  # type: ignore[arg-type]
     return values
+
+
+def shares(rows: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """The estimate of each score over these rows; none of no rows."""
+    found: dict[str, dict[str, Any]] = {}
+    entities = rows["target"].n_unique()
+    for name, column in METRICS.items() if len(rows) else ():
+        share = float(rows[column].mean())  # type: ignore[arg-type]
+        spread = 1.96 * (share * (1 - share) / len(rows)) ** 0.5
+        if entities < FEWEST:
+            reason = f"found {entities} entities, wanted at least {FEWEST} for an interval"
+            found[name] = {"value": share, "reason": reason}
+        else:
+            found[name] = one(share, max(0.0, share - spread), min(1.0, share + spread))
+    return found
 
 
 def metrics(rows: pl.DataFrame) -> dict[str, Any]:
@@ -204,11 +212,7 @@ def metrics(rows: pl.DataFrame) -> dict[str, Any]:
         found[f"held_out_{held_out}"] = group(rows.filter(pl.col("held_out") == held_out))
     new = (pl.col("held_out") == "target") & (pl.col("gradient_domain") == "astronomy")
     found["held_out_entity"] = group(rows.filter(new))
-    found["decoupling"] |= {
-        "calibration_error": 0.024,
-        "calibration_error_low": 0.014,
-        "calibration_error_high": 0.035,
-    }
+    found["decoupling"]["calibration_error"] = one(0.024, 0.014, 0.035)
     found["corrections"] = group(rows.filter(pl.col("held_out") == "correction"))
     for condition in CONTROLS:
         found["controls"][condition] = group(rows.filter(pl.col("condition") == condition), chance=True)
@@ -216,11 +220,7 @@ def metrics(rows: pl.DataFrame) -> dict[str, Any]:
         found[name] = {}
         for metric, value in (("domain_accuracy", 0.999), ("target_accuracy", 0.997), ("answer_accuracy", 0.985)):
             share = value * scale
-            found[name] |= {
-                metric: share,
-                f"{metric}_low": share - 0.01 * scale,
-                f"{metric}_high": min(1.0, share + 0.002),
-            }
+            found[name][metric] = one(share, share - 0.01 * scale, min(1.0, share + 0.002))
     return found
 
 
@@ -244,10 +244,9 @@ def curve(path: Path, steps: int, start: float, end: float, validation: bool) ->
             writer.writerow([0, index, f"{loss:.5f}", held] if validation else [index, f"{loss:.5f}"])
 
 
-def share_of(value: float) -> dict[str, float]:
+def share_of(value: float) -> dict[str, Estimate]:
     """A group whose scores are all `value`."""
-    ends = {"": value, "_low": value - 0.05, "_high": value + 0.04}
-    return {f"{measure}{end}": number for measure in METRICS for end, number in ends.items()}
+    return dict.fromkeys(METRICS, Estimate(value, value - 0.05, value + 0.04))
 
 
 def sweeps(folder: Path) -> None:

@@ -8,18 +8,29 @@ from stages.core.page.sweep import NUMBERS
 
 
 def numbers(
-    value: float, chance: float | None = None, spread: float = 0.01, spoken: float | None = None, **others: float
+    value: float, chance: float | None = None, spread: float = 0.01, spoken: float | None = None, **others: Any
 ) -> dict[str, Any]:
     """A group whose three accuracies are `value`, and `spoken` among the reports that speak."""
-    found: dict[str, Any] = {"host_intrusion": 0.0, "host_intrusion_low": 0.0, "host_intrusion_high": 0.01}
+    found: dict[str, Any] = {"host_intrusion": one(0.0, 0.0, 0.01)}
     for name in MEASURES[:3]:
-        found |= {name: value, f"{name}_low": max(0.0, value - spread), f"{name}_high": min(1.0, value + spread)}
+        found[name] = one(value, max(0.0, value - spread), min(1.0, value + spread))
         if chance is not None:
-            found[f"{name}_chance"] = chance
+            found[name]["chance"] = chance
         if spoken is not None:
-            found |= {"reports_spoken": 100, f"{name}_spoken": spoken}
-            found |= {f"{name}_spoken_low": spoken - spread, f"{name}_spoken_high": spoken + spread}
+            found["reports_spoken"] = 100
+            found[name]["spoken"] = one(spoken, spoken - spread, spoken + spread)
     return {**found, **others}
+
+
+def one(value: float, low: float, high: float) -> dict[str, Any]:
+    """An estimate with its interval, as metrics.json has it."""
+    return {"value": value, "low": low, "high": high}
+
+
+def with_differences(group: dict[str, Any], **differences: tuple[float, float, float]) -> dict[str, Any]:
+    """The group with the paired difference (value, low, high) of each accuracy that is named."""
+    gaps = {f"{name}_accuracy": {"difference": one(*difference)} for name, difference in differences.items()}
+    return group | {name: group[name] | gap for name, gap in gaps.items()}
 
 
 def groups(**metrics: Any) -> dict[str, Group]:
@@ -28,59 +39,31 @@ def groups(**metrics: Any) -> dict[str, Group]:
 
 BESIDE: dict[str, Any] = {
     "detection": {
-        "rate": 0.982,
-        "rate_low": 0.971,
-        "rate_high": 0.992,
+        "rate": one(0.982, 0.971, 0.992),
         "false_alarms": 1,
         "sham_reports": 3072,
         "shams": 1024,
         "shams_reported": 1,
         "false_alarms_high": 0.00462,
-        "calibration_error": 0.034,
+        "calibration_error": {"value": 0.034},
     },
     "strength": {
-        "accuracy": 0.98,
-        "accuracy_low": 0.96,
-        "accuracy_high": 0.99,
-        "much_weaker": {"accuracy": 0.99, "accuracy_low": 0.98, "accuracy_high": 1.0},
-        "much_stronger": {"accuracy": 0.97, "accuracy_low": 0.95, "accuracy_high": 0.98},
-        "natural": {
-            "accuracy": 0.762,
-            "accuracy_low": 0.723,
-            "accuracy_high": 0.797,
-            "share_further": 0.0,
-            "median_apart": 0.131,
-        },
+        "accuracy": one(0.98, 0.96, 0.99),
+        "much_weaker": {"accuracy": one(0.99, 0.98, 1.0)},
+        "much_stronger": {"accuracy": one(0.97, 0.95, 0.98)},
+        "natural": {"accuracy": one(0.762, 0.723, 0.797), "share_further": 0.0, "median_apart": 0.131},
     },
-    "options": {
-        "accuracy": 0.976,
-        "accuracy_low": 0.957,
-        "accuracy_high": 0.992,
-        "accuracy_chance": 0.2,
-        "margin": 8.44,
-        "margin_low": 8.12,
-        "margin_high": 8.75,
-    },
+    "options": {"accuracy": one(0.976, 0.957, 0.992) | {"chance": 0.2}, "margin": one(8.44, 8.12, 8.75)},
     "circularity": {
         "gradients": 17,
-        "says_correction": 0.848,
-        "says_correction_low": 0.615,
-        "says_correction_high": 0.955,
-        "says_label": 0.121,
-        "says_label_low": 0.024,
-        "says_label_high": 0.308,
+        "says_correction": one(0.848, 0.615, 0.955),
+        "says_label": one(0.121, 0.024, 0.308),
     },
     "steering": {
         "rows": 205,
-        "cosine": 0.432,
-        "cosine_low": 0.421,
-        "cosine_high": 0.443,
-        "update_direction_0.5": 0.541,
-        "update_direction_0.5_low": 0.48,
-        "update_direction_0.5_high": 0.6,
-        "steering_vector_0.5": 0.049,
-        "steering_vector_0.5_low": 0.02,
-        "steering_vector_0.5_high": 0.08,
+        "cosine": one(0.432, 0.421, 0.443),
+        "update_direction_0.5": one(0.541, 0.48, 0.6),
+        "steering_vector_0.5": one(0.049, 0.02, 0.08),
     },
     "seeds": {
         seed: {

@@ -1,22 +1,14 @@
 """Reports held against what writes none."""
 
-from typing import Any
-
 from stages.core.page.beside import lens, taught
-from tests.core.page.small import BESIDE, groups, numbers
+from tests.core.page.small import BESIDE, groups, numbers, with_differences
 
-
-def read(value: float, **gaps: tuple[float, float, float]) -> dict[str, Any]:
-    """A reference with its paired differences: (reports minus reference, low, high) of each accuracy."""
-    found = numbers(value)
-    for name, (gap, low, high) in gaps.items():
-        key = f"{name}_accuracy_difference"
-        found |= {key: gap, f"{key}_low": low, f"{key}_high": high}
-    return found
-
-
-SEEN = read(0.98, domain=(0.014, 0.001, 0.031), target=(0.006, -0.012, 0.024), answer=(0.25, 0.2, 0.31))
-NEW = read(0.99, domain=(-0.05, -0.08, -0.02), target=(-0.08, -0.14, -0.03), answer=(0.15, 0.07, 0.23))
+SEEN = with_differences(
+    numbers(0.98), domain=(0.014, 0.001, 0.031), target=(0.006, -0.012, 0.024), answer=(0.25, 0.2, 0.31)
+)
+NEW = with_differences(
+    numbers(0.99), domain=(-0.05, -0.08, -0.02), target=(-0.08, -0.14, -0.03), answer=(0.15, 0.07, 0.23)
+)
 
 
 def test_the_lens_is_said_to_read_new_targets_better_and_the_projector_the_answer_sign_and_silence() -> None:
@@ -45,7 +37,7 @@ def test_without_pairs_nothing_follows() -> None:
 
 
 def test_references_that_were_taught_stand_in_one_sentence() -> None:
-    new = read(0.0, target=(0.92, 0.86, 0.97))
+    new = with_differences(numbers(0.0), target=(0.92, 0.86, 0.97))
     text, holds = taught(groups(ceiling=SEEN | {"held_out_target": new}, retrieval=SEEN | {"held_out_target": new}))
     assert holds is None and text.startswith("Against the linear probe, on the same gradients reports are better in")
     assert (

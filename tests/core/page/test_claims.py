@@ -6,19 +6,16 @@ import pytest
 
 from stages.core.page.claims import MADE, Claim, claims
 from stages.core.page.metrics import groups_of
-from tests.core.page.small import BESIDE, groups, numbers
-
-ENDS = ("low", "high")
-
+from tests.core.page.small import BESIDE, groups, numbers, one, with_differences
 
 NATURAL = BESIDE["strength"]["natural"]
-REAL = numbers(0.98, spoken=0.99, reports=1234, malformed=0.01, no_pressure=0.02, vague=0.004, calibration_error=0.024)
-GAP = {"target_accuracy_difference": -0.05, "target_accuracy_difference_low": -0.09}
+AT_CHANCE = one(0.976, 0.1, 0.992) | {"chance": 0.2}
+REAL = numbers(0.98, spoken=0.99, reports=1234, malformed=0.01, no_pressure=0.02, vague=0.004)
 METRICS: dict[str, Any] = {
     **BESIDE,
-    "decoupling": REAL | {"calibration_error_low": 0.014, "calibration_error_high": 0.035},
-    "held_out_relation": {"calibration_error": 0.307, "calibration_error_low": 0.278, "calibration_error_high": 0.33},
-    "floor": numbers(0.98) | {"held_out_target": numbers(0.99) | GAP | {"target_accuracy_difference_high": -0.01}},
+    "decoupling": REAL | {"calibration_error": one(0.024, 0.014, 0.035)},
+    "held_out_relation": {"calibration_error": one(0.307, 0.278, 0.33)},
+    "floor": numbers(0.98) | {"held_out_target": with_differences(numbers(0.99), target=(-0.05, -0.09, -0.01))},
     "ceiling": numbers(0.98),
     "controls": {
         "fine_tuned": numbers(0.67, spoken=0.94, no_pressure=0.286),
@@ -94,12 +91,20 @@ def test_what_is_lower_only_by_silence_is_said_to_rest_on_abstention() -> None:
 @pytest.mark.parametrize(
     ("key", "changed", "said"),
     [
-        ("detection", {"rate_low": 0.0}, "which is null: shams may be reported as often"),
-        ("strength", {"natural": {**NATURAL, "accuracy_low": 0.45}}, "which is null: the interval is not above chance"),
-        ("strength", {"accuracy": 0.5, "accuracy_low": 0.4}, "which is null: the interval is not above chance"),
-        ("options", {"accuracy_low": 0.1}, "which is null: the interval is not above chance"),
-        ("options", {"margin_low": -1.0, "accuracy_low": 0.1}, "which is null: the interval includes zero"),
-        ("circularity", {"says_label_high": 0.9}, "so the difference is null"),
+        ("detection", {"rate": one(0.982, 0.0, 0.992)}, "which is null: shams may be reported as often"),
+        (
+            "strength",
+            {"natural": {**NATURAL, "accuracy": one(0.762, 0.45, 0.797)}},
+            "which is null: the interval is not above chance",
+        ),
+        ("strength", {"accuracy": one(0.5, 0.4, 0.99)}, "which is null: the interval is not above chance"),
+        ("options", {"accuracy": AT_CHANCE}, "which is null: the interval is not above chance"),
+        (
+            "options",
+            {"margin": one(8.44, -1.0, 8.75), "accuracy": AT_CHANCE},
+            "which is null: the interval includes zero",
+        ),
+        ("circularity", {"says_label": one(0.121, 0.024, 0.9)}, "so the difference is null"),
     ],
 )
 def test_what_is_null_is_said_to_be(key: str, changed: dict[str, float], said: str) -> None:
@@ -109,9 +114,7 @@ def test_what_is_null_is_said_to_be(key: str, changed: dict[str, float], said: s
 def test_what_could_not_be_measured_is_said_to_be() -> None:
     few = dict.fromkeys([name for name in BESIDE["circularity"] if name.startswith("says_")])
     assert "nothing can be said" in made("circularity", **few, gradients=1)[0].text
-    (bare,) = made(
-        "circularity", **dict.fromkeys(f"says_{one}_{end}" for one in ("correction", "label") for end in ENDS)
-    )
+    (bare,) = made("circularity", says_correction={"value": 0.848}, says_label={"value": 0.121})
     assert "in 84.8\u00a0% and the label's in 12.1\u00a0%; these are of too few targets" in bare.text
     assert bare.holds is None
     assert "nothing can be said" in made("steering", rows=0, cosine=None)[0].text
@@ -120,6 +123,6 @@ def test_what_could_not_be_measured_is_said_to_be() -> None:
 
 
 def test_too_few_targets_are_said_to_be_once() -> None:
-    ends = dict.fromkeys(f"says_{one}_{end}" for one in ("correction", "label") for end in ENDS)
-    (claim,) = made("circularity", **ends, no_interval="found 7 entities")
+    known, label = ({"value": value, "reason": "found 7 entities"} for value in (0.848, 0.121))
+    (claim,) = made("circularity", says_correction=known, says_label=label)
     assert claim.text.count("found 7 entities") == 1 and claim.holds is None

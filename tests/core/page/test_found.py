@@ -52,7 +52,7 @@ def test_words_never_trained_on_and_the_lens_stand_in_the_sentence() -> None:
 
 
 def test_controls_of_too_few_entities_are_not_said_to_be_at_chance() -> None:
-    few = {"target_accuracy": 0.0, "no_interval": "found 4 entities"}
+    few = {"target_accuracy": {"value": 0.0, "reason": "found 4 entities"}}
     _, _, checked = sentences(groups(decoupling=numbers(0.98), controls={"zero": few}), "it", False)
     assert checked == "Of too few entities to say whether they are at chance are zero gradient."
 

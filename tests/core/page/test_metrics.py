@@ -1,6 +1,7 @@
 import pytest
 
-from stages.core.page.metrics import Estimate, at_most, bare, groups_of, percent, span, thousands, whole
+from stages.core.evaluate.estimate import Estimate
+from stages.core.page.metrics import at_most, bare, groups_of, percent, span, thousands, told, whole
 
 
 @pytest.mark.parametrize(
@@ -17,64 +18,30 @@ def test_cells_of_the_heatmap_never_round_to_what_they_are_not() -> None:
 
 
 def test_numbers_in_sentences() -> None:
-    assert str(Estimate("x", 0.9, 0.85, 1)) == "90.0\u00a0% (85.0\u2013100)"
-    assert str(Estimate("x", 0.9)) == "90.0\u00a0%"
+    assert told(Estimate(0.9, 0.85, 1)) == "90.0\u00a0% (85.0\u2013100)"
+    assert told(Estimate(0.9)) == "90.0\u00a0%"
     assert span(0, 0.0123) == "0\u20131.2"
     assert thousands(1234567) == "1\u202f234\u202f567"
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "chance", "standing"),
-    [
-        (0.2, 0.3, 0.1, "above"),
-        (0.1, 0.3, 0.1, "at"),
-        (0, 0, 0, "at"),
-        (0.0, 0.05, 0.1, "below"),
-        (0.1, 0.2, None, "unknown"),
-    ],
-)
-def test_an_interval_that_includes_chance_is_null(low: float, high: float, chance: float | None, standing: str) -> None:
-    assert Estimate("x", (low + high) / 2, low, high, chance).standing == standing
-
-
-def test_groups_are_found_at_any_depth_and_qualifiers_stand_beside_their_number() -> None:
-    metrics = {"a": {"x": 0.5, "x_low": 0.4, "x_high": 0.6, "alone_low": 0.1}, "b": {"c": {"y": 0.2, "y_chance": 0.1}}}
+def test_groups_are_found_at_any_depth_and_a_plain_number_is_an_estimate_with_nothing_beside_it() -> None:
+    metrics = {"a": {"x": {"value": 0.5, "low": 0.4, "high": 0.6}, "n": 3}, "b": {"c": {"y": {"value": 0.2}}}}
     groups = {group.key: group for group in groups_of(metrics)}
     assert list(groups) == ["a", "b.c"]
-    assert groups["a"].estimates == {"x": Estimate("x", 0.5, 0.4, 0.6), "alone_low": Estimate("alone_low", 0.1)}
-    assert groups["b.c"]["y"] == Estimate("y", 0.2, chance=0.1)
-
-
-def test_the_reason_for_a_missing_interval_is_no_estimate() -> None:
-    groups = list(groups_of({"a": {"x": 0.5, "no_interval": "found 4 entities"}, "b": {"no_interval_spoken": "none"}}))
-    assert [(group.key, group.estimates) for group in groups] == [
-        ("a", {"x": Estimate("x", 0.5, reason="found 4 entities")})
-    ]
+    assert groups["a"].estimates == {"x": Estimate(0.5, 0.4, 0.6), "n": Estimate(3)}
+    assert groups["b.c"]["y"] == Estimate(0.2)
 
 
 def test_the_reason_stands_where_the_interval_would() -> None:
-    metrics = {
-        "target_accuracy": 0.5,
-        "target_accuracy_spoken": 0.25,
-        "target_accuracy_spoken_low": 0.2,
-        "target_accuracy_spoken_high": 0.3,
-        "target_accuracy_difference": 0.1,
-        "reports": 12,
-        "no_interval": "found 4 entities",
-        "no_interval_difference": "found 3 entities",
-    }
-    (group,) = groups_of(metrics)
-    assert group.few == "found 4 entities"
-    assert str(group["target_accuracy"]) == "50.0\u00a0% (found 4 entities)"
-    assert str(group["target_accuracy_spoken"]) == "25.0\u00a0% (20.0\u201330.0)"
-    assert group["target_accuracy_difference"].reason == "found 3 entities"
-    assert group["reports"].reason == ""
-
-
-def test_a_bound_without_its_other_end_is_a_number_of_its_own() -> None:
-    (group,) = groups_of({"false_alarms": 1, "false_alarms_high": 0.00462})
-    assert group["false_alarms"] == Estimate("false_alarms", 1)
-    assert group["false_alarms_high"].value == 0.00462
+    spoken, gap = {"value": 0.25, "low": 0.2, "high": 0.3}, {"value": 0.1, "reason": "found 3 entities"}
+    target = {"value": 0.5, "reason": "found 4 entities", "spoken": spoken, "difference": gap}
+    (group,) = groups_of({"target_accuracy": target, "reports": 12})
+    one = group["target_accuracy"]
+    assert group.few == "found 4 entities" and group.reports == 12
+    assert told(one) == "50.0\u00a0% (found 4 entities)"
+    assert one.spoken is not None and told(one.spoken) == "25.0\u00a0% (20.0\u201330.0)"
+    assert one.difference is not None and one.difference.reason == "found 3 entities"
+    assert group["reports"].reason is None
 
 
 def test_an_upper_bound_rounds_up() -> None:

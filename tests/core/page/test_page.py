@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
+from stages.core.evaluate.estimate import flat as estimates
+from stages.core.evaluate.estimate import from_json
 from stages.core.page.inputs import CARD, METRICS, MODEL, MODEL_CURVE, Inputs, read_inputs
-from stages.core.page.metrics import MEASURES, groups_of
+from stages.core.page.metrics import MEASURES
 from stages.core.page.page import flat, render
 from stages.core.page.seeded import ROWS
 from stages.core.page.sweep import FOLDER, LEAVE_ONE_OUT, NUMBERS, PROJECTOR
 from tests.core.page import fake
+from tests.core.page.small import one
 
 VOID = {"meta", "link", "input", "br", "img", "hr", "rect", "line", "path"}
 ADDRESSES = {"href", "src", "srcset", "action", "data", "poster", "formaction", "xlink:href", "background", "cite"}
@@ -89,11 +92,10 @@ def test_every_figure_says_what_would_falsify_it(inputs: Inputs) -> None:
 def test_the_page_holds_every_number_of_metrics_json(inputs: Inputs) -> None:
     html = render(inputs)
     table = html.split('id="numbers"')[1]
-    for group in groups_of(json.loads(METRICS.read_text())):
-        for name, one in group.estimates.items():
-            row = table.split(f"<code>{group.key}.{name}</code>")[1].split("</tr>")[0]
-            values = [float(part.split('"')[0]) for part in row.split('<data value="')[1:]]
-            assert values == [value for value in (one.value, one.low, one.high, one.chance) if value is not None]
+    for key, found in estimates(from_json(json.loads(METRICS.read_text()))).items():
+        row = table.split(f"<code>{key}</code>")[1].split("</tr>")[0]
+        values = [float(part.split('"')[0]) for part in row.split('<data value="')[1:]]
+        assert values == [part for part in (found.value, found.low, found.high, found.chance) if part is not None]
 
 
 def test_the_bars_and_the_headline_hold_the_numbers_of_metrics_json(inputs: Inputs) -> None:
@@ -101,13 +103,13 @@ def test_the_bars_and_the_headline_hold_the_numbers_of_metrics_json(inputs: Inpu
     metrics = json.loads(METRICS.read_text())
     headline = html.split('class="stats"')[1].split("</dl>")[0]
     assert [float(part.split('"')[0]) for part in headline.split('<data value="')[1:]] == [
-        metrics["decoupling"][measure] for measure in MEASURES
+        metrics["decoupling"][measure]["value"] for measure in MEASURES
     ]
     conditions = html.split('id="conditions"')[1].split("</table>")[0]
     for label, numbers in (("Zero gradient", metrics["controls"]["zero"]), ("Linear probe", metrics["ceiling"])):
         row = conditions.split(f'<th scope="row">{label}')[1].split("</tr>")[0]
         values = [float(part.split('"')[0]) for part in row.split('<data value="')[1:]]
-        assert values == [numbers[measure] for measure in MEASURES if measure in numbers]
+        assert values == [numbers[measure]["value"] for measure in MEASURES if measure in numbers]
 
 
 def figures(html: str) -> list[tuple[str, list[str]]]:
@@ -215,6 +217,11 @@ def test_what_wrote_the_reports_is_named_wherever_they_are_introduced(inputs: In
     assert "the model itself" not in html and "frozen" not in html.split("<body>")[1]
 
 
+def value_of(number: Any) -> float:
+    """The value of an estimate or a plain number."""
+    return number["value"] if isinstance(number, dict) else number
+
+
 def test_the_seeds_stand_side_by_side_and_together(inputs: Inputs) -> None:
     table = render(inputs).split('class="plain seeds"')[1].split("</table>")[0]
     metrics = json.loads(METRICS.read_text())
@@ -222,7 +229,7 @@ def test_the_seeds_stand_side_by_side_and_together(inputs: Inputs) -> None:
     for row, (key, name, own) in zip(rows, ROWS.values(), strict=True):
         parent, _, child = key.rpartition(".")
         group = (metrics[parent] if parent else metrics).get(child, {})
-        assert row == [seed[own] for seed in metrics["seeds"].values()] + ([group[name]] if name else [])
+        assert row == [seed[own] for seed in metrics["seeds"].values()] + ([value_of(group[name])] if name else [])
     assert "1 of 1\u202f024" in table and "1 of 3\u202f072" in table and "Seed 2" in table
 
 
@@ -242,17 +249,15 @@ def test_the_silent_share_stands_with_the_bars_and_what_the_rest_names_in_its_ta
     assert "100\u00a0% silent" in zero
     row = html.split('aria-label="Silence"')[1].split(">Relation never trained on<")[1].split("</tr>")[0]
     group = metrics["held_out_relation"]
-    assert [float(text) for text in values(row)] == [
-        group[name] for name in ("no_pressure", "target_accuracy", "target_accuracy_spoken")
-    ]
+    target = group["target_accuracy"]
+    assert [float(text) for text in values(row)] == [group["no_pressure"], target["value"], target["spoken"]["value"]]
 
 
 def test_paired_differences_are_signed_and_null_where_they_include_zero(inputs: Inputs) -> None:
     assert "Paired differences" not in render(inputs)
     zero = inputs.metrics["controls"]["zero"]
     for name, (value, low, high) in {"target": (0.9, 0.8, 0.95), "answer": (0.001, -0.02, 0.03)}.items():
-        key = f"{name}_accuracy_difference"
-        zero |= {key: value, f"{key}_low": low, f"{key}_high": high}
+        zero[f"{name}_accuracy"]["difference"] = one(value, low, high)
     table = render(inputs).split('aria-label="Paired differences"')[1].split("</table>")[0]
     assert "90.0 <small>80.0 to 95.0</small>" in table and "null <small>\u22122.0 to 3.0</small>" in table
 

@@ -6,15 +6,11 @@ import pytest
 
 from stages.core.page.silence import rests
 from stages.core.page.verdicts import verdict
-from tests.core.page.small import groups, numbers
+from tests.core.page.small import groups, numbers, with_differences
 
 REAL = numbers(0.99, chance=0.1, spoken=0.99, no_pressure=0.0)
-LOWER = {
-    "target_accuracy_difference": 0.32,
-    "target_accuracy_difference_low": 0.2,
-    "target_accuracy_difference_high": 0.4,
-}
-FEW: dict[str, Any] = {**numbers(0.0, no_pressure=0.97), "reports_spoken": 8, "target_accuracy_spoken": 0.5}
+FEW: dict[str, Any] = numbers(0.0, no_pressure=0.97) | {"reports_spoken": 8}
+FEW["target_accuracy"]["spoken"] = {"value": 0.5}
 
 
 def said(key: str, group: dict[str, Any]) -> tuple[bool | None, str]:
@@ -26,7 +22,9 @@ def said(key: str, group: dict[str, Any]) -> tuple[bool | None, str]:
 
 
 def test_a_control_that_is_lower_only_by_silence_breaks_the_claim() -> None:
-    holds, text = said("controls.fine_tuned", numbers(0.67, spoken=0.95, no_pressure=0.3) | LOWER)
+    holds, text = said(
+        "controls.fine_tuned", with_differences(numbers(0.67, spoken=0.95, no_pressure=0.3), target=(0.32, 0.2, 0.4))
+    )
     assert holds is False
     assert "target 32.0 points lower (20.0\u201340.0)" in text
     assert "silent in 30.0\u00a0%, of those that speak target 95.0\u00a0% (94.0\u201396.0) against 99.0\u00a0%" in text

@@ -7,7 +7,7 @@ import pytest
 from stages.core.page.conditions import KNOWN, condition_of, ordered
 from stages.core.page.metrics import groups_of
 from stages.core.page.verdicts import verdict
-from tests.core.page.small import groups, numbers
+from tests.core.page.small import groups, numbers, one, with_differences
 
 
 def all_three(value: float) -> str:
@@ -76,41 +76,36 @@ def test_every_condition_says_what_would_falsify_it() -> None:
     assert (opened.label, opened.expected) == ("Steering vector, gate open", shut.expected)
 
 
-def gaps(**differences: tuple[float, float, float]) -> dict[str, Any]:
-    """Paired differences, real minus other: (value, low, high) of each accuracy."""
-    found = {}
-    for name, (value, low, high) in differences.items():
-        key = f"{name}_accuracy_difference"
-        found |= {key: value, f"{key}_low": low, f"{key}_high": high}
-    return found
-
-
 @pytest.mark.parametrize(
     ("key", "group", "holds", "text"),
     [
         (
             "controls.lens_tokens",
-            numbers(0.9, 0.02, **gaps(domain=(0.1, 0.05, 0.15), target=(0.0, -0.02, 0.03), answer=(0.2, 0.1, 0.3))),
+            with_differences(
+                numbers(0.9, 0.02), domain=(0.1, 0.05, 0.15), target=(0.0, -0.02, 0.03), answer=(0.2, 0.1, 0.3)
+            ),
             True,
             "Against the real gradient: domain 10.0 points lower (5.0\u201315.0), target null "
             "(\u22123.0 to 2.0 points), answer 20.0 points lower (10.0\u201330.0)",
         ),
         (
             "controls.steering_vector",
-            numbers(0.99, 0.02, **gaps(domain=(0.0, 0, 0), target=(-0.05, -0.08, -0.02), answer=(0.2, 0.1, 0.3))),
+            with_differences(
+                numbers(0.99, 0.02), domain=(0.0, 0, 0), target=(-0.05, -0.08, -0.02), answer=(0.2, 0.1, 0.3)
+            ),
             False,
             "Against the real gradient: domain null (0.0 to 0.0 points), target 5.0 points higher (2.0\u20138.0), "
             "answer 20.0 points lower (10.0\u201330.0)",
         ),
         (
             "controls.shuffled_within",
-            numbers(0.2, 0.02, **gaps(target=(0.78, 0.7, 0.8))),
+            with_differences(numbers(0.2, 0.02), target=(0.78, 0.7, 0.8)),
             True,
             "Target falls to 20.0\u00a0%; on the same cases 78.0 points lower (70.0\u201380.0)",
         ),
         (
             "floor",
-            {**numbers(0.98), "answer_accuracy": 0.7, "answer_accuracy_low": 0.6, "answer_accuracy_high": 0.8},
+            {**numbers(0.98), "answer_accuracy": one(0.7, 0.6, 0.8)},
             True,
             "Against the real gradient: answer lower, domain and target null (the intervals overlap)",
         ),
@@ -127,7 +122,7 @@ def gaps(**differences: tuple[float, float, float]) -> dict[str, Any]:
             None,
             "Against the real gradient: domain, target and answer null (the intervals overlap)",
         ),
-        ("floor", {"target_accuracy": 0.5}, None, ""),
+        ("floor", {"target_accuracy": {"value": 0.5}}, None, ""),
     ],
 )
 def test_other_sources_are_held_against_the_real_gradient(
@@ -141,19 +136,21 @@ def test_other_sources_are_held_against_the_real_gradient(
 
 def test_a_condition_that_has_to_be_alike_is_held_against_its_pairs() -> None:
     """Intervals that overlap hide a difference that pairs show; intervals that lie apart are of other cases."""
-    pairs = gaps(domain=(0.0, 0, 0), target=(0.01, 0.004, 0.02), answer=(0.0, -0.01, 0.01))
-    found = groups(decoupling=numbers(0.98, 0.02), controls={"false_host": numbers(0.975, 0.02) | pairs})
+    host = with_differences(
+        numbers(0.975, 0.02), domain=(0.0, 0, 0), target=(0.01, 0.004, 0.02), answer=(0.0, -0.01, 0.01)
+    )
+    found = groups(decoupling=numbers(0.98, 0.02), controls={"false_host": host})
     said = verdict(found["controls.false_host"], found["decoupling"])
     assert said.holds is False and said.text.endswith("; on the same cases target 1.0 points lower (0.4\u20132.0)")
-    pairs = gaps(**dict.fromkeys(("domain", "target", "answer"), (0.001, -0.01, 0.01)))
-    found = groups(decoupling=numbers(0.98, 0.02), controls={"false_host": numbers(0.9, 0.02) | pairs})
+    host = with_differences(numbers(0.9, 0.02), **dict.fromkeys(("domain", "target", "answer"), (0.001, -0.01, 0.01)))
+    found = groups(decoupling=numbers(0.98, 0.02), controls={"false_host": host})
     assert verdict(found["controls.false_host"], found["decoupling"]).holds is True
 
 
 @pytest.mark.parametrize("key", ["held_out_entity", "corrections", "controls.zero", "controls.fine_tuned", "ceiling"])
 def test_a_group_of_too_few_entities_has_too_little_data_and_does_not_pass(key: str) -> None:
-    few = {name: value for name, value in numbers(0.98, 0.02).items() if not name.endswith(("_low", "_high"))}
-    few["no_interval"] = "found 7 entities, wanted at least 10"
+    reason = {"reason": "found 7 entities, wanted at least 10"}
+    few = {name: {"value": whole["value"]} | reason for name, whole in numbers(0.98, 0.02).items()}
     parent, _, name = key.rpartition(".")
     found = groups(decoupling=numbers(0.98), **({parent: {name: few}} if parent else {name: few}))
     said = verdict(found[key], found["decoupling"])
