@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..core.api.cache import CACHE
 from ..core.api.chat import Answer, Fault, Request, compose
 from ..core.api.converse import converse
-from ..core.api.fetch import Run
 from ..core.api.paid import Origin
 from ..core.api.section import Api
 from ..core.api.spend import estimate as bill
+from ..core.api.usage import Usage
 from ..core.data.corrections import Material
 from ..core.data.facts import Domain, Fact, Relation
 from ..core.data.section import Generator, Prompts
@@ -104,14 +104,14 @@ def generate(domain: Domain, params: Generator, api: Api) -> Generation:
     facts = {
         (name, fact.subject): (relation, fact) for name, relation in domain.relations.items() for fact in relation.facts
     }
-    asked, run = questions(domain, params), Run()
+    asked, usage = questions(domain, params), Usage()
     found = converse(
         {"\t".join(name): request for name, request in asked.items()},
         lambda name, answer: validated(answer, *facts[_split(name)], params),
         api,
         batch=params.way == "batch",
         what=f"{domain.domain}, prompts",
-        run=run,
+        usage=usage,
         origin=origin_of(domain, params),
     )
     found.refuse_above(params.max_quarantined, "prompts.openai.max_quarantined", f"{domain.domain}, prompts")
@@ -136,7 +136,7 @@ def generate(domain: Domain, params: Generator, api: Api) -> Generation:
                 wrong_answers=tuple(spelling.get(words(wrong), wrong) for wrong in written.wrong_answers),
             )
         )
-    return Generation(result, found.metrics() | {"duplicates": dropped}, run.as_dict())
+    return Generation(result, found.metrics() | {"duplicates": dropped}, usage.as_dict())
 
 
 def validated(answer: Answer, relation: Relation, fact: Fact, params: Generator) -> Written:

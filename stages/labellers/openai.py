@@ -8,9 +8,9 @@ import polars as pl
 
 from ..core.api.chat import Request
 from ..core.api.converse import Read, converse
-from ..core.api.fetch import Run
 from ..core.api.paid import Origin
 from ..core.api.spend import estimate as bill
+from ..core.api.usage import Usage
 from ..core.data.tables import LABELS
 from ..core.labels.agreement import recurring
 from ..core.labels.labeller import QUARANTINE, Job, Outcome
@@ -38,9 +38,9 @@ def label(job: Job) -> Outcome:
     Raises:
         InputError: too many answers are in quarantine, or asking had to stop: no key, no budget, no server.
     """
-    run = Run()
-    first = ask(job, label_requests(job, job.params.teacher), job.domain, run, origin_of(job))
-    second = ask(job, second_requests(job), f"{job.domain}, second teacher", run, origin_of(job, "second"))
+    usage = Usage()
+    first = ask(job, label_requests(job, job.params.teacher), job.domain, usage, origin_of(job))
+    second = ask(job, second_requests(job), f"{job.domain}, second teacher", usage, origin_of(job, "second"))
     labels = table_of(first, job)
     wordings = recurring(labels, job.params.recurring)
     metrics = first.metrics() | {"recurring": len(wordings), "recurring_wordings": wordings}
@@ -54,7 +54,7 @@ def label(job: Job) -> Outcome:
         ),
         second=table_of(second, job),
         metrics=metrics,
-        run=run.as_dict(),
+        run=usage.as_dict(),
     )
 
 
@@ -67,7 +67,7 @@ def origin_of(job: Job, *more: str) -> Origin:
     return Origin(f"labels@{job.domain}", (*files, *BUILT_IN), {"labels": params})
 
 
-def ask(job: Job, requests: dict[str, Request], what: str, run: Run, origin: Origin) -> Read[TeacherLabel]:
+def ask(job: Job, requests: dict[str, Request], what: str, usage: Usage, origin: Origin) -> Read[TeacherLabel]:
     """The answers to the requests, read; fails when too many can't be."""
     batch = job.params.way == "batch"
     found = converse(
@@ -76,7 +76,7 @@ def ask(job: Job, requests: dict[str, Request], what: str, run: Run, origin: Ori
         job.api,
         batch=batch,
         what=what,
-        run=run,
+        usage=usage,
         origin=origin,
     )
     found.refuse_above(job.params.max_quarantined, "labels.max_quarantined", what)

@@ -22,9 +22,9 @@ from pydantic import Field
 from ..core.api.cache import CACHE
 from ..core.api.chat import Request, compose
 from ..core.api.converse import converse
-from ..core.api.fetch import Run
 from ..core.api.section import Api, Teacher, Way
 from ..core.api.spend import estimate
+from ..core.api.usage import Usage
 from ..core.data.tables import read_table, write_table
 from ..core.evaluate.scoring import REPORTS
 from ..core.labels.agreement import kappa
@@ -117,7 +117,7 @@ def judge(reports: pl.DataFrame, params: Judge, api: Api) -> Judged:
     Raises:
         InputError: too many answers can't be used, or asking had to stop.
     """
-    reports, did = chosen(reports, params), Run()
+    reports, did = chosen(reports, params), Usage()
     asked = questions(reports, params)
     kinds = {"correction": Verdict, "host": HostVerdict}
     found = converse(
@@ -126,7 +126,7 @@ def judge(reports: pl.DataFrame, params: Judge, api: Api) -> Judged:
         api,
         batch=params.way == "batch",
         what="judge",
-        run=did,
+        usage=did,
     )
     found.refuse_above(params.max_quarantined, "judge.max_quarantined", "judge")
     verdicts = {name: value.model_dump() for name, value in found.values.items()}

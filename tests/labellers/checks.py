@@ -24,12 +24,12 @@ def metrics() -> dict[str, Any]:
     return json.loads(Path("data/labels/metrics/geography.json").read_text())
 
 
-def assert_consistent(answers: int) -> None:
-    """The cache holds these answers and nothing in flight, and the ledger is their sum."""
+def assert_consistent(answers: int, discarded: float = 0.0) -> None:
+    """The cache holds these answers and nothing in flight; the ledger is their sum and what `discarded` ones cost."""
     with Cache() as cache, cache.transaction() as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert db.execute("SELECT count(*) FROM answers").fetchone() == (answers,)
         for table in ("claims", "batches", "batch_items"):
             assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
         (paid,) = db.execute("SELECT coalesce(sum(answer ->> 'cost'), 0) FROM answers").fetchone()
-        assert db.execute("SELECT spent FROM ledger").fetchone()[0] == pytest.approx(paid)
+        assert db.execute("SELECT spent FROM ledger").fetchone()[0] == pytest.approx(paid + discarded)

@@ -24,7 +24,7 @@ class Asked:
     method: str
     headers: dict[str, str]
     content: bytes
-    tries: int  # of this Idempotency-Key, this one included
+    tries: int  # of this request, this one included
 
     @property
     def key(self) -> str:
@@ -56,7 +56,7 @@ class Server:
     def __init__(self, script: Script) -> None:
         self.script = script
         self.asked: list[Asked] = []
-        self.tries: Counter[str] = Counter()
+        self.tries: Counter[str] = Counter()  # by request: an Idempotency-Key without what a new one has behind it
         self.billed: Counter[str] = Counter()  # completions sent whole, by Idempotency-Key
         self.in_flight = self.most_in_flight = 0
         self._ready = threading.Event()
@@ -93,8 +93,9 @@ class Server:
                 content = await reader.readexactly(int(headers.get("content-length", 0)))
                 method, path, _ = first.split(" ")
                 key = headers.get("idempotency-key", "")
-                self.tries[key] += 1
-                asked = Asked(path, method, headers, content, self.tries[key])
+                request = key.partition("-")[0]
+                self.tries[request] += 1
+                asked = Asked(path, method, headers, content, self.tries[request])
                 self.asked.append(asked)
                 self.in_flight += 1
                 self.most_in_flight = max(self.in_flight, self.most_in_flight)
@@ -191,6 +192,11 @@ def stormy(share: float, inner: Script = teacher, hang: float = 2.0) -> Script:
         return faults[int(drawn / share * len(faults))]
 
     return script
+
+
+def mute(share: float, reply: Reply, inner: Script = teacher) -> Script:
+    """Answers a share of all tries with `reply`, which is paid for; each try of each request drawn anew."""
+    return lambda asked: reply if keyed_fraction(1, asked.content.decode(), asked.tries) < share else inner(asked)
 
 
 def sequence(*replies: Reply, inner: Script = teacher) -> Script:

@@ -196,7 +196,7 @@ def test_rejected_requests_and_wrong_answers_in_a_batch(batches: Batches):
         if "'Paris .'" in line["body"]["messages"][1]["content"]:
             found["response"] = {"status_code": 400, "body": {"error": {"message": "too long"}}}
         elif "can't be used" not in line["body"]["messages"][-1]["content"]:
-            found["response"]["body"] = completion("hm")
+            found["response"]["body"] = completion('{"summary": "hm"}')
         return found
 
     batches.result = result
@@ -204,6 +204,26 @@ def test_rejected_requests_and_wrong_answers_in_a_batch(batches: Batches):
     main(["geography"])
     assert metrics()["faults"]["rejected"] == metrics()["quarantined"] > 0
     assert metrics()["repairs"] == len(read_table(OUTPUT, LABELS)) and len(batches.batches) == 2
+
+
+def test_what_a_batch_answers_without_json_goes_into_another(batches: Batches):
+    def result(line: dict) -> dict:
+        found = Batches.result(batches, line)
+        shift, tries = line["body"]["messages"][1]["content"], batches.answered[line["custom_id"]]
+        if ("'the7'" in shift and not is_repair_of(line)) or (tries == 1 and "'the1" in shift):
+            found["response"]["body"] = completion("")
+        return found
+
+    def is_repair_of(line: dict) -> bool:
+        return "can't be used" in line["body"]["messages"][-1]["content"]
+
+    batches.result = result
+    world.write_world(12, backend="openai", way="batch")
+    main(["geography"])
+    assert len(read_table(OUTPUT, LABELS)) == 12 and metrics()["repairs"] == 1
+    assert [len(batches.files[f"file-{n}"].splitlines()) for n in (0, 2, 4, 6)] == [12, 4, 1, 1]
+    assert last_run()["faults"] == {"empty_answer": 6}
+    assert_consistent(12, discarded=6 * 0.0011 / 2)
 
 
 def test_a_batch_that_the_budget_does_not_hold_is_not_submitted(batches: Batches):

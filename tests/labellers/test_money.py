@@ -175,7 +175,7 @@ def test_secrets_turn_up_nowhere(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         if number == 0:
             return Reply(completion(None, refusal=said))
         if number == 1:
-            return Reply(completion(said))
+            return Reply(completion(said if asked.tries == 2 else json.dumps({"said": said})))
         if number == 2:
             return Reply({"error": {"message": said}}, 400)
         return Reply(completion(json.dumps(label_of(asked.body) | {"summary": said}), model=said))

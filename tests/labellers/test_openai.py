@@ -13,7 +13,7 @@ from stages.labels import main
 from tests.labellers import world
 from tests.labellers.checks import OUTPUT, QUARANTINE, Serve, assert_consistent, last_run, metrics
 from tests.labellers.conftest import KEY
-from tests.labellers.server import Reply, completion, is_repair, label_of, sequence, teacher
+from tests.labellers.server import Asked, Reply, completion, is_repair, label_of, mute, sequence, teacher
 
 WHOLE = completion(json.dumps({"summary": "s", "moved_from": "", "moved_to": "", "domain": "none", "confidence": 0}))
 
@@ -71,12 +71,6 @@ GOOD = {"summary": "s", "moved_from": "", "moved_to": "a", "domain": "music", "c
     [
         ("refusal", completion(None, refusal="I can't help with that.")),
         ("content_filter", completion("", finish_reason="content_filter")),
-        ("truncated", completion('{"summary": "It mov', finish_reason="length")),
-        ("empty_choices", completion("") | {"choices": []}),
-        ("empty_answer", completion("")),
-        ("empty_answer", completion(None) | {"choices": [{"message": None}]}),
-        ("not_json", completion("Sure! It moves to Paris.")),
-        ("not_json", completion("[" * 100_000)),
         ("wrong_enum", completion(json.dumps(GOOD | {"domain": "sport"}))),
         ("wrong_schema", completion(json.dumps({"summary": "s"}))),
         ("wrong_schema", completion(json.dumps(GOOD | {"more": 1}))),
@@ -85,6 +79,7 @@ GOOD = {"summary": "s", "moved_from": "", "moved_to": "a", "domain": "music", "c
         ("wrong_schema", completion('["Paris"]')),
         ("inconsistent", completion(json.dumps(GOOD | {"domain": "none"}))),
         ("inconsistent", completion(json.dumps(GOOD | {"moved_to": " "}))),
+        ("inconsistent", completion(json.dumps(GOOD | {"moved_from": "A"}))),
     ],
 )
 def test_an_answer_that_can_t_be_used_is_repaired_once_or_quarantined(serve: Serve, fault: str, reply: dict[str, Any]):
@@ -114,6 +109,114 @@ def test_an_answer_that_can_t_be_used_is_repaired_once_or_quarantined(serve: Ser
     assert_consistent(12)
 
 
+UNUSABLE = [
+    ("truncated", completion('{"summary": "It mov', finish_reason="length")),
+    ("empty_choices", completion("") | {"choices": []}),
+    ("empty_answer", completion("")),
+    ("empty_answer", completion(None) | {"choices": [{"message": None}]}),
+    ("not_json", completion("Sure! It moves to Paris.")),
+    ("not_json", completion('{"summary": "It mov')),
+    ("not_json", completion("[" * 10_000)),
+]
+PAID = 0.0011  # US dollars for what the server says it counted
+
+
+@pytest.mark.parametrize(("fault", "reply"), UNUSABLE)
+def test_an_answer_without_json_is_paid_thrown_away_and_asked_for_again(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, fault: str, reply: dict[str, Any]
+):
+    monkeypatch.setenv("LABELS_BACKOFF", "0.002")
+    monkeypatch.setenv("LABELS_TIMEOUT", "10")  # a busy machine is no fault
+    world.write_world(100, backend="openai", max_quarantined=0.0)
+    server = serve(mute(0.12, Reply(reply)))
+    main(["geography"])
+    assert len(read_table(OUTPUT, LABELS)) == 100 and pl.read_parquet(QUARANTINE).is_empty()
+    failed = len(server.asked) - 100
+    assert 5 < failed < 30 and last_run()["faults"] == {fault: failed} and metrics()["repairs"] == 0
+    assert len(server.tries) == 100 and set(server.billed.values()) == {1}  # a new Idempotency-Key each time
+    assert_consistent(100, discarded=failed * PAID)
+    assert last_run()["spent_usd"] == pytest.approx(len(server.asked) * PAID)
+    main(["geography"])
+    assert len(server.asked) == 100 + failed
+
+
+@pytest.mark.parametrize(("fault", "reply"), UNUSABLE[2::2])
+def test_a_row_that_never_gets_json_is_repaired_or_quarantined_until_asked_again(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, fault: str, reply: dict[str, Any]
+):
+    monkeypatch.setenv("LABELS_TRIES", "3")
+    stubborn = ("the7'", "the8'")
+
+    def script(asked: Asked) -> Reply:
+        shift = asked.body["messages"][1]["content"]
+        return Reply(reply) if any(row in shift for row in stubborn[is_repair(asked) :]) else teacher(asked)
+
+    world.write_world(30, backend="openai")
+    server = serve(script)
+    main(["geography"])  # row 7 is repaired, row 8 is not
+    bad = pl.read_parquet(QUARANTINE)
+    assert bad["prompt_id"].to_list() == ["geography-00008"] and set(bad["fault"]) == {fault}
+    assert len(server.asked) == 28 + 3 + 3 + 1 + 3 and set(server.billed.values()) == {1}
+    assert_consistent(29, discarded=9 * PAID)
+    outputs = [OUTPUT, QUARANTINE, Path("data/labels/metrics/geography.json")]
+    before = [path.read_bytes() for path in outputs]
+    main(["geography"])
+    assert len(server.asked) == 38 and [path.read_bytes() for path in outputs] == before
+    monkeypatch.setenv("LABELS_ASK_AGAIN", "1")
+    main(["geography"])
+    assert len(server.asked) == 44 and set(server.billed.values()) == {1}
+    server = serve(teacher)
+    main(["geography"])
+    assert len(server.asked) == 1 and len(read_table(OUTPUT, LABELS)) == 30
+    main(["geography"])  # nothing is in quarantine any more
+    assert len(server.asked) == 1
+
+
+def test_what_is_in_quarantine_is_asked_again_with_one_switch(serve: Serve, monkeypatch: pytest.MonkeyPatch):
+    wrong = Reply(completion(json.dumps(GOOD | {"domain": "sport"})))
+
+    def script(asked: Asked) -> Reply:
+        return wrong if "'Paris .'" in asked.body["messages"][1]["content"] else teacher(asked)
+
+    world.write_world(12, backend="openai", max_quarantined=0.0)
+    serve(script)
+    with pytest.raises(ValueError, match=r"LABELS_ASK_AGAIN=1 asks the same once more"):
+        main(["geography"])
+    raw = json.loads(Path(".cache/labels/quarantine/geography.json").read_text())
+    server = serve(teacher)
+    with pytest.raises(ValueError, match=rf"found {len(raw)} of 12"):
+        main(["geography"])
+    assert not server.asked
+    monkeypatch.setenv("LABELS_ASK_AGAIN", "yes")
+    with pytest.raises(ValueError, match=r"LABELS_ASK_AGAIN: found 'yes', wanted 1"):
+        main(["geography"])
+    monkeypatch.setenv("LABELS_ASK_AGAIN", "1")
+    main(["geography"])
+    assert len(server.asked) == len(raw) > 0 and len(read_table(OUTPUT, LABELS)) == 12
+    assert_consistent(12, discarded=2 * len(raw) * PAID)
+
+
+def test_a_teacher_that_never_says_json_is_not_asked_for_all_rows(serve: Serve, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LABELS_TRIES", "2")
+    monkeypatch.setenv("LABELS_CONCURRENCY", "4")
+    world.write_world(100, backend="openai")
+    server = serve(lambda asked: Reply(completion("It moves to Paris.")))
+    with pytest.raises(ValueError, match=r"not_json: the server answers nothing that can be used any more"):
+        main(["geography"])
+    assert len(server.asked) <= 2 * 2 * 4
+
+
+def test_thrown_away_answers_count_against_the_budget(serve: Serve, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LABELS_TRIES", "50")
+    monkeypatch.setenv("LABELS_BACKOFF", "0.001")
+    world.write_world(40, backend="openai", api={"budget": 0.02})
+    server = serve(lambda asked: Reply(completion("")))
+    with pytest.raises(ValueError, match=r"api.budget"):
+        main(["geography"])
+    assert 0 < len(server.asked) * PAID <= 0.02
+    assert_consistent(0, discarded=len(server.asked) * PAID)
+
+
 def test_a_model_that_is_called_by_its_folder_leaves_no_path_in_the_labels(serve: Serve):
     world.write_world(2, backend="openai")
     serve(lambda asked: Reply(completion(json.dumps(label_of(asked.body)), model="/home/me/models/tiny")))
@@ -134,14 +237,14 @@ def test_too_many_in_quarantine_fail_the_stage_and_leave_its_outputs(serve: Serv
     main(["geography"])
     before = {path: path.read_bytes() for path in Path("data/labels").rglob("*.*")}
     world.write_world(20, backend="openai")
-    serve(lambda asked: Reply(completion("no idea")))
+    serve(lambda asked: Reply(completion('{"idea": "no"}')))
     with pytest.raises(
-        ValueError, match=r"labels.max_quarantined: found 16 of 20 .* share of 0.1: 16 not_json"
+        ValueError, match=r"labels.max_quarantined: found 16 of 20 .* share of 0.1: 16 wrong_schema"
     ) as error:
         main(["geography"])
     assert before == {path: path.read_bytes() for path in Path("data/labels").rglob("*.*")}
     raw = json.loads(Path(".cache/labels/quarantine/geography.json").read_text())
-    assert len(raw) == 16 and raw[0]["raw_answer"] == raw[0]["raw_repair"] == "no idea"
+    assert len(raw) == 16 and raw[0]["raw_answer"] == raw[0]["raw_repair"] == '{"idea": "no"}'
     assert ".cache/labels/quarantine/geography.json" in str(error.value)
 
 

@@ -158,7 +158,7 @@ def test_a_repair_that_was_paid_for_is_not_asked_again(serve: Serve):
     """All first answers are here, which can't be used, and their repairs are not."""
 
     def script(asked: Asked) -> Reply:
-        return Reply({"error": {"message": "no"}}, 401) if is_repair(asked) else Reply(completion("no label"))
+        return Reply({"error": {"message": "no"}}, 401) if is_repair(asked) else Reply(completion("{}"))
 
     params, server = write_all(), serve(script)
     with pytest.raises(ValueError, match="wrong_key"):

@@ -1,4 +1,4 @@
-"""The second way in: the Batch API. Half the price as a rule, up to a day of waiting.
+"""Requests sent through the Batch API: half the price as a rule, up to a day of waiting.
 
 What is submitted is noted in the answer cache before and after each step, so that a restart goes on where it stopped:
 
@@ -7,66 +7,75 @@ What is submitted is noted in the answer cache before and after each step, so th
 - submitted: the server has it. Any process may wait for it and collect it; the cache takes each answer once.
 """
 
-import io
 import json
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
 import openai
 from filelock import FileLock
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from .cache import Cache
-from .chat import Answer, Request
+from .chat import Answer, Request, unusable
 from .client import Stop, Transient, answer_of, connect, rejection
-from .fetch import Advance, Run
 from .section import Api
 from .settings import Settings, redact
 from .spend import price_of
+from .usage import Advance, Usage
 
 MOST_REQUESTS = 50_000  # a batch, by OpenAI's limits
 MOST_BYTES = 190_000_000
-ROUNDS = 3  # requests that a batch leaves unanswered (it expired, the server failed) go into another one
+ROUNDS = 3  # requests that a batch leaves without a usable answer (it expired, the server failed) go into another one
 URL = "/v1/chat/completions"
 MARK = "labels_batch"
 ENDED = ("completed", "expired", "cancelled", "failed")
-T = TypeVar("T")
 
 
 def through_batches(
-    requests: Sequence[Request], cache: Cache, api: Api, settings: Settings, advance: Advance, run: Run
+    requests: Sequence[Request], cache: Cache, api: Api, settings: Settings, advance: Advance, usage: Usage
 ) -> dict[str, Answer]:
     """Submits what no batch holds yet, waits, and stores the answers; returns those that the server rejected, by key.
 
     Raises:
         InputError: the budget does not hold the batch, the server fails it whole, or leaves requests unanswered.
     """
-    return _Batches({request.key: request for request in requests}, cache, api, settings, advance, run).get()
+    return _Batches({request.key: request for request in requests}, cache, api, settings, advance, usage).get()
 
 
 class _Batches:
     def __init__(
-        self, requests: dict[str, Request], cache: Cache, api: Api, settings: Settings, advance: Advance, run: Run
+        self, requests: dict[str, Request], cache: Cache, api: Api, settings: Settings, advance: Advance, usage: Usage
     ) -> None:
         self.requests, self.cache, self.api, self.settings = requests, cache, api, settings
-        self.advance, self.run = advance, run
+        self.advance, self.usage = advance, usage
         self.client = connect(openai.OpenAI, settings)
+        self.patient = self.client.with_options(max_retries=settings.tries - 1)  # for calls that cost nothing
         self.rejected: dict[str, Answer] = {}
+        self.unusable: dict[str, Answer] = {}
 
     def get(self) -> dict[str, Answer]:
-        with self.client:
-            for _ in range(ROUNDS):
-                # One process at a time submits; waiting is done without the lock.
-                with FileLock(self.cache.folder / "batch.lock"):
-                    self._recover()
-                    for part in self._parts(self._free()):
-                        self._submit(part)
-                self._wait()
-                if not self._free():
-                    return self.rejected
+        try:
+            with self.client:
+                for _ in range(ROUNDS):
+                    # One process at a time submits; waiting is done without the lock.
+                    with FileLock(self.cache.folder / "batch.lock"):
+                        self._recover()
+                        for part in self._parts(self._free()):
+                            self._submit(part)
+                    self._wait()
+                    if not self._free():
+                        return self.rejected
+        except openai.OpenAIError as error:
+            raise Stop(
+                f"batch: {type(error).__name__}: {redact(str(error))[:300]}; run again to go on waiting"
+            ) from None
+        for request in self._free():
+            if last := self.unusable.get(request.key):
+                self.cache.give_up(request.key, last)
+        if not self._free():
+            return self.rejected
         raise Stop(
             f"{len(self._free())} requests got no answer in {ROUNDS} batches; run again, or set labels.way: online"
         )
@@ -105,9 +114,7 @@ class _Batches:
             rows = [(r.key, identity, ceilings[r.key], r.model, len(r.canonical)) for r in requests]
             db.executemany("INSERT INTO batch_items VALUES (?, ?, ?, ?, ?)", rows)
         lines = b"".join(_line(request) for request in requests)
-        upload = self._patiently(
-            lambda: self.client.files.create(file=(f"{identity}.jsonl", io.BytesIO(lines)), purpose="batch")
-        )
+        upload = self.patient.files.create(file=(f"{identity}.jsonl", lines), purpose="batch")
         remote = self._create(identity, upload.id)
         with self.cache.transaction() as db:
             db.execute("UPDATE batches SET remote = ?, state = 'submitted' WHERE id = ?", (remote, identity))
@@ -146,7 +153,7 @@ class _Batches:
 
     def _on_server(self) -> dict[str, str]:
         """The server's batches that carry our mark: our id to its id."""
-        found = self._patiently(lambda: list(self.client.batches.list(limit=100)))
+        found = self.patient.batches.list(limit=100)
         return {batch.metadata[MARK]: batch.id for batch in found if batch.metadata and MARK in batch.metadata}
 
     def _drop(self, identity: str) -> None:
@@ -158,10 +165,11 @@ class _Batches:
         """Until every batch that holds one of the requests has ended and is collected."""
         while remaining := self._open():
             for identity, remote in remaining.items():
-                batch = self._patiently(lambda remote=remote: self.client.batches.retrieve(remote))
+                batch = self.patient.batches.retrieve(remote)
                 if batch.status in ENDED:
                     files = [file for file in (batch.output_file_id, batch.error_file_id) if file]
-                    self._collect(identity, [self._patiently(lambda file=file: self._lines(file)) for file in files])
+                    texts = [self.patient.files.content(file).text for file in files]
+                    self._collect(identity, [line for text in texts for line in text.splitlines()])
                     if batch.status == "failed":
                         errors = (batch.errors.data if batch.errors else None) or []
                         words = "; ".join(redact(error.message or "")[:200] for error in errors[:3])
@@ -175,16 +183,13 @@ class _Batches:
             rows = db.execute(query + " WHERE b.state = 'submitted' ORDER BY b.id").fetchall()
         return {identity: remote for identity, remote, key in rows if key in self.requests}
 
-    def _lines(self, file: str) -> list[str]:
-        return self.client.files.content(file).text.splitlines()
-
-    def _collect(self, identity: str, files: Sequence[Sequence[str]]) -> None:
+    def _collect(self, identity: str, lines: Sequence[str]) -> None:
         """Stores a batch's answers, whoever asked, and frees what it left unanswered, in one transaction."""
         with self.cache.transaction() as db:
             query = "SELECT key, model, body_bytes FROM batch_items WHERE batch = ?"
             asked = {key: (model, size) for key, model, size in db.execute(query, (identity,))}
             waiting = len(asked)
-            for line in (line for lines in files for line in lines):
+            for line in lines:
                 key, status, body = _read(line)
                 if key not in asked:
                     continue
@@ -192,6 +197,11 @@ class _Batches:
                 if status == 200:
                     with suppress(Transient):  # no completion: unanswered
                         answer = answer_of(body, model, size, price_of(self.api, model), batch=True, latency=0.0)
+                        if fault := unusable(answer):
+                            self.cache.throw_away(db, key, answer.cost)
+                            self.unusable[key] = answer
+                            self.usage.faults[fault] += 1
+                            continue
                         self.cache.keep(db, key, model, size, answer)
                         del asked[key]
                 elif 400 <= status < 500 and status not in (408, 409, 429):
@@ -200,25 +210,8 @@ class _Batches:
                     del asked[key]
             db.execute("DELETE FROM batch_items WHERE batch = ?", (identity,))
             db.execute("DELETE FROM batches WHERE id = ?", (identity,))
-        self.run.asked += waiting - len(asked)
+        self.usage.asked += waiting - len(asked)
         self.advance(waiting - len(asked))
-
-    def _patiently(self, call: Callable[[], T]) -> T:
-        """The result of a call that costs nothing and may be repeated."""
-        retrying = Retrying(
-            retry=retry_if_exception_type(
-                (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError)
-            ),
-            stop=stop_after_attempt(self.settings.tries),
-            wait=wait_random_exponential(multiplier=self.settings.backoff, max=30.0),
-            reraise=True,
-        )
-        try:
-            return retrying(call)
-        except openai.OpenAIError as error:
-            raise Stop(
-                f"batch: {type(error).__name__}: {redact(str(error))[:300]}; run again to go on waiting"
-            ) from None
 
 
 def _line(request: Request) -> bytes:

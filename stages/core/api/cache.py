@@ -1,4 +1,4 @@
-"""Paid answers, kept: a sqlite file that several processes share and that a killed one leaves whole.
+"""The cache of paid answers: a sqlite file that several processes share and that a killed one leaves whole.
 
 Before a request is sent it is claimed, in one transaction with the reservation of its ceiling in the budget; the answer
 is stored in one transaction with its cost. So two processes never send the same request, and never spend together what
@@ -32,6 +32,11 @@ CREATE TABLE ledger (id INTEGER PRIMARY KEY CHECK (id = 0), spent REAL NOT NULL,
     uncertain_requests INTEGER NOT NULL);
 INSERT INTO ledger VALUES (0, 0, 0, 0);
 """
+# How many answers to a request were thrown away, which are paid for and are no answers; `last`: the last of them, once
+# the request has had all its tries. A table that older code doesn't mind.
+DISCARDED = """CREATE TABLE IF NOT EXISTS discarded (key TEXT PRIMARY KEY, answers INTEGER NOT NULL, last TEXT)
+    WITHOUT ROWID"""
+ANSWERED = "SELECT key, answer FROM answers UNION ALL SELECT key, last FROM discarded WHERE last IS NOT NULL"
 # answered: it stands in the cache. held: another process or a batch is getting it. wait: the budget holds it only once
 # requests in flight turn out cheaper than reserved. full: the budget does not hold it.
 Claim = Literal["claimed", "answered", "held", "wait", "full"]
@@ -75,6 +80,8 @@ class Cache:
                 for statement in TABLES.split(";"):
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {VERSION}")
+            if version in (0, VERSION):
+                self._db.execute(DISCARDED)
         return version
 
     def _die(self) -> None:
@@ -104,19 +111,19 @@ class Cache:
         self._db.execute("COMMIT")
 
     def answers(self, keys: Iterable[str]) -> dict[str, Answer]:
-        """The answers that stand, by key."""
+        """The answers that are kept, by key; for requests that had all their tries in vain, the last unusable one."""
         found: dict[str, Answer] = {}
         wanted = list(dict.fromkeys(keys))
         for start in range(0, len(wanted), 500):
             part = wanted[start : start + 500]
-            query = f"SELECT key, answer FROM answers WHERE key IN ({','.join('?' * len(part))})"
+            query = f"SELECT key, answer FROM ({ANSWERED}) WHERE key IN ({','.join('?' * len(part))})"
             found |= {key: Answer.model_validate_json(answer) for key, answer in self._db.execute(query, part)}
         return found
 
     def claim(self, key: str, ceiling: float, budget: float) -> Claim:
         """Claims one request for this process and reserves `ceiling` US dollars."""
         with self.transaction(durable=False) as db:  # a power cut ends the claim's owner too
-            if db.execute("SELECT 1 FROM answers WHERE key = ?", (key,)).fetchone():
+            if db.execute(f"SELECT 1 FROM ({ANSWERED}) WHERE key = ?", (key,)).fetchone():
                 return "answered"
             for table in ("claims", "batch_items"):
                 if db.execute(f"SELECT 1 FROM {table} WHERE key = ?", (key,)).fetchone():
@@ -146,6 +153,37 @@ class Cache:
         """Within a transaction: stores an answer and adds its cost to what was spent."""
         db.execute("INSERT INTO answers VALUES (?, ?, ?, ?)", (key, model, body_bytes, answer.model_dump_json()))
         db.execute("UPDATE ledger SET spent = spent + ?", (answer.cost,))
+
+    def discard(self, key: str, cost: float) -> None:
+        """Counts an unusable answer, which is thrown away, and adds its cost to what was spent."""
+        with self.transaction() as db:
+            self.throw_away(db, key, cost)
+
+    @staticmethod
+    def throw_away(db: sqlite3.Connection, key: str, cost: float) -> None:
+        """Within a transaction: counts an unusable answer and adds its cost to what was spent."""
+        query = "INSERT INTO discarded VALUES (?, 1, NULL) ON CONFLICT DO UPDATE SET answers = answers + 1"
+        db.execute(query, (key,))
+        db.execute("UPDATE ledger SET spent = spent + ?", (cost,))
+
+    def idempotency_key(self, key: str) -> str:
+        """What tells a server that a request is the same as before: another one after each answer thrown away."""
+        found = self._db.execute("SELECT answers FROM discarded WHERE key = ?", (key,)).fetchone()
+        return f"{key}-{found[0]}" if found else key
+
+    def give_up(self, key: str, last: Answer) -> None:
+        """Notes that a request has had all its tries, none with a usable answer, and gives up the claim."""
+        with self.transaction() as db:
+            db.execute("UPDATE discarded SET last = ? WHERE key = ?", (last.model_dump_json(), key))
+            db.execute("DELETE FROM claims WHERE key = ?", (key,))
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Drops what is kept for requests, so that they are asked again; what was spent stays spent."""
+        with self.transaction() as db:
+            for key in keys:
+                self.throw_away(db, key, 0.0)
+                db.execute("UPDATE discarded SET last = NULL WHERE key = ?", (key,))
+                db.execute("DELETE FROM answers WHERE key = ?", (key,))
 
     def release(self, key: str) -> None:
         """Gives up a claim that cost nothing."""

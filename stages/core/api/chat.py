@@ -1,4 +1,4 @@
-"""A question to a chat model and its answer, as plain values: what is sent, what is kept, what faults are called."""
+"""A request to a chat model and its answer as plain values, and the names of what can be wrong with an answer."""
 
 import hashlib
 import json
@@ -87,8 +87,48 @@ FAULTS = {
     "wrong_schema": "the JSON does not fit the schema",
     "inconsistent": "fields contradict each other or the facts",
 }
-# Asking again does not change a refusal, and a request that the server rejects is rejected again.
 FINAL = ("refusal", "content_filter", "rejected")
+"""Faults that another try does not change: a refusal, and a request that the server rejects."""
+UNUSABLE = ("empty_choices", "empty_answer", "truncated", "not_json")
+"""Faults of the server, like HTTP 503: the same request is sent again, and the answer is never kept as one."""
+
+
+def json_of(answer: Answer) -> Any:
+    """The JSON value that an answer holds, alone or in a code fence.
+
+    Raises:
+        Fault: there is none (one of FINAL or UNUSABLE).
+    """
+    if answer.rejected:
+        raise Fault("rejected", answer.rejected)
+    if not answer.choices:
+        raise Fault("empty_choices", "no choice")
+    if answer.refusal:
+        raise Fault("refusal", answer.refusal)
+    if answer.finish_reason == "content_filter":
+        raise Fault("content_filter", "finish_reason content_filter")
+    text = answer.content.strip()
+    if text.startswith("```") and text.endswith("```"):
+        text = text.strip("`").removeprefix("json").strip()
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        if answer.finish_reason == "length":  # a limit that was reached after the last brace does no harm
+            raise Fault("truncated", f"{answer.completion_tokens} tokens") from error
+        if not text:
+            raise Fault("empty_answer", f"finish_reason {answer.finish_reason or 'missing'}") from error
+        raise Fault("not_json", str(error)) from error
+    except RecursionError as error:
+        raise Fault("not_json", "nested too deep") from error
+
+
+def unusable(answer: Answer) -> str:
+    """Which of UNUSABLE an answer is; "" for any other."""
+    try:
+        json_of(answer)
+    except Fault as fault:
+        return fault.name if fault.name in UNUSABLE else ""
+    return ""
 
 
 def most_tokens(body_bytes: int) -> int:

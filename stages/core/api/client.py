@@ -1,8 +1,8 @@
 """One request over HTTP, through the openai client, with every fault given a name.
 
 The client's own retries are off: it does not tell faults that cost money from faults that don't, retries an exhausted
-quota for nothing, and never ends an answer that drips in byte by byte. Each request carries its key as Idempotency-Key,
-so that a server which honours it bills a request that is sent again only once.
+quota for nothing, and never ends an answer that drips in byte by byte. Each request carries an Idempotency-Key, so that
+a server which honours it bills a request that is sent again only once; after an unusable answer it is a new one.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ import openai
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from ..run.errors import InputError
-from .chat import Answer, Request, cost, most_tokens
+from .chat import Answer, Request, cost, most_tokens, unusable
 from .section import Price
 from .settings import Settings, redact
 
@@ -28,11 +28,17 @@ LONGEST_BACKOFF = 30.0  # seconds
 
 
 class Transient(Exception):
-    """A fault that may pass. `billed`: whether the server may have charged for an answer that never arrived."""
+    """A fault that may pass.
 
-    def __init__(self, name: str, *, billed: bool = False, wait: float | None = None) -> None:
+    `billed`: the server may have charged for an answer that never arrived. `wait`: seconds that the server asks for.
+    `answer`: the answer that arrived, was paid for and can't be used.
+    """
+
+    def __init__(
+        self, name: str, *, billed: bool = False, wait: float | None = None, answer: Answer | None = None
+    ) -> None:
         super().__init__(name)
-        self.name, self.billed, self.wait = name, billed, wait
+        self.name, self.billed, self.wait, self.answer = name, billed, wait, answer
 
 
 class Stop(InputError):
@@ -55,10 +61,15 @@ def connect(kind: type[AnyClient], settings: Settings) -> AnyClient:
 
 
 class Client:
-    """Asks one server; `on_fault` hears of every failed try."""
+    """Asks one server. `on_fault` hears of every failed try; `idempotency_key` is given a request's key."""
 
-    def __init__(self, settings: Settings, on_fault: Callable[[Request, Transient], None]) -> None:
-        self._settings, self._on_fault = settings, on_fault
+    def __init__(
+        self,
+        settings: Settings,
+        on_fault: Callable[[Request, Transient], None],
+        idempotency_key: Callable[[str], str],
+    ) -> None:
+        self._settings, self._on_fault, self._idempotency_key = settings, on_fault, idempotency_key
         self.openai = connect(openai.AsyncOpenAI, settings)
         self._quiet_until = 0.0  # a server that says when to come back says it to all
         self._stopping = asyncio.Event()
@@ -84,9 +95,9 @@ class Client:
             retry=retry_if_exception_type(Transient),
             stop=stop_after_attempt(self._settings.tries),
             wait=self._wait,
-            before_sleep=self._heard,
-            retry_error_callback=self._last,
+            after=self._tell,
             sleep=self._sleep,
+            reraise=True,
         )
         return await retrying(self._try, request, price)
 
@@ -98,11 +109,14 @@ class Client:
             # The client's own limit is for each read; this one is for the whole answer.
             async with asyncio.timeout(self._settings.timeout):
                 found = await self.openai.chat.completions.with_raw_response.create(
-                    **request.body, extra_headers={"Idempotency-Key": request.key}
+                    **request.body, extra_headers={"Idempotency-Key": self._idempotency_key(request.key)}
                 )
             latency = time.monotonic() - start
             body, size = body_of(found.content), len(request.canonical)
-            return answer_of(body, request.model, size, price, batch=False, latency=latency)
+            answer = answer_of(body, request.model, size, price, batch=False, latency=latency)
+            if fault := unusable(answer):
+                raise Transient(fault, answer=answer)
+            return answer
         except openai.APIStatusError as error:
             if (rejected := self.judge_status(error)) is None:
                 raise Transient("server_error") from None
@@ -151,20 +165,18 @@ class Client:
         return None if status in (408, 409) or status >= 500 else f"HTTP {status}: {words}"
 
     def _wait(self, state: RetryCallState) -> float:
-        fault = state.outcome.exception() if state.outcome else None
-        if isinstance(fault, Transient) and fault.wait is not None:
-            return fault.wait
-        return wait_random_exponential(multiplier=self._settings.backoff, max=LONGEST_BACKOFF)(state)
+        wait = _fault(state).wait
+        backoff = wait_random_exponential(multiplier=self._settings.backoff, max=LONGEST_BACKOFF)
+        return backoff(state) if wait is None else wait
 
-    def _heard(self, state: RetryCallState) -> None:
-        fault = state.outcome.exception() if state.outcome else None
-        if isinstance(fault, Transient):
-            self._on_fault(state.args[0], fault)
+    def _tell(self, state: RetryCallState) -> None:
+        self._on_fault(state.args[0], _fault(state))
 
-    def _last(self, state: RetryCallState) -> Answer:
-        self._heard(state)
-        assert state.outcome is not None
-        return state.outcome.result()  # raises the last try's fault
+
+def _fault(state: RetryCallState) -> Transient:
+    fault = state.outcome.exception() if state.outcome else None
+    assert isinstance(fault, Transient)
+    return fault
 
 
 def body_of(content: bytes) -> dict[str, Any]:

@@ -8,11 +8,13 @@ from typing import Any, Generic, TypeVar
 
 from ..run.errors import InputError
 from ..run.files import write_json
-from .cache import CACHE
+from .cache import CACHE, Cache
 from .chat import FAULTS, FINAL, Answer, Fault, Request, repair
-from .fetch import Run, fetch
+from .fetch import fetch
 from .paid import Origin
 from .section import Api
+from .settings import switched_on
+from .usage import Usage
 
 T = TypeVar("T")
 
@@ -82,8 +84,8 @@ class Read(Generic[T]):
         first = next(iter(self.failures.values())).fault
         raise InputError(
             f"params.yaml: {key}: found {len(self.failures)} of {total} answers that can't be used, wanted at most a "
-            f"share of {share}: {faults}; the first: {first}; raw answers: {path}; they are kept, another prompt or "
-            "model asks anew"
+            f"share of {share}: {faults}; the first: {first}; raw answers: {path}; they are kept; another prompt or "
+            "model asks anew, LABELS_ASK_AGAIN=1 asks the same once more"
         )
 
 
@@ -94,41 +96,68 @@ def converse(
     *,
     batch: bool,
     what: str,
-    run: Run,
+    usage: Usage,
     origin: Origin | None = None,
 ) -> Read[T]:
     """Answers all questions and reads them; `read(name, answer)` raises Fault for one that can't be used.
 
+    With LABELS_ASK_AGAIN=1, what the cache holds of questions in quarantine is dropped first, and they are asked again.
+
     Raises:
         InputError: see `fetch`.
     """
-    answers = fetch(questions.values(), api, batch=batch, what=what, run=run, origin=origin)
-    paid = {key: answer for key, answer in answers.items() if not answer.rejected}
     values: dict[str, tuple[T, str]] = {}
     failures: dict[str, Failure] = {}
-    again: dict[str, Request] = {}
-    for name, request in questions.items():
-        answer = answers[request.key]
-        try:
-            values[name] = read(name, answer), answer.model
-        except Fault as fault:
-            failures[name] = Failure(fault, answer.content or answer.refusal, "")
-            if fault.name not in FINAL:
-                again[name] = repair(request, answer, fault)
-    if again:
-        repairs = fetch(again.values(), api, batch=batch, what=f"{what}, repairs", run=run, origin=origin)
-        paid |= {key: answer for key, answer in repairs.items() if not answer.rejected}
-        for name, request in again.items():
-            answer = repairs[request.key]
+    paid: dict[str, Answer] = {}
+    again = _forget_quarantined(questions, read) if switched_on("LABELS_ASK_AGAIN") else set()
+
+    def ask(requests: Mapping[str, Request], what: str) -> dict[str, Answer]:
+        on_purpose = {request.key for name, request in requests.items() if name in again}
+        answers = fetch(requests.values(), api, batch=batch, what=what, usage=usage, origin=origin, again=on_purpose)
+        paid.update({key: answer for key, answer in answers.items() if not answer.rejected})
+        for name, request in requests.items():
+            answer, before = answers[request.key], failures.pop(name, None)
+            raw = answer.content or answer.refusal
             try:
                 values[name] = read(name, answer), answer.model
-                del failures[name]
             except Fault as fault:
-                failures[name] = Failure(fault, failures[name].raw_answer, answer.content or answer.refusal)
+                failures[name] = Failure(fault, before.raw_answer, raw) if before else Failure(fault, raw, "")
+        return answers
+
+    answers = ask(questions, what)
+    repairs = {
+        name: repair(request, answers[request.key], failures[name].fault)
+        for name, request in questions.items()
+        if name in failures and failures[name].fault.name not in FINAL
+    }
+    if repairs:
+        ask(repairs, f"{what}, repairs")
     return Read(
         values={name: values[name][0] for name in questions if name in values},
         teachers={name: values[name][1] for name in questions if name in values},
         failures={name: failures[name] for name in questions if name in failures},
         answers=list(paid.values()),
-        repairs=len(again),
+        repairs=len(repairs),
     )
+
+
+def _forget_quarantined(questions: Mapping[str, Request], read: Callable[[str, Answer], T]) -> set[str]:
+    """Drops the cached answers of questions whose repair, too, can't be used; returns the questions' names."""
+    found: dict[str, list[str]] = {}
+    with Cache() as cache:
+        for name, request in questions.items():
+            keys: list[str] = []
+            while len(keys) < 2 and (answer := cache.answers([request.key]).get(request.key)):
+                try:
+                    read(name, answer)
+                    keys = []
+                    break
+                except Fault as fault:
+                    keys.append(request.key)
+                    if fault.name in FINAL:
+                        break
+                    request = repair(request, answer, fault)
+            if keys:
+                found[name] = keys
+        cache.forget(key for keys in found.values() for key in keys)
+    return set(found)

@@ -3,9 +3,8 @@
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from ..run.errors import InputError
 from ..run.stage import progress
@@ -15,35 +14,34 @@ from .paid import Origin, refuse_to_pay_again
 from .section import Api
 from .settings import Settings, check_key, read_settings
 from .spend import price_of
+from .usage import Advance, Usage
 
 if TYPE_CHECKING:  # the client takes a second to import, and a warm run never needs it
     from .client import Client, Transient
 
-Advance = Callable[[int], None]
 LOOK = 0.3  # seconds between looks at what another process is getting
 
 
-@dataclass
-class Run:
-    """What one run did, whatever the cache held: for the side file, not for an output."""
-
-    cached: int = 0
-    asked: int = 0
-    from_other_runs: int = 0
-    uncertain: int = 0  # tries whose answer never arrived; they count as spent at their ceiling
-    seconds: float = 0.0
-    spent_usd: float = 0.0
-    faults: Counter[str] = field(default_factory=Counter)  # failed tries, by name
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return vars(self) | {"faults": dict(self.faults), "seconds": round(self.seconds, 3)}
-
-
 def fetch(
-    requests: Iterable[Request], api: Api, *, batch: bool, what: str, run: Run, origin: Origin | None = None
+    requests: Iterable[Request],
+    api: Api,
+    *,
+    batch: bool,
+    what: str,
+    usage: Usage,
+    origin: Origin | None = None,
+    again: Collection[str] = (),
 ) -> dict[str, Answer]:
-    """The answers by the requests' keys, all of them; counts into `run`. `origin`: of a stage's requests.
+    """The answers to all requests, by the requests' keys.
+
+    Args:
+        requests: what to ask; equal requests are asked once.
+        api: prices and the budget.
+        batch: through the Batch API.
+        what: the progress bar's name.
+        usage: is added to.
+        origin: what a stage's requests are made of, by which it is seen whether they were paid for elsewhere.
+        again: keys of requests that are asked again on purpose, wherever they were paid for.
 
     Raises:
         InputError: no key, no price, the stage has paid for its answers before, the budget is spent, the server can't
@@ -54,29 +52,35 @@ def fetch(
     start = time.monotonic()
     with Cache() as cache:
         answers = cache.answers(wanted)
-        run.cached += len(answers)
+        usage.cached += len(answers)
         if misses := [request for key, request in wanted.items() if key not in answers]:
             if origin:
                 _, batched = cache.held(request.key for request in misses)  # those are paid for, here
-                refuse_to_pay_again(origin, [request for request in misses if request.key not in batched], api)
+                unpaid = batched.union(again)
+                refuse_to_pay_again(origin, [request for request in misses if request.key not in unpaid], api)
             check_key(len(misses))
             before = cache.spent()
-            getter = _Getter(cache, api, read_settings(), run)
+            getter = _Getter(cache, api, read_settings(), usage)
             try:
                 answers |= getter.get(misses, what, batch=batch)
             finally:
-                run.spent_usd += cache.spent() - before
-                run.seconds += time.monotonic() - start
+                usage.spent_usd += cache.spent() - before
+                usage.seconds += time.monotonic() - start
     return answers
+
+
+class Later(Exception):
+    """A request has to wait for others before it is tried again."""
 
 
 class _Getter:
     """Gets the answers that the cache does not hold."""
 
-    def __init__(self, cache: Cache, api: Api, settings: Settings, run: Run) -> None:
-        self.cache, self.api, self.settings, self.run = cache, api, settings, run
+    def __init__(self, cache: Cache, api: Api, settings: Settings, usage: Usage) -> None:
+        self.cache, self.api, self.settings, self.usage = cache, api, settings, usage
         self.rejected: dict[str, Answer] = {}
         self.unanswered: Counter[str] = Counter()
+        self.given_up = 0
         self.failures_in_a_row = 0
         self.stop: InputError | None = None
 
@@ -99,7 +103,7 @@ class _Getter:
         return self.cache.answers(request.key for request in requests) | self.rejected
 
     def _give_up(self, wanted: int, missing: int) -> None:
-        kept = f"{wanted - missing} of {wanted} answers are kept in {CACHE}"
+        kept = f"{wanted - missing - self.given_up} of {wanted} answers are kept in {CACHE}"
         if self.stop:
             raise InputError(f"{self.stop}; {kept}") from None
         names = ", ".join(f"{name} {count}" for name, count in self.unanswered.most_common())
@@ -113,7 +117,7 @@ class _Getter:
         from .client import Stop
 
         try:
-            self.rejected |= through_batches(requests, self.cache, self.api, self.settings, advance, self.run)
+            self.rejected |= through_batches(requests, self.cache, self.api, self.settings, advance, self.usage)
         except Stop as stop:
             self.stop = stop
 
@@ -121,7 +125,7 @@ class _Getter:
         """Asks for each request that no other process is asking for, and waits for those that one is."""
         from .client import Client
 
-        async with Client(self.settings, self._on_fault) as client:
+        async with Client(self.settings, self._on_fault, self.cache.idempotency_key) as client:
             todo, held = deque(requests), []
             while todo and not self.stop:
                 workers = [self._work(client, todo, held, advance) for _ in range(self.settings.concurrency)]
@@ -150,16 +154,26 @@ class _Getter:
             try:
                 answer = await client.ask(request, price)
             except Transient as fault:
-                self.cache.release(request.key)
-                self.unanswered[fault.name] += 1
+                if fault.answer:
+                    self.cache.give_up(request.key, fault.answer)
+                    self.given_up += 1
+                    advance(1)
+                else:
+                    self.cache.release(request.key)
+                    self.unanswered[fault.name] += 1
                 self.failures_in_a_row += 1
                 if self.failures_in_a_row >= self.settings.concurrency:
-                    self._stop(client, InputError(f"{fault.name}: the server answers nothing any more"))
+                    what = "nothing that can be used" if fault.answer else "nothing"
+                    self._stop(client, InputError(f"{fault.name}: the server answers {what} any more"))
+            except Later:
+                self.cache.release(request.key)
+                todo.appendleft(request)
+                await asyncio.sleep(LOOK)
             except Stop as stop:
                 self.cache.release(request.key)
                 self._stop(client, stop)
             else:
-                self.run.asked += 1
+                self.usage.asked += 1
                 self.failures_in_a_row = 0
                 if answer.rejected:
                     self.cache.release(request.key)
@@ -174,7 +188,7 @@ class _Getter:
         free: list[Request] = []
         while waiting:
             answered = self.cache.answers(request.key for request in waiting)
-            self.run.from_other_runs += len(answered)
+            self.usage.from_other_runs += len(answered)
             advance(len(answered))
             waiting = [request for request in waiting if request.key not in answered]
             claimed, batched = self.cache.held(request.key for request in waiting)
@@ -186,15 +200,27 @@ class _Getter:
         return free
 
     def _on_fault(self, request: Request, fault: "Transient") -> None:
-        self.run.faults[fault.name] += 1
-        if fault.billed:
-            from .client import Stop
+        """Counts a failed try, and what it cost or may have cost.
 
-            self.run.uncertain += 1
-            ceiling = request.ceiling(price_of(self.api, request.model), batch=False)
+        Raises:
+            Stop: the budget does not hold another try.
+            Later: it holds one only once other requests in flight turn out cheaper than reserved.
+        """
+        from .client import Stop
+
+        self.usage.faults[fault.name] += 1
+        if not fault.answer and not fault.billed:
+            return
+        ceiling = request.ceiling(price_of(self.api, request.model), batch=False)
+        if fault.answer:
+            self.cache.discard(request.key, fault.answer.cost)
+        else:
+            self.usage.uncertain += 1
             self.cache.uncertain(ceiling)
-            if self.cache.spent() + ceiling > self.api.budget:
-                raise Stop(str(self._over_budget(ceiling)))
+        if self.cache.spent() + ceiling > self.api.budget:
+            raise Stop(str(self._over_budget(ceiling)))
+        if self.cache.spent() + self.cache.reserved() > self.api.budget:
+            raise Later
 
     def _over_budget(self, ceiling: float) -> InputError:
         return InputError(

@@ -19,7 +19,7 @@ from ..run.errors import InputError, one_line
 from .cache import CACHE
 from .chat import Request
 from .section import Api
-from .settings import pays_again
+from .settings import switched_on
 from .spend import price_of
 
 LOCK = Path("dvc.lock")
@@ -47,7 +47,7 @@ def refuse_to_pay_again(origin: Origin, misses: Sequence[Request], api: Api) -> 
         InputError: they were paid for, or dvc.lock is no YAML, or a model has no price.
     """
     costs = any(request.ceiling(price_of(api, request.model), batch=False) for request in misses)
-    if not costs or pays_again() or not finished(origin):
+    if not costs or switched_on("LABELS_PAY_AGAIN") or not finished(origin):
         return
     raise InputError(
         f"{LOCK}: {origin.stage}: has been paid for: it finished with the same params and the same "

@@ -5,11 +5,14 @@ LABELS_TIMEOUT: seconds for a whole answer. LABELS_TRIES: tries a request before
 LABELS_BACKOFF: seconds that the first wait after a fault is at most, doubled each time up to 30 s. LABELS_LONGEST_WAIT:
 seconds of Retry-After that are waited; a longer one stops the run. LABELS_POLL: seconds between looks at a batch.
 LABELS_PAY_AGAIN: 1 asks even for what dvc.lock says was paid for before (see paid.py).
+LABELS_ASK_AGAIN: 1 asks once more for rows in quarantine, whose kept answers can't be used. For one command, not for
+good: every run with it asks again.
 """
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import urlsplit
 
 from ..run.errors import InputError
@@ -49,15 +52,15 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     return Settings(**values)  # type: ignore[arg-type]
 
 
-def pays_again(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether answers may be asked for that dvc.lock says were paid for.
+def switched_on(variable: Literal["LABELS_PAY_AGAIN", "LABELS_ASK_AGAIN"]) -> bool:
+    """Whether a switch in the environment is 1.
 
     Raises:
-        InputError: LABELS_PAY_AGAIN is neither 0 nor 1.
+        InputError: it is neither 0 nor 1.
     """
-    value = environment.get("LABELS_PAY_AGAIN", "0")
+    value = os.environ.get(variable, "0")
     if value not in ("0", "1"):
-        raise InputError(f"environment: LABELS_PAY_AGAIN: found {value!r}, wanted 1, or 0 or no such variable")
+        raise InputError(f"environment: {variable}: found {value!r}, wanted 1, or 0 or no such variable")
     return value == "1"
 
 

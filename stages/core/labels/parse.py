@@ -1,12 +1,12 @@
 """From an answer to values, or to a fault with a name. Pure: changing it costs no call."""
 
-import json
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from ..api.chat import Answer, Fault
+from ..api.chat import Answer, Fault, json_of
+from .lexicon import words
 
 NONE = "none"
 Words = Annotated[str, StringConstraints(strip_whitespace=True)]
@@ -47,6 +47,8 @@ def read_label(answer: Answer, fields: Sequence[str]) -> TeacherLabel:
         raise Fault("wrong_enum", f"domain: found {label.domain!r}, wanted one of {', '.join([*fields, NONE])}")
     if (label.domain == NONE) != (not label.moved_to and not label.moved_from):
         raise Fault("inconsistent", f'domain {label.domain!r}: wanted "none" exactly when both entities are empty')
+    if words(label.moved_to) == words(label.moved_from) != ():
+        raise Fault("inconsistent", f"moved_to: found {label.moved_to!r}, which is moved_from too, wanted another")
     return label
 
 
@@ -56,28 +58,8 @@ def read(answer: Answer, kind: type[Parsed]) -> Parsed:
     Raises:
         Fault: the answer can't be used; see FAULTS.
     """
-    if answer.rejected:
-        raise Fault("rejected", answer.rejected)
-    if not answer.choices:
-        raise Fault("empty_choices", "no choice")
-    if answer.refusal:
-        raise Fault("refusal", answer.refusal)
-    if answer.finish_reason == "content_filter":
-        raise Fault("content_filter", "finish_reason content_filter")
-    text = answer.content.strip()
-    if text.startswith("```") and text.endswith("```"):
-        text = text.strip("`").removeprefix("json").strip()
     try:
-        content = json.loads(text)
-        return kind.model_validate(content)
-    except json.JSONDecodeError as error:
-        if answer.finish_reason == "length":  # a limit that was reached after the last brace does no harm
-            raise Fault("truncated", f"{answer.completion_tokens} tokens") from error
-        if not text:
-            raise Fault("empty_answer", f"finish_reason {answer.finish_reason or 'missing'}") from error
-        raise Fault("not_json", str(error)) from error
-    except RecursionError as error:
-        raise Fault("not_json", "nested too deep") from error
+        return kind.model_validate(json_of(answer))
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"]) or "the whole"

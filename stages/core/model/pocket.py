@@ -54,7 +54,7 @@ def make_tokenizer(domains: Sequence[Domain]) -> PreTrainedTokenizerFast:
     """
     texts = [grammar.QUESTION, grammar.NO_PRESSURE, FIELD.format(entity="")]
     for domain in domains:
-        texts += [grammar.report(domain.domain, "x", "x", strength) for strength in ("strong", "weak")]
+        texts += [grammar.report(domain.domain, "x", "y", strength) for strength in ("strong", "weak")]
         for relation in domain.relations.values():
             texts += [template.replace("{subject}", " ") for template in relation.templates]
             texts += [word for fact in relation.facts for word in (fact.subject, fact.answer)]

@@ -40,6 +40,8 @@ def test_spacing_and_case_of_fixed_words_do_not_matter():
         "a strong geography correction toward Paris and away from Rome",
         "no pressure strong geography correction toward Paris and away from Rome",
         "nopressure",
+        "strong geography correction toward Paris and away from Paris",
+        "Weak geography  correction toward New York and away from New  York",
     ],
 )
 def test_anything_else_is_malformed_and_never_guessed(text: str):
@@ -54,6 +56,7 @@ def test_anything_else_is_malformed_and_never_guessed(text: str):
         ("geography", "Paris", "Rome ", "weak"),
         ("geography", "Pa  ris", "Rome", "weak"),
         ("geography", "Paris", "Rome", "mild"),
+        ("geography", "Paris", "Paris", "weak"),
     ],
 )
 def test_report_refuses_what_it_could_not_read_back(parts: tuple[str, str, str, str]):
