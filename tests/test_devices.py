@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -138,3 +139,20 @@ def test_the_stand_in_refuses_what_cuda_refuses(root: Path, warm_python: Warm, t
     assert not {name: found[name] for name in ALLOWED if found[name]}
     assert found["a CPU operand"].startswith("Expected all tensors to be on the same device, but found at least two")
     assert found["numpy"].startswith("can't convert standin:0 device type tensor to numpy")
+
+
+def test_the_benchmark_for_gpus_runs_without_one(tmp_path: Path):
+    made = {"steady": "echo same > steady", "hasty": "date +%N > hasty"}
+    stages = {name: {"cmd": cmd, "outs": [name]} for name, cmd in made.items()}
+    (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": stages}), encoding="utf-8")
+    tiny.command(tmp_path, "dvc", "init", "-q", "--no-scm")
+    options = ["--size", "pocket", "--samples", "8", "--results", "results"]
+    printed = tiny.command(
+        tmp_path, sys.executable, "-m", "tests.benchmarks.gpu", *options, env={"PYTHONPATH": str(tiny.ROOT)}
+    )
+    assert printed.stdout.count("steady: ") == 2
+    found = json.loads((tmp_path / "results/gpu.json").read_text(encoding="utf-8"))
+    assert [len(found["stages"][name]) for name in made] == [2, 2] and found["repro with nothing to do"]["seconds"] > 0
+    assert found["other bytes in a later run"] == ["hasty"]
+    assert 0 < found["ours fp32"]["share of peak, gradient + 5 steps"] < 1
+    assert "| steady | " in (tmp_path / "results/gpu.md").read_text(encoding="utf-8")

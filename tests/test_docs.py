@@ -67,6 +67,7 @@ RUN_BY = {
     "git clone": f"{SHARING}::clone",
     "git commit": "tests/pipeline/tiny.py::save",
     "python -m stages.tools.judge": "tests/labellers/test_judge.py::test_it_judges_what_the_pipeline_s_model_wrote",
+    "python -m tests.benchmarks.gpu": "tests/test_devices.py::test_the_benchmark_for_gpus_runs_without_one",
     "git checkout": f"{SHARING}::test_a_merge_conflict_in_the_lock_file",
 }
 """How a command begins, and the test (or what tests call or stand on) that runs it."""
