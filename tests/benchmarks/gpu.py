@@ -26,8 +26,7 @@ from ruamel.yaml import YAML
 from tests.benchmarks.engine import RESULTS, alone, machine
 from tests.benchmarks.work import SAMPLES, SIZES, at_the_peak
 
-TOOL = "ours fp32"
-"""The engine's name in its own benchmark; on a GPU it computes in bfloat16."""
+TOOL = "ours fp32"  # the engine's name in its own benchmark; on a GPU it computes in bfloat16
 
 
 def command(*arguments: str) -> str:
@@ -55,17 +54,23 @@ def watched(call: Callable[[], object]) -> dict[str, float]:
     return {"seconds": round(time.monotonic() - start, 1), "GB of the card": round(most, 2)}
 
 
-def outputs(stage: str) -> dict[str, str]:
-    """The hashes of a stage's outputs."""
-    lock = YAML(typ="safe").load(Path("dvc.lock").read_text(encoding="utf-8"))
-    return {out["path"]: out["md5"] for out in lock["stages"][stage]["outs"]}
+def outputs(stage: str) -> list[dict[str, Any]]:
+    """A stage's outputs with their hashes."""
+    return YAML(typ="safe").load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"][stage]["outs"]
+
+
+def idle() -> None:
+    """A `dvc repro` that finds nothing to do."""
+    printed = command("dvc", "repro")
+    if "up to date" not in printed:
+        raise RuntimeError(f"dvc repro ran something though all had been run:\n{printed}")
 
 
 def pipeline(runs: int) -> dict[str, Any]:
     """Each stage's figures a run, the outputs that a later run made otherwise, and a `dvc repro` of nothing."""
     stages = command("dvc", "stage", "list", "--name-only").split()
     found: dict[str, Any] = {"stages": {name: [] for name in stages}, "other bytes in a later run": []}
-    before: dict[str, dict[str, str]] = {}
+    before: dict[str, list[dict[str, Any]]] = {}
     for _ in range(runs):
         for name in stages:
             repro = ("dvc", "repro", "--force", "--single-item", "--no-run-cache", name)
@@ -73,21 +78,18 @@ def pipeline(runs: int) -> dict[str, Any]:
             print(f"{name}: {json.dumps(found['stages'][name][-1])}", flush=True)
             made = outputs(name)
             found["other bytes in a later run"] += [
-                path for path, digest in before.get(name, made).items() if digest != made[path]
+                out["path"] for out in made if out not in before.setdefault(name, made)
             ]
             before[name] = made
-    printed: list[str] = []
-    found["repro with nothing to do"] = watched(lambda: printed.append(command("dvc", "repro")))
-    if "up to date" not in printed[0]:
-        raise RuntimeError(f"dvc repro ran something though all had been run:\n{printed[0]}")
+    found["repro with nothing to do"] = watched(idle)
     return found
 
 
 def report(found: dict[str, Any]) -> str:
     """The figures as Markdown."""
-    lines = [f"# The pipeline on a GPU, {found['date']}", ""]
-    lines += [f"{found['cpu']}; {found['cores']} cores; GPU: {found['gpu']}; torch {found['torch']}", ""]
+    where = f"{found['cpu']}; {found['cores']} cores; GPU: {found['gpu']}; torch {found['torch']}"
     stages = {**found["stages"], "dvc repro with nothing to do": [found["repro with nothing to do"]]}
+    lines = [f"# The pipeline on a GPU, {found['date']}", "", where, ""]
     lines += ["| stage | seconds, run by run | most GB of the card in use |", "|---|---|---|"]
     for name, rows in stages.items():
         times = ", ".join(str(row["seconds"]) for row in rows)
