@@ -8,6 +8,7 @@ condition by condition.
   python -m stages.evaluation
 """
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from .core.data.gathering import Gathered, gather, taught
+from .core.data.gathering import Gathered, Means, blocks, gather, taught
 from .core.data.tables import LABELS, VIRTUAL_STEP, read_table, write_table
 from .core.engine.rows import samples_of
 from .core.evaluate import measures, strengths
@@ -33,7 +34,7 @@ from .core.model.opening import open_model
 from .core.reader.card import read_projector_card
 from .core.reader.projectors import STRONGEST, features
 from .core.reader.reader import Reader
-from .core.reader.shams import normed
+from .core.reader.shams import Normal, normed
 from .core.run.files import Scratch, content_hash, replacing, write_json
 from .core.run.params import Domains, Section, read_sections
 from .core.run.stage import parse, progress, run
@@ -100,10 +101,16 @@ class Asking:
         self, data: Gathered, rows: pl.DataFrame, decoder: Decoder, settings: Evaluation, folder: Path
     ) -> None:
         self.data, self.decoder, self.settings, self.folder = data, decoder, settings, folder
-        train = rows.filter((pl.col("split") == "train") & measures.SEEN & COUNTERFACTUAL)
-        at = train["row"].to_numpy()
-        self.train, self.train_gradients, self.train_activations = train, data.gradient[at], data.activation[at]
+        self.rows = rows
         self.moves: Vectors | None = None
+
+    @cached_property
+    def training(self) -> tuple[Normal, Means]:
+        """What conditions know of the training rows: the gradients' distribution, the mean activations by answer."""
+        train = self.rows.filter((pl.col("split") == "train") & measures.SEEN & COUNTERFACTUAL)
+        test = self.rows.filter(pl.col("split") == "test")
+        means = Means.of(self.data.activation, train, {*test["target"], *test["answer"]})
+        return Normal(blocks(self.data.gradient, train["row"].to_numpy())), means
 
     def vectors(self, condition: str, cases: pl.DataFrame, reader: Reader) -> Vectors | None:
         """What is read under the condition in place of the gradients; None: nothing."""
@@ -124,9 +131,7 @@ class Asking:
             self.data.activation[at],
             np.array(reader.card.reference, dtype=np.float32),
             self.settings.seed,
-            self.train,
-            self.train_gradients,
-            self.train_activations,
+            *self.training,
         )
         return make(pool)
 
@@ -202,8 +207,9 @@ def of_reports(reports: pl.DataFrame, data: Gathered, reader: Reader, settings: 
     words = Words.of(data.rows)
     controls = [name for name in reports["condition"].unique(maintain_order=True) if name != "real"]
     lessons = taught(data.rows.filter(~pl.col("domain").is_in(reader.card.held_out_domains)), "train")
-    natural = features(torch.tensor(data.gradient), reader.reference.cpu())[1][:, 0]
-    norms = data.rows.select("prompt_id", natural=pl.Series(natural.numpy()))
+    read = data.rows.filter(pl.col("prompt_id").is_in(reports["prompt_id"].implode()))
+    natural = features(torch.from_numpy(data.gradient[read["row"].to_numpy()]), reader.reference.cpu())[1][:, 0]
+    norms = read.select("prompt_id", natural=pl.Series(natural.numpy()))
     return {
         **measures.of_groups(reports, *how, words),
         **measures.of_unnamed(reports, {*lessons["label_moved_to"], *lessons["label_moved_from"]}, *how, words),

@@ -13,13 +13,13 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from .core.data.gathering import Gathered, gather, held_out_targets, hosts, taught
+from .core.data.gathering import TAUGHT, Gathered, blocks, gather, held_out_targets, hosts, taught
 from .core.model.decoder import Decoder
 from .core.model.opening import ModelCard, open_model
 from .core.reader.card import Card
 from .core.reader.reader import Reader, new_card
 from .core.reader.section import Projector
-from .core.reader.training import Curriculum, Lesson, train
+from .core.reader.training import Curriculum, train
 from .core.run.errors import InputError
 from .core.run.files import Scratch, content_hash, replacing, write_json
 from .core.run.params import Domains, Section, read_sections
@@ -43,20 +43,25 @@ def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) 
         raise InputError(
             f"data/labels: no usable label in split {split!r}; look at the teacher's agreement (dvc metrics show)"
         )
-    unseen = held_out_targets(data.rows)
-    lessons = [
-        Lesson(domain, to, away, flip=away not in unseen)
-        for domain, to, away in rows.select("label_domain", "label_moved_to", "label_moved_from").iter_rows()
-    ]
-    at = rows["row"].to_numpy()
-    gradients, activations = torch.tensor(data.gradient[at]), torch.tensor(data.activation[at])
-    return Curriculum(gradients, activations, lessons, hosts(data.rows, split), reader.reference, settings, reader.seed)
+    lessons = rows.select(
+        "row",
+        domain="label_domain",
+        moved_to="label_moved_to",
+        moved_from="label_moved_from",
+        flip=~pl.col("label_moved_from").is_in(list(held_out_targets(data.rows))),
+    )
+    others, reference = hosts(data.rows, split), reader.card.reference
+    return Curriculum(data.gradient, data.activation, lessons, others, reference, settings, reader.seed)
 
 
 def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Projector) -> Card:
-    """The card of the projectors to be trained; their reference norm is the median over training gradients, a layer."""
+    """The card of the projectors to be trained; their reference norm is the median over training gradients, a layer.
+
+    The median is that of all norms, which take 4 bytes a gradient and layer.
+    """
     rows = data.rows.filter(pl.col("split") == "train")["row"].to_numpy()
-    reference = torch.tensor(data.gradient[rows]).norm(dim=-1).median(0).values
+    norms = torch.cat([torch.from_numpy(block).norm(dim=-1) for block in blocks(data.gradient, rows)])
+    reference = norms.median(0).values
     return new_card(
         decoder,
         architecture=settings.architecture,
@@ -79,7 +84,7 @@ def teach(reader: Reader, data: Gathered, settings: Projector, scratch: Scratch)
     """Trains a reader's projector and returns its curve."""
     teaching = curriculum(data, "train", reader, settings)
     validation = curriculum(data, "validation", reader, settings.model_copy(update={"context_noise": 0.0}))
-    reader.fit_whitening(teaching.gradients)
+    reader.fit_whitening(teaching.blocks())
     with progress(f"projector, seed {reader.seed}", settings.steps) as advance:
         curve = train(reader, teaching, validation, settings, scratch.folder / f"seed_{reader.seed}", advance)
     return pl.DataFrame(curve).select(pl.lit(reader.seed).alias("seed"), pl.all())
@@ -87,7 +92,7 @@ def teach(reader: Reader, data: Gathered, settings: Projector, scratch: Scratch)
 
 def set_gate(reader: Reader, data: Gathered, settings: Projector) -> None:
     """Sets a trained reader's gate."""
-    training, validation = (curriculum(data, split, reader, settings).gradients for split in ("train", "validation"))
+    training, validation = (curriculum(data, split, reader, settings).blocks() for split in ("train", "validation"))
     reader.set_gate(training, validation, settings.gate)
 
 
@@ -100,7 +105,7 @@ def main() -> None:
         if name not in params.domains:
             raise InputError(f"params.yaml: projector.held_out_domains: {name!r} is not among domains {params.domains}")
     seen = [name for name in params.domains if name not in settings.held_out_domains]
-    data = gather(seen, settings.layers)
+    data = gather(seen, settings.layers, TAUGHT)
     decoder, model = open_model()
     card = card_for(decoder, model, data, settings)
     inputs = [

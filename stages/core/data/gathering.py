@@ -1,19 +1,58 @@
 """All domains' rows in one table, with their gradients: what the gathering stages (projector, evaluation) work on.
 
-The list of domains comes from params.yaml, never from a folder, so that a removed domain leaves no trace.
+The list of domains comes from params.yaml, never from a folder, so that a removed domain leaves no trace. Gradients and
+activations stay in their stores: rows of them are read when they are asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 
 from ..run.errors import InputError
-from .gradient_store import read_store
+from ..run.files import read_json
+from .gradient_store import Store, open_store
 from .tables import LABELS, PROMPTS, read_table
+
+BLOCK_ROWS = 512
+"""Rows read together where all are gone through, whatever the size of the stores' shards: the sums stay the same."""
+TAUGHT = ("domain", "prompt", "target", "split", "held_out", "label_domain", "label_moved_to", "label_moved_from")
+"""The columns that a projector's training reads."""
+SAME = ("model", "commit", "hook_point", "loss", "sign")
+"""Attributes that the stores of all domains share."""
+
+
+class Stored:
+    """One array (`gradient` or `activation`) of several stores, one store's rows after another's."""
+
+    def __init__(self, stores: Sequence[Store], name: str, layers: Sequence[int]) -> None:
+        """`layers`: those that are wanted, by number; every store must have them."""
+        self.stores, self.name = stores, name
+        self.layers = [[store.attributes["layers"].index(layer) for layer in layers] for store in stores]
+        self.starts = np.cumsum([0, *map(len, stores)])
+        self.shape = (int(self.starts[-1]), len(layers), stores[0].arrays[name].shape[-1])
+
+    def __getitem__(self, rows: Integer[np.ndarray, " n"], /) -> Float[np.ndarray, "n layer d_model"]:
+        """These rows, in the order given, and no others.
+
+        Raises:
+            InputError: a shard can't be read, or a row is NaN or infinite; names the store and the row.
+        """
+        found = np.empty((len(rows), *self.shape[1:]), np.float32)
+        order = np.argsort(rows, kind="stable")
+        ends = np.searchsorted(rows[order], self.starts)
+        for number, (store, layers) in enumerate(zip(self.stores, self.layers, strict=True)):
+            own = order[ends[number] : ends[number + 1]]
+            if len(own):
+                found[own] = store.read(self.name, rows[own] - self.starts[number])[:, layers]
+        return found
+
+
+Vectors = Stored | Float[np.ndarray, "_ _ _"]
+"""Vectors by row number: rows of stores, read when they are asked for, or an array."""
 
 
 @dataclass(frozen=True)
@@ -24,36 +63,87 @@ class Gathered:
     """
 
     rows: pl.DataFrame
-    gradient: Float[np.ndarray, "sample layer d_model"]
-    activation: Float[np.ndarray, "sample layer d_model"]
+    gradient: Vectors
+    activation: Vectors
     layers: list[int]
 
 
-def gather(domains: Sequence[str], layers: Sequence[int]) -> Gathered:
-    """Reads prompts, labels and gradients (of these layers) of the domains.
+def gather(domains: Sequence[str], layers: Sequence[int], columns: Sequence[str] | None = None) -> Gathered:
+    """Reads prompts and labels, and opens the gradients (of these layers), of the domains.
+
+    Args:
+        domains: the domains.
+        layers: the layers, by number.
+        columns: those of the table that are kept, as categories, which take 4 bytes a row each; None: all, as text.
 
     Raises:
-        InputError: a table or store is missing, broken or of other prompts, or a layer is not in the stores.
+        InputError: a table or store is missing, broken or of other prompts, a store is of another model than
+            data/model, or a layer is not in the stores.
     """
-    tables, gradients, activations = [], [], []
+    tables, stores = [], []
     for domain in domains:
         prompts = read_table(Path("data/prompts") / f"{domain}.parquet", PROMPTS)
         labels = read_table(Path("data/labels") / f"{domain}.parquet", LABELS)
         path = Path("data/gradients") / f"{domain}.zarr"
-        store = read_store(path, prompts["prompt_id"].to_list())
-        stored = store.attributes["layers"]
+        stores.append(open_store(path, prompts["prompt_id"].to_list()))
+        check_attributes(stores[-1], stores[0])
         for layer in layers:
-            if layer not in stored:
+            if layer not in (stored := stores[-1].attributes["layers"]):
                 raise InputError(
                     f"params.yaml: projector.layers: found {layer}, {path} holds {stored}; add it to gradients.layers"
                 )
-        at = [stored.index(layer) for layer in layers]
-        gradients.append(store.gradient[:, at])
-        activations.append(store.activation[:, at])
         named = {name: f"label_{name}" for name in LABELS if name != "prompt_id"}
-        tables.append(prompts.join(labels.rename(named), on="prompt_id", how="left", maintain_order="left"))
+        table = prompts.join(labels.rename(named), on="prompt_id", how="left", maintain_order="left")
+        tables.append(table if columns is None else table.select(pl.col(columns).cast(pl.Categorical)))
     rows = pl.concat(tables).with_row_index("row")
-    return Gathered(rows, np.concatenate(gradients), np.concatenate(activations), list(layers))
+    return Gathered(rows, Stored(stores, "gradient", layers), Stored(stores, "activation", layers), list(layers))
+
+
+def check_attributes(store: Store, first: Store) -> None:
+    """Checks that a store was made of data/model, and in the way that the first was made.
+
+    Raises:
+        InputError: it was not; names the attribute and what both hold.
+    """
+    card = read_json(Path("data/model/model.json"))
+    others = {Path("data/model/model.json"): {"model": card["id"], "commit": card["commit"]}}
+    others[first.path] = {name: first.attributes.get(name) for name in SAME}
+    for other, wanted in others.items():
+        for name, value in wanted.items():
+            if (found := store.attributes.get(name)) != value:
+                raise InputError(
+                    f"{store.path}: {name}: found {found!r}, wanted {value!r} as in {other}: the store is of another "
+                    "run; run dvc repro"
+                )
+
+
+def blocks(vectors: Vectors, rows: Integer[np.ndarray, " n"]) -> Iterator[Float[np.ndarray, "_ layer d_model"]]:
+    """These rows, BLOCK_ROWS at a time."""
+    for start in range(0, len(rows), BLOCK_ROWS):
+        yield vectors[rows[start : start + BLOCK_ROWS]]
+
+
+@dataclass(frozen=True)
+class Means:
+    """Mean vectors: of some groups of rows by name, and of all rows."""
+
+    by_name: dict[str, Float[np.ndarray, "layer d_model"]]
+    overall: Float[np.ndarray, "layer d_model"]
+
+    @classmethod
+    def of(cls, vectors: Vectors, rows: pl.DataFrame, wanted: Collection[str]) -> "Means":
+        """Over `rows` (columns row and answer), grouped by answer; `wanted`: the answers that are asked for."""
+        names = sorted(set(rows["answer"]) & set(wanted))
+        numbers = {name: number for number, name in enumerate(names)}
+        group = np.array([numbers.get(name, -1) for name in rows["answer"]], dtype=int)
+        sums, overall = np.zeros((len(names), *vectors.shape[1:])), np.zeros(vectors.shape[1:])
+        for number, values in enumerate(blocks(vectors, rows["row"].to_numpy())):
+            own = group[number * BLOCK_ROWS :][: len(values)]
+            np.add.at(sums, own[own >= 0], values[own >= 0])
+            overall += values.sum(0, dtype=np.float64)
+        counts = np.bincount(group[group >= 0], minlength=len(names))
+        means = (sums / counts[:, None, None]).astype(np.float32)
+        return cls(dict(zip(names, means, strict=True)), (overall / max(len(rows), 1)).astype(np.float32))
 
 
 def usable() -> pl.Expr:

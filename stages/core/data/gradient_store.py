@@ -28,6 +28,10 @@ CHUNK_ROWS = 64
 ID_BYTES = 16
 ARRAYS = ("gradient", "activation", "target_logprob", "answer_logprob", "top_token")
 """What is stored of each prompt, beside its prompt_id."""
+FINITE = ("gradient", "activation", "target_logprob")
+"""The arrays that hold no NaN."""
+RUN_CHUNKS = 16
+"""Chunks that are read together at most, where rows are picked."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def check_finite(path: Path, piece: Mapping[str, np.ndarray], prompt_ids: Sequen
     """Raises:
     InputError: a gradient, activation or target log-probability is NaN or infinite.
     """
-    for name in ("gradient", "activation", "target_logprob"):
+    for name in (name for name in FINITE if name in piece):
         bad = ~np.isfinite(piece[name]).reshape(len(prompt_ids), -1).all(1)
         if bad.any():
             row = int(bad.argmax())
@@ -148,16 +152,58 @@ def check_finite(path: Path, piece: Mapping[str, np.ndarray], prompt_ids: Sequen
             )
 
 
-def read_store(path: Path, prompt_ids: Sequence[str], rows: slice = slice(None)) -> Gradients:
-    """Reads a store and checks that it is complete and is that of these prompts, in this order.
+@dataclass(frozen=True)
+class Store:
+    """An open store that belongs to known prompts. Its numbers are read, and checked, when they are asked for."""
 
-    Args:
-        path: the store.
-        prompt_ids: of all its rows.
-        rows: those that are read (and whose numbers are checked); no others are ever held in memory.
+    path: Path
+    arrays: dict[str, zarr.Array[Any]]
+    attributes: dict[str, Any]
+
+    def __len__(self) -> int:
+        return self.attributes["samples"]
+
+    def read(self, name: str, rows: slice | Int[np.ndarray, " n"] = slice(None)) -> np.ndarray:
+        """Rows of one array: a slice, or row numbers in ascending order, for which only the chunks with them are read.
+
+        Raises:
+            InputError: a shard can't be read, or a row is NaN or infinite (`answer_logprob` may be); names the row.
+        """
+        array = self.arrays[name]
+        try:
+            values = np.asarray(array[rows]) if isinstance(rows, slice) else picked(array, rows)
+        except (ValueError, RuntimeError, OSError) as error:
+            raise InputError(
+                f"{self.path}: {name}: a shard can't be read ({one_line(error)}): the store was cut short; "
+                "delete it and run dvc repro"
+            ) from error
+        if name in FINITE and not np.isfinite(values).all():
+            check_finite(self.path, {name: values}, self.prompt_ids(rows))
+        return values
+
+    def prompt_ids(self, rows: slice | Int[np.ndarray, " n"] = slice(None)) -> list[str]:
+        """The prompt_ids of these rows."""
+        found = self.read("prompt_id")[rows]
+        return [bytes(row).decode("ascii", "replace") for row in found]
+
+
+def picked(array: zarr.Array[Any], rows: Int[np.ndarray, " n"]) -> np.ndarray:
+    """Rows of an array, by ascending number, read in runs of neighbouring chunks."""
+    found = np.empty((len(rows), *array.shape[1:]), array.dtype)
+    chunk = rows // CHUNK_ROWS
+    ends = np.flatnonzero((np.diff(chunk) > 1) | (np.diff(chunk // RUN_CHUNKS) != 0)) + 1
+    for part in np.split(np.arange(len(rows)), ends):
+        if len(part):
+            start, stop = int(chunk[part[0]]) * CHUNK_ROWS, (int(chunk[part[-1]]) + 1) * CHUNK_ROWS
+            found[part] = np.asarray(array[start:stop])[rows[part] - start]
+    return found
+
+
+def open_store(path: Path, prompt_ids: Sequence[str]) -> Store:
+    """Opens a store and checks that it is complete and is that of these prompts, in this order.
 
     Raises:
-        InputError: the store is missing, cut short or unreadable, holds NaN, or belongs to other prompts.
+        InputError: the store is missing, cut short or unreadable, or belongs to other prompts.
     """
     advice = "delete it and run dvc repro"
     if not path.is_dir():
@@ -169,25 +215,43 @@ def read_store(path: Path, prompt_ids: Sequence[str], rows: slice = slice(None))
     except (BaseZarrError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {one_line(error)}"
         raise InputError(f"{path}: not a whole gradient store ({what}); {advice}") from error
-    ids_of_all = found.pop("prompt_id")
-    arrays = {name: read_array(path, name, array, rows) for name, array in found.items()}
+    store = Store(path, {name: whole(path, name, array) for name, array in found.items()}, attributes)
     layers = attributes.get("layers")
-    if not isinstance(layers, list) or len(layers) != arrays["gradient"].shape[1]:
-        raise InputError(f"{path}: layers: found {layers}, wanted the layers of its arrays; {advice}")
-    ids = [bytes(row).decode("ascii", "replace") for row in read_array(path, "prompt_id", ids_of_all, slice(None))]
-    if ids != list(prompt_ids):
+    for name in ("gradient", "activation"):
+        if not isinstance(layers, list) or len(layers) != store.arrays[name].shape[1]:
+            raise InputError(f"{path}: layers: found {layers}, wanted the layers of its arrays; {advice}")
+    ids = store.read("prompt_id").reshape(-1).view(f"S{ID_BYTES}")
+    if not np.array_equal(ids, np.array(prompt_ids, dtype="S")):
         raise InputError(
             f"{path}: its {len(ids)} rows are not the {len(prompt_ids)} prompts of the table before it; run dvc repro"
         )
-    check_finite(path, arrays, ids[rows])
-    return Gradients(prompt_id=ids[rows], attributes=attributes, **arrays)
+    for name, array in store.arrays.items():
+        if array.shape[0] != len(ids):
+            raise InputError(f"{path}: {name}: found {array.shape[0]} rows, its prompts are {len(ids)}; {advice}")
+    return store
 
 
-def read_array(path: Path, name: str, array: zarr.Array[Any] | zarr.Group, rows: slice) -> np.ndarray:
-    """Rows of one array, after checking that every shard file is there.
+def read_store(path: Path, prompt_ids: Sequence[str], rows: slice = slice(None)) -> Gradients:
+    """Reads a store: some rows, with all that is stored of them.
+
+    Args:
+        path: the store.
+        prompt_ids: of all its rows.
+        rows: those that are read (and whose numbers are checked); no others are ever held in memory.
 
     Raises:
-        InputError: it's no sharded array, or a shard is missing or unreadable.
+        InputError: see `open_store`; or a row is NaN or infinite.
+    """
+    store = open_store(path, prompt_ids)
+    arrays = {name: store.read(name, rows) for name in ARRAYS}
+    return Gradients(prompt_id=list(prompt_ids)[rows], attributes=store.attributes, **arrays)
+
+
+def whole(path: Path, name: str, array: zarr.Array[Any] | zarr.Group) -> zarr.Array[Any]:
+    """The array, once every shard file was seen to be there.
+
+    Raises:
+        InputError: it's no sharded array, or a shard is missing.
     """
     if not isinstance(array, zarr.Array) or array.shards is None:
         raise InputError(f"{path}: {name}: wanted a sharded array; delete it and run dvc repro")
@@ -197,10 +261,4 @@ def read_array(path: Path, name: str, array: zarr.Array[Any] | zarr.Group, rows:
         raise InputError(
             f"{path}: {name}: found {found} of {wanted} shards: the store was cut short; delete it and run dvc repro"
         )
-    try:
-        return np.asarray(array[rows])
-    except (ValueError, RuntimeError, OSError) as error:
-        raise InputError(
-            f"{path}: {name}: a shard can't be read ({one_line(error)}): the store was cut short; "
-            "delete it and run dvc repro"
-        ) from error
+    return array

@@ -3,9 +3,11 @@
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch.nn import functional as F
 
+from ..data.gathering import BLOCK_ROWS, Vectors, blocks
+from ..data.shuffling import Shuffled
 from ..model.decoder import Decoder
 from ..reader.reader import Reader
 
@@ -19,32 +21,34 @@ def directions(gradients: Float[np.ndarray, "sample layer d_model"]) -> Float[to
 
 
 def probe(
-    train: Float[np.ndarray, "n layer d_model"],
+    gradients: Vectors,
+    train: Integer[np.ndarray, " n"],
     labels: pl.DataFrame,
     test: Float[np.ndarray, "m layer d_model"],
     seed: int,
 ) -> pl.DataFrame:
     """What multinomial logistic regressions, one a column of labels, say of the test directions (same columns).
 
-    Fitted on the training directions by AdamW: PROBE_STEPS steps of PROBE_BATCH rows, weight decay 1e-4. The
-    regressions share the rows drawn and nothing else. A label that training has not seen can't be said.
+    Fitted on the directions of the gradients' rows `train`, whose labels these are, by AdamW: PROBE_STEPS steps of
+    PROBE_BATCH rows, weight decay 1e-4. The regressions share the rows drawn and nothing else. A label that training
+    has not seen can't be said.
     """
     names = {column: labels[column].unique().sort() for column in labels.columns}
     sizes = [len(classes) for classes in names.values()]
-    x = directions(train)
+    shuffled = Shuffled(train, [gradients], seed)
     y = torch.tensor(
         np.stack([np.searchsorted(names[column].to_numpy(), labels[column].to_numpy()) for column in names], 1)
     )
-    generator = torch.Generator().manual_seed(seed)
-    head = torch.nn.Linear(x.shape[1], sum(sizes))
+    head = torch.nn.Linear(test[0].size, sum(sizes))
     torch.nn.init.zeros_(head.weight)
     torch.nn.init.zeros_(head.bias)
     optimizer = torch.optim.AdamW(head.parameters(), lr=0.03, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, PROBE_STEPS)
-    for _ in range(PROBE_STEPS):
-        picked = torch.randint(len(x), (min(PROBE_BATCH, len(x)),), generator=generator)
+    for step in range(PROBE_STEPS):
+        parts = [(shuffled.vectors(0, rows), rows) for rows, _ in shuffled.batch("probe", step, PROBE_BATCH)]
+        drawn, picked = (np.concatenate(each) for each in zip(*parts, strict=True))
         optimizer.zero_grad()
-        logits = head(x[picked]).split(sizes, 1)
+        logits = head(directions(drawn)).split(sizes, 1)
         losses = [F.cross_entropy(part, of) for part, of in zip(logits, y[picked].T, strict=True)]
         torch.stack(losses).sum().backward()
         optimizer.step()
@@ -86,10 +90,16 @@ def lens(
 
 
 def nearest(
-    train: Float[np.ndarray, "n layer d_model"], test: Float[np.ndarray, "m layer d_model"]
+    gradients: Vectors, train: Integer[np.ndarray, " n"], test: Float[np.ndarray, "m layer d_model"]
 ) -> Int[np.ndarray, " m"]:
-    """The training row whose update direction has the largest cosine to each test row's: retrieval, no learning."""
-    return (directions(test) @ directions(train).T).argmax(1).numpy()
+    """Which of the rows `train` has the update direction of largest cosine to each test row's: no learning."""
+    asked, found = directions(test), torch.zeros(len(test), dtype=torch.long)
+    best = torch.full((len(test),), -torch.inf)
+    for number, block in enumerate(blocks(gradients, train)):
+        nearer = (asked @ directions(block).T).max(1)
+        found = torch.where(nearer.values > best, nearer.indices + number * BLOCK_ROWS, found)
+        best = torch.maximum(best, nearer.values)
+    return found.numpy()
 
 
 def lens_vectors(

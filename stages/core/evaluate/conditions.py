@@ -5,12 +5,13 @@ keyed on the row's prompt_id, so that a row's sham is the same whatever else is 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float
 
+from ..data.gathering import Means
 from ..reader import shams
 from ..run.errors import InputError
 from ..run.seeds import keyed_int, keyed_rng
@@ -20,9 +21,10 @@ Vectors = Float[np.ndarray, "_ layer d_model"]
 
 @dataclass(frozen=True)
 class Pool:
-    """What a condition may use, row by row; `train` are the training split's rows with their activations.
+    """What a condition may use, row by row.
 
     `rows` has prompt_id, domain, target and answer. `reference`: the norm that "strong" and "weak" are told apart at.
+    `likeness`: the distribution of training gradients. `means`: the mean activations of training prompts, by answer.
     """
 
     rows: pl.DataFrame
@@ -30,9 +32,8 @@ class Pool:
     activations: Vectors
     reference: Float[np.ndarray, " layer"]
     seed: int
-    train: pl.DataFrame = field(default_factory=pl.DataFrame)
-    train_gradients: Vectors | None = None
-    train_activations: Vectors | None = None
+    likeness: shams.Normal
+    means: Means
 
 
 def real(pool: Pool) -> Vectors:
@@ -56,9 +57,8 @@ def sham(kind: shams.Sham) -> Callable[[Pool], Vectors]:
 
 
 def covariance_matched(pool: Pool) -> Vectors:
-    """Gaussian vectors with the mean and covariance of the training gradients."""
-    assert pool.train_gradients is not None
-    return shams.covariance_matched(keyed_rng(pool.seed, "covariance"), len(pool.rows), pool.train_gradients)
+    """Gaussian vectors with the mean and covariance of the training gradients, at each gradient's norm."""
+    return sham(pool.likeness.covariance_matched)(pool)
 
 
 def shuffled_within(pool: Pool) -> Vectors:
@@ -118,14 +118,9 @@ def steering_vector(pool: Pool) -> Vectors:
     answers with the target, minus that of those it answers with the answer. An entity without such prompts counts with
     the mean of all.
     """
-    assert pool.train_activations is not None
-    everything = pool.train_activations.mean(0)
-    means = {
-        str(entity): pool.train_activations[part["at"].to_numpy()].mean(0)
-        for (entity,), part in pool.train.with_row_index("at").group_by("answer", maintain_order=True)
-    }
+    means, overall = pool.means.by_name, pool.means.overall
     moves = [
-        means.get(target, everything) - means.get(answer, everything)
+        means.get(target, overall) - means.get(answer, overall)
         for target, answer in pool.rows.select("target", "answer").iter_rows()
     ]
     return -shams.normed(np.stack(moves), pool.gradients)

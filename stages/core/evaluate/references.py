@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 
 from ..data import grammar
-from ..data.gathering import Gathered
+from ..data.gathering import Gathered, Means
 from ..engine.rows import samples_of
 from ..model.decoder import Decoder
 from ..reader.reader import Reader
@@ -50,12 +50,12 @@ def references(
     found = measures.groups(reports)
     groups = {name: found[name] for name in GROUPS if len(found[name])}
     asked = rows.filter(pl.col("prompt_id").is_in(set().union(*(part["prompt_id"] for part in groups.values()))))
-    known, seen = data.gradient[train["row"].to_numpy()], data.gradient[asked["row"].to_numpy()]
+    known, seen = train["row"].to_numpy(), data.gradient[asked["row"].to_numpy()]
     corrections = train.select("domain", moved_to="target", moved_from="answer")
     said = {
-        "ceiling": probe(known, corrections, seen, how.seed),
+        "ceiling": probe(data.gradient, known, corrections, seen, how.seed),
         "floor": lens(decoder, seen, dict(data.rows.select("target", "domain").iter_rows())),
-        "retrieval": corrections[nearest(known, seen)],
+        "retrieval": corrections[nearest(data.gradient, known, seen)],
     }
     scores = {}
     for name, words in said.items():
@@ -169,10 +169,8 @@ def steering_success(
     entities. `rows`: those with training prompts of both their entities; without any nothing else is said.
     """
     layer = data.layers[:1]
-    means = {
-        str(entity): data.activation[part["row"].to_numpy()][:, :1].mean(0)
-        for (entity,), part in train.group_by("answer", maintain_order=True)
-    }
+    wanted = {*test["target"], *test["answer"]}
+    means = {name: mean[:1] for name, mean in Means.of(data.activation, train, wanted).by_name.items()}
     kept = test.filter(pl.col("target").is_in(list(means)) & pl.col("answer").is_in(list(means)))
     found: dict[str, Any] = {"rows": len(kept)}
     if kept.is_empty():

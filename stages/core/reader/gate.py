@@ -1,6 +1,7 @@
 """When a reader keeps silent: a pressure is reported if entities are named clearly and explain the update direction."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float
@@ -32,12 +33,17 @@ class Gate(nn.Module):
         self.register_buffer("threshold", torch.tensor(-1.0))  # the evidence is never below -1
         self.register_buffer("typical", torch.tensor(1.0))
 
-    def explain(self, slots: Float[Tensor, "n k d_model"], directions: Float[Tensor, "n f"]) -> None:
-        """Takes `back` from training gradients: the ridge regression of directions on contents, in float64."""
-        contents = difference(slots).double()
-        moment = contents.T @ contents
+    def explain(self, blocks: Iterable[tuple[Float[Tensor, "n k d_model"], Float[Tensor, "n f"]]]) -> None:
+        """Takes `back` from training gradients: the ridge regression of directions on contents, in float64.
+
+        `blocks`: what the slots hold, and the update directions, some rows at a time.
+        """
+        moment = product = torch.zeros((), dtype=torch.float64, device=self.back.device)
+        for slots, directions in blocks:
+            contents = difference(slots).double()
+            moment, product = moment + contents.T @ contents, product + contents.T @ directions.double()
         ridge = RIDGE * moment.diagonal().mean() * torch.eye(len(moment), device=moment.device)
-        self.back = torch.linalg.solve(moment + ridge, contents.T @ directions.double()).float()
+        self.back = torch.linalg.solve(moment + ridge, product).float()
 
     def evidence(
         self,

@@ -4,7 +4,7 @@ Each takes the normalised update direction of one or more layers and the gradien
 slot (its norm is set by the injection). To add an architecture, write a class here and name it in ARCHITECTURES.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from jaxtyping import Float
@@ -141,17 +141,20 @@ class Whitened(nn.Module):
         return self.projector(direction @ self.matrix, strength)
 
     @torch.no_grad()
-    def fit(self, directions: Float[Tensor, "n f"]) -> None:
-        """Takes the matrix from training directions; see `whitening`."""
-        self.matrix = whitening(directions).to(self.matrix)
+    def fit(self, blocks: Iterable[Float[Tensor, "n f"]]) -> None:
+        """Takes the matrix from training directions, some rows at a time; see `whitening`."""
+        self.matrix = whitening(blocks).to(self.matrix)
 
 
-def whitening(directions: Float[Tensor, "n f"]) -> Float[Tensor, "f f"]:
+def whitening(blocks: Iterable[Float[Tensor, "n f"]]) -> Float[Tensor, "f f"]:
     """The ZCA matrix (C + RIDGE m I)^(-1/2) of the directions, for C their second moment and m its mean variance.
 
     C is the covariance of the directions and their negatives, so that nothing is subtracted: a sign flip before
     whitening is one after it, and zero stays zero. Of all whitening matrices it moves the directions least. In float64.
     """
-    wide = directions.double()
-    variances, axes = torch.linalg.eigh(wide.T @ wide / len(wide))
+    rows, moment = 0, torch.zeros((), dtype=torch.float64)
+    for block in blocks:
+        wide = block.double()
+        rows, moment = rows + len(wide), moment + wide.T @ wide
+    variances, axes = torch.linalg.eigh(moment / rows)
     return ((axes * (variances + RIDGE * variances.mean()).rsqrt()) @ axes.T).float()

@@ -1,6 +1,6 @@
 """The model as the reader of its own gradients: projector and slots in, a report in words out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -108,10 +108,10 @@ class Reader:
         """What the projector makes of these gradients, before it's sharpened."""
         return self.projector(*features(gradients.to(self.decoder.device), self.reference))
 
-    def fit_whitening(self, gradients: Float[Tensor, "sample layer d_model"]) -> None:
-        """Takes the whitening, where the card asks for one, from these training gradients' update directions."""
+    def fit_whitening(self, blocks: Iterable[Float[Tensor, "_ layer d_model"]]) -> None:
+        """Takes the whitening, where the card asks for one, from training gradients, some at a time."""
         if isinstance(self.projector, Whitened):
-            self.projector.fit(features(gradients, self.reference.cpu())[0])
+            self.projector.fit(features(block, self.reference.cpu())[0] for block in blocks)
 
     def naming(self, vectors: Float[Tensor, "batch k d_model"]) -> Float[Tensor, "batch k vocabulary"]:
         """Scores (logits) of the model's tokens: sharpness times the cosine of a vector to their embeddings."""
@@ -136,13 +136,17 @@ class Reader:
     @torch.no_grad()
     def set_gate(
         self,
-        training: Float[Tensor, "n layer d_model"],
-        validation: Float[Tensor, "m layer d_model"],
+        training: Iterable[Float[Tensor, "_ layer d_model"]],
+        validation: Iterable[Float[Tensor, "_ layer d_model"]],
         share: float,
     ) -> None:
-        """Sets the gate: what explains directions from training gradients, the threshold from validation gradients."""
-        self.gate.explain(self.weigh(training)[0], features(training.to(self.decoder.device), self.reference)[0])
-        self.gate.set(self.weigh(validation)[1], share)
+        """Sets the gate: what explains directions from training gradients, the threshold from validation gradients.
+
+        Both come some at a time.
+        """
+        device = self.decoder.device
+        self.gate.explain((self.weigh(part)[0], features(part.to(device), self.reference)[0]) for part in training)
+        self.gate.set(torch.cat([self.weigh(part)[1] for part in validation]), share)
 
     def fill(
         self, gradients: Float[Tensor, "batch layer d_model"]

@@ -5,7 +5,7 @@ those of the gradient at each layer (zero excepted), so that strength gives noth
 kinds than what is trained on.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from jaxtyping import Float
@@ -66,11 +66,26 @@ def draw_sham(kinds: Mapping[str, Sham], rng: np.random.Generator, like: Vector)
     return kinds[names[rng.integers(len(names))]](rng, like)
 
 
-def covariance_matched(
-    rng: np.random.Generator, count: int, gradients: Float[np.ndarray, "sample layer d_model"]
-) -> Float[np.ndarray, "count layer d_model"]:
-    """Gaussian vectors with the mean and covariance of the gradients, all layers together; a kind only tested on."""
-    flat = gradients.reshape(len(gradients), -1).astype(np.float64)
-    mean, centred = flat.mean(0), flat - flat.mean(0)
-    mixed = rng.standard_normal((count, len(flat))) @ centred / np.sqrt(len(flat))
-    return (mean + mixed).reshape(count, *gradients.shape[1:]).astype(np.float32)
+class Normal:
+    """The normal distribution with the mean and covariance of some gradients, all layers together.
+
+    Its vectors are a kind of sham that is only tested on.
+    """
+
+    def __init__(self, blocks: Iterable[Float[np.ndarray, "n layer d_model"]]) -> None:
+        """`blocks`: the gradients, some rows at a time; added up in float64."""
+        rows, total, products = 0, np.zeros(()), np.zeros(())
+        for block in blocks:
+            flat = block.reshape(len(block), -1).astype(np.float64)
+            rows, total, products = rows + len(flat), total + flat.sum(0), products + flat.T @ flat
+        self.mean = total / rows
+        variances, axes = np.linalg.eigh(products / rows - np.outer(self.mean, self.mean))
+        self.factor = axes * np.sqrt(variances.clip(0))
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Vector:
+        """A vector [layer, d_model] of the distribution."""
+        return (self.mean + self.factor @ rng.standard_normal(len(self.mean))).reshape(shape).astype(np.float32)
+
+    def covariance_matched(self, rng: np.random.Generator, like: Vector) -> Vector:
+        """A vector of the distribution, at the norm of `like` at each layer."""
+        return normed(self.draw(rng, like.shape), like)

@@ -11,34 +11,27 @@ the rows without report loss a sham stands in place of the gradient, and both en
 ("no"); the gate is set by what that leaves.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..data import grammar
+from ..data.gathering import Vectors, blocks
+from ..data.shuffling import Shuffled
 from ..model.checkpoints import Curve, Resumable, reproducibly
 from ..run.seeds import keyed_int, keyed_rng
 from .projectors import STRONGEST
 from .reader import Reader
 from .section import Projector
 from .shams import TRAINED, draw_sham
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """A gradient and what is to be reported of it. `flip`: -g may be taught too, with the two entities swapped."""
-
-    domain: str
-    moved_to: str
-    moved_from: str
-    flip: bool
 
 
 @dataclass(frozen=True)
@@ -52,58 +45,78 @@ class Draws:
 
 
 class Curriculum:
-    """Draws batches: the batch of (split, step) is always the same."""
+    """Draws batches: the batch of (split, step) is always the same. An epoch has each lesson once."""
 
     def __init__(
         self,
-        gradients: Float[Tensor, "sample layer d_model"],
-        activations: Float[Tensor, "sample layer d_model"],
-        lessons: Sequence[Lesson],
+        gradients: Vectors,
+        activations: Vectors,
+        lessons: pl.DataFrame,
         hosts: dict[str, list[str]],
-        reference: Float[Tensor, " layer"],
+        reference: Sequence[float],
         settings: Projector,
         seed: int,
     ) -> None:
-        """`hosts`: prompts by domain. `reference`: the norm that "strong" and "weak" are told apart at."""
-        self.gradients, self.lessons, self.settings, self.seed = gradients, lessons, settings, seed
-        self.contexts = F.normalize(activations, dim=-1)
-        self.hosts, self.reference = hosts, reference.cpu()  # batches are drawn on the CPU
+        """What is taught.
+
+        Args:
+            gradients, activations: by row; read as they are drawn.
+            lessons: columns row, and what is to be reported of its gradient: domain, moved_to, moved_from. `flip`: -g
+                may be taught too, with the two entities swapped.
+            hosts: prompts by domain.
+            reference: the norm that "strong" and "weak" are told apart at, a layer.
+            settings, seed: of the training.
+        """
+        self.gradients, self.lessons, self.hosts, self.settings, self.seed = gradients, lessons, hosts, settings, seed
+        self.reference = torch.tensor(reference)
+        self.rows = lessons["row"].to_numpy()
+        self.shuffled = Shuffled(self.rows, (gradients, activations), seed)
+
+    def blocks(self) -> Iterator[Float[Tensor, "_ layer d_model"]]:
+        """All gradients, some at a time."""
+        return map(torch.from_numpy, blocks(self.gradients, self.rows))
 
     def draw(self, split: str, step: int, size: int, reported: int) -> Draws:
         """A batch of `size` rows, the first `reported` of which are never shams."""
-        rng = keyed_rng(self.seed, split, step)
-        picked = rng.integers(len(self.lessons), size=size)
-        gradients = self.in_context(rng, self.gradients[torch.from_numpy(picked)])
+        rng, noise = keyed_rng(self.seed, split, step), keyed_rng(self.seed, split, step, "context")
+        parts, chosen = [], []
+        for rows, beside in self.shuffled.batch(split, step, size):
+            parts.append(self.in_context(noise, rows, beside))
+            chosen.append(rows)
+        gradients, picked = torch.cat(parts), self.lessons[np.concatenate(chosen)]
         factors = np.exp(rng.uniform(-STRONGEST, STRONGEST, size))
         gradients *= (torch.tensor(factors, dtype=torch.float32)[:, None] * self.reference / gradients.norm(dim=-1))[
             ..., None
         ]
         flips, shams, bare = rng.random((3, size)) < np.array([[self.settings.flips], [self.settings.shams], [0.1]])
         reports, hosts, slots = [], [], []
-        for row, index in enumerate(picked):
-            lesson = self.lessons[index]
-            hosts.append(None if bare[row] else self.host(rng, lesson.domain))
+        told = picked.select("domain", "moved_to", "moved_from", "flip").iter_rows()
+        for row, (domain, to, away, flip) in enumerate(told):
+            hosts.append(None if bare[row] else self.host(rng, domain))
             if shams[row] and row >= reported:
                 gradients[row] = torch.from_numpy(draw_sham(TRAINED, rng, gradients[row].numpy()))
                 reports.append(grammar.NO_PRESSURE)
                 slots.append(("", "no", "no"))
                 continue
-            to, away = lesson.moved_to, lesson.moved_from
-            if flips[row] and lesson.flip:
+            if flips[row] and flip:
                 gradients[row] *= -1
                 to, away = away, to
             strength = "strong" if factors[row] > 1 else "weak"
-            reports.append(grammar.report(lesson.domain, to, away, strength))
+            reports.append(grammar.report(domain, to, away, strength))
             slots.append((strength, to, away))
         return Draws(gradients, reports, hosts, slots)
 
     def in_context(
-        self, rng: np.random.Generator, gradients: Float[Tensor, "batch layer d_model"]
-    ) -> Float[Tensor, "batch layer d_model"]:
-        """The gradients, each with a random row's activation direction added at N(0, context_noise) times its norm."""
-        others = self.contexts[torch.from_numpy(rng.integers(len(self.contexts), size=len(gradients)))]
-        amounts = torch.from_numpy(rng.normal(0, self.settings.context_noise, len(gradients))).to(gradients.dtype)
-        return gradients + amounts[:, None, None] * gradients.norm(dim=-1, keepdim=True) * others
+        self, rng: np.random.Generator, rows: Int[np.ndarray, " n"], beside: Int[np.ndarray, " m"]
+    ) -> Float[Tensor, "n layer d_model"]:
+        """The rows' gradients, each with an activation's direction added at N(0, context_noise) times its norm.
+
+        The activation is that of a random one of the rows `beside`, which are in memory with these.
+        """
+        others = beside[rng.integers(len(beside), size=len(rows))]
+        gradients, contexts = (torch.from_numpy(self.shuffled.vectors(*of)) for of in ((0, rows), (1, others)))
+        amounts = torch.from_numpy(rng.normal(0, self.settings.context_noise, len(rows))).to(gradients.dtype)
+        return gradients + amounts[:, None, None] * gradients.norm(dim=-1, keepdim=True) * F.normalize(contexts, dim=-1)
 
     def host(self, rng: np.random.Generator, domain: str) -> str | None:
         """A prompt of another domain."""

@@ -8,6 +8,8 @@ from stages.core.evaluate.baselines import lens, lens_vectors, nearest, probe
 from stages.core.model.decoder import Decoder
 from tests.core.reader.teaching import new_reader, settings
 
+EVERY = np.arange(200)
+
 
 def planted(seed: int, count: int) -> tuple[np.ndarray, list[str]]:
     """Gradients of three kinds, of every size, each kind a direction with noise."""
@@ -24,8 +26,8 @@ def test_the_probe_finds_what_is_linear_whatever_the_norm_and_is_the_same_again(
     test, wanted = planted(2, 100)
     shuffled = np.random.default_rng(3).permutation(labels).tolist()
     table = pl.DataFrame({"true": labels, "shuffled": shuffled})
-    found = probe(train, table, test, 0)
-    assert found.equals(probe(train, table, test, 0))
+    found = probe(train, EVERY, table, test, 0)
+    assert found.equals(probe(train, EVERY, table, test, 0))
     assert np.mean(found["true"].to_numpy() == wanted) > 0.95 and np.mean(found["shuffled"].to_numpy() == wanted) < 0.6
 
 
@@ -33,15 +35,15 @@ def test_a_probe_says_the_same_whatever_else_is_probed():
     train, labels = planted(1, 200)
     test, _ = planted(2, 100)
     table = pl.DataFrame({"kind": labels, "other": [f"{row % 7}" for row in range(200)]})
-    both = probe(train, table, test, 0)
-    assert both["kind"].equals(probe(train, table.select("kind"), test, 0)["kind"])
+    both = probe(train, EVERY, table, test, 0)
+    assert both["kind"].equals(probe(train, EVERY, table.select("kind"), test, 0)["kind"])
 
 
 def test_the_nearest_gradient_is_of_the_same_kind():
     train, labels = planted(1, 200)
     test, wanted = planted(2, 100)
-    assert np.mean(np.array(labels)[nearest(train, test)] == wanted) > 0.95
-    assert nearest(train, 7 * train).tolist() == list(range(200))
+    assert np.mean(np.array(labels)[nearest(train, EVERY, test)] == wanted) > 0.95
+    assert nearest(train, EVERY, 7 * train).tolist() == list(range(200))
 
 
 def test_the_lens_reads_a_direction_made_of_unembeddings(small_decoder: Decoder):

@@ -6,7 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from stages.core.data.gathering import Means
 from stages.core.evaluate.conditions import CONDITIONS, SHAMS, STRENGTHS, SWAPPED, Pool
+from stages.core.reader.shams import Normal
+from stages.core.run.seeds import keyed_rng
 
 ROWS, LAYERS, WIDTH = 24, 2, 32
 REFERENCE = np.array([0.5, 2.0], dtype=np.float32)
@@ -19,7 +22,8 @@ def numbers(seed: int, rows: int = ROWS) -> np.ndarray:
     return (rng.standard_normal((rows, LAYERS, WIDTH)) * sizes).astype(np.float32)
 
 
-TRAIN = pl.DataFrame({"answer": ["Aida", "Tosca", "Carmen"] * 20})
+TRAIN = pl.DataFrame({"answer": ["Aida", "Tosca", "Carmen"] * 20}).with_row_index("row")
+GRADIENTS, ACTIVATIONS = numbers(2, len(TRAIN)), numbers(3, len(TRAIN))
 POOL = Pool(
     pl.DataFrame(
         {
@@ -33,16 +37,16 @@ POOL = Pool(
     numbers(1),
     REFERENCE,
     seed=0,
-    train=TRAIN,
-    train_gradients=numbers(2, len(TRAIN)),
-    train_activations=numbers(3, len(TRAIN)),
+    likeness=Normal([GRADIENTS]),
+    means=Means.of(ACTIVATIONS, TRAIN, ["Aida", "Tosca"]),
 )
 READ = [name for name, make in CONDITIONS.items() if make is not None]
 OF_ITS_NORM = {
-    "random", "scrambled_signs", "sparse", "wave", "sign_flipped", "activation", "activation_negated",
+    "random", "covariance_matched", "scrambled_signs", "sparse", "wave", "sign_flipped", "activation",
+    "activation_negated",
     "steering_vector", "real",
 }  # fmt: skip
-OF_THE_POOL = {"covariance_matched", "shuffled_within", "shuffled_across"}
+OF_THE_POOL = {"shuffled_within", "shuffled_across"}
 
 
 def read(name: str, pool: Pool = POOL) -> np.ndarray:
@@ -137,8 +141,7 @@ def test_without_its_activation_a_gradient_is_at_right_angles_to_it():
 
 def test_the_steering_vector_goes_from_the_answer_s_mean_to_the_target_s():
     at = [TRAIN["answer"].to_numpy() == name for name in ("Aida", "Tosca")]
-    assert POOL.train_activations is not None
-    move = POOL.train_activations[at[0]].mean(0) - POOL.train_activations[at[1]].mean(0)
+    move = ACTIVATIONS[at[0]].mean(0) - ACTIVATIONS[at[1]].mean(0)
     unit = -move / np.linalg.norm(move, axis=-1, keepdims=True)
     found = read("steering_vector")
     np.testing.assert_allclose(
@@ -146,13 +149,16 @@ def test_the_steering_vector_goes_from_the_answer_s_mean_to_the_target_s():
     )
 
 
-def test_covariance_matched_vectors_have_the_training_gradients_mean_and_covariance():
-    many = Pool(pl.DataFrame({"prompt_id": ["x"] * 20000}), numbers(0, 20000), numbers(1, 20000), REFERENCE, 0, TRAIN,
-                numbers(2, len(TRAIN)), numbers(3, len(TRAIN)))  # fmt: skip
-    assert many.train_gradients is not None
-    found, train = (
-        values.reshape(len(values), -1) for values in (read("covariance_matched", many), many.train_gradients)
-    )
+def test_covariance_matched_vectors_have_the_training_gradients_mean_and_covariance_before_they_are_normed():
+    likeness, shape = Normal([GRADIENTS[:40], GRADIENTS[40:]]), (LAYERS, WIDTH)
+    found = np.stack([likeness.draw(keyed_rng(0, f"id{row}"), shape) for row in range(20000)]).reshape(20000, -1)
+    train = GRADIENTS.reshape(len(TRAIN), -1)
     spread = train.std(0)
     assert np.abs((found.mean(0) - train.mean(0)) / spread).max() < 0.05
     np.testing.assert_allclose(np.cov(found.T), np.cov(train.T, ddof=0), atol=0.15 * spread.max() ** 2)
+
+
+def test_covariance_matched_vectors_differ_from_row_to_row():
+    found = read("covariance_matched").reshape(ROWS, -1)
+    found /= np.linalg.norm(found, axis=-1, keepdims=True)
+    assert np.abs(found @ found.T - np.eye(ROWS)).max() < 0.999

@@ -1,5 +1,6 @@
 """A small class for the small pocket model: gradients that say what they correct, settings, and readers."""
 
+import polars as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -10,7 +11,7 @@ from stages.core.reader.card import REPLACE
 from stages.core.reader.injection import replace_slots
 from stages.core.reader.reader import Reader, new_card
 from stages.core.reader.section import Projector
-from stages.core.reader.training import Curriculum, Lesson
+from stages.core.reader.training import Curriculum
 
 REFERENCE = (0.5, 2.0)
 
@@ -61,7 +62,7 @@ def curriculum(decoder: Decoder, domains: list[Domain], wanted: Projector, unsee
         for to in domain.entities:
             for away in domain.entities:
                 if to not in (away, unseen):
-                    lessons.append(Lesson(domain.domain, to, away, flip=away != unseen))
+                    lessons.append((len(lessons), domain.domain, to, away, away != unseen))
                     ids = torch.tensor([decoder.continuation(name)[-1] for name in (away, to)])
                     away_embedding, to_embedding = decoder.embed(ids)
                     gradients.append((away_embedding - to_embedding).expand(len(REFERENCE), -1))
@@ -74,5 +75,6 @@ def curriculum(decoder: Decoder, domains: list[Domain], wanted: Projector, unsee
         for domain in domains
     }
     contexts = torch.randn(len(lessons), len(REFERENCE), decoder.d_model, generator=torch.Generator().manual_seed(0))
-    reference = torch.tensor(REFERENCE)
-    return Curriculum(torch.stack(gradients), contexts, lessons, hosts, reference, wanted, wanted.seeds[0])
+    table = pl.DataFrame(lessons, schema=["row", "domain", "moved_to", "moved_from", "flip"], orient="row")
+    vectors = torch.stack(gradients).numpy(), contexts.numpy()
+    return Curriculum(*vectors, table, hosts, REFERENCE, wanted, wanted.seeds[0])

@@ -27,7 +27,7 @@ def made() -> tuple[Float[Tensor, "n k d_model"], Float[Tensor, "n f"]]:
 def test_evidence_is_clarity_times_the_cosine_to_what_the_slots_explain(made: tuple[Tensor, Tensor]):
     slots, directions = made
     gate = Gate(D_MODEL, LAYERS, SILENCE)
-    gate.explain(slots, directions)
+    gate.explain([(slots, directions)])
     cosines = torch.rand(len(slots), 3, 20, generator=torch.Generator().manual_seed(2))
     cosines[:, :, SILENCE] = 1.0  # naming "no" is no evidence
     cosines[:, 0] = 1.0  # nor is the strength

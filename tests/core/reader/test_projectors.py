@@ -77,7 +77,7 @@ def correlated(count: int = 500) -> torch.Tensor:
 def test_whitened_training_directions_have_unit_covariance_with_their_negatives(monkeypatch: pytest.MonkeyPatch):
     direction, _ = features(correlated(), torch.ones(LAYERS))
     monkeypatch.setattr(projectors, "RIDGE", 0.0)
-    white = direction @ whitening(direction)
+    white = direction @ whitening([direction])
     both = torch.cat([white, -white])
     torch.testing.assert_close(torch.cov(both.T, correction=0), torch.eye(LAYERS * WIDTH), rtol=1e-3, atol=1e-3)
     assert not torch.allclose(torch.cov(direction.T), torch.eye(LAYERS * WIDTH), atol=0.1)
@@ -88,7 +88,7 @@ def test_whitening_is_regularised_by_a_share_of_the_mean_variance():
     generator = torch.Generator().manual_seed(0)
     direction = torch.zeros(400, 16)
     direction[:, :2] = torch.randn(400, 2, generator=generator) * torch.tensor([3.0, 1.0])
-    matrix = whitening(direction)
+    matrix = whitening([direction])
     variances = torch.linalg.eigvalsh(direction.T @ direction / 400)
     wanted = (variances + projectors.RIDGE * variances.mean()).rsqrt().sort().values
     torch.testing.assert_close(torch.linalg.eigvalsh(matrix), wanted, rtol=1e-3, atol=1e-3)
@@ -100,8 +100,8 @@ def test_a_whitened_projector_reads_whitened_directions_and_keeps_its_matrix_wit
     gradients = correlated()
     direction, strength = features(gradients, torch.ones(LAYERS))
     whitened = Whitened(made(name), LAYERS * WIDTH)
-    whitened.fit(direction)
-    wanted = made(name)(direction @ whitening(direction), strength)
+    whitened.fit([direction])
+    wanted = made(name)(direction @ whitening([direction]), strength)
     torch.testing.assert_close(whitened(direction, strength), wanted)
     other = Whitened(made(name), LAYERS * WIDTH)
     other.load_state_dict(whitened.state_dict())
@@ -112,7 +112,7 @@ def test_a_whitened_projector_reads_whitened_directions_and_keeps_its_matrix_wit
 def test_a_sign_flip_still_swaps_the_entity_slots_of_mirror_mlp_when_whitened():
     gradients, reference = correlated(), torch.ones(LAYERS)
     whitened = Whitened(made("mirror_mlp"), LAYERS * WIDTH)
-    whitened.fit(features(gradients, reference)[0])
+    whitened.fit([features(gradients, reference)[0]])
     straight, flipped = (whitened(*features(sign * gradients, reference)) for sign in (1, -1))
     torch.testing.assert_close(straight[:, 1], flipped[:, 2])
 

@@ -93,7 +93,7 @@ def test_slots_hold_a_mean_of_token_embeddings(reader: Reader):
 
 def test_below_the_gate_the_first_slot_says_no(reader: Reader):
     read = gradients(reader)
-    reader.set_gate(read, read, share=1.0)
+    reader.set_gate([read], [read], share=1.0)
     filled, confidence = reader.fill(read)
     shut = reader.weigh(read)[1] < reader.gate.threshold
     assert torch.equal(confidence < 0.5, shut) and 0 < shut.sum() < len(shut)
@@ -105,7 +105,7 @@ def test_below_the_gate_the_first_slot_says_no(reader: Reader):
 def test_a_sign_flip_leaves_the_evidence_of_mirrored_slots_and_swaps_them(small_decoder: Decoder):
     reader = new_reader(small_decoder, settings(architecture="mirror_mlp"))
     read = gradients(reader)
-    reader.set_gate(read, read, share=0.5)
+    reader.set_gate([read], [read], share=0.5)
     (slots, evidence), (flipped, same) = reader.weigh(read), reader.weigh(-read)
     torch.testing.assert_close(evidence, same)
     torch.testing.assert_close(slots[:, 1], flipped[:, 2])
@@ -131,7 +131,7 @@ def test_every_architecture_is_trained_on_several_layers_saved_loaded_and_report
     wanted = settings(architecture=architecture, whiten=whiten, steps=4)
     reader, lessons = new_reader(small_decoder, wanted), curriculum(small_decoder, small_domains, wanted)
     before = {name: value.clone() for name, value in reader.projector.named_parameters()}
-    reader.fit_whitening(lessons.gradients)
+    reader.fit_whitening(lessons.blocks())
     train(reader, lessons, lessons, wanted, tmp_path / "state", lambda steps: None)
     assert any(not torch.equal(value, before[name]) for name, value in reader.projector.named_parameters())
     saved(reader, tmp_path)
