@@ -33,7 +33,7 @@ class Gate(nn.Module):
         self.register_buffer("threshold", torch.tensor(-1.0))  # the evidence is never below -1
         self.register_buffer("typical", torch.tensor(1.0))
 
-    def explain(self, blocks: Iterable[tuple[Float[Tensor, "n k d_model"], Float[Tensor, "n f"]]]) -> None:
+    def explain(self, blocks: Iterable[tuple[Float[Tensor, "_ k d_model"], Float[Tensor, "_ f"]]]) -> None:
         """Takes `back` from training gradients: the ridge regression of directions on contents, in float64.
 
         `blocks`: what the slots hold, and the update directions, some rows at a time.

@@ -141,12 +141,12 @@ class Whitened(nn.Module):
         return self.projector(direction @ self.matrix, strength)
 
     @torch.no_grad()
-    def fit(self, blocks: Iterable[Float[Tensor, "n f"]]) -> None:
+    def fit(self, blocks: Iterable[Float[Tensor, "_ f"]]) -> None:
         """Takes the matrix from training directions, some rows at a time; see `whitening`."""
         self.matrix = whitening(blocks).to(self.matrix)
 
 
-def whitening(blocks: Iterable[Float[Tensor, "n f"]]) -> Float[Tensor, "f f"]:
+def whitening(blocks: Iterable[Float[Tensor, "_ f"]]) -> Float[Tensor, "f f"]:
     """The ZCA matrix (C + RIDGE m I)^(-1/2) of the directions, for C their second moment and m its mean variance.
 
     C is the covariance of the directions and their negatives, so that nothing is subtracted: a sign flip before

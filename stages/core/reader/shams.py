@@ -72,7 +72,7 @@ class Normal:
     Its vectors are a kind of sham that is only tested on.
     """
 
-    def __init__(self, blocks: Iterable[Float[np.ndarray, "n layer d_model"]]) -> None:
+    def __init__(self, blocks: Iterable[Float[np.ndarray, "_ layer d_model"]]) -> None:
         """`blocks`: the gradients, some rows at a time; added up in float64."""
         rows, total, products = 0, np.zeros(()), np.zeros(())
         for block in blocks:
