@@ -41,7 +41,8 @@ def token_budget(decoder: Decoder) -> int:
     """
     if decoder.device.type == "cuda":
         total = torch.cuda.get_device_properties(decoder.device).total_memory
-        held = sum(parameter.numel() * parameter.element_size() for parameter in decoder.model.parameters())
+        own = (each for each in decoder.model.parameters() if each.device == decoder.device)
+        held = sum(parameter.numel() * parameter.element_size() for parameter in own)
         width = max(getattr(decoder.config, "intermediate_size", 0) or 0, 4 * decoder.d_model)
         token = (2 * decoder.n_layers * decoder.d_model + 4 * width + 8 * decoder.d_model) * decoder.dtype.itemsize
         return max(1024, int(GPU_SHARE * (total - held) / token))

@@ -132,7 +132,7 @@ def measure(
         gradients = torch.autograd.grad(-logprob.sum(), [streams[layer] for layer in layers])
 
     def at_last(tensors: Sequence[Float[Tensor, "b position d_model"]]) -> Float32[np.ndarray, "b layer d_model"]:
-        return torch.stack([tensor.detach()[:, 0] for tensor in tensors], dim=1).float().cpu().numpy()
+        return torch.stack([tensor.detach()[:, 0].float().cpu() for tensor in tensors], dim=1).numpy()
 
     first = logits.detach()[suffix.first]
     answer_logprob = _answer_logprobs(decoder, batch, prefix, first, partition.detach()[suffix.first])

@@ -79,8 +79,7 @@ class Prefix:
     def select(self, rows: Int[Tensor, " selected"]) -> "Prefix":
         """Some of the rows."""
         twin = fork(self.cache)
-        if twin.layers:
-            twin.batch_select_indices(rows)
+        select_rows(twin, rows)
         return Prefix(twin, self.padding.select(rows))
 
 
@@ -188,6 +187,12 @@ def fork(cache: DynamicCache) -> DynamicCache:
     twin = copy.copy(cache)
     twin.layers = [copy.copy(layer) for layer in cache.layers]
     return twin
+
+
+def select_rows(cache: DynamicCache, rows: Shaped[Tensor, " _"]) -> None:
+    """Keeps some of a cache's rows, whichever devices its blocks are on."""
+    for layer, (keys, _) in zip(cache.layers, _pairs(cache), strict=True):
+        layer.batch_select_indices(rows.to(keys.device))
 
 
 _takes_padding: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()

@@ -96,6 +96,7 @@ class Replay:
     ) -> Bool[Tensor, "#b 1 slot key"] | Float[Tensor, "#b 1 slot key"]:
         """The recorded mask's view of the prefix for every slot, and for each slot itself alone."""
         count, length = slots.shape[1], self.prefix.padding.width
+        recorded = None if recorded is None else recorded.to(slots.device)
         own = torch.eye(count, dtype=torch.bool, device=slots.device)
         if recorded is None:
             seen = own.new_ones((1, 1, 1, length))

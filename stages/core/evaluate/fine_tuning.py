@@ -63,7 +63,7 @@ def activations(decoder: Decoder, sample: Sample, layers: Sequence[int]) -> Floa
     seen: dict[int, torch.Tensor] = {}
 
     def note(layer: int):
-        return lambda module, arguments, output: seen.__setitem__(layer, residual(output)[0, -1])
+        return lambda module, arguments, output: seen.__setitem__(layer, residual(output)[0, -1].float().cpu())
 
     handles = [decoder.blocks[layer].register_forward_hook(note(layer)) for layer in layers]
     try:
@@ -71,4 +71,4 @@ def activations(decoder: Decoder, sample: Sample, layers: Sequence[int]) -> Floa
     finally:
         for handle in handles:
             handle.remove()
-    return torch.stack([seen[layer] for layer in layers]).float().cpu().numpy()
+    return torch.stack([seen[layer] for layer in layers]).numpy()

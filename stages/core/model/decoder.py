@@ -4,10 +4,12 @@ The pieces (blocks, final norm, head) are found by role, not by name, and a shor
 the model: the last block's output, normed and given to the head, must be the model's own logits.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import (
@@ -22,6 +24,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.utils.logging import disable_progress_bar
 
 from ..run.errors import InputError
+from .device import DeviceMap
 from .supported import UNQUANTISED, quantised_by, refuse_unsupported
 
 PROBE_TOKENS = 3
@@ -40,7 +43,8 @@ class Decoder:
         n_layers, d_model: number of blocks, width of the residual stream.
         vocabulary: number of logits (may exceed the tokenizer's tokens: padding rows of the embedding).
         context_length: most tokens that the model takes, None where its config states no limit.
-        device: where token ids go in. dtype: of the parameters.
+        device: where token ids go in, and where what leaves the body, norm or head comes back to, wherever they are.
+        dtype: of the parameters.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
@@ -74,6 +78,7 @@ class Decoder:
         self.soft_cap: float | None = getattr(config, "final_logit_softcapping", None)
         self.logit_scale = 1.0
         self.norm: nn.Module = nn.Identity()
+        self._bring_back(self.body, self.head)
         self._probe()
 
     @classmethod
@@ -83,7 +88,7 @@ class Decoder:
         *,
         revision: str | None = None,
         dtype: torch.dtype = torch.float32,
-        device: torch.device | None = None,
+        place: Callable[[PreTrainedModel], torch.device | DeviceMap] | None = None,
     ) -> "Decoder":
         """Loads a model and its tokenizer from a local folder or from the Hub (safetensors only, no remote code).
 
@@ -91,10 +96,10 @@ class Decoder:
             source: a folder in Hugging Face format, or a Hub id.
             revision: the commit of a Hub id; not used for a folder.
             dtype: of the parameters.
-            device: where the model goes; None: the CPU.
+            place: where each part of the model goes, which is there without its weights yet; None: the CPU.
 
         Raises:
-            InputError: there is no model there that can be read, or it is of an unsupported kind; names which.
+            InputError: no model there can be read, or it is unsupported, or too large; names which.
         """
         disable_progress_bar()  # of transformers, which shows it even where stderr is no terminal
         folder = Path(source).is_dir()
@@ -102,18 +107,27 @@ class Decoder:
         try:
             # Before the weights are read: transformers opens some quantised models as if they were not (fp8, mxfp4),
             # and for others asks for a package first.
-            quantised = quantised_by(AutoConfig.from_pretrained(source, **options))
+            config = AutoConfig.from_pretrained(source, **options)
+            quantised = quantised_by(config)
+            where = None
+            if place is not None and not quantised:
+                with torch.device("meta"):
+                    where = place(AutoModelForCausalLM.from_config(config, dtype=dtype))
+            if isinstance(where, dict):
+                options["device_map"] = where
             tokenizer = None if quantised else AutoTokenizer.from_pretrained(source, **options)
             model = None
             if not quantised:
                 model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
+        except InputError as error:
+            raise InputError(f"model: {source}: {error}") from error
         except (OSError, ValueError, KeyError) as error:
             wanted = "a folder in Hugging Face format (config.json, *.safetensors, tokenizer)" if folder else "a Hub id"
             raise InputError(f"model: {source}: found no causal language model, wanted {wanted}: {error}") from error
         if model is None:
             raise InputError(f"model: {source}: found a quantised model ({quantised}), wanted {UNQUANTISED}")
-        if device is not None:
-            nn.Module.to(model, device)
+        if isinstance(where, torch.device):
+            nn.Module.to(model, where)
         return cls(model, tokenizer)
 
     @property
@@ -208,6 +222,11 @@ class Decoder:
             raise InputError(f"{self.name}: found no tokenizer, wanted one to read text")
         return self.tokenizer
 
+    def _bring_back(self, *modules: nn.Module) -> None:
+        """Has what these modules return moved to `device`, where the model is spread over several."""
+        for module in modules if len({parameter.device for parameter in self.model.parameters()}) > 1 else ():
+            module.register_forward_hook(lambda _module, _given, output: send_to_device(output, self.device))
+
     @torch.no_grad()
     def _probe(self) -> None:
         """Finds the final norm and checks that blocks, norm and head together give the model's logits."""
@@ -235,6 +254,7 @@ class Decoder:
         norms = [module for module, given, _ in calls if given is last]
         if norms:
             self.norm = norms[0]
+        self._bring_back(self.norm)
         if not _close(self.norm(last), output):
             raise InputError(
                 f"{self.name}: found {type(self.norm).__name__} behind the last block, and it does not give the body's "

@@ -14,7 +14,7 @@ from ..run.errors import InputError, explain
 from ..run.files import content_hash, read_json
 from ..run.params import Dtype
 from .decoder import Decoder
-from .device import best_device
+from .device import placement
 
 FOLDER = Path("data/model")
 DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -35,6 +35,10 @@ class ModelCard(BaseModel):
     vocabulary: int
     parameters: int
     versions: dict[str, str]
+
+    def weights(self) -> int:
+        """Bytes that the parameters take."""
+        return self.parameters * DTYPES[self.dtype].itemsize
 
 
 def card_of(decoder: Decoder, source: str, name: str, commit: str) -> ModelCard:
@@ -85,4 +89,4 @@ def open_model(folder: Path = FOLDER) -> tuple[Decoder, ModelCard]:
         raise InputError(
             f"{card.id}: its files are not those that {folder / 'model.json'} was made from; run dvc repro model"
         )
-    return Decoder.load(where, revision=card.commit, dtype=DTYPES[card.dtype], device=best_device()), card
+    return Decoder.load(where, revision=card.commit, dtype=DTYPES[card.dtype], place=placement), card

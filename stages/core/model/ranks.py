@@ -32,6 +32,8 @@ from ..run.errors import InputError
 from ..run.files import code
 from ..run.params import Section
 from . import packed
+from .device import fits_one_card
+from .opening import read_card
 
 PATIENCE = timedelta(days=7)
 """How long a rank waits for the slowest one."""
@@ -82,12 +84,13 @@ def launched(module: str, ranks: int | None = None) -> bool:
     """Starts this command as `ranks` processes (None: one a GPU) and waits for them; see `launch`.
 
     Returns:
-        Whether that was done. False where this process is to work itself: on one device, or as a rank.
+        Whether that was done. False where this process is to work itself: on one device, as a rank, or where it takes
+        all GPUs for one model.
     """
-    wanted = torch.cuda.device_count() if ranks is None else ranks
-    if wanted < 2 or "RANK" in os.environ:
+    ranks = torch.cuda.device_count() if ranks is None else ranks
+    if ranks < 2 or "RANK" in os.environ or not fits_one_card(read_card().weights()):
         return False
-    launch([sys.executable, "-m", module, *sys.argv[1:]], wanted)
+    launch([sys.executable, "-m", module, *sys.argv[1:]], ranks)
     return True
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..run.errors import InputError
@@ -35,9 +36,14 @@ def refuse_unsupported(model: PreTrainedModel) -> None:
     # What is offloaded is on "meta", unless it is tied to what is not: then only the map says so.
     mapped = {str(where) for where in (getattr(model, "hf_device_map", None) or {}).values()}
     placed = {str(parameter.device) for parameter in model.parameters()}
-    if len(mapped) > 1 or len(placed) > 1 or placed == {"meta"}:
+    moved_by_hand = len(placed) > 1 and len(mapped) < 2
+    if placed == {"meta"} or moved_by_hand or (len(mapped) > 1 and {"cpu", "disk"} & mapped):
         found = sorted(mapped) if len(mapped) > 1 else sorted(placed)
-        raise InputError(f"{name}: found device_map with parts on {', '.join(found)}, wanted all on one device")
+        raise InputError(
+            f"{name}: found device_map with parts on {', '.join(found)}, wanted all on one device or on GPUs alone"
+        )
+    if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+        raise InputError(f"{name}: found tensors cut in parts (tp_plan), wanted whole blocks on devices (device_map)")
     if getattr(model.config, "is_encoder_decoder", False):
         raise InputError(f"{name}: found an encoder-decoder, wanted a causal language model")
     dtypes = {parameter.dtype for parameter in model.parameters()}

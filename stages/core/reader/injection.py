@@ -119,7 +119,7 @@ def read_injected(
     def add(_module: nn.Module, _arguments: Any, output: Any) -> Any:
         stream = residual(output)
         size = how.scale * stream.float().norm(dim=-1, keepdim=True)
-        return with_residual(output, stream + (size * directions).to(stream.dtype))
+        return with_residual(output, stream + (size * directions.to(stream.device)).to(stream.dtype))
 
     handle = decoder.blocks[how.block].register_forward_hook(add)
     try:

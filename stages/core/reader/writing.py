@@ -44,5 +44,6 @@ def lay_right(cache: DynamicCache, lengths: Int[Tensor, " row"]) -> Padding:
         rows = torch.arange(len(lengths), device=lengths.device)[:, None]
         for layer in cache.layers:
             for name in ("keys", "values"):  # [row, head, token, width]
-                setattr(layer, name, getattr(layer, name).transpose(1, 2)[rows, origin].transpose(1, 2))
+                kept = getattr(layer, name).transpose(1, 2)
+                setattr(layer, name, kept[rows.to(kept.device), origin.to(kept.device)].transpose(1, 2))
     return Padding(width - 1, lengths - 1)
