@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+import stages
 from stages.core.data.tables import LABELS, read_table
 from stages.tools.dependencies import differences
 from tests.benchmarks.engine import OURS, report
@@ -183,6 +185,7 @@ def test_examples_in_python_run_in_a_finished_repository(
     page: str, tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tiny_pipeline)
+    monkeypatch.setitem(sys.modules, "gradaware", stages)  # as which this tree is installed
     found = blocks(page, "python")
     assert found
     for block in found:
