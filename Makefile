@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: env repro leave-one-out other-teacher sweep deps check test bench
+.PHONY: env repro leave-one-out other-teacher sweep real-step deps check test bench
 
 env: $(VENV)/.built
 
@@ -16,17 +16,23 @@ repro: deps
 	dvc repro
 	python -m stages.tools.record
 
-leave-one-out: env
-	python -m stages.tools.leave_one_out
+# Projectors trained under other settings, and real steps: stages/sweeps/dvc.yaml.
+leave-one-out: deps
+	dvc repro stages/sweeps/dvc.yaml:leave_one_out
+	python -m stages.tools.sweep_table leave_one_out
 	dvc repro report
 
-other-teacher: env
-	python -m stages.tools.other_teacher
+other-teacher: deps
+	dvc repro stages/sweeps/dvc.yaml:other_teacher
+	python -m stages.tools.sweep_table other_teacher
 	dvc repro report
 
-sweep: env
+sweep: deps
 	python -m stages.tools.sweep
 	dvc repro report
+
+real-step: deps
+	dvc repro stages/sweeps/dvc.yaml:real_step
 
 deps: env
 	python -m stages.tools.dependencies

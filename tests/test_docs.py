@@ -35,6 +35,8 @@ RUN_BY = {
     "make deps": IN_TWO_COMMANDS,
     "make leave-one-out": OTHERS,
     "make other-teacher": OTHERS,
+    "make real-step": OTHERS,
+    "dvc status stages/sweeps/dvc.yaml": f"{EXPERIMENTS}::stale",
     "dvc metrics show": OTHERS,
     "gradaware describe": "tests/tools/test_describe.py::test_the_documented_commands_run",
     "gradaware import-facts": IN_TWO_COMMANDS,
@@ -55,8 +57,8 @@ RUN_BY = {
     "python -m stages.<stage> --help": "tests/tools/test_help.py::test_help_shows_an_example",
     "torchrun --nnodes 2": CLUSTER,
     "dvc commit --force": CLUSTER,
-    "make sweep": f"{EXPERIMENTS}::test_sweeps_are_queued_run_once_and_shown_on_the_page",
-    "python -m stages.tools.sweep": f"{EXPERIMENTS}::test_sweeps_are_queued_run_once_and_shown_on_the_page",
+    "make sweep": f"{EXPERIMENTS}::test_sweeps_are_stages_run_once_and_shown_on_the_page",
+    "python -m stages.tools.sweep": f"{EXPERIMENTS}::test_sweeps_are_stages_run_once_and_shown_on_the_page",
     "dvc plots show data/real_step": "tests/tools/test_real_step_plot.py::plot",
     "dvc plots diff": f"{EXPERIMENTS}::test_params_can_be_set_and_results_compared",
     "dvc exp run": f"{EXPERIMENTS}::test_params_can_be_set_and_results_compared",
@@ -127,7 +129,7 @@ def test_a_table_becomes_a_row_of_the_report_in_two_commands(tiny_pipeline: Path
 def test_commands_that_no_other_test_runs(tiny_pipeline: Path, warm_python: Warm, tmp_path: Path):
     root = tiny.copied(tiny_pipeline, tmp_path / "repository")
     assert "decoupling.domain_accuracy" in tiny.command(root, "dvc", "metrics", "show").stdout
-    shutil.copy(tiny.ROOT / "Makefile", root)
+    tiny.declare_sweeps(root)
     tiny.command(root, "make", "-o", ".venv/.built", "leave-one-out", warm=warm_python)
     left = pl.read_csv(root / "data/sweep/leave_one_out.csv")
     assert left["name"].to_list() == list(tiny.DOMAINS) and left["domain_accuracy"].is_not_null().all()
@@ -140,6 +142,8 @@ def test_commands_that_no_other_test_runs(tiny_pipeline: Path, warm_python: Warm
     assert "Taught by the local teacher on the smallest step size alone" in page
     assert "on the labels of another teacher than the rest of this page" in page
     assert "on those of the other 1." in page and "Made with other settings" not in page
+    tiny.command(root, "make", "-o", ".venv/.built", "real-step", warm=warm_python)
+    assert json.loads((root / "data/real_step/metrics.json").read_text(encoding="utf-8"))["samples"] > 2
 
 
 def example(number: int) -> str:

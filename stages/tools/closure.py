@@ -27,6 +27,8 @@ BY_NAME = {
 }
 PUBLIC = Path(PACKAGE, "__init__.py")
 """The one __init__.py with content: it loads what people import, when asked for, and no stage asks for it."""
+SWEEPS = Path(PACKAGE, "sweeps")
+"""Holds another dvc.yaml and what it reads: for DVC, and read by no module."""
 DYNAMIC = {"import_module", "__import__", "find_spec", "spec_from_file_location", "run_module", "run_path"}
 QUOTED = re.compile(r"""["']([\w.-]+)["']""")
 
@@ -49,11 +51,13 @@ class Closure:
                 )
         self.assets: dict[str, list[Path]] = {}
         for path in files:
-            if path.suffix not in (".py", ".pyc"):
+            if path.suffix not in (".py", ".pyc") and path.parent != root / SWEEPS:
                 self.assets.setdefault(path.name, []).append(path)
 
     def files(self, stage: str, params: dict[str, Any]) -> list[str]:
-        """The files that `python -m stages.<stage>` imports and reads of the package, the stage's own first.
+        """The files of the package that `python -m stages.<stage>` imports and reads, the stage's own first.
+
+        `stage`: a module below the package, such as "labels" or "tools.real_step".
 
         Raises:
             InputError: there is no such module, or one in the closure imports by a computed name and isn't in BY_NAME.
@@ -68,7 +72,7 @@ class Closure:
                     found[asset] = None
                     waiting.append(asset)
         names = sorted(path.relative_to(self.root).as_posix() for path in found)
-        own = f"{PACKAGE}/{stage}.py"
+        own = f"{PACKAGE}/{stage.replace('.', '/')}.py"
         return [own, *(name for name in names if name != own)]
 
     def modules(self, start: str, params: dict[str, Any]) -> set[str]:
@@ -136,7 +140,8 @@ class Closure:
                 and any((a.asname or a.name) == name for a in node.names)
             ):
                 original = next(a.name for a in node.names if (a.asname or a.name) == name)
-                return self.fields(node.module, original)
+                above = module.split(".")[: -node.level] if node.level else []
+                return self.fields(".".join([*above, node.module]), original)
         raise InputError(
             f"{self.path(module).relative_to(self.root)}: class {name}: neither defined nor imported there"
         )

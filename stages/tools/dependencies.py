@@ -22,11 +22,12 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
+from ..core.run.errors import InputError
 from ..core.run.files import replacing
 from ..core.run.stage import errors_in_one_line
 from .closure import PACKAGE, Closure, filled
 
-PIPELINE, PARAMS = Path("dvc.yaml"), Path("params.yaml")
+PIPELINES, PARAMS = ("dvc.yaml", "stages/*/dvc.yaml"), Path("params.yaml")
 MODEL, POCKET = "data/model", "pocket"
 COMMAND = "python -m stages.tools.dependencies"
 BESIDE = {"api": "which says what may be spent: that decides whether a teacher is asked, and not what it answers"}
@@ -58,8 +59,9 @@ def wanted(stage: str, entry: dict[str, Any], closure: Closure, params: dict[str
         gathers, sections = [], [name for name in sections if name != "domains"]
     if not trained and (stage == "model" or MODEL in by_hand) and (closure.root / params["model"]["source"]).is_dir():
         by_hand.append(params["model"]["source"])
-    members = [path for pattern in gathers for path in filled(pattern, params)]
-    return {"deps": [*by_hand, *members, *code], "params": sections}
+    members = dict.fromkeys(path for pattern in gathers for path in filled(pattern, params))
+    found = {"deps": [*by_hand, *members, *code], "params": sections}
+    return {key: values for key, values in found.items() if values}
 
 
 def is_own_model(dep: str) -> bool:
@@ -90,24 +92,44 @@ def differences(root: Path, write: bool) -> list[str]:
     Raises:
         InputError: a stage has no script, or a closure can't be followed.
     """
-    reader = yaml()
-    pipeline = reader.load((root / PIPELINE).read_text(encoding="utf-8"))
     params = YAML(typ="safe").load((root / PARAMS).read_text(encoding="utf-8"))
     closure = Closure(root)
     found = []
-    for stage, entry in pipeline["stages"].items():
-        for key, values in wanted(stage, entry, closure, params).items():
-            present = list(entry.get(key) or [])
-            lines = [f"lacks {value}" for value in values if value not in present]
-            gone = [value for value in present if value not in values]
-            lines += [f"has {value}, {BESIDE.get(value, UNREAD)}" for value in gone]
-            if present != values:
-                found += [f"dvc.yaml: {stage}: {key}: {line}" for line in lines or ["are in another order"]]
-                entry[key] = replaced(entry.get(key), values)
-    if found and write:
-        with replacing(root / PIPELINE) as partial, partial.open("w", encoding="utf-8", newline="\n") as stream:
-            reader.dump(pipeline, stream)
+    for path in (path for pattern in PIPELINES for path in sorted(root.glob(pattern))):
+        reader = yaml()
+        pipeline = reader.load(path.read_text(encoding="utf-8"))
+        lines = [line for stage, entry in pipeline["stages"].items() for line in updated(stage, entry, closure, params)]
+        found += [f"{path.relative_to(root)}: {line}" for line in lines]
+        if lines and write:
+            with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as stream:
+                reader.dump(pipeline, stream)
     return found
+
+
+def updated(stage: str, entry: dict[str, Any], closure: Closure, params: dict[str, Any]) -> list[str]:
+    """Puts a stage's `deps` and `params` right; returns what was wrong with them, a line each."""
+    entry, found = entry.get("do", entry), []
+    for key, values in wanted(module_of(stage, entry), entry, closure, params).items():
+        present = list(entry.get(key) or [])
+        lines = [f"lacks {value}" for value in values if value not in present]
+        gone = [value for value in present if value not in values]
+        lines += [f"has {value}, {BESIDE.get(value, UNREAD)}" for value in gone]
+        if present != values:
+            found += [f"{stage}: {key}: {line}" for line in lines or ["are in another order"]]
+            entry[key] = replaced(entry.get(key), values)
+    return found
+
+
+def module_of(stage: str, entry: dict[str, Any]) -> str:
+    """The module below `stages` that the stage's command runs.
+
+    Raises:
+        InputError: the command runs none.
+    """
+    found = re.match(rf"python -m {PACKAGE}\.([\w.]+)", entry["cmd"])
+    if found is None:
+        raise InputError(f"dvc.yaml: {stage}: cmd: found {entry['cmd']!r}, wanted python -m {PACKAGE}.<stage>")
+    return found[1]
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
-"""Trains a projector on another teacher's labels: does it report what the gradient does, or what its teacher says?
+"""Trains a projector on another teacher's labels, and scores its reports by the known corrections.
 
-Reads what the stages labels, projector and evaluation read, data/labels/second, and params.yaml. Writes
-data/sweep/other_teacher.csv and names it under `report.sweeps` in params.yaml, so that the page shows it. Trains one
-projector (the first seed): a minute or two on two cores, so it's no stage but a target of its own (make other-teacher).
+Does a report say what the gradient does, or what its teacher said? A stage of stages/sweeps/dvc.yaml:
+`make other-teacher` runs it. Reads data/model/ and, of all domains, data/facts, data/prompts, data/gradients,
+data/virtual_step, data/labels and data/labels/second. Writes data/sweep/other_teacher/scores.json. Params: domains,
+labels, projector, evaluation. A GPU is used if there is one; the pocket model takes a minute or two on two cores.
 Resumes in training.
 
 The other teacher: with labels.backend local, the same reader of shifts, shown the smallest step size alone; with any
@@ -17,31 +18,31 @@ from typing import Any
 
 import polars as pl
 
-from .. import labels as labelling
 from ..core.data.gathering import Gathered, gather, taught
 from ..core.data.tables import LABELS, read_table
 from ..core.evaluate.cases import picked
+from ..core.evaluate.estimate import to_json
 from ..core.evaluate.measures import of_circularity
 from ..core.evaluate.scoring import summary
 from ..core.evaluate.section import Evaluation
 from ..core.labels.agreement import known
 from ..core.labels.section import Labels
-from ..core.model.opening import open_model
-from ..core.page.inputs import read_params
-from ..core.page.sweep import OTHER_TEACHER, Experiment, table_of
 from ..core.reader.reader import Reader
 from ..core.reader.section import Projector
 from ..core.run.errors import InputError
-from ..core.run.files import Scratch, content_hash
+from ..core.run.files import write_json
 from ..core.run.params import Domains, Section, read_sections
 from ..core.run.stage import parse, run
 from ..labellers import local
-from .leave_one_out import askable, reported, trained
-from .sweep import publish
+from ..labels import LABELLED, job_of
+from ..labels import Sections as OfLabels
+from .experiment import askable, reported, trained
+
+SCORES = Path("data/sweep/other_teacher/scores.json")
 
 
 class Sections(Section):
-    """What this tool reads of params.yaml, beside what a labelling job does."""
+    """What this stage reads of params.yaml."""
 
     domains: Domains
     labels: Labels
@@ -57,7 +58,7 @@ def other_labels(params: Sections) -> tuple[str, pl.DataFrame]:
     """
     if params.labels.backend == local.TEACHER:
         return "the local teacher on the smallest step size alone", pl.concat(map(smallest_step, params.domains))
-    paths = [labelling.LABELLED / "second" / f"{name}.parquet" for name in params.domains]
+    paths = [LABELLED / "second" / f"{name}.parquet" for name in params.domains]
     found = pl.concat(read_table(path, LABELS) for path in paths)
     if found.is_empty():
         raise InputError(
@@ -73,7 +74,7 @@ def smallest_step(domain: str) -> pl.DataFrame:
     Raises:
         InputError: there is only one step size.
     """
-    job = labelling.job_of(domain, read_sections(labelling.Sections))
+    job = job_of(domain, read_sections(OfLabels))
     sizes = job.shifts["step_size"].unique().sort()
     if len(sizes) < 2:
         raise InputError(
@@ -114,26 +115,20 @@ def scores_of(reader: Reader, data: Gathered, params: Sections) -> dict[str, dic
 
 
 def main() -> None:
-    """Trains on the other teacher's labels and scores on the known corrections."""
+    """Trains on the other teacher's labels and scores by the known corrections."""
     parse(__doc__, "tools.other_teacher", by_domain=False)
     params = read_sections(Sections)
     settings = params.projector.model_copy(update={"seeds": params.projector.seeds[:1]})
     teacher, labels = other_labels(params)
-    decoder, model = open_model()
     data = relabelled(gather(params.domains, settings.layers), labels)
-    lessons = replace(data, rows=data.rows.filter(~pl.col("domain").is_in(settings.held_out_domains)))
-    inputs = [content_hash(Path("data/gradients") / f"{name}.zarr") for name in params.domains]
-    scratch = Scratch(OTHER_TEACHER, params.model_dump_json(), model.model_dump_json(), labels.write_csv(), *inputs)
-    found = scores_of(trained(decoder, model, lessons, settings, scratch), data, params)
-    learnt = taught(lessons.rows, "train")
+    (reader,) = trained(data, settings)
+    found = scores_of(reader, data, params)
+    learnt = taught(data.rows.filter(~pl.col("domain").is_in(settings.held_out_domains)), "train")
     right = known(labels.join(learnt, on="prompt_id", how="semi"), data.rows)["target_accuracy"]
     group = f"Taught by {teacher}: {100 * right:.1f} % of {len(learnt)} training labels name the right target"
+    write_json(SCORES, {"group": group, "scores": to_json(found)})
     for name, scores in found.items():
-        print(f"{name}: {scores['target_accuracy'].value:.3f}", flush=True)
-    experiments = [Experiment(group, name, {}) for name in found]
-    measured = [{"decoupling": scores} for scores in found.values()]
-    publish(OTHER_TEACHER, table_of(experiments, measured, read_params(), settings.seeds))
-    scratch.clear()
+        print(f"{name}: {scores['target_accuracy'].value:.3f}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Compares the virtual step with a real one: an optimiser's step on the weights, in memory, a correction at a time.
 
-Reads data/model/ and data/prompts/*.parquet. Writes metrics.json and curve.csv to data/real_step/. A GPU is used if
-there is one; seconds with the pocket model. Memory: four times the weights.
+A stage of stages/sweeps/dvc.yaml: `make real-step` runs it. Reads data/model/ and, of all domains, data/prompts. Writes
+metrics.json and curve.csv to data/real_step/. Params: domains. A GPU is used if there is one; seconds with the pocket
+model. Memory: four times the weights.
 
 A real step lowers the loss by moving all weights against their gradient (SGD, or Adam's first step); a virtual one
 moves the residual stream at one place. Both shift the next-token distribution after the prompt. Of the tokens that the
@@ -13,7 +14,6 @@ finite-difference slope of the loss along the update direction beside -|g|.
   python -m stages.tools.real_step --samples 32
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,8 +33,9 @@ from ..core.model.decoder import Decoder, residual, with_residual
 from ..core.model.opening import open_model
 from ..core.run.errors import InputError
 from ..core.run.files import replacing, write_json
+from ..core.run.params import Domains, Section, read_sections
 from ..core.run.seeds import keyed_fraction
-from ..core.run.stage import progress, run
+from ..core.run.stage import parser, progress, run
 from ..core.steps.joint import gradients_and_steps
 
 FOLDER = Path("data/real_step")
@@ -53,6 +54,12 @@ NUDGE = 3e-3
 SCORES = ("correlation", "sign_agreement", "correlation_chance", "sign_agreement_chance")
 """Columns of the curve. Chance: what the virtual step of the next correction in the sample scores."""
 OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+
+
+class Sections(Section):
+    """What this stage reads of params.yaml."""
+
+    domains: Domains
 
 
 @dataclass(frozen=True)
@@ -255,19 +262,13 @@ def agreeing(curve: pl.DataFrame) -> dict[str, Any]:
 
 def main() -> None:
     """Compares both steps on a sample of all domains' corrections."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.tools.real_step",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--samples", type=int, default=32, help="corrections to take real steps on, 2 or more")
-    count = parser.parse_args().samples
-    tables = sorted(Path("data/prompts").glob("*.parquet"))
-    if not tables or count < 2:
-        raise InputError(
-            f"data/prompts: found {len(tables)} tables and --samples {count}, wanted a table and 2 samples"
-        )
-    prompts = choose([read_table(table, PROMPTS) for table in tables], count)
+    line = parser(__doc__, "tools.real_step")
+    line.add_argument("--samples", type=int, default=32, help="corrections to take real steps on, 2 or more")
+    count = line.parse_args().samples
+    if count < 2:
+        raise InputError(f"--samples: found {count}, wanted 2 or more")
+    domains = read_sections(Sections).domains
+    prompts = choose([read_table(Path("data/prompts") / f"{name}.parquet", PROMPTS) for name in domains], count)
     decoder, _ = open_model()
     with progress("real steps", len(prompts)) as advance, naming_prompts(prompts, "data/prompts"):
         curve, metrics = compare(decoder, samples_of(decoder, prompts), advance)

@@ -11,6 +11,8 @@ from dvc.repo import Repo
 from ..core.run.errors import InputError
 from .revision import flat
 
+PIPELINE = "dvc.yaml"
+"""What `dvc repro` runs; stages/sweeps/dvc.yaml has commands of its own."""
 ABSENT = ("deleted", "not in cache")
 """What DVC says of data that isn't here; that's nothing that an edit has changed."""
 
@@ -37,12 +39,12 @@ def plan(lock: dict[str, Any], params: dict[str, Any]) -> Plan:
     """
     try:
         with Repo(str(Path.cwd())) as repo:
-            order = [stage.addressing for stage in repo.index.stages]
+            stages = [stage for stage in repo.index.stages if stage.path_in_repo == PIPELINE]
+            order = [stage.addressing for stage in stages]
             graph = {
-                stage.addressing: [dep.addressing for dep in repo.index.graph.successors(stage)]
-                for stage in repo.index.stages
+                stage.addressing: [dep.addressing for dep in repo.index.graph.successors(stage)] for stage in stages
             }
-            status = repo.status()
+            status = repo.status(targets=[PIPELINE])
     except DvcException as error:
         raise InputError(f"{error}; see docs/sharing.md") from error
     direct: dict[str, list[str]] = {}

@@ -1,74 +1,48 @@
-r"""A sweep over layers, architectures and other settings of the projector with DVC's experiments: `make sweep`.
+r"""Trains and scores projectors over layers, architectures and other settings, and makes a table of them: `make sweep`.
 
-Each experiment trains the projector of one architecture on the gradients of some layers and evaluates it, with section
-`projector` as params.yaml has it; and once more for each `--set`, with that key set. Nothing before these two stages
-runs again, so the layers have to be among `gradients.layers`. Reads params.yaml, dvc.lock and what the experiments
-measured. Queues those that HEAD's experiments don't hold yet, runs the queue, and writes data/sweep/<name>.csv: one row
-an experiment, with intervals. Then names the table under `report.sweeps` in params.yaml, so that the page shows it.
-Needs a finished run whose dvc.lock is in git. On the pocket model an experiment takes a minute or two on two cores.
-Killed, it goes on where it stopped.
+Each experiment trains a projector of one architecture on the gradients of some layers and scores its reports, with
+section `projector` as params.yaml has it; and once more for each `--set`, with that key set. The layers have to be
+among `gradients.layers`. Reads params.yaml and the results of the experiments. Writes stages/sweeps/experiments.yaml,
+runs the stages that it declares and that aren't up to date (`dvc repro` of stages/sweeps/dvc.yaml), and writes
+data/sweep/<name>.csv: one row an experiment, with intervals. Then names the table under `report.sweeps` in params.yaml,
+so that the page shows it. Killed, it goes on with the experiments that are missing. On the pocket model an experiment
+takes a minute on two cores.
 
   python -m stages.tools.sweep --layers 1 2 2+3 --architectures linear mirror_mlp
   python -m stages.tools.sweep --name zoo --layers 2+3 --set whiten=true \
     "lora={rank: 4, alpha: 8, learning_rate: 0.003}" "injection={how: add, block: 1, at: slots, scale: 1.0}"
 """
 
-import argparse
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from ..core.evaluate.estimate import from_json
 from ..core.page.inputs import read_params
-from ..core.page.sweep import FOLDER, MADE_BY, PROJECTOR, Experiment, settings_of, table_of, words_of
+from ..core.page.sweep import MADE_BY, PROJECTOR, Experiment, words_of
 from ..core.reader.projectors import ARCHITECTURES
 from ..core.reader.section import Projector
 from ..core.run.errors import InputError, explain, one_line
-from ..core.run.files import replacing
+from ..core.run.files import read_json, replacing
 from ..core.run.params import Name
-from ..core.run.stage import run
-from . import params_file
-from .dependencies import differences
+from ..core.run.seeds import digest
+from ..core.run.stage import parser, run
+from .dependencies import differences, yaml
+from .experiment import FOLDER
+from .sweep_table import publish
 
-TARGET = "evaluation"
-METRICS = "data/evaluation/metrics.json"
+PIPELINE, EXPERIMENTS = Path("stages/sweeps/dvc.yaml"), Path("stages/sweeps/experiments.yaml")
 DEFAULT = ("scalar_affine", "linear", "mlp", "mirror_mlp")
 OWN = {"architecture": "--architectures", "layers": "--layers", "seeds": "--seeds"}
 """Keys of section `projector` that have an option of their own."""
 Changes = dict[str, Any]
-"""What an experiment sets of section `projector`."""
-
-
-def dvc(*arguments: str, shown: bool = False) -> str:
-    """The output of a DVC command, or nothing if it is `shown` on the terminal.
-
-    Raises:
-        InputError: it fails; with its last words.
-    """
-    command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(command, check=False, text=True, capture_output=not shown)
-    if done.returncode:
-        words = (done.stderr or "").strip().splitlines()
-        raise InputError(f"dvc {' '.join(arguments)}: exit {done.returncode}: {words[-1] if words else 'see above'}")
-    return done.stdout or ""
-
-
-def experiments() -> dict[str, dict[str, Any]]:
-    """HEAD's experiments by name, queued and failed ones among them, as `dvc exp show --json` tells them."""
-    baseline = json.loads(dvc("exp", "show", "--json"))[1]
-    found = {}
-    for experiment in baseline["experiments"] or []:
-        last = experiment["revs"][0]
-        found[last["name"] or experiment["name"]] = {"executor": experiment["executor"] or {}, "data": last["data"]}
-    return found
+"""Keys of section `projector` with the values that an experiment sets."""
 
 
 def variant(text: str, params: dict[str, Any]) -> Changes:
@@ -114,8 +88,8 @@ def in_words(key: str, value: Any, usual: Any) -> str:
 
 def grid(
     params: dict[str, Any], layers: list[list[int]], architectures: list[str], seeds: list[int], sets: list[str]
-) -> dict[str, Experiment]:
-    """The experiments by DVC's name for them. It holds all that they depend on, so that none is taken for another.
+) -> dict[str, tuple[Experiment, Changes]]:
+    """The experiments by stage name, each with all that it sets. Experiments that set the same have the same name.
 
     Raises:
         InputError: a layer has no gradients, an architecture isn't known, or one of `sets` can't be.
@@ -127,73 +101,34 @@ def grid(
         )
     if unknown := [name for name in architectures if name not in ARCHITECTURES]:
         raise InputError(f"--architectures: found {', '.join(unknown)}, wanted some of {', '.join(ARCHITECTURES)}")
-    projector = params["projector"]
     variants: list[Changes] = [{}, *(variant(text, params) for text in sets)]
-    usual = {key: projector[key] for one in variants for key in one}
+    usual = {key: params["projector"][key] for one in variants for key in one}
     found = {}
     for some in layers:
         group = f"Layers {' and '.join(map(str, some))} together" if len(some) > 1 else f"Layer {some[0]}"
         for architecture in architectures:
             for one in variants:
-                changes = {"architecture": architecture, "layers": some, **usual, **one}
-                everything = params | {"projector": projector | changes}
+                own = {"architecture": architecture, "layers": some}
                 name = ", ".join([architecture, *(in_words(key, value, usual[key]) for key, value in one.items())])
-                parts = ["sweep", architecture, *map(str, some), *one, "seed", *map(str, seeds)]
-                found["-".join([*parts, settings_of(everything, ())[:8]])] = Experiment(group, name, changes)
+                changes = {**own, "seeds": seeds, **one}
+                key = digest(json.dumps(changes, sort_keys=True))[:8]
+                stage = "-".join([architecture, *map(str, some), *one, key])
+                found[stage] = Experiment(group, name, {**own, **usual, **one}), changes
     return found
 
 
-def overrides(changes: Changes) -> list[str]:
-    """`-S` and the change, for each of them: JSON, except that Hydra, which reads it, wants keys without quotes."""
-    texts = {key: json.dumps(value, separators=(",", ":"), ensure_ascii=False) for key, value in changes.items()}
-    bare = {key: re.sub(r'"(\w+)":', r"\1:", text) for key, text in texts.items()}
-    return [part for key, text in bare.items() for part in ("-S", f"projector.{key}={text}")]
-
-
-def queue(wanted: dict[str, Experiment], seeds: list[int]) -> int:
-    """Queues what is neither there nor queued; returns how many.
-
-    Raises:
-        InputError: one of them failed before.
-    """
-    there = experiments()
-    if failed := [name for name in wanted if there.get(name, {}).get("executor", {}).get("state") == "failed"]:
-        raise InputError(
-            f"{failed[0]}: failed; see why: dvc queue logs {failed[0]}; then: dvc queue remove {' '.join(failed)}"
-        )
-    missing = [name for name in wanted if name not in there]
-    for name in missing:
-        dvc("exp", "run", "--queue", "--name", name, *overrides(wanted[name].changes | {"seeds": seeds}), TARGET)
-    return len(missing)
-
-
-def measured(wanted: dict[str, Experiment]) -> list[dict[str, Any]]:
-    """The groups of estimates in metrics.json of each experiment.
-
-    Raises:
-        InputError: one has none.
-    """
-    there, found = experiments(), []
-    for name in wanted:
-        data = there.get(name, {}).get("data") or {}
-        metrics = data.get("metrics", {}).get(METRICS, {}).get("data")
-        if not metrics:
-            raise InputError(f"{name}: no {METRICS}: it failed or was stopped; see why: dvc queue logs {name}")
-        found.append(from_json(metrics))
-    return found
-
-
-def publish(name: str, table: pl.DataFrame) -> None:
-    """Writes data/sweep/<name>.csv and names it in params.yaml, and with that in dvc.yaml."""
-    path = FOLDER / f"{name}.csv"
-    with replacing(path) as partial:
-        table.write_csv(partial)
-    text = params_file.read()
-    shown = list(params_file.content(text)["report"]["sweeps"])
-    if name not in shown:
-        params_file.write(params_file.edited(text, {"report.sweeps": [*shown, name]}))
-    differences(Path.cwd(), write=True)
-    print(f"{path}: {len(table)} experiments; commit it; dvc repro report shows it on the page")
+def declare(name: str, wanted: dict[str, Changes]) -> None:
+    """Writes the experiments of table `name` to EXPERIMENTS, beside those of other tables."""
+    reader = yaml()
+    content = reader.load(EXPERIMENTS.read_text(encoding="utf-8"))
+    content["tables"][name] = list(wanted)
+    texts = {stage: json.dumps(changes, separators=(",", ":")) for stage, changes in wanted.items()}
+    needed = {stage for stages in content["tables"].values() for stage in stages}
+    content["experiments"] = {
+        stage: text for stage, text in {**content["experiments"], **texts}.items() if stage in needed
+    }
+    with replacing(EXPERIMENTS) as partial, partial.open("w", encoding="utf-8", newline="\n") as stream:
+        reader.dump(content, stream)
 
 
 def table_name(text: str) -> str:
@@ -213,18 +148,16 @@ def table_name(text: str) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the sweep and writes its table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.tools.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
+    line = parser(__doc__, "tools.sweep")
+    line.add_argument(
         "--layers",
         type=lambda text: [int(layer) for layer in text.split("+")],
         nargs="+",
         help="such as 1 2 2+3; default: each of gradients.layers, and projector.layers if they are several",
     )
-    parser.add_argument("--architectures", nargs="+", default=list(DEFAULT), help=f"default: {' '.join(DEFAULT)}")
-    parser.add_argument("--seeds", type=int, nargs="+", help="default: the first of projector.seeds")
-    parser.add_argument(
+    line.add_argument("--architectures", nargs="+", default=list(DEFAULT), help=f"default: {' '.join(DEFAULT)}")
+    line.add_argument("--seeds", type=int, nargs="+", help="default: the first of projector.seeds")
+    line.add_argument(
         "--set",
         nargs="+",
         action="extend",
@@ -232,18 +165,18 @@ def main(arguments: list[str] | None = None) -> None:
         metavar="KEY=VALUE",
         help="keys of section projector, the values YAML; each is tried by itself, beside params.yaml's own",
     )
-    parser.add_argument("--name", default=PROJECTOR, help="of the table, data/sweep/<name>.csv; default: projector")
-    parser.add_argument("--jobs", type=int, default=1, help="experiments at once")
-    options = parser.parse_args(arguments)
+    line.add_argument("--name", default=PROJECTOR, help="of the table, data/sweep/<name>.csv; default: projector")
+    options = line.parse_args(arguments)
     name, params = table_name(options.name), read_params()
     own, seeds = params["projector"]["layers"], options.seeds or params["projector"]["seeds"][:1]
     layers = options.layers or [*([layer] for layer in params["gradients"]["layers"]), *([own] if len(own) > 1 else [])]
     wanted = grid(params, layers, options.architectures, seeds, options.set)
-    if subprocess.run(["git", "ls-files", "--error-unmatch", "dvc.lock"], capture_output=True, check=False).returncode:
-        raise InputError("dvc.lock: not in git: experiments start from a commit; run dvc repro and commit dvc.lock")
-    print(f"{len(wanted)} experiments, {queue(wanted, seeds)} of them to be queued", flush=True)
-    dvc("exp", "run", "--run-all", "--jobs", str(options.jobs), shown=True)
-    publish(name, table_of(list(wanted.values()), measured(wanted), params, seeds))
+    declare(name, {stage: changes for stage, (_, changes) in wanted.items()})
+    differences(Path.cwd(), write=True)
+    targets = [f"{PIPELINE}:experiment@{stage}" for stage in wanted]
+    if subprocess.run([sys.executable, "-m", "dvc", "repro", *targets], check=False).returncode:
+        raise InputError("an experiment failed, for the reason above; the same command goes on where it stopped")
+    publish(name, [(one, from_json(read_json(FOLDER / f"{stage}.json"))) for stage, (one, _) in wanted.items()], seeds)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,21 @@
-"""DVC's experiments work here: params are set, queued, shown, plots compared; and the sweep that is made of them."""
+"""DVC's experiments work here: params are set and plots compared; and the sweeps, which are stages of their own."""
 
 import csv
 import json
 import re
-import shlex
-import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
+from stages.core.evaluate.estimate import from_json
+from stages.core.page.inputs import METRICS
 from stages.tools import params_file
-from stages.tools.sweep import METRICS, grid, in_words, table_name
+from stages.tools.experiment import FOLDER
+from stages.tools.sweep import grid, in_words, table_name
 from tests.pipeline import tiny
 from tests.pipeline.hermetic import faults
 from tests.pipeline.warm import Warm
@@ -25,18 +27,23 @@ ZOO = (
     "--name", "zoo", "--architectures", "linear", "--set", "whiten=true",
     "lora={rank: 2, alpha: 4, learning_rate: 0.003}", "injection={how: add, block: 0, at: slots, scale: 1.0}",
 )  # fmt: skip
+SWEEPS = "stages/sweeps/dvc.yaml"
 
 
 def ran(text: str) -> list[str]:
     return re.findall(r"^Running stage '(.*)':$", text, re.MULTILINE)
 
 
-def sweep(root: Path, python: Warm, *options: str) -> str:
-    """Runs a sweep; returns its output. Not through a pipe: DVC's worker would hold it open until it feels idle."""
-    log = root.parent / "sweep.log"
-    line = shlex.join([sys.executable, "-m", "stages.tools.sweep", "--layers", "1", *options])
-    tiny.command(root, "sh", "-c", f"{line} > {log} 2>&1 || (tail {log}; false)", warm=python)
-    return log.read_text(encoding="utf-8")
+def sweep(root: Path, python: Warm, *options: str) -> list[str]:
+    """Runs a sweep; returns the stages that it ran."""
+    arguments = ("python", "-m", "stages.tools.sweep", "--layers", "1", *options)
+    return ran(tiny.command(root, *arguments, warm=python).stdout)
+
+
+def stale(root: Path) -> set[str]:
+    """The stages of SWEEPS that are not up to date, without its path."""
+    said = json.loads(tiny.command(root, "dvc", "status", SWEEPS, "--json").stdout)
+    return {name.partition(":")[2] for name in said}
 
 
 def rows_in(root: Path, name: str) -> list[dict[str, str]]:
@@ -51,34 +58,43 @@ def shown(root: Path) -> dict[str, dict[str, Any]]:
     return {
         name: {
             "projector": data["params"]["params.yaml"]["data"]["projector"],
-            "metrics": data["metrics"][METRICS]["data"],
+            "metrics": data["metrics"][METRICS.as_posix()]["data"],
         }
         for name, data in found.items()
     }
 
 
-def test_sweeps_are_queued_run_once_and_shown_on_the_page(tiny_pipeline: Path, warm_python: Warm, tmp_path: Path):
-    root = tiny.copied(tiny_pipeline, tmp_path / "repository")
-    said = sweep(root, warm_python, *SWEEP)
-    assert "2 experiments, 2 of them to be queued" in said
-    assert set(ran(said)) == {"projector", "evaluation"}  # and nothing that comes before them
+@pytest.fixture(scope="module")
+def swept(tiny_pipeline: Path, warm_python: Warm, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished tiny pipeline with the first sweep run. Read only."""
+    root = tiny.copied(tiny_pipeline, tmp_path_factory.mktemp("swept") / "repository")
+    tiny.declare_sweeps(root)
+    names = sweep(root, warm_python, *SWEEP)
+    assert [name.partition("@")[0] for name in names] == [f"{SWEEPS}:experiment"] * 2  # and nothing before them
+    return root
+
+
+def test_sweeps_are_stages_run_once_and_shown_on_the_page(swept: Path, warm_python: Warm, tmp_path: Path):
+    root = tiny.copied(swept, tmp_path / "repository")
     assert [(row["group"], row["name"]) for row in rows_in(root, "projector")] == [
         ("Layer 1", "linear"),
         ("Layer 1", "mirror_mlp"),
     ]
     # Of another sweep, what the first has run is not run again.
-    assert "4 experiments, 3 of them to be queued" in sweep(root, warm_python, *ZOO)
+    assert len(sweep(root, warm_python, *ZOO)) == 3
     zoo = rows_in(root, "zoo")
     added = "LoRA on the verbaliser (rank 2, alpha 4, learning rate 0.003)", "injection (how add, block 0)"
     assert [row["name"] for row in zoo] == ["linear", *(f"linear, {words}" for words in ("whiten", *added))]
     # Each row's numbers are those of the experiment that has its settings.
-    found = list(shown(root).values())
+    declared = YAML(typ="safe").load((root / "stages/sweeps/experiments.yaml").read_text(encoding="utf-8"))
+    found = {name: json.loads(text) for name, text in declared["experiments"].items()}
     assert len(found) == 5
     for row in (*rows_in(root, "projector"), *zoo):
         usual = {"whiten": False, "lora": None, "injection": {**ADD, "how": "replace", "block": None}}
-        wanted = usual | json.loads(row["changes"])
-        (one,) = [one for one in found if {key: one["projector"][key] for key in wanted} == wanted]
-        assert float(row["domain_accuracy"]) == one["metrics"]["decoupling"]["domain_accuracy"]["value"]
+        wanted = usual | json.loads(row["changes"]) | {"seeds": [0]}
+        (name,) = [name for name, changes in found.items() if usual | changes == wanted]
+        measured = json.loads((root / FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+        assert float(row["domain_accuracy"]) == measured["decoupling"]["domain_accuracy"]["value"]
         assert row["domain_accuracy_low"] == ""  # of so few entities there is no interval
     assert json.loads(zoo[2]["changes"])["lora"] == LORA and json.loads(zoo[3]["changes"])["injection"] == ADD
     # The page shows them, and its stage reads the tables by declaration.
@@ -90,7 +106,48 @@ def test_sweeps_are_queued_run_once_and_shown_on_the_page(tiny_pipeline: Path, w
     assert "that differ in architecture and layers" not in page  # there is one layer
     assert "that differ in whiten, LoRA on the verbaliser and injection," in page
     assert not faults(root, "report", warm_python, tmp_path / "hermetic")
-    assert "2 experiments, 0 of them to be queued" in sweep(root, warm_python, *SWEEP)
+    assert not sweep(root, warm_python, *SWEEP)
+    # An experiment that no table has any more is declared no longer.
+    sweep(root, warm_python, *ZOO[:4])
+    declared = YAML(typ="safe").load((root / "stages/sweeps/experiments.yaml").read_text(encoding="utf-8"))
+    assert len(declared["experiments"]) == 2 and set(declared["tables"]) == {"projector", "zoo"}
+
+
+def test_an_experiment_with_the_usual_settings_scores_as_the_evaluation_does(swept: Path):
+    (path,) = (swept / FOLDER).glob("mirror_mlp-*.json")
+    evaluated = from_json(json.loads((swept / METRICS).read_text(encoding="utf-8")))
+    for group, numbers in from_json(json.loads(path.read_text(encoding="utf-8"))).items():
+        found = {name: replace(evaluated[group][name], chance=None, spoken=None) for name in numbers}
+        assert len(numbers) > 5 and found == {name: replace(one, spoken=None) for name, one in numbers.items()}, group
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        ("nothing", set()),
+        ("stages/core/page/page.css", set()),
+        ("stages/core/evaluate/options.py", set()),
+        ("stages/core/reader/training.py", {"experiment@linear", "experiment@mirror_mlp"}),
+        ("projector.steps", {"experiment@linear", "experiment@mirror_mlp"}),
+        ("data/labels/music.parquet", {"experiment@linear", "experiment@mirror_mlp"}),
+    ],
+)
+def test_an_experiment_is_stale_when_what_it_used_is_edited_and_plain_repro_runs_none(
+    edit: str, expected: set[str], swept: Path, warm_python: Warm, tmp_path: Path
+):
+    root = tiny.copied(swept, tmp_path / "repository")
+    path = root / edit
+    if edit == "projector.steps":
+        tiny.edit_params(root, projector__steps=4)
+    elif path.suffix == ".parquet":
+        content = path.read_bytes()
+        path.unlink()  # a link into the cache
+        path.write_bytes(content + b"x")
+    elif path.is_file():
+        path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    found = {re.sub("-.*", "", name) for name in stale(root) if name.startswith("experiment@")}
+    assert found == expected
+    assert not [name for name in ran(tiny.reproduce(root, warm_python, "--dry").stdout) if SWEEPS in name]
 
 
 def test_params_can_be_set_and_results_compared(tiny_pipeline: Path, warm_python: Warm, tmp_path: Path):
@@ -149,20 +206,18 @@ def names(params: dict[str, Any], seed: int = 0, sets: Sequence[str] = ()) -> se
     return {*grid(params, [[1], [0, 1]], ["mlp", "linear"], [seed], list(sets))}
 
 
-def test_an_experiment_s_name_holds_what_it_depends_on(params: dict[str, Any]):
+def test_an_experiment_s_name_holds_what_it_sets(params: dict[str, Any]):
     before = names(params)
     assert len(before) == 4 and not before & names(params, seed=1)
     assert before < names(params, sets=["whiten=true", "width=8"])  # whatever stands beside them
-    params["projector"] |= {"layers": [0], "architecture": "linear", "seeds": [0, 1]}
-    assert names(params) == before  # what is swept is not in the name twice
-    params["projector"]["width"] = 5
-    assert not before & names(params)
+    params["projector"] |= {"layers": [0], "architecture": "linear", "seeds": [0, 1], "width": 5}
+    assert names(params) == before  # what params.yaml has is a dependency of the stage
 
 
 def test_an_experiment_says_what_it_has_of_all_that_differs(params: dict[str, Any]):
     found = grid(params, [[0, 1]], ["mlp"], [0], ["whiten=true", "width=8"])
     usual = {"architecture": "mlp", "layers": [0, 1], "whiten": False, "width": 4}
-    assert [(one.group, one.name, one.changes) for one in found.values()] == [
+    assert [(one.group, one.name, one.changes) for one, _ in found.values()] == [
         ("Layers 0 and 1 together", "mlp", usual),
         ("Layers 0 and 1 together", "mlp, whiten", usual | {"whiten": True}),
         ("Layers 0 and 1 together", "mlp, width 8", usual | {"width": 8}),

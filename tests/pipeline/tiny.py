@@ -104,7 +104,7 @@ def make_repository(root: Path, domains: Sequence[str] = DOMAINS) -> None:
     for name in SOURCES:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__", "sweeps"))
         else:
             shutil.copy(source, root / name)
     shutil.copytree(ROOT / ".dvc/plots", root / ".dvc/plots")
@@ -122,6 +122,16 @@ def make_repository(root: Path, domains: Sequence[str] = DOMAINS) -> None:
     differences(root, write=True)
     command(root, "git", "init", "-q", "-b", "main")
     save(root, "Tiny repository")
+
+
+def declare_sweeps(root: Path) -> None:
+    """Adds the Makefile and stages/sweeps/dvc.yaml, with no experiment declared, to a tiny repository, and commits."""
+    (root / "stages/sweeps").mkdir()
+    shutil.copy(ROOT / "stages/sweeps/dvc.yaml", root / "stages/sweeps")
+    (root / "stages/sweeps/experiments.yaml").write_text("tables: {}\nexperiments: {}\n", encoding="utf-8")
+    shutil.copy(ROOT / "Makefile", root)
+    differences(root, write=True)
+    save(root, "Sweeps")
 
 
 def save(root: Path, message: str) -> None:

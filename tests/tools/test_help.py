@@ -8,15 +8,15 @@ import pytest
 
 from tests.pipeline import tiny
 
-STAGES = sorted(path.stem for path in (tiny.ROOT / "stages").glob("[!_]*.py"))
-TOOLS = sorted(
-    f"tools.{path.stem}"
-    for path in (tiny.ROOT / "stages/tools").glob("[!_]*.py")
+COMMANDS = sorted(
+    ".".join(path.relative_to(tiny.ROOT / "stages").with_suffix("").parts)
+    for pattern in ("stages/*.py", "stages/tools/*.py")
+    for path in tiny.ROOT.glob(pattern)
     if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
 )
 
 
-@pytest.mark.parametrize("module", [*STAGES, *TOOLS])
+@pytest.mark.parametrize("module", COMMANDS)
 def test_help_shows_an_example(
     module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):

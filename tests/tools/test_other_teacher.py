@@ -20,7 +20,7 @@ from stages.core.reader.reader import Reader
 from stages.core.run.params import read_sections
 from stages.labellers import local
 from stages.projector import card_for
-from stages.tools import leave_one_out, other_teacher
+from stages.tools import experiment, other_teacher
 from tests.pipeline import tiny
 
 FIRST, SECOND = tiny.DOMAINS
@@ -91,7 +91,7 @@ def test_a_second_teacher_s_stored_labels_and_no_others_are_trained_on(root: Pat
         taught.append(data.rows.filter(pl.col("label_moved_to").is_not_null()))
         raise Stopped
 
-    monkeypatch.setattr(leave_one_out, "teach", teach)
+    monkeypatch.setattr(experiment, "teach", teach)
     monkeypatch.setattr("sys.argv", ["other_teacher"])
     with pytest.raises(Stopped):
         other_teacher.main()
@@ -106,7 +106,7 @@ def test_reports_of_wrongly_labelled_gradients_are_held_against_the_correction_a
 ):
     settings = params()
     data = gather(settings.domains, settings.projector.layers)
-    asked = leave_one_out.askable(data.rows, settings.domains)
+    asked = experiment.askable(data.rows, settings.domains)
     assert len(asked) > 6
     wrong, none, unknown = asked["prompt_id"][:4], asked["prompt_id"][4:5], asked["prompt_id"][5:6]
     target = pl.col("target")

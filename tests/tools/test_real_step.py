@@ -74,7 +74,8 @@ def test_the_command_writes_metrics_and_a_curve_twice_the_same(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["real_step", "--samples", "3"])
-    with pytest.raises(ValueError, match="data/prompts: found 0 tables"):
+    (tmp_path / "params.yaml").write_text("domains: [places, more]\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"data/prompts/places.parquet: no such file"):
         real_step.main()
     folder, model = tmp_path / "data/model", tiny_model("qwen3", vocab_size=12)
     model.save_pretrained(folder)
@@ -85,9 +86,10 @@ def test_the_command_writes_metrics_and_a_curve_twice_the_same(
         for row, prompt in enumerate(["the capital", "the capital of", "capital of France", "France is", "is the"])
     ]
     (tmp_path / "data/prompts").mkdir()
-    write_table(tmp_path / "data/prompts/places.parquet", pl.DataFrame(rows, schema=PROMPTS), PROMPTS)
+    write_table(tmp_path / "data/prompts/places.parquet", pl.DataFrame(rows[:3], schema=PROMPTS), PROMPTS)
+    write_table(tmp_path / "data/prompts/more.parquet", pl.DataFrame(rows[3:], schema=PROMPTS), PROMPTS)
     monkeypatch.setattr(real_step, "TOP", 3)
-    with monkeypatch.context() as patch, pytest.raises(ValueError, match="--samples 1, wanted a table and 2 samples"):
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="--samples: found 1, wanted 2 or more"):
         patch.setattr("sys.argv", ["real_step", "--samples", "1"])
         real_step.main()
     real_step.main()

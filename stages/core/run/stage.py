@@ -24,14 +24,19 @@ UNWRITABLE = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE
 """What sqlite, which keeps paid answers, says of a full or read-only disk."""
 
 
+def parser(doc: str | None, module: str) -> argparse.ArgumentParser:
+    """The command line of `python -m stages.<module>`; --help shows the module's docstring as it stands."""
+    return argparse.ArgumentParser(
+        prog=f"python -m stages.{module}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
 def parse(doc: str | None, stage: str, by_domain: bool) -> str:
     """Parses the stage's command line; returns the domain ("" for a stage that works on all of them)."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m stages.{stage}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    line = parser(doc, stage)
     if by_domain:
-        parser.add_argument("domain", help="one of params.yaml: domains")
-    return getattr(parser.parse_args(), "domain", "")
+        line.add_argument("domain", help="one of params.yaml: domains")
+    return getattr(line.parse_args(), "domain", "")
 
 
 def run(main: Callable[[], None]) -> None:
