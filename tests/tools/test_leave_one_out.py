@@ -53,7 +53,7 @@ def test_no_report_of_training_says_the_word_of_the_domain_left_out(root: Path, 
 def test_the_table_has_a_row_for_each_domain_in_the_order_of_params_and_is_shown(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    half, quarter = ({end: value for end in ("value", "low", "high")} for value in (0.5, 0.25))
+    half, quarter = (dict.fromkeys(("value", "low", "high"), value) for value in (0.5, 0.25))
     scores = {f"{name}_accuracy": half for name in ("domain", "target", "answer")} | {"host_intrusion": quarter}
     monkeypatch.setattr(sys, "argv", ["sweep_table", LEAVE_ONE_OUT])
     write_json(leave_one_out.FOLDER / f"{SECOND}.json", scores)
