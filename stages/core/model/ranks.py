@@ -15,11 +15,12 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import count, islice
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import distributed
@@ -155,7 +156,7 @@ def joined(params: Section) -> Iterator[None]:
         yield
     except Exception:
         if store.add("failed", 1) > 1:
-            sys.exit(LOST)
+            _step_back()
         raise
     finally:
         distributed.destroy_process_group()
@@ -198,5 +199,11 @@ def finished() -> bool:
         try:
             distributed.barrier()
         except RuntimeError:
-            sys.exit(LOST)
+            _step_back()
     return rank() == 0
+
+
+def _step_back() -> NoReturn:
+    """Ends this rank, after the one that knows what is wrong: the agent ends all once the first has ended."""
+    time.sleep(GRACE)
+    sys.exit(LOST)
