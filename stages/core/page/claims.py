@@ -1,280 +1,248 @@
-"""Claims that no condition makes: a sentence each, made from groups of metrics.json; null effects are said to be."""
+"""What the page says of the numbers: a verdict on each condition, the claims about several, the findings at the top.
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+Each is an entry of verdicts.yaml, claims.yaml or findings.yaml: a rule (does it hold?) and the words. This module
+compares the numbers and evaluates the rules; the functions here are the names that rules and words can use.
+"""
 
-from ..evaluate.estimate import Estimate, Standing
-from .beside import Found, lens, taught
-from .conditions import DECOUPLING, condition_of
-from .gaps import clearly_below, compared
-from .metrics import Group, at_most, bare, listed, percent, span, thousands, told
-from .silence import rests
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal
 
-GUESSED_STRENGTH = 0.5
-"""Chance to name the strength rightly: two words, asked for equally often."""
-UPDATE, VECTOR = "update_direction_", "steering_vector_"
-SAYING_NOTHING = {
-    "malformed": "can't be read as a report",
-    "no_pressure": "say that there is no pressure",
-    "vague": "tell of a pressure but of no known entity or no known domain",
-}
-FACTORS = {
-    "much_weaker": ("a ninth", "weak"),
-    "weaker": ("a third", "weak"),
-    "stronger": ("three times", "strong"),
-    "much_stronger": ("nine times", "strong"),
-}
-"""Conditions of known strength: the norm in units of the reference norm, and what it is rightly called."""
+from ..evaluate.estimate import Estimate
+from .conditions import DECOUPLING, condition_of, named
+from .metrics import ACCURACIES, NOTICED, WORDS, Group, Way, difference, listed, way
+from .prose import entries, environment, one_line
+
 Groups = dict[str, Group]
+Rests = Literal["no", "yes", "unknown"]
+KEPT = 0.5
+"""Least part of a difference that has to be left among reports that speak; else it rests mostly on silence."""
 
 
 @dataclass(frozen=True)
-class Claim:
-    """What was measured, in one sentence, and what would falsify it."""
+class Score:
+    """One score of a group, compared with that of the reports on real gradients.
+
+    `key`, `name`: of the group and of the score. `real`: the score on real gradients. `gap`: the paired difference,
+    real minus own, where it has an interval. `way`: where own lies against real. `rests`: whether it is lower only
+    because reports are silent ("unknown": too few speak).
+    """
+
+    key: str
+    name: str
+    own: Estimate
+    real: Estimate | None
+    gap: Estimate | None
+    way: Way
+    rests: Rests
+
+    @property
+    def word(self) -> str:
+        """The score's name inside a sentence."""
+        return WORDS[self.name].lower()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the numbers say. `holds`: None where there is nothing to hold."""
+
+    holds: bool | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Claim(Verdict):
+    """A claim about several conditions. `falsified`: what would speak against the claim."""
 
     label: str
-    text: str
-    holds: bool | None
     falsified: str
 
 
-def detection(groups: Groups) -> Found:
-    """Whether a pressure is reported where there is one, and none where there is none."""
-    group = groups["detection"]
-    rate, alarms, tried, bound = (group[name] for name in ("rate", "false_alarms", "sham_reports", "false_alarms_high"))
-    wrong = thousands(alarms.value) if alarms.value else "none"
-    holds = None if rate.low is None else rate.low > bound.value
-    null = ", which is null: shams may be reported as often" if holds is False else ""
-    reported = group["shams_reported"].value
-    some = f"{thousands(reported) if reported else 'none'} of these shams {'are' if reported > 1 else 'is'}"
-    return (
-        f"A pressure is reported of {told(rate)} of real gradients and in {wrong} of "
-        f"{thousands(tried.value)} reports on {thousands(group['shams'].value)} distinct shams, of kinds that training "
-        f"never saw; {some} reported by any projector, so that of such shams at most "
-        f"{at_most(bound.value)} are (95\u00a0%){null}."
-    ), holds
+@dataclass(frozen=True)
+class Null:
+    """The controls that have to be at chance, by name: too `few` entities, `fine`, or `above` chance and in what."""
+
+    few: list[str] = field(default_factory=list)
+    fine: list[str] = field(default_factory=list)
+    above: list[str] = field(default_factory=list)
 
 
-def calibration(groups: Groups) -> Found:
-    """How far the confidence is from the share that is right."""
-    known = [key for key in groups if "calibration_error" in groups[key] and key not in ("detection", DECOUPLING)]
-    worst = max(known, key=lambda key: groups[key]["calibration_error"].value, default=None)
-    real = groups[DECOUPLING]["calibration_error"]
-    parts = [f"{in_points(real)} on gradients after hosts of another domain"]
-    if worst is not None:
-        error = groups[worst]["calibration_error"]
-        parts.append(f"{in_points(error)} in the worst group ({named(worst)})")
-    if "detection" in groups:
-        error = groups["detection"]["calibration_error"]
-        parts.append(f"{in_points(error)} on those gradients and shams together, most of which are shams")
-    return (
-        f"The confidence, a probability that the target named is right, differs from the share that is right by "
-        f"{listed(parts)} (expected calibration error)."
-    ), None
+@dataclass(frozen=True)
+class Read:
+    """What a reference reads of the gradients of the group `place`; `scores`: those with a paired difference."""
+
+    place: str
+    group: Group
+    scores: list[Score]
 
 
-def in_points(error: Estimate) -> str:
-    """A calibration error with its interval or why there is none."""
-    beside = error.reason if error.low is None or error.high is None else span(error.low, error.high)
-    return f"{100 * error.value:.1f} points" + (f" ({beside})" if beside else "")
+def verdict(group: Group, real: Group) -> Verdict:
+    """Whether the group came out as its condition needs it. `real`: the reports on the real gradients."""
+    rule = "few" if group.few else condition_of(group.key).expected
+    entry = entries_of("verdicts.yaml").get(rule)
+    if entry is None:
+        return Verdict(None, "")
+    scores = [compare(group, real, name) for name in entry.get("scores", ACCURACIES) if name in group]
+    if entry.get("against") == "real":
+        scores = [one for one in scores if one.way != "unknown"]
+    unknown = entry.get("against") == "chance" and any(one.own.standing == "unknown" for one in scores)
+    if rule != "few" and (unknown or not scores):
+        return Verdict(None, "")
+    above = [one for one in scores if one.own.standing == "above"]
+    found = {"above": above, "null": [one for one in scores if one not in above]}
+    found |= {name: [one for one in scores if one.way == of] for name, of in WAYS.items()}
+    return Verdict(*said("verdicts.yaml", rule, group=group, real=real, scores=scores, **found))
 
 
-def named(key: str) -> str:
-    """A condition inside a sentence."""
-    name = condition_of(key).label
-    return name[0].lower() + name[1:]
+WAYS = {"lower": "lower", "higher": "higher", "same": "null"}
 
 
-def usable(groups: Groups) -> Found:
-    """How many reports on real gradients say nothing."""
-    group = groups[DECOUPLING]
-    count = "" if group.reports is None else f"{thousands(group.reports)} "
-    parts = [f"{percent(group[name].value)} {about}" for name, about in SAYING_NOTHING.items() if name in group]
-    said = listed(parts) or "it was not measured how many say nothing"
-    return (
-        f"Of {count}reports on real gradients, after hosts of another domain, {said}; what they do not name counts as "
-        f"wrong."
-    ), None
+def claims(groups: Groups) -> list[Claim]:
+    """The claims of claims.yaml whose numbers there are, in its order."""
+    found = []
+    for key, entry in entries_of("claims.yaml").items():
+        if has(groups, entry["needs"]):
+            group = groups[entry["needs"] if entry["needs"] in groups else entry["needs"].rpartition(".")[0]]
+            holds, text = said("claims.yaml", key, groups=groups, group=group, claim=entry)
+            found.append(Claim(holds, text, entry["label"], entry["falsified"]))
+    return found
 
 
-def abstention(groups: Groups) -> Found:
-    """What is lower than the real gradient mostly because the gate keeps it silent."""
-    real, name = groups[DECOUPLING], "target_accuracy"
-    lower = [
-        one
-        for one in groups.values()
-        if name in one and condition_of(one.key).expected != "chance" and compared(one, real, name) == "lower"
-    ]
-    resting = [one for one in lower if rests(one, real, name) == "yes"]
-    few = [named(one.key) for one in lower if rests(one, real, name) == "unknown"]
-    said = [
-        f"{named(one.key)} ({percent(one[name].value)} of all, {percent(spoken.value)} of those that "
-        f"speak, {percent(one['no_pressure'].value)} silent)"
-        for one in resting
-        if (spoken := one[name].spoken)
-    ]
-    text = (
-        f"More because reports are silent than because those that speak are wrong, the target is named less often "
-        f"than where all was seen for {listed(said)}: such a difference rests on abstention"
-        if said
-        else "No target accuracy is lower than that of real gradients mostly because reports are silent"
-    )
-    return f"{text}{f'; too few speak to tell more for {listed(few)}' if few else ''}.", None
+def findings(groups: Groups, subject: str, lora: bool) -> dict[str, str]:
+    """The paragraphs at the top of the page: asked, found, checked.
+
+    Args:
+        groups: by key, `decoupling` among them, with the chance that each is held against.
+        subject: the model under study, as in "the pocket model".
+        lora: whether there is LoRA on the verbaliser.
+    """
+    names = {"groups": groups, "subject": subject, "lora": lora}
+    texts = {key: said("findings.yaml", key, **names)[1] for key in entries_of("findings.yaml")}
+    return {key: text or entries_of("findings.yaml")[key]["otherwise"] for key, text in texts.items()}
 
 
-def strength(groups: Groups) -> Found:
-    """Whether small and large gradients are told apart."""
-    right = replace(groups["strength"]["accuracy"], chance=GUESSED_STRENGTH)
-    scaled = {words: groups[f"strength.{name}"] for name, words in FACTORS.items() if f"strength.{name}" in groups}
-    each = [f"{told(group['accuracy'])} called {word} at {factor}" for (factor, word), group in scaled.items()]
-    return (
-        f"Of gradients scaled to a third and to three times the usual norm {beside_chance(right)} are called weak "
-        f"and strong as they should be{null_at(right.standing)}{f'; of each by itself {listed(each)}' if each else ''}."
-    ), above(right.standing)
+@cache
+def entries_of(file: str) -> dict[str, dict[str, Any]]:
+    """The entries of a YAML file of rules and words."""
+    return entries(file)
 
 
-def natural(groups: Groups) -> Found:
-    """What the word is worth on gradients as they are."""
-    group = groups["strength.natural"]
-    right = replace(group["accuracy"], chance=GUESSED_STRENGTH)
-    return (
-        f"Gradients of the norms that they have by nature lie close to the reference, where weak passes into strong: "
-        f"half of them within a factor of {math.exp(group['median_apart'].value):.2f} of it, "
-        f"{percent(group['share_further'].value)} further than any in training; the word is right for "
-        f"{beside_chance(right)}{null_at(right.standing)}."
-    ), above(right.standing)
+@cache
+def parts(file: str, key: str) -> tuple[Any, Any]:
+    """The rule of an entry as an expression, and its words as a template."""
+    made, entry = environment(html=False), entries_of(file)[key]
+    made.filters |= {"named": named}
+    made.globals |= {"words": made.get_template("words.j2", globals={"silenced": silenced}).module}
+    made.globals |= {one.__name__: one for one in (above, below, beats, beyond_silence)}
+    made.globals |= {one.__name__: one for one in (at_chance, has, lower_targets, read_by, silenced)}
+    return made.compile_expression(entry.get("holds", "none")), made.from_string(entry["says"])
 
 
-def options(groups: Groups) -> Found:
-    """The five-way choice by log-probability."""
-    group = groups["options"]
-    right, margin = group["accuracy"], group["margin"]
-    ends = "" if margin.low is None or margin.high is None else f" ({margin.low:.1f} to {margin.high:.1f})"
-    null = ", which is null: the interval includes zero" if margin.low is not None and margin.low <= 0 else ""
-    return (
-        f"Of five targets, scored one by one, the right one gains most log-probability in {beside_chance(right)}"
-        f"{null_at(right.standing)}, and {margin.value:.1f} nats{ends} more than the other four, on average over "
-        f"gradients and the projector's seeds{null}; a gain is what the gradient brings a report beyond an unrelated "
-        f"one of another domain and of the same norm at each layer, so that what a sham of that norm brings cancels."
-    ), above(right.standing)
+def said(file: str, key: str, **names: Any) -> tuple[bool | None, str]:
+    """Whether the rule of an entry holds, and its text."""
+    rule, words = parts(file, key)
+    holds = rule(**names)
+    return None if holds is None else bool(holds), one_line(words.render(**names, holds=holds))
 
 
-def circularity(groups: Groups) -> Found:
-    """Whether reports say what the gradient does, or what the teacher would have said of it."""
-    group = groups["circularity"]
-    count = thousands(group["gradients"].value)
-    if "says_correction" not in group:
-        return f"The teacher's label is off for {count} gradients: nothing can be said.", None
-    known, label = group["says_correction"], group["says_label"]
-    holds = None if known.low is None else clearly_below(label, known)
-    if holds is None:
-        null = "; these are of too few targets for an interval, so nothing follows"
-        null += f" ({known.reason})" if known.reason else ""
-        known, label = replace(known, reason=None), replace(label, reason=None)
+def compare(group: Group, real: Group, name: str) -> Score:
+    """One score against the real gradient's: by pairs where there are any, or else by whether intervals lie apart."""
+    own, there, gap = group[name], real.estimates.get(name), difference(group, name)
+    if gap is not None:
+        where: Way = way(gap)
+    elif own.low is None or there is None or there.low is None:
+        where = "unknown"
     else:
-        null = "" if holds or clearly_below(known, label) else "; the intervals overlap, so the difference is null"
-    return (
-        f"Where the teacher's own label names another target than the known correction ({count} gradients), reports "
-        f"name the known one in {told(known)} and the label's in {told(label)}{null}."
-    ), holds
+        where = "lower" if below(own, there) else "higher" if below(there, own) else "null"
+    return Score(group.key, name, own, there, gap, where, rests(group, real, name))
 
 
-def steering(groups: Groups) -> Found:
-    """Whether a gradient is a steering vector by another name."""
-    group = groups["steering"]
-    if "cosine" not in group:
-        return "No test gradient has training prompts of both its entities: nothing can be said.", None
-    sizes = [name.removeprefix(UPDATE) for name in group.estimates if name.startswith(UPDATE)]
-    shares = [f"{told(group[UPDATE + size])} and {told(group[VECTOR + size])} at a step of {size}" for size in sizes]
-    cosine = group["cosine"]
-    ends = "" if cosine.low is None or cosine.high is None else f" ({cosine.low:.2f} to {cosine.high:.2f})"
-    return (
-        f"Over {thousands(group['rows'].value)} gradients the update direction and the steering vector from answer to "
-        f"target have a mean cosine of {cosine.value:.2f}{ends}; a step along the one and along the other makes the "
-        f"target the next word in {', in '.join(shares)} (in units of the residual norm)."
-    ), None
+def rests(group: Group, real: Group, name: str) -> Rests:
+    """Whether a score is lower than the real gradient's only because reports are silent; "unknown": too few speak.
+
+    It is, where the reports that speak are not clearly below the real ones that do, or by less than KEPT of the
+    difference of all.
+    """
+    if not silenced(group, real) or "reports_spoken" not in group or name not in real:
+        return "no"
+    here, there = group[name].spoken, real[name].spoken
+    if here is None or here.low is None or there is None:
+        return "unknown"
+    gap = difference(group, name)
+    whole = real[name].value - group[name].value if gap is None else gap.value
+    return "no" if below(here, there) and there.value - here.value >= KEPT * whole else "yes"
 
 
-def beside_chance(one: Estimate) -> str:
-    """The estimate with its interval and chance."""
-    ends = "" if one.low is None or one.high is None else f"{span(one.low, one.high)}; "
-    return told(one) if one.chance is None else f"{percent(one.value)} ({ends}chance {bare(one.chance)})"
+def silenced(group: Group, real: Group) -> bool:
+    """Whether noticeably more of the group's reports are silent than of the real gradient's."""
+    if "no_pressure" not in group or "no_pressure" not in real:
+        return False
+    return group["no_pressure"].value > real["no_pressure"].value + NOTICED
 
 
-def null_at(standing: Standing) -> str:
-    """That a score is null, where its interval does not lie above chance."""
-    return "" if standing in ("above", "unknown") else ", which is null: the interval is not above chance"
-
-
-def above(standing: Standing) -> bool | None:
-    """Whether a score that has to be above chance is."""
-    return None if standing == "unknown" else standing == "above"
-
-
-MADE: dict[str, tuple[str, Callable[[Groups], Found], str]] = {
-    "Detection": ("detection", detection, "Pressure reported of shams about as often as of real gradients."),
-    "Calibration": (
-        f"{DECOUPLING}.calibration_error",
-        calibration,
-        "An error of many points: the confidence could not be read as a probability.",
-    ),
-    "Reports that say nothing": (
-        DECOUPLING,
-        usable,
-        "Many of any kind: the scores would speak of few reports.",
-    ),
-    "Abstention": (
-        f"{DECOUPLING}.no_pressure",
-        abstention,
-        "A claim of a difference that goes away among the reports that speak: the gate would be making it.",
-    ),
-    "Strength": ("strength", strength, "An interval that includes chance: direction is read and size is not."),
-    "Strength by nature": (
-        "strength.natural",
-        natural,
-        "An interval that includes chance: of gradients as they are, the word would say nothing.",
-    ),
-    "Untrained lens": (
-        "floor",
-        lens,
-        "Reports worse than the lens in some measure: there the projector loses what no training reads.",
-    ),
-    "Probe and retrieval": (
-        "ceiling",
-        taught,
-        "Reports no better than either on targets never trained on: they would be recalling.",
-    ),
-    "Choice of five": (
-        "options",
-        options,
-        "An interval that includes chance: the reports' words hang on the decoding.",
-    ),
-    "Circularity": (
-        "circularity",
-        circularity,
-        "The label's target named as often as the known one: reports would repeat the teacher's mistakes.",
-    ),
-    "Steering vectors": (
-        "steering",
-        steering,
-        "A cosine near one and the same success at every step: a gradient would be a steering vector by another name.",
-    ),
-}
-"""By label: the group, or the number of one, that has to be there; its sentence; what would falsify it."""
-
-
-def there(key: str, groups: Groups) -> bool:
+def has(groups: Groups, key: str) -> bool:
     """Whether a group, or a number of one, is there."""
     parent, _, name = key.rpartition(".")
     return key in groups or (parent in groups and name in groups[parent])
 
 
-def claims(groups: Groups) -> list[Claim]:
-    """The claims of the groups that there are."""
+def above(one: Estimate) -> bool | None:
+    """Whether an estimate is above chance; None: it has no interval or no chance."""
+    return None if one.standing == "unknown" else one.standing == "above"
+
+
+def below(here: Estimate, there: Estimate) -> bool:
+    """Whether one interval lies wholly below another."""
+    return here.high is not None and there.low is not None and here.high < there.low
+
+
+def beyond_silence(lower: Iterable[Score]) -> bool | None:
+    """Whether one of the lower scores is lower for more than silence; None: too few speak to tell."""
+    found = {one.rests for one in lower}
+    return True if "no" in found else None if "unknown" in found else False
+
+
+def read_by(groups: Groups, reference: str, places: Iterable[str]) -> list[Read]:
+    """What a reference reads of the gradients of each of these groups, as far as it was measured."""
+    keys = {place: reference if place == DECOUPLING else f"{reference}.{place}" for place in places}
     found = []
-    for label, (key, make, falsified) in MADE.items():
-        if there(key, groups):
-            text, holds = make(groups)
-            found.append(Claim(label, text, holds, falsified))
+    for place, key in keys.items():
+        if key in groups:
+            scores = [compare(groups[key], groups[key], name) for name in ACCURACIES if difference(groups[key], name)]
+            found.append(Read(place, groups[key], scores))
+    return found
+
+
+def beats(groups: Groups, reference: str, places: Iterable[str]) -> bool | None:
+    """Whether reports are better than a reference in some score and worse in none; None: there are no pairs."""
+    ways = {one.way for read in read_by(groups, reference, places) for one in read.scores}
+    return "lower" in ways and "higher" not in ways if ways else None
+
+
+def lower_targets(groups: Groups) -> list[Score]:
+    """The target accuracies that are lower than the real gradient's, but for controls that have to be at chance."""
+    tried = [one for one in groups.values() if "target_accuracy" in one and condition_of(one.key).expected != "chance"]
+    scores = [compare(one, groups[DECOUPLING], "target_accuracy") for one in tried]
+    return [one for one in scores if one.way == "lower"]
+
+
+def at_chance(groups: Groups) -> Null:
+    """Which of the controls that have to be at chance are; where chance is not known, at zero."""
+    found = Null()
+    for group in groups.values():
+        if condition_of(group.key).expected != "chance":
+            continue
+        scores = {name: group[name] for name in ACCURACIES if name in group}
+        leaks = [
+            WORDS[name].lower()
+            for name, one in scores.items()
+            if above(one) or (above(one) is None and (one.value if one.low is None else one.low) > 0)
+        ]
+        if group.few:
+            found.few.append(named(group.key))
+        elif leaks:
+            found.above.append(f"{named(group.key)} in {listed(leaks)}")
+        else:
+            found.fine.append(named(group.key))
     return found

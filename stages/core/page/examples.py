@@ -10,27 +10,9 @@ import polars as pl
 
 from ..run.seeds import digest
 from .conditions import place_of
+from .prose import entries
 
-OUTCOMES = {
-    "right": "Right",
-    "partly": "Partly right",
-    "host": "Host's domain",
-    "wrong": "Wrong",
-    "silent": "No pressure",
-    "malformed": "Malformed",
-}
-ABOUT = {
-    "right": "domain, target and answer are right",
-    "partly": "some of the three are right",
-    "host": "names the host's domain in place of the gradient's",
-    "wrong": "none of the three is right",
-    "silent": "says that there is no pressure",
-    "malformed": "can't be read as a report",
-}
-RULE = (
-    "of each setting and outcome the first {examples} in the order of a hash (SHA-256) of gradient, host, condition, "
-    "what is held out and seed, whatever the report says"
-)
+OUTCOMES = entries("outcomes.yaml")
 
 
 def settled(reports: pl.DataFrame) -> pl.DataFrame:

@@ -1,9 +1,9 @@
-"""The groups of metrics.json as the page reads them, and how its numbers are written out."""
+"""The groups of metrics.json as the page reads them, paired differences, and how numbers are written out."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from ..evaluate.estimate import Estimate, Number, from_json
 
@@ -14,6 +14,8 @@ WORDS = {
     "answer_accuracy": "Answer",
     "host_intrusion": "Host intrusion",
 }
+ACCURACIES = MEASURES[:3]
+Way = Literal["lower", "higher", "null", "unknown"]
 NOTICED = 0.01
 """Least share of silent reports that is spoken of."""
 
@@ -66,11 +68,69 @@ def nested(key: str, content: Mapping[str, Any]) -> Iterator[Group]:
             yield from nested(f"{key}.{name}".lstrip("."), inner)
 
 
-def told(estimate: Estimate) -> str:
-    """The estimate as in a sentence: value and, in brackets, its interval or why there is none."""
-    low, high = estimate.low, estimate.high
-    beside = estimate.reason if low is None or high is None else span(low, high)
+def difference(group: Group, name: str) -> Estimate | None:
+    """The paired difference of a score, real gradient minus this group, where it was measured with an interval."""
+    gap = group[name].difference if name in group else None
+    return None if gap is None or gap.low is None or gap.high is None else gap
+
+
+def way(gap: Estimate) -> Way:
+    """Where a group lies against the real gradient, from the paired difference (real minus group)."""
+    assert gap.low is not None and gap.high is not None
+    return "null" if gap.low <= 0 <= gap.high else "lower" if gap.value > 0 else "higher"
+
+
+def with_chance(estimate: Estimate, chance: Number) -> Estimate:
+    """The estimate with this chance."""
+    return replace(estimate, chance=chance)
+
+
+def told(estimate: Estimate, why: bool = True) -> str:
+    """An estimate in a sentence: value and, in brackets, its interval or (if `why`) the reason why it has none."""
+    beside = interval(estimate) or (why and estimate.reason)
     return percent(estimate.value) + (f" ({beside})" if beside else "")
+
+
+def beside_chance(estimate: Estimate) -> str:
+    """An estimate in a sentence: value and, in brackets, interval and chance."""
+    if estimate.chance is None:
+        return told(estimate)
+    inside = [interval(estimate), f"chance {bare(estimate.chance)}"]
+    return f"{percent(estimate.value)} ({'; '.join(filter(None, inside))})"
+
+
+def in_points(estimate: Estimate) -> str:
+    """A distance between fractions in a sentence, in points: value and its interval or the reason why it has none."""
+    beside = interval(estimate) or estimate.reason
+    return f"{100 * estimate.value:.1f} points" + (f" ({beside})" if beside else "")
+
+
+def interval(estimate: Estimate) -> str:
+    """The interval of an estimate, in percent without the sign; empty where it has none."""
+    return "" if estimate.low is None or estimate.high is None else span(estimate.low, estimate.high)
+
+
+def apart(gap: Estimate) -> str:
+    """How far a group is from the real gradient, from the paired difference (real minus group)."""
+    assert gap.low is not None and gap.high is not None
+    where = way(gap)
+    if where == "null":
+        return f"null ({points(-gap.high, -gap.low)} points)"
+    return f"{bare(abs(gap.value))} points {where} ({unsigned(gap)})"
+
+
+def size(gap: Estimate) -> str:
+    """How far reports are from a reference, from the paired difference; with its sign only where it is null."""
+    assert gap.low is not None and gap.high is not None
+    if way(gap) == "null":
+        return f"null, {points(gap.low, gap.high)} points"
+    return f"{bare(abs(gap.value))} points, {unsigned(gap)}"
+
+
+def unsigned(gap: Estimate) -> str:
+    """The interval of a paired difference that does not include zero, in points without the sign."""
+    assert gap.low is not None and gap.high is not None
+    return span(*sorted((abs(gap.low), abs(gap.high))))
 
 
 def percent(value: Number) -> str:
@@ -90,6 +150,11 @@ def bare(value: Number) -> str:
 def thousands(number: Number) -> str:
     """1 234 567, with narrow no-break spaces."""
     return f"{number:,}".replace(",", "\u202f")
+
+
+def counted(number: Number) -> str:
+    """A count in a sentence: "none" for 0."""
+    return thousands(number) if number else "none"
 
 
 def span(low: Number, high: Number) -> str:

@@ -57,11 +57,10 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Point:
-    """One experiment with its numbers. `current`: params.yaml has exactly its changes."""
+    """One experiment as a row of bars: its name and its numbers."""
 
-    name: str
-    current: bool
-    numbers: Group
+    label: str
+    group: Group
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,8 @@ def read_sweep(name: str, params: dict[str, Any]) -> Sweep:
             if row[column] is not None
         }
         current = swept and all(params["projector"].get(key, ...) == value for key, value in changed.items())
-        point = Point(row["name"], current, Group(row["name"], numbers))
+        label = row["name"].replace("_", " ") + ", as on this page" * current
+        point = Point(label, Group(row["name"], numbers))
         groups.setdefault(row["group"], []).append(point)
     return Sweep(
         path,

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from stages.core.page.conditions import held_against_chance
 from stages.core.page.metrics import MEASURES, Group, groups_of
-from stages.core.page.page import held_against_chance
 from stages.core.page.sweep import NUMBERS
 
 

@@ -1,6 +1,10 @@
 """Reports held against what writes none."""
 
-from stages.core.page.beside import lens, taught
+from typing import Any
+
+import pytest
+
+from stages.core.page.claims import claims
 from tests.core.page.small import BESIDE, groups, numbers, with_differences
 
 SEEN = with_differences(
@@ -11,36 +15,46 @@ NEW = with_differences(
 )
 
 
+def made(label: str, **metrics: Any) -> tuple[str, bool | None]:
+    """The text of a claim, and whether it holds."""
+    (claim,) = (one for one in claims(groups(**metrics)) if one.label == label)
+    return claim.text, claim.holds
+
+
 def test_the_lens_is_said_to_read_new_targets_better_and_the_projector_the_answer_sign_and_silence() -> None:
     controls = {"sign_flipped": numbers(0.97)}
-    text, holds = lens(groups(floor=SEEN | {"held_out_target": NEW}, controls=controls, **BESIDE))
+    text, holds = made("Untrained lens", floor=SEEN | {"held_out_target": NEW}, controls=controls, **BESIDE)
     assert holds is False
-    assert text == (
+    assert text.split(". ") == [
         "The lens, which nothing trained, names the target in 98.0\u00a0% (97.0\u201399.0) where all was seen and in "
-        "99.0\u00a0% (98.0\u2013100) with a target never trained on; on the same gradients reports are better in "
-        "domain (1.4 points, 0.1\u20133.1) and answer (25.0 points, 20.0\u201331.0), no different in target (null, "
-        "\u22121.2 to 2.4 points) where all was seen; better in answer (15.0 points, 7.0\u201323.0), worse in domain "
-        "(5.0 points, 2.0\u20138.0) and target (8.0 points, 3.0\u201314.0) with a target never trained on; with the "
-        "sign flipped reports name what is then the target in 97.0\u00a0%, the lens in 98.0\u00a0%; and it names "
-        "something of every vector, while all but 1 of 3\u202f072 reports on shams name nothing."
-    )
+        "99.0\u00a0% (98.0\u2013100) with a target never trained on",
+        "Against the lens on the same gradients, where all was seen, reports are better in domain (1.4 points, "
+        "0.1\u20133.1) and answer (25.0 points, 20.0\u201331.0), no different in target "
+        "(null, \u22121.2 to 2.4 points)",
+        "Against the lens on the same gradients, with a target never trained on, reports are better in answer "
+        "(15.0 points, 7.0\u201323.0), worse in domain (5.0 points, 2.0\u20138.0) and target (8.0 points, "
+        "3.0\u201314.0)",
+        "With the sign flipped reports name what is then the target in 97.0\u00a0%, the lens in 98.0\u00a0%",
+        "The lens names something of every vector; all but 1 of 3\u202f072 reports on shams name nothing.",
+    ]
 
 
 def test_reports_that_are_nowhere_worse_than_the_lens_keep_the_claim() -> None:
-    text, holds = lens(groups(floor=SEEN))
+    text, holds = made("Untrained lens", floor=SEEN)
     assert holds is True and "worse" not in text
 
 
 def test_without_pairs_nothing_follows() -> None:
-    text, holds = lens(groups(floor=numbers(0.9)))
-    assert holds is None and "was not measured with an interval" in text
+    text, holds = made("Untrained lens", floor=numbers(0.9))
+    assert holds is None and "Against the lens nothing was measured with an interval." in text
 
 
-def test_references_that_were_taught_stand_in_one_sentence() -> None:
-    new = with_differences(numbers(0.0), target=(0.92, 0.86, 0.97))
-    text, holds = taught(groups(ceiling=SEEN | {"held_out_target": new}, retrieval=SEEN | {"held_out_target": new}))
-    assert holds is None and text.startswith("Against the linear probe, on the same gradients reports are better in")
-    assert (
-        "against the nearest training gradient, on the same" in text and "better in target (92.0 points, 86.0" in text
-    )
-    assert text.endswith("neither can name a target that it was not taught.")
+@pytest.mark.parametrize("about", ["the linear probe", "the nearest training gradient"])
+def test_references_that_were_taught_stand_in_one_claim(about: str) -> None:
+    new = {"held_out_target": with_differences(numbers(0.0), target=(0.92, 0.86, 0.97))}
+    text, holds = made("Probe and retrieval", ceiling=SEEN | new, retrieval=SEEN | new)
+    assert holds is None
+    assert f"Against {about} on the same gradients, where all was seen, reports are better in domain" in text
+    against = f"Against {about} on the same gradients, with a target never trained on, reports are"
+    assert f"{against} better in target (92.0 points, 86.0\u201397.0)" in text
+    assert text.endswith("Neither can name a target that it was not taught.")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from stages.core.page.claims import MADE, Claim, claims
+from stages.core.page.claims import Claim, claims, entries_of
 from stages.core.page.metrics import groups_of
 from tests.core.page.small import BESIDE, groups, numbers, one, with_differences
 
@@ -31,17 +31,21 @@ def made(key: str, **changed: Any) -> list[Claim]:
     return claims({one.key: one for one in groups_of({key: group})})
 
 
-def test_every_claim_says_its_numbers_in_one_sentence_and_what_would_falsify_it() -> None:
+def test_every_claim_says_its_numbers_in_short_sentences_and_what_would_falsify_it() -> None:
     found = claims(groups(**METRICS))
-    assert [one.label for one in found] == list(MADE)
-    assert all(one.text.count(". ") == 0 and one.text.endswith(".") and one.falsified for one in found)
+    assert [one.label for one in found] == [entry["label"] for entry in entries_of("claims.yaml").values()]
+    assert all(one.text.endswith(".") and one.falsified for one in found)
+    sentences = [sentence for one in found for sentence in one.text.split(". ")]
+    assert [sentence for sentence in sentences if len(sentence.split()) > 50] == []
+    assert not [one.text for one in found if "  " in one.text or " ." in one.text or " ," in one.text]
     holds = {one.label: one.holds for one in found}
     assert [label for label, one in holds.items() if one] == [
         *("Detection", "Strength", "Strength by nature", "Choice of five", "Circularity"),
     ]
     assert holds["Untrained lens"] is False
     texts = {one.label: one.text for one in found}
-    assert "reported of 98.2\u00a0% (97.1\u201399.2) of real gradients and in 1 of 3\u202f072" in texts["Detection"]
+    assert "reported of 98.2\u00a0% (97.1\u201399.2) of real gradients. It is reported in 1 of" in texts["Detection"]
+    assert "in 1 of 3\u202f072 reports" in texts["Detection"]
     assert "on 1\u202f024 distinct shams" in texts["Detection"]
     assert (
         "1 of these shams is reported by any projector, so that of such shams at most 0.47\u00a0% are (95\u00a0%)."
@@ -50,13 +54,14 @@ def test_every_claim_says_its_numbers_in_one_sentence_and_what_would_falsify_it(
     assert "98.0\u00a0% (96.0\u201399.0; chance 50.0) are called weak and strong" in texts["Strength"]
     assert "99.0\u00a0% (98.0\u2013100) called weak at a ninth" in texts["Strength"]
     assert (
-        "half of them within a factor of 1.14 of it, 0\u00a0% further than any in training; the word is right for "
+        "half of them within a factor of 1.14 of it, 0\u00a0% further than any in training. The word is right for "
         in (texts["Strength by nature"])
     )
     assert "76.2\u00a0% (72.3\u201379.7; chance 50.0)" in texts["Strength by nature"]
-    assert "97.6\u00a0% (95.7\u201399.2; chance 20.0), and 8.4 nats (8.1 to 8.8)" in texts["Choice of five"]
+    assert "97.6\u00a0% (95.7\u201399.2; chance 20.0). It gains 8.4 nats (8.1 to 8.8)" in texts["Choice of five"]
     assert "of another domain and of the same norm at each layer" in texts["Choice of five"]
-    assert "(17 gradients), reports name the known one in 84.8\u00a0% (61.5\u201395.5)" in texts["Circularity"]
+    assert "For 17 gradients the teacher" in texts["Circularity"]
+    assert "reports name the known one in 84.8\u00a0% (61.5\u201395.5)" in texts["Circularity"]
     assert "the label's in 12.1\u00a0% (2.4\u201330.8)." in texts["Circularity"]
     assert "cosine of 0.43 (0.42 to 0.44)" in texts["Steering vectors"]
     assert "54.1\u00a0% (48.0\u201360.0) and 4.9\u00a0% (2.0\u20138.0) at a step of 0.5" in texts["Steering vectors"]
@@ -69,11 +74,11 @@ def test_every_claim_says_its_numbers_in_one_sentence_and_what_would_falsify_it(
 def test_confidence_is_said_to_be_off_by_as_much_as_in_its_worst_group() -> None:
     text = next(one.text for one in claims(groups(**METRICS)) if one.label == "Calibration")
     assert (
-        "2.4 points (1.4\u20133.5) on gradients after hosts of another domain, 30.7 points (27.8\u201333.0) in the"
+        "2.4 points (1.4\u20133.5) on gradients after hosts of another domain, by 30.7 points (27.8\u201333.0) in the"
         in text
     )
     assert "worst group (relation never trained on)" in text
-    assert "3.4 points on those gradients and shams together" in text
+    assert "and by 3.4 points on those gradients and shams together" in text
 
 
 def test_what_is_lower_only_by_silence_is_said_to_rest_on_abstention() -> None:
@@ -81,7 +86,7 @@ def test_what_is_lower_only_by_silence_is_said_to_rest_on_abstention() -> None:
     assert (
         "difference after fine-tuning (67.0\u00a0% of all, 94.0\u00a0% of those that speak, 28.6\u00a0% silent)" in text
     )
-    assert text.endswith("such a difference rests on abstention.")
+    assert text.endswith("Such a difference rests on abstention.")
     assert "never trained on" not in text and "steering" not in text and "zero" not in text
     without = {**METRICS, "controls": {}}
     text = next(one.text for one in claims(groups(**without)) if one.label == "Abstention")
@@ -91,20 +96,20 @@ def test_what_is_lower_only_by_silence_is_said_to_rest_on_abstention() -> None:
 @pytest.mark.parametrize(
     ("key", "changed", "said"),
     [
-        ("detection", {"rate": one(0.982, 0.0, 0.992)}, "which is null: shams may be reported as often"),
+        ("detection", {"rate": one(0.982, 0.0, 0.992)}, "Null: shams may be reported as often."),
         (
             "strength",
             {"natural": {**NATURAL, "accuracy": one(0.762, 0.45, 0.797)}},
-            "which is null: the interval is not above chance",
+            "Null: the interval is not above chance.",
         ),
-        ("strength", {"accuracy": one(0.5, 0.4, 0.99)}, "which is null: the interval is not above chance"),
-        ("options", {"accuracy": AT_CHANCE}, "which is null: the interval is not above chance"),
+        ("strength", {"accuracy": one(0.5, 0.4, 0.99)}, "Null: the interval is not above chance."),
+        ("options", {"accuracy": AT_CHANCE}, "Null: the interval is not above chance."),
         (
             "options",
             {"margin": one(8.44, -1.0, 8.75), "accuracy": AT_CHANCE},
-            "which is null: the interval includes zero",
+            "The margin is null: its interval includes zero.",
         ),
-        ("circularity", {"says_label": one(0.121, 0.024, 0.9)}, "so the difference is null"),
+        ("circularity", {"says_label": one(0.121, 0.024, 0.9)}, "The intervals overlap, so the difference is null."),
     ],
 )
 def test_what_is_null_is_said_to_be(key: str, changed: dict[str, float], said: str) -> None:
@@ -115,11 +120,11 @@ def test_what_could_not_be_measured_is_said_to_be() -> None:
     few = dict.fromkeys([name for name in BESIDE["circularity"] if name.startswith("says_")])
     assert "nothing can be said" in made("circularity", **few, gradients=1)[0].text
     (bare,) = made("circularity", says_correction={"value": 0.848}, says_label={"value": 0.121})
-    assert "in 84.8\u00a0% and the label's in 12.1\u00a0%; these are of too few targets" in bare.text
+    assert "in 84.8\u00a0% and the label's in 12.1\u00a0%. These are of too few targets" in bare.text
     assert bare.holds is None
     assert "nothing can be said" in made("steering", rows=0, cosine=None)[0].text
     silent = made("detection", false_alarms=0, shams_reported=0)[0].text
-    assert "in none of 3\u202f072" in silent and "none of these shams is reported by any projector" in silent
+    assert "in none of 3\u202f072" in silent and "None of these shams is reported by any projector" in silent
 
 
 def test_too_few_targets_are_said_to_be_once() -> None:

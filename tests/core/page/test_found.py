@@ -1,6 +1,7 @@
 """The three sentences that the page draws from the numbers."""
 
-from stages.core.page.found import sentences
+from stages.core.page.claims import findings
+from stages.core.page.metrics import Group
 from tests.core.page.small import groups, numbers
 
 GOOD = {
@@ -9,16 +10,21 @@ GOOD = {
 }
 
 
+def sentences(groups: dict[str, Group], subject: str, lora: bool) -> list[str]:
+    """What was asked, what was found and what was checked."""
+    return list(findings(groups, subject, lora).values())
+
+
 def test_the_sentences_say_the_numbers() -> None:
     asked, found, checked = sentences(groups(**GOOD, ceiling=numbers(0.997)), "the pocket model", False)
     assert "the pocket model" in asked and asked.endswith("?")
     assert found.startswith("In 1\u202f234 reports") and "98.0\u00a0% (95\u00a0% interval 97.0\u201399.0)" in found
     assert "named instead in 0\u00a0% (0\u20131.0), which is null: the interval includes zero." in found
     assert checked.startswith(
-        "Of 2 controls that have to be at chance all are: shuffled across domains and zero gradient;"
+        "Of 2 controls that have to be at chance all are: shuffled across domains and zero gradient."
     )
-    assert "a linear probe on the same gradients reads the target in 99.7\u00a0%" in checked
-    assert all(sentence.count(". ") == 0 for sentence in (asked, found, checked))
+    assert "A linear probe on the same gradients reads the target in 99.7\u00a0%" in checked
+    assert asked.count(". ") == found.count(". ") == 0 and checked.endswith(".")
 
 
 def test_an_effect_at_chance_is_said_to_be_null() -> None:
@@ -33,7 +39,7 @@ def test_a_control_above_chance_stands_in_the_sentence() -> None:
     metrics = {**GOOD, "controls": {**GOOD["controls"], "random": numbers(0.3, 0.1)}}
     _, _, checked = sentences(groups(**metrics), "it", False)
     assert "Of 3 controls that have to be at chance 2 are: shuffled across domains and zero gradient" in checked
-    assert "against the claim, above it: random vectors in domain, target and answer" in checked
+    assert "Against the claim, above it: random vectors in domain, target and answer" in checked
 
 
 def test_words_never_trained_on_and_the_lens_stand_in_the_sentence() -> None:
@@ -48,7 +54,7 @@ def test_words_never_trained_on_and_the_lens_stand_in_the_sentence() -> None:
     assert (
         "never had as one is named in 92.0\u00a0% (91.0\u201393.0), and one that no training label names in" in checked
     )
-    assert "the lens, untrained, in 98.4\u00a0%, and of targets never trained on in 99.9\u00a0%" in checked
+    assert "The untrained lens reads the target in 98.4\u00a0%, and targets never trained on in 99.9\u00a0%." in checked
 
 
 def test_controls_of_too_few_entities_are_not_said_to_be_at_chance() -> None:

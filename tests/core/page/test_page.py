@@ -13,7 +13,7 @@ from stages.core.evaluate.estimate import from_json
 from stages.core.page.inputs import CARD, METRICS, MODEL, MODEL_CURVE, Inputs, read_inputs
 from stages.core.page.metrics import MEASURES
 from stages.core.page.page import flat, render
-from stages.core.page.seeded import ROWS
+from stages.core.page.prose import entries
 from stages.core.page.sweep import FOLDER, LEAVE_ONE_OUT, NUMBERS, PROJECTOR
 from tests.core.page import fake
 from tests.core.page.small import one
@@ -226,7 +226,8 @@ def test_the_seeds_stand_side_by_side_and_together(inputs: Inputs) -> None:
     table = render(inputs).split('class="plain seeds"')[1].split("</table>")[0]
     metrics = json.loads(METRICS.read_text())
     rows = [[float(part.split('"')[0]) for part in row.split('<data value="')[1:]] for row in table.split("<tr")[2:]]
-    for row, (key, name, own) in zip(rows, ROWS.values(), strict=True):
+    for row, wanted in zip(rows, entries("seeds.yaml").values(), strict=True):
+        key, name, own = wanted.get("group", ""), wanted.get("number", ""), wanted["seed"]
         parent, _, child = key.rpartition(".")
         group = (metrics[parent] if parent else metrics).get(child, {})
         assert row == [seed[own] for seed in metrics["seeds"].values()] + ([value_of(group[name])] if name else [])

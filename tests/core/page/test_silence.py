@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from stages.core.page.silence import rests
-from stages.core.page.verdicts import verdict
+from stages.core.page.claims import rests, verdict
 from tests.core.page.small import groups, numbers, with_differences
 
 REAL = numbers(0.99, chance=0.1, spoken=0.99, no_pressure=0.0)

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from stages.core.page.claims import verdict
 from stages.core.page.conditions import KNOWN, condition_of, ordered
 from stages.core.page.metrics import groups_of
-from stages.core.page.verdicts import verdict
 from tests.core.page.small import groups, numbers, one, with_differences
 
 
