@@ -167,7 +167,7 @@ def test_the_teacher_of_the_docs_labels(tiny_pipeline: Path, warm_python: Warm, 
 def test_the_control_of_the_docs_is_evaluated_and_shown(tiny_pipeline: Path, warm_python: Warm, tmp_path: Path):
     root = tiny.copied(tiny_pipeline, tmp_path / "repository")
     path = root / "stages/core/evaluate/conditions.py"
-    before, line, after = path.read_text(encoding="utf-8").partition("CONDITIONS: dict")
+    before, line, after = path.read_text(encoding="utf-8").partition("CONDITIONS = (")
     opening, _, rest = (line + after).partition("\n")
     path.write_text(f"{before}{example(1)}\n\n{opening}\n{example(2)}{rest}", encoding="utf-8")
     warm_python.run(root, "evaluation")

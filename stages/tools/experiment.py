@@ -16,12 +16,12 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from ..core.data.gathering import Gathered, gather
-from ..core.data.tables import VIRTUAL_STEP, read_table
-from ..core.evaluate.cases import NO_HOST, picked, with_hosts, with_premise
+from ..core.data.gathering import Gathered, continuations, gather
+from ..core.evaluate.asking import written
+from ..core.evaluate.cases import COUNTERFACTUAL, NO_HOST, SEEN, picked, with_hosts, with_premise
+from ..core.evaluate.conditions import gated
 from ..core.evaluate.estimate import to_json
-from ..core.evaluate.measures import SEEN, of_groups
-from ..core.evaluate.scoring import scored
+from ..core.evaluate.metrics import group_scores
 from ..core.evaluate.section import Evaluation
 from ..core.model.opening import open_model
 from ..core.reader.reader import Reader
@@ -32,7 +32,6 @@ from ..core.run.stage import parser, run
 from ..projector import card_for, set_gate, teach
 
 FOLDER = Path("data/sweep/experiment")
-COUNTERFACTUAL = pl.col("kind") == "counterfactual"
 
 
 class Sections(Section):
@@ -62,10 +61,10 @@ def trained(data: Gathered, settings: Projector) -> list[Reader]:
 
 def askable(rows: pl.DataFrame, domains: Sequence[str], held_out: str = "none") -> pl.DataFrame:
     """The counterfactual test rows of these domains whose premise holds, with this held out."""
-    shifts = pl.concat([read_table(Path("data/virtual_step") / f"{name}.parquet", VIRTUAL_STEP) for name in domains])
-    said = shifts.select("prompt_id", "continuation_before").unique("prompt_id", maintain_order=True)
     own = rows.filter(pl.col("domain").is_in(domains) & COUNTERFACTUAL)
-    return with_premise(own, said).filter((pl.col("split") == "test") & (pl.col("held_out") == held_out))
+    return with_premise(own, continuations(domains)).filter(
+        (pl.col("split") == "test") & (pl.col("held_out") == held_out)
+    )
 
 
 def reported(
@@ -79,12 +78,8 @@ def reported(
     cases = with_hosts(asked, pool, hosts, how.seed)
     cases = cases.filter((pl.col("host_domain") != pl.col("gradient_domain")) & (pl.col("host_domain") != NO_HOST))
     with torch.no_grad():
-        slots, confidence = reader.fill(torch.tensor(data.gradient[cases["row"].to_numpy()]))
-    reports = reader.report_vectors(cases["host"].to_list(), slots, how.report_tokens)
-    cases = cases.with_columns(
-        condition=pl.lit("real"), seed=pl.lit(reader.seed), confidence=pl.Series(confidence.cpu().numpy())
-    )
-    return scored(cases, reports)
+        filled = gated(reader, data.gradient[cases["row"].to_numpy()])
+    return written(reader, cases, filled, "real", how.report_tokens)
 
 
 def main() -> None:
@@ -103,7 +98,7 @@ def main() -> None:
         reports.append(reported(reader, grid, data, how, params.domains))
         if len(held):
             reports.append(reported(reader, held, data, how))
-    scores = of_groups(pl.concat(reports), how.bootstrap, how.seed)
+    scores = group_scores(pl.concat(reports), how)
     write_json(FOLDER / f"{options.name}.json", to_json(scores))
     print(f"{options.name}: domain {scores['decoupling']['domain_accuracy'].value:.3f}")
 

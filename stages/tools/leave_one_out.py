@@ -16,7 +16,7 @@ import polars as pl
 from ..core.data.gathering import gather
 from ..core.evaluate.cases import picked
 from ..core.evaluate.estimate import to_json
-from ..core.evaluate.scoring import summary
+from ..core.evaluate.scores import summary
 from ..core.run.files import write_json
 from ..core.run.params import read_sections
 from ..core.run.stage import parse, run
@@ -36,7 +36,7 @@ def left_out(domain: str, params: Sections) -> dict[str, Any]:
     lessons = replace(data, rows=data.rows.filter(pl.col("label_domain").ne_missing(domain)))
     (reader,) = trained(lessons, settings)
     test = picked(askable(data.rows, [domain]), how.gradients, how.seed, "grid")
-    return summary(reported(reader, test, data, how), how.bootstrap, how.seed)
+    return summary(reported(reader, test, data, how), how)
 
 
 def main() -> None:

@@ -18,12 +18,12 @@ from typing import Any
 
 import polars as pl
 
-from ..core.data.gathering import Gathered, gather, taught
+from ..core.data.gathering import Gathered, gather, labelled, taught
 from ..core.data.tables import LABELS, read_table
 from ..core.evaluate.cases import picked
 from ..core.evaluate.estimate import to_json
-from ..core.evaluate.measures import of_circularity
-from ..core.evaluate.scoring import summary
+from ..core.evaluate.metrics import correction_or_label
+from ..core.evaluate.scores import summary
 from ..core.evaluate.section import Evaluation
 from ..core.labels.agreement import known
 from ..core.labels.section import Labels
@@ -84,13 +84,6 @@ def smallest_step(domain: str) -> pl.DataFrame:
     return local.label(replace(job, shifts=job.shifts.filter(pl.col("step_size") == sizes[0]))).labels
 
 
-def relabelled(data: Gathered, labels: pl.DataFrame) -> Gathered:
-    """`data` with the label_* columns of `labels` (LABELS) in place of its own; null where these have no label."""
-    named = {name: f"label_{name}" for name in LABELS if name != "prompt_id"}
-    rows = data.rows.drop(named.values()).join(labels.rename(named), on="prompt_id", how="left", maintain_order="left")
-    return replace(data, rows=rows)
-
-
 def scores_of(reader: Reader, data: Gathered, params: Sections) -> dict[str, dict[str, Any]]:
     """The scores of test gradients in front of foreign hosts, by what the labels of `data` say of them.
 
@@ -99,18 +92,17 @@ def scores_of(reader: Reader, data: Gathered, params: Sections) -> dict[str, dic
     no gradient is in is left out.
     """
     how, label = params.evaluation, pl.col("label_moved_to")
-    resampled = how.bootstrap, how.seed
     seen = [name for name in params.domains if name not in params.projector.held_out_domains]
     test = askable(data.rows, seen)
     grid = picked(test, how.gradients, how.seed, "grid")
-    found = {f"Grid, {len(grid)} gradients": summary(reported(reader, grid, data, how), *resampled)}
+    found = {f"Grid, {len(grid)} gradients": summary(reported(reader, grid, data, how), how)}
     if len(wrong := test.filter((label != "") & (label != pl.col("target")))):
         reports, name = reported(reader, wrong, data, how), f"Label wrong, {len(wrong)} gradients"
-        said = of_circularity(reports, data.rows.select("prompt_id", "label_moved_to"), *resampled)
-        found[f"{name}: says the correction"] = summary(reports, *resampled)
+        said = correction_or_label(reports, data.rows.select("prompt_id", "label_moved_to"), how)
+        found[f"{name}: says the correction"] = summary(reports, how)
         found[f"{name}: says its label"] = {"target_accuracy": said["says_label"]}
     if len(none := test.filter(label == "")):
-        found[f"No target in the label, {len(none)} gradients"] = summary(reported(reader, none, data, how), *resampled)
+        found[f"No target in the label, {len(none)} gradients"] = summary(reported(reader, none, data, how), how)
     return found
 
 
@@ -120,7 +112,8 @@ def main() -> None:
     params = read_sections(Sections)
     settings = params.projector.model_copy(update={"seeds": params.projector.seeds[:1]})
     teacher, labels = other_labels(params)
-    data = relabelled(gather(params.domains, settings.layers), labels)
+    data = gather(params.domains, settings.layers)
+    data = replace(data, rows=labelled(data.rows, labels))
     (reader,) = trained(data, settings)
     found = scores_of(reader, data, params)
     learnt = taught(data.rows.filter(~pl.col("domain").is_in(settings.held_out_domains)), "train")

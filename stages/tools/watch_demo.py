@@ -27,8 +27,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from ..core.data.grammar import parse_report
 from ..core.data.tables import PROMPTS, read_table
-from ..core.evaluate.cases import picked
-from ..core.evaluate.measures import SEEN
+from ..core.evaluate.cases import SEEN, picked
 from ..core.model.decoder import Decoder
 from ..core.model.opening import open_model
 from ..core.run.errors import InputError

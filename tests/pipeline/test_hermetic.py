@@ -33,9 +33,9 @@ def test_sections_that_are_no_params_had_other_values_in_the_runs_above(tiny_pip
 
 # What a mistake adds to a script (before its last lines), the stage, what the hermetic run says, what the tool says.
 PLANTED = {
-    "an import": ("import stages.core.evaluate.scoring", "prompts@music",
-                  "No module named 'stages.core.evaluate.scoring'",
-                  "lacks stages/core/evaluate/scoring.py"),
+    "an import": ("import stages.core.evaluate.scores", "prompts@music",
+                  "No module named 'stages.core.evaluate.scores'",
+                  "lacks stages/core/evaluate/scores.py"),
     "a section": ("class More(Section):\n    domains: list\n\nread_sections(More)", "prompts@music",
                   "params.yaml: domains", "prompts: params: lacks domains"),
     "a file": ("Path('data/facts/geography.yaml').read_text()", "prompts@music", "data/facts/geography.yaml", None),
@@ -72,10 +72,10 @@ def test_a_dependency_too_many_is_seen_by_the_tool_alone(tiny_pipeline: Path, wa
     path = root / "dvc.yaml"
     text = path.read_text(encoding="utf-8")
     path.write_text(
-        text.replace("- stages/prompts.py\n", "- stages/prompts.py\n      - stages/core/evaluate/scoring.py\n", 1),
+        text.replace("- stages/prompts.py\n", "- stages/prompts.py\n      - stages/core/evaluate/scores.py\n", 1),
         encoding="utf-8",
     )
-    assert "dvc.yaml: prompts: deps: has stages/core/evaluate/scoring.py, which it doesn't read" in differences(
+    assert "dvc.yaml: prompts: deps: has stages/core/evaluate/scores.py, which it doesn't read" in differences(
         root, write=False
     )
     assert not faults(root, "prompts@music", warm_python, tmp_path / "run")

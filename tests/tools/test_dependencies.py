@@ -37,11 +37,11 @@ def test_this_repository_declares_what_its_stages_read():
 
 def test_check_says_what_differs_and_what_to_run(repository: Path):
     assert check(repository).returncode == 0
-    append(repository / "stages/labels.py", "\nimport stages.core.evaluate.scoring\n")
+    append(repository / "stages/labels.py", "\nimport stages.core.evaluate.scores\n")
     before = (repository / "dvc.yaml").read_bytes()
     done = check(repository)
     assert done.returncode == 1 and f"run: {COMMAND}" in done.stderr
-    assert "dvc.yaml: labels: deps: lacks stages/core/evaluate/scoring.py" in done.stderr
+    assert "dvc.yaml: labels: deps: lacks stages/core/evaluate/scores.py" in done.stderr
     assert (repository / "dvc.yaml").read_bytes() == before
 
 
@@ -50,8 +50,8 @@ def test_check_says_what_differs_and_what_to_run(repository: Path):
     [
         ("      - stages/core/data/corrections.py\n", "", "prompts: deps: lacks stages/core/data/corrections.py"),
         ("      - stages/core/data/corrections.py\n",
-         "      - stages/core/data/corrections.py\n      - stages/core/evaluate/scoring.py\n",
-         "prompts: deps: has stages/core/evaluate/scoring.py, which it doesn't read"),
+         "      - stages/core/data/corrections.py\n      - stages/core/evaluate/scores.py\n",
+         "prompts: deps: has stages/core/evaluate/scores.py, which it doesn't read"),
         ("      - prompts\n", "", "prompts: params: lacks prompts"),
         ("      - prompts\n", "      - prompts\n      - domains\n",
          "prompts: params: has domains, which it doesn't read"),

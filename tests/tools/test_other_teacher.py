@@ -1,5 +1,6 @@
 """Another teacher: which labels a projector is trained on, who else is refused, and what is scored by which label."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,11 @@ import pytest
 
 from stages.core.data.facts import read_domain
 from stages.core.data.gathering import Gathered, gather
+from stages.core.data.gathering import labelled as labelled_rows
 from stages.core.data.grammar import NO_PRESSURE, report
 from stages.core.data.tables import LABELS, VIRTUAL_STEP, read_table, write_table
 from stages.core.evaluate.cases import with_hosts
-from stages.core.evaluate.scoring import scored
+from stages.core.evaluate.scores import scored
 from stages.core.evaluate.section import Evaluation
 from stages.core.labels.labeller import by_prompt
 from stages.core.labels.lexicon import Lexicon
@@ -123,7 +125,7 @@ def test_reports_of_wrongly_labelled_gradients_are_held_against_the_correction_a
         confidence=pl.lit(1.0),
         teacher=pl.lit("other"),
     ).filter(~pl.col("prompt_id").is_in(unknown.implode()))
-    data = other_teacher.relabelled(data, labels)
+    data = replace(data, rows=labelled_rows(data.rows, labels))
 
     def reported(_: object, rows: pl.DataFrame, __: object, how: Evaluation) -> pl.DataFrame:
         """Says the correction; of the last of `wrong` the label, of the first nothing."""
@@ -153,5 +155,5 @@ def test_reports_of_wrongly_labelled_gradients_are_held_against_the_correction_a
 def test_where_nothing_is_labelled_the_grid_alone_is_scored(root: Path):
     settings = params()
     data = gather(settings.domains, settings.projector.layers)
-    unlabelled = other_teacher.relabelled(data, labelled(FIRST).clear())
+    unlabelled = replace(data, rows=labelled_rows(data.rows, labelled(FIRST).clear()))
     assert [name[:5] for name in other_teacher.scores_of(untrained(data, settings), unlabelled, settings)] == ["Grid,"]

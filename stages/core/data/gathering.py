@@ -15,7 +15,7 @@ from jaxtyping import Float, Integer
 from ..run.errors import InputError
 from ..run.files import read_json
 from .gradient_store import Store, open_store
-from .tables import LABELS, PROMPTS, read_table
+from .tables import LABELS, PROMPTS, VIRTUAL_STEP, read_table
 
 BLOCK_ROWS = 512
 """Rows read together where all are gone through, whatever the size of the stores' shards: the sums stay the same."""
@@ -92,11 +92,23 @@ def gather(domains: Sequence[str], layers: Sequence[int], columns: Sequence[str]
                 raise InputError(
                     f"params.yaml: projector.layers: found {layer}, {path} holds {stored}; add it to gradients.layers"
                 )
-        named = {name: f"label_{name}" for name in LABELS if name != "prompt_id"}
-        table = prompts.join(labels.rename(named), on="prompt_id", how="left", maintain_order="left")
+        table = labelled(prompts, labels)
         tables.append(table if columns is None else table.select(pl.col(columns).cast(pl.Categorical)))
     rows = pl.concat(tables).with_row_index("row")
     return Gathered(rows, Stored(stores, "gradient", layers), Stored(stores, "activation", layers), list(layers))
+
+
+def labelled(prompts: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:
+    """The prompts with the columns of `labels` (LABELS) as label_*, in place of any before; null: no label."""
+    named = {name: f"label_{name}" for name in LABELS if name != "prompt_id"}
+    without = prompts.drop(named.values(), strict=False)
+    return without.join(labels.rename(named), on="prompt_id", how="left", maintain_order="left")
+
+
+def continuations(domains: Sequence[str]) -> pl.DataFrame:
+    """Columns prompt_id and continuation_before: what the model itself says after each prompt of these domains."""
+    steps = [read_table(Path("data/virtual_step") / f"{domain}.parquet", VIRTUAL_STEP) for domain in domains]
+    return pl.concat(steps).select("prompt_id", "continuation_before").unique("prompt_id", maintain_order=True)
 
 
 def check_attributes(store: Store, first: Store) -> None:

@@ -1,4 +1,4 @@
-"""What the evaluation asks: which gradient is read in front of which host, under which condition.
+"""Cases: which gradient is read in front of which host prompt.
 
 Only rows of the test split whose premise holds are asked about: the model says the answer before the step (for
 counterfactual corrections), or something else than the truth (for real ones). Hosts are prompts of the test split.
@@ -11,8 +11,60 @@ import polars as pl
 
 from ..run.errors import InputError
 from ..run.seeds import keyed_int
+from .section import Evaluation
 
 NO_HOST = "none"
+SEEN = pl.col("held_out") == "none"
+COUNTERFACTUAL = pl.col("kind") == "counterfactual"
+HELD_OUT = ("target", "subject", "template", "relation")
+
+
+class Questions:
+    """The tables of cases that conditions ask about: one row a gradient in front of a host.
+
+    Attributes:
+        rows: the prompts of all splits whose premise holds.
+        grid: the test gradients of the decoupling grid, with nothing held out.
+        hosts: the test prompts that may stand in front.
+    """
+
+    def __init__(self, every: pl.DataFrame, rows: pl.DataFrame, domains: Sequence[str], settings: Evaluation) -> None:
+        """`every`: the prompts of all domains; `rows`: those whose premise holds (`with_premise`)."""
+        self.domains, self.settings, self.rows = domains, settings, rows
+        self.hosts = every.filter((pl.col("split") == "test") & SEEN & COUNTERFACTUAL)
+        self.test = rows.filter(pl.col("split") == "test")
+        self.grid = picked(self.test.filter(SEEN & COUNTERFACTUAL), settings.gradients, settings.seed, "grid")
+
+    def every_host(self) -> pl.DataFrame:
+        """The grid in front of a host of every domain and of none; held-out gradients and real corrections too.
+
+        Held-out gradients and corrections stand in front of one host of one other domain.
+        """
+        count, seed = self.settings.gradients, self.settings.seed
+        parts = [with_hosts(self.grid, self.hosts, [*self.domains, NO_HOST], seed)]
+        for reason in HELD_OUT:
+            held = self.test.filter((pl.col("held_out") == reason) & COUNTERFACTUAL)
+            parts.append(self.foreign_host(picked(held, count, seed, reason)))
+        corrections = self.foreign_host(self.test.filter(~COUNTERFACTUAL))
+        if len(corrections):
+            parts.append(corrections.with_columns(held_out=pl.lit("correction")))
+        return pl.concat([part for part in parts if len(part)])
+
+    def foreign_host(self, rows: pl.DataFrame | None = None) -> pl.DataFrame:
+        """The grid (or other rows), each gradient in front of one host of one other domain."""
+        return with_hosts(self.grid if rows is None else rows, self.hosts, None, self.settings.seed)
+
+    def false_host(self) -> pl.DataFrame:
+        """As `foreign_host`, the host completed to a false statement."""
+        return with_hosts(self.grid, self.hosts, None, self.settings.seed, false=True)
+
+    def peers(self) -> pl.DataFrame:
+        """As `foreign_host`, without domains that have one gradient only."""
+        return self.foreign_host().filter(pl.len().over("gradient_domain") > 1)
+
+    def few(self) -> pl.DataFrame:
+        """As `foreign_host`, of the few gradients that the model is fine-tuned on for real."""
+        return self.foreign_host(picked(self.grid, self.settings.fine_tuned, self.settings.seed, "fine_tuned"))
 
 
 def with_premise(rows: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:

@@ -1,30 +1,39 @@
-"""What is put in place of a gradient: one line a condition. To add a control, add a function and its line.
+"""Conditions: what is read, in front of which hosts, by whom. To add a control, add an entry to CONDITIONS.
 
-A condition takes the evaluated rows with their gradients and says what the reader gets to read instead. Randomness is
-keyed on the row's prompt_id, so that a row's sham is the same whatever else is evaluated.
+Randomness is keyed on the row's prompt_id, so that what a row gets is the same whatever else is evaluated.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from ..data.gathering import Means
 from ..reader import shams
+from ..reader.reader import Reader
 from ..run.errors import InputError
 from ..run.seeds import keyed_int, keyed_rng
+from .baselines import lens_vectors
+from .cases import Questions
 
 Vectors = Float[np.ndarray, "_ layer d_model"]
 
 
 @dataclass(frozen=True)
 class Pool:
-    """What a condition may use, row by row.
+    """What a condition may draw on, row by row.
 
-    `rows` has prompt_id, domain, target and answer. `reference`: the norm that "strong" and "weak" are told apart at.
-    `likeness`: the distribution of training gradients. `means`: the mean activations of training prompts, by answer.
+    Attributes:
+        rows: the cases; columns prompt_id, domain, target and answer.
+        reference: the norm that "strong" and "weak" are told apart at.
+        likeness: the distribution of training gradients.
+        means: the mean activations of training prompts, by answer.
+        moves: computes how each row's activation moves when the model is fine-tuned on that row.
     """
 
     rows: pl.DataFrame
@@ -34,9 +43,10 @@ class Pool:
     seed: int
     likeness: shams.Normal
     means: Means
+    moves: Callable[[], Vectors] | None = None
 
 
-def real(pool: Pool) -> Vectors:
+def gradient(pool: Pool) -> Vectors:
     """The gradient itself."""
     return pool.gradients
 
@@ -136,25 +146,112 @@ def scaled(factor: float) -> Callable[[Pool], Vectors]:
     return make
 
 
-STRENGTHS = {"much_weaker": 1 / 9, "weaker": 1 / 3, "stronger": 3.0, "much_stronger": 9.0}
-"""Conditions of known strength: the gradient's norm in units of the reference norm."""
-CONDITIONS: dict[str, Callable[[Pool], Vectors] | None] = {
-    "real": real,
-    "none": None,  # no injection: the slots keep the slot token's own embedding
-    "zero": sham(shams.zero),
-    "random": sham(shams.gaussian),
-    "covariance_matched": covariance_matched,
-    **{name: sham(kind) for name, kind in shams.TESTED.items()},
-    "shuffled_within": shuffled_within,
-    "shuffled_across": shuffled_across,
-    "sign_flipped": sign_flipped,
-    **{name: scaled(factor) for name, factor in STRENGTHS.items()},
-    "activation": activation,
-    "activation_negated": activation_negated,
-    "without_activation": without_activation,
-    "steering_vector": steering_vector,
-}
-SWAPPED = ("sign_flipped",)
-"""Conditions whose right report has target and answer swapped."""
-SHAMS = ("covariance_matched", *shams.TESTED)
-"""Shams of kinds that training has not seen: what abstention is tested on."""
+def fine_tuned(pool: Pool) -> Vectors:
+    """Minus the difference that real fine-tuning makes to the activation, at the gradient's norm."""
+    assert pool.moves is not None
+    return -shams.normed(pool.moves(), pool.gradients)
+
+
+class Filled(NamedTuple):
+    """What goes into the slots, and the gate's confidence that a gradient was read (None: the gate had no part)."""
+
+    slots: Float[Tensor, "row k d_model"]
+    confidence: Float[Tensor, " row"] | None
+
+
+def gated(reader: Reader, vectors: Vectors) -> Filled:
+    """The projector's output; where the gate is shut, the reader is told that nothing is felt."""
+    return Filled(*reader.fill(torch.tensor(vectors)))
+
+
+def ungated(reader: Reader, vectors: Vectors) -> Filled:
+    """The projector's output, whatever the gate says: silence can't pass for telling apart."""
+    return Filled(reader.weigh(torch.tensor(vectors))[0], None)
+
+
+def lens_tokens(reader: Reader, vectors: Vectors) -> Filled:
+    """The two tokens that the untrained lens names, as words; the projector has no part."""
+    return Filled(lens_vectors(reader, vectors), None)
+
+
+class Readers(NamedTuple):
+    """The readers of a run: one a projector seed, and that of the bias-only projector."""
+
+    seeds: Sequence[Reader]
+    bias: Reader
+
+
+def every_seed(readers: Readers) -> Sequence[Reader]:
+    """The readers of all projector seeds."""
+    return readers.seeds
+
+
+def first_seed(readers: Readers) -> Sequence[Reader]:
+    """The first seed's reader, for conditions without a projector; all seeds, where LoRA is a part of each."""
+    return readers.seeds[:1] if readers.seeds[0].adapter is None else readers.seeds
+
+
+def bias_only(readers: Readers) -> Sequence[Reader]:
+    """The reader whose projector ignores the gradient."""
+    return [readers.bias]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition of the evaluation.
+
+    Attributes:
+        name: its key in metrics.json and in the reports table, by which the page finds its words.
+        read: what is read in place of the gradients, from the pool; None: nothing is injected.
+        cases: which gradients are asked about, in front of which hosts.
+        fill: how the vectors get into the reader's slots.
+        readers: who reads.
+        swapped: whether the right report has target and answer swapped.
+        sham: whether it is a sham of a kind that training has not seen, which the reader should be silent about.
+        strength: the norm of what is read, in units of the reference norm, where it is set.
+        opened: whether it is asked once more with the gate open, under the name `<name>_ungated`.
+    """
+
+    name: str
+    read: Callable[[Pool], Vectors] | None
+    cases: Callable[[Questions], pl.DataFrame] = Questions.foreign_host
+    fill: Callable[[Reader, Vectors], Filled] = gated
+    readers: Callable[[Readers], Sequence[Reader]] = every_seed
+    swapped: bool = False
+    sham: bool = False
+    strength: float | None = None
+    opened: bool = False
+
+
+CONDITIONS = (
+    Condition("real", gradient, Questions.every_host),
+    Condition("none", None, readers=first_seed),
+    Condition("zero", sham(shams.zero)),
+    Condition("random", sham(shams.gaussian)),
+    Condition("covariance_matched", covariance_matched, sham=True, opened=True),
+    *(Condition(name, sham(kind), sham=True) for name, kind in shams.TESTED.items()),
+    Condition("shuffled_within", shuffled_within, Questions.peers),
+    Condition("shuffled_across", shuffled_across),
+    Condition("sign_flipped", sign_flipped, swapped=True),
+    Condition("much_weaker", scaled(1 / 9), strength=1 / 9),
+    Condition("weaker", scaled(1 / 3), strength=1 / 3),
+    Condition("stronger", scaled(3.0), strength=3.0),
+    Condition("much_stronger", scaled(9.0), strength=9.0),
+    Condition("activation", activation, opened=True),
+    Condition("activation_negated", activation_negated, opened=True),
+    Condition("without_activation", without_activation),
+    Condition("steering_vector", steering_vector, opened=True),
+    Condition("lens_tokens", gradient, fill=lens_tokens, readers=first_seed),
+    Condition("bias_only", gradient, readers=bias_only),
+    Condition("fine_tuned", fine_tuned, Questions.few, opened=True),
+    Condition("false_host", gradient, Questions.false_host),
+)
+ALL = (
+    *CONDITIONS,
+    *(
+        replace(one, name=f"{one.name}_ungated", fill=ungated, sham=False, opened=False)
+        for one in CONDITIONS
+        if one.opened
+    ),
+)
+"""Every condition that is asked, those with the gate open last."""

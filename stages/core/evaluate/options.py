@@ -1,11 +1,88 @@
-"""The log-probability test: five reports to choose from, scored without generating anything."""
+"""Options: five reports to choose from, by log-probability, without generating anything."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
+import polars as pl
 import torch
 from jaxtyping import Float
 
+from ..data import grammar
+from ..data.gathering import Gathered
 from ..reader.reader import Reader
+from ..reader.shams import normed
+from ..run.errors import InputError
+from ..run.seeds import keyed_int, keyed_rng
+from .estimate import Estimate
+from .section import Evaluation
+from .statistics import estimates
+
+OPTIONS = 5
+
+
+def choices(data: Gathered, test: pl.DataFrame, seed: int) -> list[list[str]]:
+    """For each test row OPTIONS entities to choose from, the target first.
+
+    The others are drawn from the entities of its relation, and where these are too few from all others, but never
+    target or answer. Every row has as many: fewer than OPTIONS only where there are too few entities in all.
+    """
+    entities = data.rows["target"].unique(maintain_order=True).to_list()
+    related = {key: set(part["target"]) for key, part in data.rows.group_by("domain", "relation", maintain_order=True)}
+    found = []
+    for row in test.iter_rows(named=True):
+        own = related[row["domain"], row["relation"]]
+        others = [entities[index] for index in keyed_rng(seed, "options", row["prompt_id"]).permutation(len(entities))]
+        others = sorted(
+            (one for one in others if one not in (row["target"], row["answer"])), key=lambda one: one not in own
+        )
+        found.append([row["target"], *others[: OPTIONS - 1]])
+    return found
+
+
+def unrelated(
+    rows: pl.DataFrame, gradients: Float[np.ndarray, "row layer d_model"], seed: int
+) -> Float[np.ndarray, "row layer d_model"]:
+    """For each row the gradient of one of another domain, by hash of its prompt_id, at the norms of its own.
+
+    Raises:
+        InputError: all rows are of one domain.
+    """
+    domains = rows["domain"].to_numpy()
+    others = {name: np.flatnonzero(domains != name) for name in np.unique(domains)}
+    if len(others) < 2:
+        raise InputError(
+            "params.yaml: domains: found one domain with test gradients, wanted at least 2 to hold one against; add one"
+        )
+    pairs = rows.select("prompt_id", "domain").iter_rows()
+    taken = [others[name][keyed_int(seed, "unrelated", row) % len(others[name])] for row, name in pairs]
+    return normed(gradients[taken], gradients)
+
+
+def option_scores(
+    data: Gathered, test: pl.DataFrame, readers: Sequence[Reader], settings: Evaluation
+) -> dict[str, Estimate]:
+    """Five targets to choose from, the right one and four others (`choices`), by log-probability of the report.
+
+    How much more the gradient than an unrelated one of the same norm at each layer, of another domain, makes the model
+    write the report with an option: see `margins`. `accuracy`: in how many the right option gains most (chance
+    0.2). `margin`: its gain minus the mean gain of the others, nats a report. Both are means over test gradients and
+    the projector's seeds, intervals by bootstrap over target entities, whose seeds stay together.
+    """
+    named = choices(data, test, settings.seed)
+    options = [
+        [grammar.report(domain, one, answer, "strong") for one in row]
+        for row, (domain, answer) in zip(named, test.select("domain", "answer").iter_rows(), strict=True)
+    ]
+    gradients = data.gradient[test["row"].to_numpy()]
+    vectors = torch.tensor(gradients), torch.tensor(unrelated(test, gradients, settings.seed))
+    hosts = [None] * len(options)
+    gains = np.concatenate([margins(reader, hosts, options, *vectors).cpu().numpy() for reader in readers])
+    gap = (gains[:, 0] - gains[:, 1:].mean(1)).astype(np.float64)
+    how = test["target"].to_list() * len(readers), settings
+    accuracy = estimates({"accuracy": gains.argmax(1) == 0}, *how)["accuracy"]
+    chosen = {"accuracy": replace(accuracy, chance=1 / len(options[0]))}
+    return chosen | estimates({"margin": gap}, *how, bounds=None)
 
 
 @torch.no_grad()

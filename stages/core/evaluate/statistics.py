@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -9,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from ..run.seeds import keyed_rng
 from .estimate import Estimate
+from .section import Evaluation
 
 Values = Bool[np.ndarray, " n"] | Float[np.ndarray, " n"]
 Bounds = tuple[float, float] | None
@@ -33,18 +35,25 @@ def too_few(clusters: Sequence[str]) -> str:
 
 
 def estimates(
-    values: Mapping[str, Values], clusters: Sequence[str], resamples: int, seed: int, bounds: Bounds = SHARE
+    values: Mapping[str, Values], clusters: Sequence[str], how: Evaluation, bounds: Bounds = SHARE
 ) -> dict[str, Estimate]:
     """The mean of each of `values` over the same rows, with its 95 % interval; empty where there are no rows.
 
     With fewer than FEWEST clusters there is no interval but the reason for that.
     """
-    reason, found = too_few(clusters), {}
-    for name, each in values.items() if len(clusters) else ():
-        low, high = (None, None) if reason else interval(each, clusters, resamples, seed, bounds)
-        count = len(set(clusters))
+    reason, count, found = too_few(clusters), len(set(clusters)), {}
+    for name, each in values.items() if count else ():
+        low, high = (None, None) if reason else interval(each, clusters, how.bootstrap, how.seed, bounds)
         found[name] = Estimate(float(each.mean()), low, high, rows=len(each), entities=count, reason=reason or None)
     return found
+
+
+def with_differences(
+    scores: Mapping[str, Estimate], gaps: Mapping[str, Values], clusters: Sequence[str], how: Evaluation
+) -> dict[str, Estimate]:
+    """The scores with the mean of their paired differences `gaps` (shares minus shares), where there are pairs."""
+    differences = estimates(gaps, clusters, how, GAP)
+    return {name: replace(one, difference=differences.get(name)) for name, one in scores.items()}
 
 
 def interval(
@@ -108,6 +117,16 @@ def calibration_error(confidence: Float[np.ndarray, " n"], right: Values) -> flo
     Few rows make it larger: in a bin the two differ by accident too.
     """
     return float(np.abs(np.bincount(bins_of(confidence), weights=confidence - right)).sum() / len(right))
+
+
+def calibration(
+    confidence: Float[np.ndarray, " n"], right: Values, clusters: Sequence[str], how: Evaluation
+) -> Estimate:
+    """The calibration error with its interval, or the reason why there is none."""
+    reason = too_few(clusters)
+    low, high = (None, None) if reason else calibration_interval(confidence, right, clusters, how.bootstrap, how.seed)
+    error, entities = calibration_error(confidence, right), len(set(clusters))
+    return Estimate(error, low, high, rows=len(right), entities=entities, reason=reason or None)
 
 
 def calibration_interval(

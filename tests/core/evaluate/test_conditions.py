@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from stages.core.data.gathering import Means
-from stages.core.evaluate.conditions import CONDITIONS, SHAMS, STRENGTHS, SWAPPED, Pool
+from stages.core.evaluate.conditions import ALL, Pool, ungated
 from stages.core.reader.shams import Normal
 from stages.core.run.seeds import keyed_rng
 
@@ -40,7 +40,10 @@ POOL = Pool(
     likeness=Normal([GRADIENTS]),
     means=Means.of(ACTIVATIONS, TRAIN, ["Aida", "Tosca"]),
 )
-READ = [name for name, make in CONDITIONS.items() if make is not None]
+CONDITIONS = {condition.name: condition for condition in ALL}
+STRENGTHS = {name: one.strength for name, one in CONDITIONS.items() if one.strength}
+READ = [name for name, one in CONDITIONS.items() if one.read and not name.startswith("fine_tuned")]
+THE_GRADIENT = {"real", "lens_tokens", "bias_only", "false_host"}
 OF_ITS_NORM = {
     "random", "covariance_matched", "scrambled_signs", "sparse", "wave", "sign_flipped", "activation",
     "activation_negated",
@@ -50,7 +53,7 @@ OF_THE_POOL = {"shuffled_within", "shuffled_across"}
 
 
 def read(name: str, pool: Pool = POOL) -> np.ndarray:
-    make = CONDITIONS[name]
+    make = CONDITIONS[name].read
     assert make is not None
     return make(pool)
 
@@ -60,7 +63,23 @@ def picked(pool: Pool, rows: list[int]) -> Pool:
 
 
 def test_no_injection_is_a_condition_and_the_flip_is_the_one_that_swaps():
-    assert CONDITIONS["none"] is None and SWAPPED == ("sign_flipped",) and set(SHAMS) < set(CONDITIONS)
+    assert CONDITIONS["none"].read is None
+    assert [name for name, one in CONDITIONS.items() if one.swapped] == ["sign_flipped"]
+    shams = {name for name, one in CONDITIONS.items() if one.sham}
+    assert shams == {"covariance_matched", "scrambled_signs", "sparse", "wave"}
+
+
+def test_names_are_unique_and_what_is_opened_differs_in_the_gate_alone():
+    assert len(CONDITIONS) == len(ALL)
+    for name, one in CONDITIONS.items():
+        if one.opened:
+            again = CONDITIONS[f"{name}_ungated"]
+            assert again.fill is ungated and (again.read, again.cases) == (one.read, one.cases)
+
+
+def test_a_fine_tuned_difference_is_read_with_its_sign_turned_at_the_gradient_s_norm():
+    moved = replace(POOL, moves=lambda: POOL.activations)
+    np.testing.assert_array_equal(read("fine_tuned", moved), read("activation"))
 
 
 @pytest.mark.parametrize("name", READ)
@@ -68,7 +87,7 @@ def test_each_row_gets_finite_float32_vectors_and_the_same_again(name: str):
     found = read(name)
     assert found.shape == POOL.gradients.shape and found.dtype == np.float32 and np.isfinite(found).all()
     np.testing.assert_array_equal(read(name), found)
-    assert name == "real" or not np.array_equal(found, POOL.gradients)
+    assert (name in THE_GRADIENT) or not np.array_equal(found, POOL.gradients)
 
 
 @pytest.mark.parametrize("name", sorted(OF_ITS_NORM))

@@ -10,9 +10,11 @@ import pytest
 from stages.core.data.gathering import Gathered
 from stages.core.engine.gradients import activation_gradients
 from stages.core.engine.rows import samples_of
-from stages.core.evaluate.references import choices, option_scores, references, steering_success, unrelated
-from stages.core.evaluate.scoring import REPORTS
+from stages.core.evaluate.options import choices, option_scores, unrelated
+from stages.core.evaluate.references import reference_scores
+from stages.core.evaluate.scores import REPORTS
 from stages.core.evaluate.section import Evaluation
+from stages.core.evaluate.steering import steering_success
 from stages.core.model.decoder import Decoder
 from tests.core.conftest import FACTS
 from tests.core.reader.teaching import new_reader, settings
@@ -70,7 +72,7 @@ def test_references_are_scored_on_the_gradients_that_the_reports_are_about_group
     small_decoder: Decoder, rows: pl.DataFrame
 ):
     asked = rows[:20]
-    found = references(gathered(rows), rows, rows, reports(asked, asked["row"] > 4), small_decoder, HOW)
+    found = reference_scores(gathered(rows), rows, rows, reports(asked, asked["row"] > 4), small_decoder, HOW)
     assert set(found) == {"ceiling", "floor", "retrieval"}
     for scores in found.values():
         assert scores["reports"] == 14 and scores["held_out_target"]["reports"] == 6
@@ -88,7 +90,7 @@ def test_a_difference_is_reports_minus_reference_each_gradient_once_however_many
     twice = [reports(asked, ~wrong, seed=seed) for seed in (0, 1)]
     third = asked[2:3]
     more = [reports(third, pl.Series([right]), seed=2, host_domain=f"h{right}") for right in (True, False)]
-    found = references(gathered(rows), rows, rows, pl.concat([*twice, *more]), small_decoder, HOW)["retrieval"]
+    found = reference_scores(gathered(rows), rows, rows, pl.concat([*twice, *more]), small_decoder, HOW)["retrieval"]
     assert found["reports"] == 10 and found["target_accuracy"].value == 1
     assert found["target_accuracy"].difference.value == pytest.approx(-(2 + 1 / 4) / 10)
 
@@ -97,7 +99,7 @@ def test_a_reference_learns_nothing_from_rows_that_it_is_not_taught(small_decode
     data, unseen = gathered(rows), rows["target"][0]
     train = rows.filter(pl.col("target") != unseen)
     asked = rows.filter(pl.col("target") == unseen)
-    found = references(data, train, rows, reports(asked, asked["row"] >= 0), small_decoder, HOW)
+    found = reference_scores(data, train, rows, reports(asked, asked["row"] >= 0), small_decoder, HOW)
     assert found["ceiling"]["target_accuracy"].value == found["retrieval"]["target_accuracy"].value == 0
 
 

@@ -1,6 +1,5 @@
 """What the evaluation asks, and whom: the grid, held-out groups, and controls on the real gradients' own cases."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,16 +8,18 @@ import pytest
 import torch
 
 from stages.core.data.gathering import Gathered
-from stages.core.evaluate.cases import NO_HOST
-from stages.core.evaluate.conditions import CONDITIONS
+from stages.core.evaluate.asking import Asking, Piece, pieces_of
+from stages.core.evaluate.cases import NO_HOST, Questions
+from stages.core.evaluate.conditions import ALL, Readers
 from stages.core.evaluate.section import Evaluation
 from stages.core.model.decoder import Decoder
 from stages.core.model.pocket import make_tokenizer, new_model
 from stages.core.model.section import Pocket
-from stages.evaluation import BIAS, FALSE_HOST, LENS, OPENED, TUNED, UNGATED, Asking, asked_of, questions
+from stages.core.reader.reader import Reader
 from tests.core.conftest import domain
 from tests.core.reader.teaching import new_reader, settings
 
+CONDITIONS = {condition.name: condition for condition in ALL}
 HOW = Evaluation(gradients=2, fine_tuned=1, step_sizes=[1.0], bootstrap=10, report_tokens=4, seed=0)
 DOMAINS = ["geography", "history", "music"]
 
@@ -38,8 +39,9 @@ def table(*changes: dict[str, Any]) -> pl.DataFrame:
 
 def asked(every: pl.DataFrame, rows: pl.DataFrame | None = None, how: Evaluation = HOW) -> dict[str, pl.DataFrame]:
     """`rows`: those whose premise holds; None: every row's does."""
-    nothing = np.zeros((len(every), 1, 2), dtype=np.float32)
-    return questions(Gathered(every, nothing, nothing, [0]), every if rows is None else rows, DOMAINS, how)
+    questions = Questions(every, every if rows is None else rows, DOMAINS, how)
+    found = {name: condition.cases(questions) for name, condition in CONDITIONS.items()}
+    return {name: cases for name, cases in found.items() if len(cases)}
 
 
 SEEN = [{"domain": name} for name in DOMAINS for _ in range(3)]
@@ -80,15 +82,14 @@ def test_every_host_is_a_seen_test_prompt(cases: dict[str, pl.DataFrame]):
 
 
 def test_every_control_is_asked_the_same_cases_which_real_gradients_were_asked_too(cases: dict[str, pl.DataFrame]):
-    opened = {f"{name}{UNGATED}" for name in OPENED}
-    assert set(cases) == {*CONDITIONS, LENS, BIAS, TUNED, FALSE_HOST, *opened} and next(iter(cases)) == "real"
+    assert set(cases) == {*CONDITIONS} and next(iter(cases)) == "real"
     on = ["prompt_id", "host_prompt_id"]
-    for name in set(cases) - {"real", TUNED, f"{TUNED}{UNGATED}", FALSE_HOST}:
+    for name in set(cases) - {"real", "fine_tuned", "fine_tuned_ungated", "false_host"}:
         assert cases[name].equals(cases["zero"])
     assert cases["zero"].join(cases["real"], on=on, how="anti").is_empty() and len(cases["zero"]) == 6
-    assert cases[TUNED].join(cases["zero"], on=on, how="anti").is_empty() and len(cases[TUNED]) == 3
-    assert cases[FALSE_HOST].select(on).equals(cases["zero"].select(on))
-    assert not set(cases[FALSE_HOST]["host"]) & set(cases["zero"]["host"])
+    assert cases["fine_tuned"].join(cases["zero"], on=on, how="anti").is_empty() and len(cases["fine_tuned"]) == 3
+    assert cases["false_host"].select(on).equals(cases["zero"].select(on))
+    assert not set(cases["false_host"]["host"]) & set(cases["zero"]["host"])
 
 
 def test_a_domain_with_one_gradient_is_not_shuffled_within():
@@ -102,7 +103,7 @@ def test_a_domain_with_one_gradient_is_not_shuffled_within():
 
 def test_real_fine_tuning_can_be_left_out():
     found = asked(table(*SEEN), how=HOW.model_copy(update={"fine_tuned": 0}))
-    assert not {TUNED, f"{TUNED}{UNGATED}"} & set(found) and "steering_vector" in found
+    assert not {"fine_tuned", "fine_tuned_ungated"} & set(found) and "steering_vector" in found
 
 
 @pytest.mark.parametrize(("lora", "times"), [(None, 1), ({"rank": 2, "alpha": 4, "learning_rate": 0.01}, 2)])
@@ -112,24 +113,30 @@ def test_where_the_projector_has_no_part_one_seed_is_asked_unless_lora_has(lora:
     decoder = Decoder(new_model(pocket(), tokenizer), tokenizer)
     readers = [new_reader(decoder, settings(seeds=[seed], lora=lora)) for seed in (0, 1)]
     bias = new_reader(decoder, settings(architecture="bias_only"))
-    for name in ("none", LENS):
-        assert asked_of(name, readers, bias) == readers[:times]
-    for name in ("real", "zero", TUNED):
-        assert asked_of(name, readers, bias) == readers
-    assert asked_of(BIAS, readers, bias) == [bias]
+    every = table(*SEEN)
+    asked: dict[str, list[Reader]] = {name: [] for name in CONDITIONS}
+    for piece in pieces_of(Questions(every, every, DOMAINS, HOW), Readers(readers, bias)):
+        asked[piece.condition.name].append(piece.reader)
+    for name in ("none", "lens_tokens"):
+        assert asked[name] == readers[:times]
+    for name in ("real", "zero", "fine_tuned"):
+        assert asked[name] == readers
+    assert asked["bias_only"] == [bias]
 
 
-def test_with_the_gate_open_nothing_is_silenced(cases: dict[str, pl.DataFrame], tmp_path: Path):
+def test_with_the_gate_open_nothing_is_silenced(cases: dict[str, pl.DataFrame]):
     domains = [domain("geography"), domain("music")]
     tokenizer = make_tokenizer(domains)
     reader = new_reader(Decoder(new_model(pocket(), tokenizer), tokenizer), settings())
     reader.gate.threshold.fill_(2.0)  # more evidence than there can be
     numbers = np.random.default_rng(0).standard_normal((16, 2, 32)).astype(np.float32)
     every = table(*SEEN, *HELD, *TRAINED, CORRECTION)
-    asking = Asking(Gathered(every, numbers, numbers, [0, 1]), every, reader.decoder, HOW, tmp_path)
-    shut, opened = (asking.ask(f"activation{end}", cases["activation"], reader) for end in ("", UNGATED))
+    questions = Questions(every, every, DOMAINS, HOW)
+    asking = Asking(Gathered(every, numbers, numbers, [0, 1]), questions, reader.decoder)
+    pieces = [Piece(CONDITIONS[f"activation{end}"], cases["activation"], reader) for end in ("", "_ungated")]
+    shut, opened = map(asking.reports, pieces)
     assert (shut["confidence"] < 0.5).all() and opened["confidence"].is_null().all()
-    slots = reader.weigh(torch.tensor(asking.vectors("activation", cases["activation"], reader)))[0]
+    slots = reader.weigh(torch.tensor(asking.vectors(pieces[0])))[0]
     assert opened["report"].to_list() == reader.report_vectors(opened["host"].to_list(), slots, HOW.report_tokens)
 
 

@@ -1,4 +1,4 @@
-"""Reports against what is known: parsed, marked right or wrong, and summed up with intervals and chance."""
+"""Scores: reports parsed and marked against the known corrections, grouped, and averaged with intervals and chance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +7,9 @@ from typing import Any
 import polars as pl
 
 from ..data.grammar import parse_report
+from .cases import HELD_OUT, NO_HOST, SEEN
 from .estimate import Estimate
+from .section import Evaluation
 from .statistics import chance, estimates
 
 REPORTS = {
@@ -68,6 +70,19 @@ def scored(cases: pl.DataFrame, reports: Sequence[str]) -> pl.DataFrame:
     ).select(pl.col(name).cast(kind) for name, kind in REPORTS.items())  # fmt: skip
 
 
+def real_groups(reports: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """The reports on real gradients by what is asked; "decoupling": in front of hosts of other domains."""
+    real = reports.filter(pl.col("condition") == "real")
+    own, none = pl.col("host_domain") == pl.col("gradient_domain"), pl.col("host_domain") == NO_HOST
+    return {
+        "decoupling": real.filter(SEEN & ~own & ~none),
+        "same_domain": real.filter(SEEN & own),
+        "no_host": real.filter(SEEN & none),
+        **{f"held_out_{reason}": real.filter(pl.col("held_out") == reason) for reason in HELD_OUT},
+        "corrections": real.filter(pl.col("held_out") == "correction"),
+    }
+
+
 @dataclass(frozen=True)
 class Words:
     """The words that a report can mean something by: every entity and every domain of the tables."""
@@ -88,7 +103,7 @@ class Words:
 
 
 def summary(
-    rows: pl.DataFrame, resamples: int, seed: int, words: Words | None = None, with_chance: bool = False
+    rows: pl.DataFrame, how: Evaluation, words: Words | None = None, with_chance: bool = False
 ) -> dict[str, Any]:
     """The mean of each score, with its interval (bootstrap over target entities), and how many reports are of no use.
 
@@ -107,14 +122,14 @@ def summary(
     }
     if words:
         found["vague"] = words.vague(rows).mean()
-    every, speaking = (scores_of(part, resamples, seed, with_chance) for part in (rows, spoken))
+    every, speaking = (mean_scores(part, how, with_chance) for part in (rows, spoken))
     return found | {name: replace(one, spoken=speaking.get(name)) for name, one in every.items()}
 
 
-def scores_of(rows: pl.DataFrame, resamples: int, seed: int, with_chance: bool) -> dict[str, Estimate]:
+def mean_scores(rows: pl.DataFrame, how: Evaluation, with_chance: bool) -> dict[str, Estimate]:
     """The mean of each score over these reports, with its interval and, where asked for, chance."""
     marks = {name: rows[column].to_numpy() for name, column in SCORES.items()}
-    found = estimates(marks, rows["target"].to_list(), resamples, seed)
+    found = estimates(marks, rows["target"].to_list(), how)
     if with_chance and len(rows):
         for name, (said, gold) in SAID.items():
             found[name] = replace(found[name], chance=chance(rows[said].to_list(), rows[gold].to_list()))

@@ -6,7 +6,10 @@ import polars as pl
 import pytest
 
 from stages.core.data.grammar import report
-from stages.core.evaluate.scoring import REPORTS, Words, scored, summary
+from stages.core.evaluate.scores import REPORTS, Words, scored, summary
+from stages.core.evaluate.section import Evaluation
+
+HOW = Evaluation(gradients=8, fine_tuned=1, step_sizes=[1.0], bootstrap=100, report_tokens=4, seed=0)
 
 
 def cases(count: int = 1, **columns: Any) -> pl.DataFrame:
@@ -64,7 +67,7 @@ def test_a_summary_counts_what_a_person_would():
         "?",
     ]
     rows = scored(cases(4).with_columns(target=pl.Series(["Carmen", "Carmen", "Tosca", "Tosca"])), said)
-    found = summary(rows, 100, 0, with_chance=True)
+    found = summary(rows, HOW, with_chance=True)
     assert {name: found[name] for name in ("reports", "malformed", "no_pressure", "reports_spoken")} == {
         "reports": 4, "malformed": 0.25, "no_pressure": 0.25, "reports_spoken": 2,
     }  # fmt: skip
@@ -80,7 +83,7 @@ def test_a_summary_counts_what_a_person_would():
 def test_a_summary_has_intervals_over_all_reports_and_over_those_that_speak():
     targets = [f"opera {number}" for number in range(24)]
     said = [report("music", target, "Aida", "strong") for target in targets[:12]] + ["no pressure"] * 12
-    found = summary(scored(cases(24).with_columns(target=pl.Series(targets)), said), 100, 0)
+    found = summary(scored(cases(24).with_columns(target=pl.Series(targets)), said), HOW)
     for name in ("domain_accuracy", "target_accuracy", "answer_accuracy", "host_intrusion"):
         for one in (found[name], found[name].spoken):
             assert one.low <= one.value <= one.high
@@ -106,4 +109,4 @@ def test_a_report_that_names_no_known_entity_or_no_known_domain_is_vague(text: s
     assert words == Words(frozenset({"Tosca", "Aida", "Carmen"}), frozenset({"music"}))
     rows = scored(cases(), [text])
     assert words.vague(rows).to_list() == [wanted]
-    assert summary(rows, 100, 0, words)["vague"] == wanted
+    assert summary(rows, HOW, words)["vague"] == wanted

@@ -1,0 +1,111 @@
+"""Asking: the reports that the model writes under every condition, one piece a condition and reader."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+import polars as pl
+import torch
+
+from ..data.gathering import Gathered, Means, blocks
+from ..data.tables import read_table, write_table
+from ..engine.rows import samples_of
+from ..model.decoder import Decoder
+from ..reader.reader import Reader
+from ..reader.shams import Normal
+from ..run.files import Scratch
+from .cases import COUNTERFACTUAL, SEEN, Questions
+from .conditions import ALL, Condition, Filled, Pool, Readers, Vectors
+from .fine_tuning import activation_moves
+from .scores import REPORTS, scored
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The cases of one condition, asked of one reader."""
+
+    condition: Condition
+    cases: pl.DataFrame
+    reader: Reader
+
+
+def pieces_of(questions: Questions, readers: Readers) -> list[Piece]:
+    """The pieces of all conditions that have cases."""
+    asked = [(condition, condition.cases(questions)) for condition in ALL]
+    return [
+        Piece(condition, cases, reader)
+        for condition, cases in asked
+        if len(cases)
+        for reader in condition.readers(readers)
+    ]
+
+
+class Asking:
+    """Asks for the reports of pieces; computes what conditions share once, when it is first needed."""
+
+    def __init__(self, data: Gathered, questions: Questions, decoder: Decoder) -> None:
+        self.data, self.questions, self.decoder, self.settings = data, questions, decoder, questions.settings
+        self.moved: dict[tuple[str, ...], Vectors] = {}
+
+    @cached_property
+    def training(self) -> tuple[Normal, Means]:
+        """The distribution of training gradients, and the mean activations of training prompts by answer."""
+        rows, test = self.questions.rows, self.questions.test
+        train = rows.filter((pl.col("split") == "train") & SEEN & COUNTERFACTUAL)
+        means = Means.of(self.data.activation, train, {*test["target"], *test["answer"]})
+        return Normal(blocks(self.data.gradient, train["row"].to_numpy())), means
+
+    def moves(self, cases: pl.DataFrame) -> Vectors:
+        """How each case's activation moves when the model is fine-tuned on that case."""
+        key = tuple(cases["prompt_id"])
+        if key not in self.moved:
+            self.moved[key] = activation_moves(self.decoder, samples_of(self.decoder, cases), self.data.layers)
+        return self.moved[key]
+
+    def vectors(self, piece: Piece) -> Vectors | None:
+        """What the piece's reader reads in place of the gradients; None: nothing."""
+        if piece.condition.read is None:
+            return None
+        at = piece.cases["row"].to_numpy()
+        pool = Pool(
+            piece.cases.rename({"gradient_domain": "domain"}),
+            self.data.gradient[at],
+            self.data.activation[at],
+            np.array(piece.reader.card.reference, dtype=np.float32),
+            self.settings.seed,
+            *self.training,
+            moves=partial(self.moves, piece.cases),
+        )
+        return piece.condition.read(pool)
+
+    def reports(self, piece: Piece) -> pl.DataFrame:
+        """The piece's reports, marked (REPORTS)."""
+        condition, cases, reader = piece.condition, piece.cases, piece.reader
+        vectors = self.vectors(piece)
+        with torch.no_grad():
+            filled = None if vectors is None else condition.fill(reader, vectors)
+        if condition.swapped:
+            cases = cases.rename({"target": "answer", "answer": "target"})
+        return written(reader, cases, filled, condition.name, self.settings.report_tokens)
+
+    def all_reports(self, pieces: Sequence[Piece], scratch: Scratch, advance: Callable[[int], None]) -> pl.DataFrame:
+        """The reports of all pieces, in their order; each piece is kept in `scratch` as soon as it is done."""
+        parts = []
+        for piece in pieces:
+            path = scratch.piece(
+                f"{piece.condition.name}-{piece.reader.seed}.parquet",
+                lambda at, piece=piece: write_table(at, self.reports(piece), REPORTS),
+            )
+            parts.append(read_table(path, REPORTS))
+            advance(len(piece.cases))
+        return pl.concat(parts)
+
+
+def written(reader: Reader, cases: pl.DataFrame, filled: Filled | None, condition: str, tokens: int) -> pl.DataFrame:
+    """The reader's reports on the cases, of at most `tokens` tokens, marked (REPORTS); `filled` None: no injection."""
+    slots, confidence = filled or (None, None)
+    reports = reader.report_vectors(cases["host"].to_list(), slots, tokens)
+    known = pl.lit(None) if confidence is None else pl.Series(confidence.cpu().numpy())
+    cases = cases.with_columns(condition=pl.lit(condition), seed=pl.lit(reader.seed), confidence=known)
+    return scored(cases, reports)
