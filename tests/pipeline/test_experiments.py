@@ -158,6 +158,8 @@ def test_params_can_be_set_and_results_compared(tiny_pipeline: Path, warm_python
     narrow = shown(root)["narrow"]
     assert narrow["projector"]["width"] == 8 and narrow["projector"]["seeds"] == [0]
     assert narrow["metrics"] == json.loads((root / METRICS).read_text(encoding="utf-8"))
+    changed = json.loads(tiny.command(root, "dvc", "metrics", "diff", "HEAD", "narrow", "--json").stdout)
+    assert METRICS.as_posix() in changed.get("diff", changed)
     plots = json.loads(tiny.command(root, "dvc", "plots", "diff", "HEAD", "narrow", "--json").stdout)["data"]
     for name in ("Training of the projector", "Conditions"):
         assert {row["rev"] for plot in plots[name] for row in rows_of(plot)} == {"HEAD", "narrow"}
