@@ -85,9 +85,6 @@ class OnDevice(Tensor):
     def storage(self) -> Any:
         return self.held.storage()
 
-    def data_ptr(self) -> int:
-        return self.held.data_ptr()
-
     def __repr__(self, **kwargs: Any) -> str:
         return f"{self.held!r} on {self.device}"
 
