@@ -101,6 +101,8 @@ def watched(rows: pl.DataFrame, column: str, steps: int) -> pl.DataFrame:
             logging_strategy="no", report_to=[], save_strategy="no", disable_tqdm=True, remove_unused_columns=False,
             use_cpu=decoder.device.type == "cpu", seed=0,
         )  # fmt: skip
+        if arguments.n_gpu > 1:  # on all cards, a batch would hold that many times as many rows
+            arguments._n_gpu = 1
         data: Any = encoded(decoder, rows["prompt"].to_list(), rows[column].to_list())
         model: Any = decoder.model.requires_grad_(True).train()
         trainer = Trainer(model, arguments, train_dataset=data, data_collator=padded, callbacks=[watch])
