@@ -26,13 +26,13 @@ def entries(name: str) -> dict[str, Any]:
 
 
 def environment(html: bool) -> jinja2.Environment:
-    """Templates of this folder; an undefined name is an error. `html`: everything that is filled in is escaped."""
+    """Templates of this folder; an undefined name is an error. `html`: escape what is filled in, drop lines of tags."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE, encoding="utf-8"),
         autoescape=html,
         undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        trim_blocks=html,
+        lstrip_blocks=html,
         keep_trailing_newline=True,
     )
     made.filters |= {one.__name__: one for one in (*FILTERS, spaced, unbroken)}

@@ -1,10 +1,14 @@
 """Small made-up inputs: groups of metrics.json for sentences and verdicts, the model's and the projector's cards."""
 
+import re
 from typing import Any
 
 from stages.core.page.conditions import held_against_chance
 from stages.core.page.metrics import MEASURES, Group, groups_of
 from stages.core.page.sweep import NUMBERS
+
+BADLY_SET = re.compile(r"  | [.,;:)]|\( |[.,;:][A-Za-z]|\n")
+"""What no text may have: doubled spaces, spaces before punctuation, none after it, line breaks."""
 
 
 def numbers(

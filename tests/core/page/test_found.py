@@ -2,7 +2,7 @@
 
 from stages.core.page.claims import findings
 from stages.core.page.metrics import Group
-from tests.core.page.small import groups, numbers
+from tests.core.page.small import BADLY_SET, groups, numbers
 
 GOOD = {
     "decoupling": numbers(0.98, reports=1234),
@@ -12,7 +12,9 @@ GOOD = {
 
 def sentences(groups: dict[str, Group], subject: str, lora: bool) -> list[str]:
     """What was asked, what was found and what was checked."""
-    return list(findings(groups, subject, lora).values())
+    found = list(findings(groups, subject, lora).values())
+    assert [text for text in found if BADLY_SET.search(text)] == []
+    return found
 
 
 def test_the_sentences_say_the_numbers() -> None:
@@ -47,6 +49,7 @@ def test_words_never_trained_on_and_the_lens_stand_in_the_sentence() -> None:
         **GOOD,
         "held_out_target": numbers(0.92),
         "held_out_entity": numbers(0.9),
+        "controls": {**GOOD["controls"], "sign_flipped": numbers(0.97)},
         "ceiling": numbers(1.0),
         "floor": {**numbers(0.984), "held_out_target": numbers(0.999)},
     }
@@ -54,6 +57,7 @@ def test_words_never_trained_on_and_the_lens_stand_in_the_sentence() -> None:
     assert (
         "never had as one is named in 92.0\u00a0% (91.0\u201393.0), and one that no training label names in" in checked
     )
+    assert "Flipping the gradient's sign swaps the report in 97.0\u00a0% (96.0\u201398.0). A linear" in checked
     assert "The untrained lens reads the target in 98.4\u00a0%, and targets never trained on in 99.9\u00a0%." in checked
 
 
