@@ -28,10 +28,11 @@ def test_the_lens_is_said_to_read_new_targets_better_and_the_projector_the_answe
     assert text.split(". ") == [
         "The lens, which nothing trained, names the target in 98.0\u00a0% (97.0\u201399.0) where all was seen and in "
         "99.0\u00a0% (98.0\u2013100) with a target never trained on",
-        "Against the lens on the same gradients, where all was seen, reports are better in domain (1.4 points, "
+        "Reports are held against the lens on the same gradients",
+        "Where all was seen they are better in domain (1.4 points, "
         "0.1\u20133.1) and answer (25.0 points, 20.0\u201331.0), no different in target "
         "(null, \u22121.2 to 2.4 points)",
-        "Against the lens on the same gradients, with a target never trained on, reports are better in answer "
+        "With a target never trained on they are better in answer "
         "(15.0 points, 7.0\u201323.0), worse in domain (5.0 points, 2.0\u20138.0) and target (8.0 points, "
         "3.0\u201314.0)",
         "With the sign flipped reports name what is then the target in 97.0\u00a0%, the lens in 98.0\u00a0%",
@@ -54,7 +55,7 @@ def test_references_that_were_taught_stand_in_one_claim(about: str) -> None:
     new = {"held_out_target": with_differences(numbers(0.0), target=(0.92, 0.86, 0.97))}
     text, holds = made("Probe and retrieval", ceiling=SEEN | new, retrieval=SEEN | new)
     assert holds is None
-    assert f"Against {about} on the same gradients, where all was seen, reports are better in domain" in text
-    against = f"Against {about} on the same gradients, with a target never trained on, reports are"
-    assert f"{against} better in target (92.0 points, 86.0\u201397.0)" in text
+    said = text.split(f"Reports are held against {about} on the same gradients. ")[1].split("Reports are held")[0]
+    assert said.startswith("Where all was seen they are better in domain (1.4 points, 0.1\u20133.1)")
+    assert "With a target never trained on they are better in target (92.0 points, 86.0\u201397.0)." in said
     assert text.endswith("Neither can name a target that it was not taught.")
