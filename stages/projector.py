@@ -2,18 +2,23 @@
 
 Reads data/model/ and, of all domains, data/prompts, data/gradients and data/labels. Writes data/projector/:
 projector.json (how to use it), the weights of each seed, curve.csv, and the same of a bias-only control. Params:
-projector, domains. A GPU is used if there is one; the pocket model takes half a minute a seed on two cores. Never reads
-the target or answer column to learn from: it learns from labels alone.
+projector, domains. Every GPU that is found is used, each for whole seeds (the control counts as one; further GPUs stay
+idle); the pocket model takes half a minute a seed on two cores. Never reads the target or answer column to learn from:
+it learns from labels alone.
 
   python -m stages.projector
 """
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from shutil import copytree, ignore_patterns
 
 import polars as pl
 import torch
 
 from .core.data.gathering import TAUGHT, Gathered, blocks, gather, held_out_targets, hosts, taught
+from .core.model import ranks
 from .core.model.decoder import Decoder
 from .core.model.opening import ModelCard, open_model
 from .core.reader.card import Card
@@ -25,8 +30,12 @@ from .core.run.files import Scratch, content_hash, replacing, write_json
 from .core.run.params import Domains, Section, read_sections
 from .core.run.stage import parse, progress, run
 
+BIAS = "bias_only"
+"""The control that says the same whatever it reads: its architecture, and its folder."""
 BIAS_STEPS = 60
 """A constant needs few steps."""
+CURVE = "curve.parquet"
+"""A seed's curve, in the scratch folder."""
 
 
 class Sections(Section):
@@ -80,13 +89,46 @@ def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Proje
     )
 
 
-def teach(reader: Reader, data: Gathered, settings: Projector, scratch: Scratch) -> pl.DataFrame:
-    """Trains a reader's projector and returns its curve."""
+@dataclass(frozen=True)
+class Job:
+    """One projector to be trained. `folder`: where it goes below data/projector."""
+
+    folder: str
+    card: Card
+    seed: int
+    settings: Projector
+
+    @property
+    def name(self) -> str:
+        """Its piece in the scratch folder."""
+        return f"trained_{self.folder}_{self.seed}"
+
+
+def jobs_of(card: Card, settings: Projector) -> list[Job]:
+    """Every seed of the card, and the control that says the same whatever it reads."""
+    bias = card.model_copy(update={"architecture": BIAS, "whiten": False, "seeds": card.seeds[:1]})
+    few = settings.model_copy(update={"steps": min(settings.steps, BIAS_STEPS)})
+    return [*(Job("", card, seed, settings) for seed in card.seeds), Job(BIAS, bias, bias.seeds[0], few)]
+
+
+def learn(job: Job, decoder: Decoder, data: Gathered, state: Path, path: Path) -> None:
+    """Trains one projector; writes its weights and curve into the folder `path`."""
+    reader = Reader.new(decoder, job.card, job.seed)
+    curve = teach(reader, data, job.settings, state / job.folder)
+    if job.folder != BIAS:  # which has no gate to set
+        set_gate(reader, data, job.settings)
+    path.mkdir()
+    reader.save(path)
+    curve.write_parquet(path / CURVE)
+
+
+def teach(reader: Reader, data: Gathered, settings: Projector, folder: Path) -> pl.DataFrame:
+    """Trains a reader's projector and returns its curve; `folder` keeps the state of a training that is killed."""
     teaching = curriculum(data, "train", reader, settings)
     validation = curriculum(data, "validation", reader, settings.model_copy(update={"context_noise": 0.0}))
     reader.fit_whitening(teaching.blocks())
     with progress(f"projector, seed {reader.seed}", settings.steps) as advance:
-        curve = train(reader, teaching, validation, settings, scratch.folder / f"seed_{reader.seed}", advance)
+        curve = train(reader, teaching, validation, settings, folder / f"seed_{reader.seed}", advance)
     return pl.DataFrame(curve).select(pl.lit(reader.seed).alias("seed"), pl.all())
 
 
@@ -105,6 +147,12 @@ def main() -> None:
         if name not in params.domains:
             raise InputError(f"params.yaml: projector.held_out_domains: {name!r} is not among domains {params.domains}")
     seen = [name for name in params.domains if name not in settings.held_out_domains]
+    ranks.shared("stages.projector", params, lambda: work(params, seen))
+
+
+def work(params: Sections, seen: list[str]) -> None:
+    """Trains this rank's projectors on the domains `seen`; the first rank then writes all of them."""
+    settings = params.projector
     data = gather(seen, settings.layers, TAUGHT)
     decoder, model = open_model()
     card = card_for(decoder, model, data, settings)
@@ -114,29 +162,20 @@ def main() -> None:
         for kind, end in (("labels", ".parquet"), ("gradients", ".zarr"))
     ]
     scratch = Scratch("projector", params.model_dump_json(), model.model_dump_json(), *inputs)
-    readers = [Reader.new(decoder, card, seed) for seed in settings.seeds]
-    bias = Reader.new(
-        decoder, card.model_copy(update={"architecture": "bias_only", "whiten": False}), settings.seeds[0]
-    )
-    few = settings.model_copy(update={"steps": min(settings.steps, BIAS_STEPS)})
-    bias_scratch = Scratch("bias_only", str(scratch.folder))
-    teach(bias, data, few, bias_scratch)
-    curve = pl.concat([teach(reader, data, settings, scratch) for reader in readers])
-    for reader in readers:  # what always says the same has no gate to set
-        set_gate(reader, data, settings)
-    bias_card = bias.card.model_copy(update={"seeds": (bias.seed,)})
+    jobs = jobs_of(card, settings)
+    for job in ranks.own(jobs):
+        scratch.piece(job.name, partial(learn, job, decoder, data, scratch.folder))
+    if not ranks.finished():
+        return
     folder = Path("data/projector")
-    with replacing(folder) as partial:
-        partial.mkdir()
-        for reader in readers:
-            reader.save(partial)
-        (partial / "bias_only").mkdir()
-        bias.save(partial / "bias_only")
-        for where, kept in ((partial, card), (partial / "bias_only", bias_card)):
-            write_json(where / "projector.json", kept.model_dump(mode="json"))
-        curve.write_csv(partial / "curve.csv")
+    with replacing(folder) as written:
+        for job in jobs:
+            where = written / job.folder
+            copytree(scratch.folder / job.name, where, ignore=ignore_patterns(CURVE), dirs_exist_ok=True)
+            write_json(where / "projector.json", job.card.model_dump(mode="json"))
+        curve = pl.concat([pl.read_parquet(scratch.folder / job.name / CURVE) for job in jobs if job.folder != BIAS])
+        curve.write_csv(written / "curve.csv")
     scratch.clear()
-    bias_scratch.clear()
     best = curve.group_by("seed").agg(pl.col("validation_loss").min())["validation_loss"]
     how = f"{settings.architecture} with LoRA on the verbaliser" if settings.lora else settings.architecture
     print(f"{folder}: {how}, seeds {settings.seeds}, validation loss {best.mean():.3f} nats a token")
