@@ -2,8 +2,8 @@
 
 Reads data/model/, data/projector/ and, of all domains, data/prompts, data/gradients, data/virtual_step and data/labels.
 Writes data/evaluation/: metrics.json, reports.parquet (every report), grid.csv and conditions.csv (plots). Params:
-evaluation, domains. A GPU is used if there is one; the pocket model takes a minute or two on two cores. Resumes
-condition by condition.
+evaluation, domains. Every GPU that is found is used, each for whole conditions and seeds; the pocket model takes a
+minute or two on two cores. Resumes condition by condition.
 
   python -m stages.evaluation
 """
@@ -21,6 +21,7 @@ from .core.evaluate.estimate import to_json
 from .core.evaluate.metrics import condition_table, grid_table, metrics_of
 from .core.evaluate.scores import REPORTS, SCORES
 from .core.evaluate.section import Evaluation
+from .core.model import ranks
 from .core.model.opening import open_model
 from .core.reader.card import read_projector_card
 from .core.reader.reader import Reader
@@ -43,6 +44,11 @@ def main() -> None:
     """Asks for the reports of every condition, scores them and writes the tables and metrics."""
     parse(__doc__, "evaluation", by_domain=False)
     params = read_sections(Sections)
+    ranks.shared("stages.evaluation", params, lambda: work(params))
+
+
+def work(params: Sections) -> None:
+    """Asks for this rank's reports; the first rank then scores and writes all of them."""
     decoder, model = open_model()
     card = read_projector_card(PROJECTOR)
     readers = Readers(
@@ -57,7 +63,10 @@ def main() -> None:
     )
     pieces = pieces_of(questions, readers)
     with progress("evaluation", sum(len(piece.cases) for piece in pieces)) as advance:
-        reports = Asking(data, questions, decoder).all_reports(pieces, scratch, advance)
+        Asking(data, questions, decoder).keep(ranks.own(pieces), scratch, advance)
+    if not ranks.finished():
+        return
+    reports = pl.concat([read_table(scratch.folder / piece.file, REPORTS) for piece in pieces])
     metrics = metrics_of(reports, data, questions, readers.seeds, labels)
     with replacing(OUTPUT) as partial:
         partial.mkdir()

@@ -1,6 +1,6 @@
 """Asking: the reports that the model writes under every condition, one piece a condition and reader."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -9,7 +9,7 @@ import polars as pl
 import torch
 
 from ..data.gathering import Gathered, Means, blocks
-from ..data.tables import read_table, write_table
+from ..data.tables import write_table
 from ..engine.rows import samples_of
 from ..model.decoder import Decoder
 from ..reader.reader import Reader
@@ -28,6 +28,11 @@ class Piece:
     condition: Condition
     cases: pl.DataFrame
     reader: Reader
+
+    @property
+    def file(self) -> str:
+        """The name of its reports' file in the scratch folder."""
+        return f"{self.condition.name}-{self.reader.seed}.parquet"
 
 
 def pieces_of(questions: Questions, readers: Readers) -> list[Piece]:
@@ -89,17 +94,11 @@ class Asking:
             cases = cases.rename({"target": "answer", "answer": "target"})
         return written(reader, cases, filled, condition.name, self.settings.report_tokens)
 
-    def all_reports(self, pieces: Sequence[Piece], scratch: Scratch, advance: Callable[[int], None]) -> pl.DataFrame:
-        """The reports of all pieces, in their order; each piece is kept in `scratch` as soon as it is done."""
-        parts = []
+    def keep(self, pieces: Iterable[Piece], scratch: Scratch, advance: Callable[[int], None]) -> None:
+        """Keeps the reports of each piece in `scratch` as soon as it is done."""
         for piece in pieces:
-            path = scratch.piece(
-                f"{piece.condition.name}-{piece.reader.seed}.parquet",
-                lambda at, piece=piece: write_table(at, self.reports(piece), REPORTS),
-            )
-            parts.append(read_table(path, REPORTS))
+            scratch.piece(piece.file, lambda at, piece=piece: write_table(at, self.reports(piece), REPORTS))
             advance(len(piece.cases))
-        return pl.concat(parts)
 
 
 def written(reader: Reader, cases: pl.DataFrame, filled: Filled | None, condition: str, tokens: int) -> pl.DataFrame:
