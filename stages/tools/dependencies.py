@@ -13,7 +13,6 @@ A model that the pipeline doesn't train: stage `model` then reads no facts, and 
 dependency of every stage that opens the model.
 """
 
-import argparse
 import re
 import sys
 from pathlib import Path
@@ -24,7 +23,7 @@ from ruamel.yaml.comments import CommentedSeq
 
 from ..core.run.errors import InputError
 from ..core.run.files import replacing
-from ..core.run.stage import errors_in_one_line
+from ..core.run.stage import errors_in_one_line, parser
 from .closure import PACKAGE, Closure, filled
 
 PIPELINES, PARAMS = ("dvc.yaml", "stages/*/dvc.yaml"), Path("params.yaml")
@@ -134,13 +133,9 @@ def module_of(stage: str, entry: dict[str, Any]) -> str:
 
 def main() -> None:
     """Writes or checks dvc.yaml."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.tools.dependencies",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if dvc.yaml isn't up to date")
-    check = parser.parse_args().check
+    line = parser(__doc__, "tools.dependencies")
+    line.add_argument("--check", action="store_true", help="write nothing; exit 1 if dvc.yaml isn't up to date")
+    check = line.parse_args().check
     with errors_in_one_line():
         found = differences(Path.cwd(), write=not check)
     for line in found:

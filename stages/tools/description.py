@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from html import escape
 from io import StringIO
 from itertools import zip_longest
 
@@ -20,7 +19,8 @@ from ..core.data.grammar import Report, parse_report
 
 SHOWN = 5
 """Tokens up and down that the table shows; the data and the JSON hold all that params asks for."""
-
+WIDTH = 100
+"""Characters a line, where no terminal says how many."""
 NOTHING = "(nothing)"
 IDLE = "With nothing injected it writes, about no gradient at all"
 
@@ -91,7 +91,7 @@ class Description:
         return json.dumps({**asdict(self), "parsed": asdict(self.parsed)}, indent=2, ensure_ascii=False)
 
     def __str__(self) -> str:
-        console = Console(file=StringIO(), width=100, color_system=None)
+        console = Console(file=StringIO(), width=WIDTH, color_system=None)
         with console.capture() as captured:
             console.print(self.__rich__())
         return "\n".join(line.rstrip() for line in captured.get().splitlines())
@@ -115,26 +115,9 @@ class Description:
         return Group(*parts)
 
     def _repr_html_(self) -> str:
-        cell = "padding:1px 10px;text-align:left;font-weight:normal"
-        rows, seen = [], ""
-        for left, *texts in self._rows():
-            tint = {"up": ";background:rgba(80,160,80,.14)", "down": ";background:rgba(210,90,90,.14)"}.get(left, "")
-            shown = "".join(f'<td style="{cell}{tint}">{escape(text)}</td>' for text in texts)
-            rows.append(f'<tr><th style="{cell}">{escape(left) if left != seen else ""}</th>{shown}</tr>')
-            seen = left
-        asked = f"<b>{escape(self.prompt)}</b> … <b>{escape(self.target)}</b>"
-        says = f"{asked} (the model says: {escape(self.says or NOTHING)})"
-        paragraphs = [
-            f"With this gradient in its slots, {escape(self._where())}, the model reports:<br>"
-            f"<b>{escape(self.report or NOTHING)}</b>",
-            f"{IDLE}:<br>{escape(self.without or NOTHING)}",
-            *(f"<b>note:</b> {escape(note)}" for note in self.notes),
-        ]
-        return (
-            f'<div style="line-height:1.45"><p>{says}<br>{escape(self._measures())}</p>'
-            f'<table style="border-collapse:collapse"><caption style="text-align:left">{escape(self._title())}'
-            f"</caption><tbody>{''.join(rows)}</tbody></table>{''.join(f'<p>{text}</p>' for text in paragraphs)}</div>"
-        )
+        console = Console(record=True, file=StringIO(), width=WIDTH)
+        console.print(self.__rich__())
+        return console.export_html(inline_styles=True, code_format="<div><pre>{code}</pre></div>")
 
     def _measures(self) -> str:
         each = (f"{x:.2f} at layer {layer}" for x, layer in zip(self.strength, self.projector_layers, strict=True))

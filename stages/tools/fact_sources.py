@@ -5,7 +5,6 @@ Each reader gives relations as they stand in the file; what fits the project's s
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -105,25 +104,18 @@ def _table(path: Path, kind: Format, columns: Columns) -> list[Found]:
             table = pl.read_csv(path, infer_schema=False, separator="\t" if path.suffix.lower() == ".tsv" else ",")
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError(f"{path}: not readable as {kind}: {error}") from error
-    for option, name in (
-        ("--subject", columns.subject),
-        ("--answer", columns.answer),
-        ("--relation", columns.relation),
-    ):
+    named = {"--subject": columns.subject, "--answer": columns.answer, "--relation": columns.relation}
+    for option, name in named.items():
         if name is None and option != "--relation":
             raise InputError(f"{path}: {option}: missing: wanted one of the columns {', '.join(table.columns)}")
         if name is not None and name not in table.columns:
             raise InputError(f"{path}: {option}: no column {name!r}, wanted one of {', '.join(table.columns)}")
-    subjects, answers = _column(table, columns.subject), _column(table, columns.answer)
-    relations = _column(table, columns.relation) if columns.relation else [path.stem] * len(table)
+    subjects, answers = (table[name or ""].to_list() for name in (columns.subject, columns.answer))
+    relations = table[columns.relation].to_list() if columns.relation else [path.stem] * len(table)
     grouped: dict[str, list[tuple[str, str]]] = {}
     for relation, subject, answer in zip(relations, subjects, answers, strict=True):
-        grouped.setdefault(relation, []).append((subject, answer))
+        grouped.setdefault(_text(relation), []).append((_text(subject), _text(answer)))
     return [Found(name, path.name, (), tuple(pairs)) for name, pairs in grouped.items()]
-
-
-def _column(table: pl.DataFrame, name: str | None) -> Sequence[str]:
-    return [_text(value) for value in table[name or ""].to_list()]
 
 
 def _text(value: Any) -> str:

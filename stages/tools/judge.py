@@ -11,7 +11,6 @@ score. Params: judge, api; off while judge.share is 0. No GPU.
   python -m stages.tools.judge
 """
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,7 +31,7 @@ from ..core.labels.parse import Said, read
 from ..core.run.files import write_json
 from ..core.run.params import Section, Share, read_sections
 from ..core.run.seeds import keyed_fraction
-from ..core.run.stage import run
+from ..core.run.stage import parser, run
 
 PROMPT = Path(__file__).parents[1] / "labellers" / "judge.md"
 TABLE = Path("data/evaluation/reports.parquet")
@@ -172,12 +171,10 @@ def _compose(params: Judge, system: str, user: str, kind: type[Said]) -> Request
 
 def main(arguments: list[str] | None = None) -> None:
     """Judges a table of reports and prints one line of result."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.tools.judge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("reports", type=Path, nargs="?", default=TABLE, help=f"default: {TABLE}")
-    parser.add_argument("--dry-run", action="store_true", help="print calls, tokens and cost; ask and write nothing")
-    options = parser.parse_args(arguments)
+    line = parser(__doc__, "tools.judge")
+    line.add_argument("reports", type=Path, nargs="?", default=TABLE, help=f"default: {TABLE}")
+    line.add_argument("--dry-run", action="store_true", help="print calls, tokens and cost; ask and write nothing")
+    options = line.parse_args(arguments)
     sections = read_sections(Sections)
     if sections.judge.share == 0:
         print("judge: off (params.yaml: judge.share is 0)")

@@ -14,6 +14,7 @@ finite-difference slope of the loss along the update direction beside -|g|.
   python -m stages.tools.real_step --samples 32
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ NUDGE = 3e-3
 """Half of the finite difference's step, as a fraction of the residual norm."""
 SCORES = ("correlation", "sign_agreement", "correlation_chance", "sign_agreement_chance")
 """Columns of the curve. Chance: what the virtual step of the next correction in the sample scores."""
+CELL = ["optimiser", "update", "layer", "step_size"]
+"""The other columns of the curve."""
 OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 
 
@@ -216,22 +219,9 @@ def compare(decoder: Decoder, samples: Sequence[Sample], advance: Any) -> tuple[
                     real = real[: own.shape[-1]]
                     scores[which, size, row] = [*agreement(real, own), *agreement(real, other)]
             advance(1)
-    mean = scores.mean(2)
-    curve = pl.DataFrame(
-        [
-            {
-                "optimiser": optimiser,
-                "update": update,
-                "layer": layer,
-                "step_size": size,
-                **{name: float(mean[o, u, score, at, s]) for score, name in enumerate(SCORES)},
-            }
-            for o, optimiser in enumerate(OPTIMISERS)
-            for u, update in enumerate(UPDATES)
-            for at, layer in enumerate(layers)
-            for s, size in enumerate(STEP_SIZES)
-        ]
-    )
+    mean = np.moveaxis(scores.mean(2), 2, -1)
+    cells = pl.DataFrame(list(itertools.product(OPTIMISERS, UPDATES, layers, STEP_SIZES)), CELL, orient="row")
+    curve = cells.hstack(pl.DataFrame(mean.reshape(-1, len(SCORES)), list(SCORES)))
     norm = np.linalg.norm(found.gradient.astype(np.float64), axis=-1)
     metrics = {
         "samples": len(samples),

@@ -8,7 +8,6 @@ docs/results with dvc.lock. No GPU, at once.
   python -m stages.tools.record
 """
 
-import argparse
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from ruamel.yaml import YAML
 
 from ..core.run.errors import InputError
 from ..core.run.files import read_json, replacing, write_json
-from ..core.run.stage import errors_in_one_line
+from ..core.run.stage import errors_in_one_line, parse
 
 RESULTS = Path("docs/results")
 COSTS = Path(".cache/costs")
@@ -69,11 +68,7 @@ def forget_others(written: list[Path]) -> None:
 
 def main() -> None:
     """Records."""
-    argparse.ArgumentParser(
-        prog="python -m stages.tools.record",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    ).parse_args()
+    parse(__doc__, "tools.record", by_domain=False)
     with errors_in_one_line():
         written = record()
     print(f"{RESULTS}: {len(written)} files; commit them with dvc.lock")

@@ -8,7 +8,6 @@ are of one run. Reads git, dvc.yaml, dvc.lock, params.yaml and docs/results (see
   python -m stages.tools.review HEAD~3
 """
 
-import argparse
 from collections.abc import Iterable, Sequence
 from math import hypot
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from ..core.evaluate.estimate import Estimate, from_json
 from ..core.evaluate.estimate import flat as flat_estimates
-from ..core.run.stage import errors_in_one_line
+from ..core.run.stage import errors_in_one_line, parser
 from .dependencies import COMMAND, differences
 from .reruns import Plan, plan
 from .revision import Revision, flat, read_revision
@@ -192,14 +191,10 @@ def report(base: str) -> str:
 
 def main() -> None:
     """Prints the report."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.tools.review", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "base", nargs="?", default="origin/main", help="the revision to compare with; default: %(default)s"
-    )
+    line = parser(__doc__, "tools.review")
+    line.add_argument("base", nargs="?", default="origin/main", help="compared with; default: %(default)s")
     with errors_in_one_line():
-        print(report(parser.parse_args().base), end="")
+        print(report(line.parse_args().base), end="")
 
 
 if __name__ == "__main__":

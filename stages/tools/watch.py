@@ -15,7 +15,7 @@ import polars as pl
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerState
 
 from ..core.evaluate.baselines import unembedded
 from ..core.model.decoder import Decoder, residual
@@ -69,9 +69,7 @@ class GradientWatch(TrainerCallback):
         self._gradients: dict[int, Tensor] = {}
         self._handles: list[Any] = []
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Starts to listen to the model's batches and to the gradients at the projector's layers."""
         model: PreTrainedModel = kwargs["model"]
         blocks = blocks_of(model, self.decoder)
@@ -80,9 +78,7 @@ class GradientWatch(TrainerCallback):
         for layer in self.reader.card.layers:
             self._handles.append(blocks[layer].register_forward_hook(self._noting(layer)))
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Decides whether this step is one to be read."""
         self._due = state.global_step % self.every == 0
 
@@ -104,9 +100,7 @@ class GradientWatch(TrainerCallback):
 
         return note
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Reads the batch's gradients: the weights have not moved yet."""
         if self._due and self._inputs and self._gradients:
             self._read(state.global_step)
@@ -150,9 +144,7 @@ class GradientWatch(TrainerCallback):
                 }
             )
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Stops listening and writes the records."""
         for handle in self._handles:
             handle.remove()

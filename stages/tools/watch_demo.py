@@ -10,7 +10,6 @@ pocket model half a minute.
   python -m stages.tools.watch_demo --taught biology --beside music --steps 12
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
@@ -23,6 +22,7 @@ from jaxtyping import Int
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from ..core.data.grammar import parse_report
@@ -33,7 +33,7 @@ from ..core.model.opening import open_model
 from ..core.run.errors import InputError
 from ..core.run.files import replacing
 from ..core.run.params import Domains, Section, read_sections
-from ..core.run.stage import run
+from ..core.run.stage import parser, run
 from .watch import COLUMNS, GradientWatch
 
 FOLDER = Path(".cache/watch")
@@ -79,10 +79,9 @@ def encoded(decoder: Decoder, prompts: Sequence[str], taught: Sequence[str]) -> 
 
 def padded(rows: Sequence[Mapping[str, list[int]]]) -> dict[str, Int[Tensor, "row position"]]:
     """One batch, padded on the right."""
-    width = max(len(row["input_ids"]) for row in rows)
     fill = {"input_ids": 0, "labels": IGNORE}
     return {
-        name: torch.tensor([row[name] + [value] * (width - len(row[name])) for row in rows])
+        name: pad_sequence([torch.tensor(row[name]) for row in rows], batch_first=True, padding_value=value)
         for name, value in fill.items()
     }
 
@@ -152,15 +151,11 @@ def shown(name: str, table: pl.DataFrame, console: Console) -> None:
 
 def main() -> None:
     """Runs both fine-tunings and prints what the reports said before each step."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.tools.watch_demo",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--taught", metavar="DOMAIN", help="whose wrong facts are taught; default: the first of params")
-    parser.add_argument("--beside", metavar="DOMAIN", help="whose wrong facts are mixed in; default: the second")
-    parser.add_argument("--steps", metavar="N", type=int, default=12, help="optimiser steps; default: 12")
-    options = parser.parse_args()
+    line = parser(__doc__, "tools.watch_demo")
+    line.add_argument("--taught", metavar="DOMAIN", help="whose wrong facts are taught; default: the first of params")
+    line.add_argument("--beside", metavar="DOMAIN", help="whose wrong facts are mixed in; default: the second")
+    line.add_argument("--steps", metavar="N", type=int, default=12, help="optimiser steps; default: 12")
+    options = line.parse_args()
     domains = read_sections(Sections).domains
     taught, beside = options.taught or domains[0], options.beside or domains[1]
     for option, name in (("--taught", taught), ("--beside", beside)):
