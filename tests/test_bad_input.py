@@ -129,6 +129,10 @@ def nan(root: Path) -> None:
     array[5, 1, 3] = np.nan
 
 
+def another_run(root: Path) -> None:
+    zarr.open_group(root / STORE, mode="r+").attrs["commit"] = "another"
+
+
 def nan_word(root: Path, word: str = WORD) -> None:
     """The model reads NaN in a word: so is every gradient of the prompts that hold it, and of no others."""
     path, config = root / "data/model/model.safetensors", root / "data/model/config.json"
@@ -239,6 +243,11 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "NaN in a stored gradient, of the projector": (
         nan, PROJECTOR,
         r"data/gradients/music.zarr: gradient of prompt {5}: NaN or infinite, wanted numbers; 1 such rows",
+    ),
+    "a store of another run": (
+        another_run, PROJECTOR,
+        r"data/gradients/music.zarr: commit: found 'another', wanted '\w+' as in data/model/model.json: the store is "
+        r"of another run; run dvc repro",
     ),
     "NaN in a computed gradient": (
         nan_word, ("gradients", NAME),

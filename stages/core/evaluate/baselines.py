@@ -1,5 +1,7 @@
 """What the projector is held against, on the same gradients: a linear probe (ceiling), the no-training lens (floor)."""
 
+from collections.abc import Callable
+
 import numpy as np
 import polars as pl
 import torch
@@ -10,6 +12,7 @@ from ..data.gathering import BLOCK_ROWS, Vectors, blocks
 from ..data.shuffling import Shuffled
 from ..model.decoder import Decoder
 from ..reader.reader import Reader
+from ..reader.vocabulary import in_parts
 
 PROBE_STEPS = 300
 PROBE_BATCH = 512
@@ -68,6 +71,20 @@ def unembedded(
     return decoder.head(direction * weight if weight is not None else direction).float()
 
 
+def extremes(
+    decoder: Decoder,
+    gradients: Float[np.ndarray, "sample layer d_model"],
+    among: Callable[[Float[torch.Tensor, "_ vocabulary"]], Float[torch.Tensor, "_ token"]],
+) -> list[Int[torch.Tensor, " sample"]]:
+    """The token, of those that `among` picks, that the unembedded update direction raises most, and lowers most."""
+
+    def part(at: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        shift = among(unembedded(decoder, gradients[at]))
+        return shift.argmax(1), shift.argmin(1)
+
+    return [torch.cat(each) for each in zip(*in_parts(part, len(gradients), decoder.vocabulary), strict=True)]
+
+
 def lens(
     decoder: Decoder, gradients: Float[np.ndarray, "sample layer d_model"], lexicon: dict[str, str]
 ) -> pl.DataFrame:
@@ -76,10 +93,9 @@ def lens(
     The entity (of
     `lexicon`: entity -> domain) whose first token rises most is moved to, the one that falls most is moved from.
     """
-    shift = unembedded(decoder, gradients)
     entities = list(lexicon)
-    first = torch.tensor([decoder.continuation(entity)[0] for entity in entities], device=shift.device)
-    ups, downs = shift[:, first].argmax(1).tolist(), shift[:, first].argmin(1).tolist()
+    first = torch.tensor([decoder.continuation(entity)[0] for entity in entities], device=decoder.device)
+    ups, downs = (found.tolist() for found in extremes(decoder, gradients, lambda shift: shift[:, first]))
     return pl.DataFrame(
         {
             "domain": [lexicon[entities[up]] for up in ups],
@@ -109,6 +125,6 @@ def lens_vectors(
 
     The whole vocabulary counts; nothing is learned and no lexicon helps.
     """
-    shift = unembedded(reader.decoder, gradients)[:, : len(reader.tokens)]
-    strong = reader.tokens[reader.decoder.continuation("strong")[0]].expand(len(shift), -1)
-    return torch.stack([strong, reader.tokens[shift.argmax(1)], reader.tokens[shift.argmin(1)]], 1)
+    up, down = extremes(reader.decoder, gradients, lambda shift: shift[:, : len(reader.tokens)])
+    strong = reader.tokens[reader.decoder.continuation("strong")[0]].expand(len(up), -1)
+    return torch.stack([strong, reader.tokens[up], reader.tokens[down]], 1)

@@ -17,6 +17,7 @@ from ..data.grammar import QUESTION
 from ..model.decoder import Decoder, residual, with_residual
 from ..run.errors import InputError
 from .card import Injection
+from .vocabulary import embedding_norms
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,7 @@ def reading_prompt(decoder: Decoder, host: str | None, slot_token: str, slots: i
 
 def embedding_norm(decoder: Decoder) -> float:
     """The mean norm of the model's input embeddings: the norm at which vectors are written into slots."""
-    ids = torch.arange(decoder.embedding.weight.shape[0], device=decoder.device)  # type: ignore[union-attr]
-    return decoder.embed(ids).float().norm(dim=-1).mean().item()
+    return torch.cat(list(embedding_norms(decoder))).mean().item()
 
 
 def check_injection(decoder: Decoder, how: Injection) -> None:

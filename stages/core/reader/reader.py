@@ -22,6 +22,7 @@ from .gate import Gate
 from .injection import ReadingPrompt, check_injection, embedding_norm, read_injected, reading_prompt
 from .lora import Adapter, trained_with
 from .projectors import ARCHITECTURES, Whitened, features
+from .vocabulary import Tokens, in_parts
 from .writing import written
 
 SLOTS = ("strength", "moved_to", "moved_from")
@@ -41,8 +42,8 @@ class Reader:
         self.decoder, self.projector, self.card, self.seed = decoder, projector, card, seed
         self.adapter, self.trained = adapter, trained_with(projector, adapter).eval()
         self.reference = torch.tensor(card.reference, device=decoder.device)
-        tokens = torch.arange(len(decoder.tokenizer or ()), device=decoder.device)
-        self.tokens = torch.nn.functional.normalize(decoder.embed(tokens).float(), dim=-1)
+        self.tokens = Tokens(decoder)
+        self.numbers = len(SLOTS) * len(self.tokens)
         self.silence = decoder.continuation("no")[0]
         self.gate = Gate(card.d_model, len(card.layers), self.silence).to(decoder.device)
         self.kept = nn.ModuleDict({"projector": projector, "gate": self.gate})
@@ -115,23 +116,33 @@ class Reader:
 
     def naming(self, vectors: Float[Tensor, "batch k d_model"]) -> Float[Tensor, "batch k vocabulary"]:
         """Scores (logits) of the model's tokens: sharpness times the cosine of a vector to their embeddings."""
-        return self.card.sharpness * torch.nn.functional.normalize(vectors, dim=-1) @ self.tokens.T
+        return self.card.sharpness * self.tokens.cosines(vectors)
 
     def sharpen(self, scores: Float[Tensor, "batch k vocabulary"]) -> Float[Tensor, "batch k d_model"]:
         """The mean of the token embeddings (each of norm 1), weighted by the softmax of the scores of `naming`.
 
         The model's own vocabulary as a prior: a slot holds near words, not a direction between all of them.
         """
-        return scores.softmax(-1) @ self.tokens
+        return self.tokens.mean(scores.softmax(-1))
+
+    def sharpened(self, vectors: Float[Tensor, "batch k d_model"]) -> Float[Tensor, "batch k d_model"]:
+        """What the slots hold for these vectors of the projector: `sharpen` of `naming`, some rows at a time."""
+        parts = in_parts(lambda at: self.sharpen(self.naming(vectors[at])), len(vectors), self.numbers)
+        return torch.cat(parts)
 
     def weigh(
         self, gradients: Float[Tensor, "batch layer d_model"]
     ) -> tuple[Float[Tensor, "batch k d_model"], Float[Tensor, " batch"]]:
         """What the slots would hold for these gradients, and the gate's evidence that they are any."""
-        directions, strength = features(gradients.to(self.decoder.device), self.reference)
-        scores = self.naming(self.projector(directions, strength))
-        slots = self.sharpen(scores)
-        return slots, self.gate.evidence(scores / self.card.sharpness, slots, directions)
+
+        def part(at: slice) -> tuple[Tensor, Tensor]:
+            directions, strength = features(gradients[at].to(self.decoder.device), self.reference)
+            scores = self.naming(self.projector(directions, strength))
+            slots = self.sharpen(scores)
+            return slots, self.gate.evidence(scores / self.card.sharpness, slots, directions)
+
+        slots, evidence = zip(*in_parts(part, len(gradients), self.numbers), strict=True)
+        return torch.cat(slots), torch.cat(evidence)
 
     @torch.no_grad()
     def set_gate(
@@ -212,9 +223,13 @@ class Reader:
             for prompt, report in zip(prompts, reports, strict=True)
             for offset in range(len(report))
         ]
-        logits = self.decoder.logits(hidden[row, torch.tensor(column, device=hidden.device)])
+        last = hidden[row, torch.tensor(column, device=hidden.device)]
         said = torch.tensor([token for report in reports for token in report], device=hidden.device)
-        return torch.nn.functional.cross_entropy(logits, said, reduction="none"), row
+
+        def losses(at: slice) -> Tensor:
+            return torch.nn.functional.cross_entropy(self.decoder.logits(last[at]), said[at], reduction="none")
+
+        return torch.cat(in_parts(losses, len(said), self.decoder.vocabulary)), row
 
     @torch.no_grad()
     def report(

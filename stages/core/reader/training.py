@@ -11,6 +11,7 @@ the rows without report loss a sham stands in place of the gradient, and both en
 ("no"); the gate is set by what that leaves.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +28,13 @@ from ..data import grammar
 from ..data.gathering import Vectors, blocks
 from ..data.shuffling import Shuffled
 from ..model.checkpoints import Curve, Resumable, reproducibly
+from ..run.errors import InputError
 from ..run.seeds import keyed_int, keyed_rng
 from .projectors import STRONGEST
 from .reader import Reader
 from .section import Projector
 from .shams import TRAINED, draw_sham
+from .vocabulary import in_parts
 
 
 @dataclass(frozen=True)
@@ -134,10 +137,10 @@ class Spelling:
         self.reader = reader
         self.known: dict[str, list[int]] = {}
 
-    def loss(self, scores: Float[Tensor, "batch k vocabulary"], slots: Sequence[tuple[str, ...]]) -> Float[Tensor, ""]:
+    def loss(self, vectors: Float[Tensor, "batch k d_model"], slots: Sequence[tuple[str, ...]]) -> Float[Tensor, ""]:
         """Cross-entropy (nats) of naming the words' tokens among all the model's, over slots that hold a word.
 
-        `scores`: those of the reader's `naming`.
+        `vectors`: those of the reader's `project`.
         """
         row, slot, token, share = [], [], [], []
         for r, words in enumerate(slots):
@@ -150,9 +153,16 @@ class Spelling:
                     slot.append(s)
                     token.append(identity)
                     share.append((1.0 if position == 0 else 0.5) / (0.5 + 0.5 * len(ids)))
-        losses = -scores.log_softmax(-1)[row, slot, token]
-        weights = torch.tensor(share, device=losses.device)
-        return (losses * weights).sum() / weights.sum()
+        of = torch.tensor([row, slot, token], device=vectors.device)
+        weights = torch.tensor(share, device=vectors.device)
+
+        def part(at: slice) -> Tensor:
+            own = (of[0] >= at.start) & (of[0] < at.stop)
+            logs = self.reader.naming(vectors[at]).log_softmax(-1)
+            return -(logs[of[0, own] - at.start, of[1, own], of[2, own]] * weights[own]).sum()
+
+        losses = in_parts(part, len(vectors), self.reader.numbers)
+        return torch.stack(losses).sum() / weights.sum()
 
 
 def report_loss(
@@ -197,10 +207,10 @@ def train(
             break
         torch.manual_seed(keyed_int(reader.seed, "dropout", step))  # the same whether the run was killed before or not
         draws = teaching.draw("train", step, settings.batch, settings.report_batch)
-        scores = reader.naming(reader.project(draws.gradients))
-        loss = report_loss(reader, draws, reader.sharpen(scores[: settings.report_batch]), settings.report_batch)
+        vectors = reader.project(draws.gradients)
+        loss = report_loss(reader, draws, reader.sharpened(vectors[: settings.report_batch]), settings.report_batch)
         if settings.slot_loss:
-            loss = loss + settings.slot_loss * spelling.loss(scores, draws.slots)
+            loss = loss + settings.slot_loss * spelling.loss(vectors, draws.slots)
         loss.backward()
         state.advance()
         advance(1)
@@ -209,6 +219,12 @@ def train(
             with torch.no_grad():
                 held_loss = report_loss(reader, held, reader.vectors(held.gradients), settings.validation_batch).item()
             reader.trained.train()
+            if not math.isfinite(held_loss):
+                raise InputError(
+                    f"projector, seed {reader.seed}: validation loss at step {step + 1}: found {held_loss}, wanted a "
+                    f"finite number: training has diverged; lower params.yaml: projector.learning_rate (now "
+                    f"{settings.learning_rate:g}) and run the stage again"
+                )
             earlier = [point["validation_loss"] for point in curve]
             curve.append({"step": step + 1, "train_loss": loss.item(), "validation_loss": held_loss})
             if held_loss < min(earlier, default=float("inf")):

@@ -10,6 +10,7 @@ from stages.core.data.grammar import NO_PRESSURE, parse_report
 from stages.core.model.decoder import Decoder
 from stages.core.reader import training
 from stages.core.reader.training import Curriculum, Spelling, report_loss, spent, train
+from stages.core.run.errors import InputError
 from tests.core.reader.teaching import REFERENCE, curriculum, new_reader, replaced, settings
 
 QUIET = lambda steps: None  # noqa: E731
@@ -103,8 +104,8 @@ def test_the_slot_loss_is_least_where_slots_hold_their_words(small_decoder: Deco
     terms = [(1.0, logs[0, 0, ids["strong"][0]]), (1.0, logs[0, 1, ids["Oslo"][0]]), (2 / 3, logs[0, 2, new])]
     terms += [(1 / 3, logs[0, 2, delhi]), (1.0, logs[1, 0, ids["weak"][0]]), (1.0, logs[1, 1, ids["Verdi"][0]])]
     wanted = -sum(share * value for share, value in terms) / 5
-    torch.testing.assert_close(spelling.loss(scores, slots), wanted)
-    assert spelling.loss(reader.naming(torch.randn(2, 3, reader.decoder.d_model)), slots) > wanted
+    torch.testing.assert_close(spelling.loss(good, slots), wanted)
+    assert spelling.loss(torch.randn(2, 3, reader.decoder.d_model), slots) > wanted
 
 
 def test_the_report_loss_is_the_model_s_own(small_decoder: Decoder, teaching: Curriculum):
@@ -186,9 +187,9 @@ def test_training_learns_and_leaves_the_model_alone(
     reader, teaching = new_reader(small_decoder, wanted), curriculum(small_decoder, small_domains, wanted)
     draws = teaching.draw("test", 0, 64, 64)
     spelling, losses = Spelling(reader), []
-    losses.append(spelling.loss(reader.naming(reader.project(draws.gradients)), draws.slots).item())
+    losses.append(spelling.loss(reader.project(draws.gradients), draws.slots).item())
     train(reader, teaching, teaching, wanted, tmp_path / "state", QUIET)
-    losses.append(spelling.loss(reader.naming(reader.project(draws.gradients)), draws.slots).item())
+    losses.append(spelling.loss(reader.project(draws.gradients), draws.slots).item())
     assert losses[1] < 0.5 * losses[0]
     assert all(torch.equal(value, before[name]) for name, value in small_decoder.model.state_dict().items())
 
@@ -205,3 +206,14 @@ def test_training_on_two_threads_twice_gives_the_same_weights(
         train(reader, teaching, teaching, wanted, tmp_path / name, QUIET)
     for name, value in one.projector.state_dict().items():
         assert torch.equal(value, two.projector.state_dict()[name]), name
+
+
+def test_training_that_diverges_is_refused_with_its_step_and_what_to_try(
+    small_decoder: Decoder, small_domains: list[Domain], tmp_path: Path
+):
+    wanted = settings(learning_rate=1e30, steps=6, validate_every=3)
+    reader, teaching = new_reader(small_decoder, wanted), curriculum(small_decoder, small_domains, wanted)
+    said = r"seed 0: validation loss at step 3: found nan, wanted .*lower .*learning_rate \(now 1e\+30"
+    with pytest.raises(InputError, match=said):
+        train(reader, teaching, teaching, wanted, tmp_path / "state", QUIET)
+    assert not (tmp_path / "state").exists()
