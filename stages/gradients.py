@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def work(name: str, settings: Gradients) -> None:
-    """Makes this rank's shards; the first rank then writes the store."""
+    """Computes this rank's shards; the first rank then writes the store."""
     table = Path("data/prompts") / f"{name}.parquet"
     prompts = read_table(table, PROMPTS)
     decoder, card = open_model()

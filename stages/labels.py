@@ -45,7 +45,7 @@ class Sections(Section):
 
 
 def job_of(domain: str, sections: Sections) -> Job:
-    """The job, holding only what the teacher may see."""
+    """One domain's input to a teacher: only what it may see."""
     lexicon = [read_domain(name, key="labels.lexicon") for name in sections.labels.lexicon]
     facts = lexicon if domain in sections.labels.lexicon else [*lexicon, read_domain(domain)]
     path = SHIFTS / f"{domain}.parquet"
@@ -58,7 +58,7 @@ def job_of(domain: str, sections: Sections) -> Job:
 
 
 def backend(name: str) -> ModuleType:
-    """The teacher backend `stages/labellers/<name>.py`; estimate(job) and label(job) are its interface."""
+    """The module `stages/labellers/<name>.py`, which has estimate(job) and label(job)."""
     module = f"{__package__}.labellers.{name}"
     if importlib.util.find_spec(module) is None:
         found = sorted(path.stem for path in Path(__file__).with_name("labellers").glob("[!_]*.py"))

@@ -24,7 +24,7 @@ class Sections(Section):
 
 
 class PocketSections(Section):
-    """What it reads besides, to train the pocket model."""
+    """What this stage also reads of params.yaml to train the pocket model."""
 
     domains: Domains
 

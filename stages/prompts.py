@@ -31,7 +31,7 @@ class Sections(Section):
 
 
 def generator(name: str) -> ModuleType:
-    """`stages/generators/<name>.py`; estimate and material, both of (domain, prompts, api), are its interface."""
+    """The module `stages/generators/<name>.py`, which has estimate and material, both of (domain, prompts, api)."""
     return importlib.import_module(f"{__package__}.generators.{name}")
 
 

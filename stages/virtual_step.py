@@ -1,4 +1,4 @@
-"""Looks ahead: injects each update direction at several step sizes and records how the distribution shifts.
+"""Takes virtual steps: injects each update direction at several sizes and records the shift of the next token.
 
 Reads data/model/, data/prompts/<domain>.parquet and data/gradients/<domain>.zarr. Writes
 data/virtual_step/<domain>.parquet. Params: virtual_step. Every GPU that is found is used, each for whole pieces; the
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def work(name: str, settings: VirtualStep) -> None:
-    """Makes this rank's pieces; the first rank then writes the table."""
+    """Computes this rank's pieces; the first rank then writes the table."""
     table = Path("data/prompts") / f"{name}.parquet"
     store = Path("data/gradients") / f"{name}.zarr"
     prompts = read_table(table, PROMPTS)

@@ -7,10 +7,10 @@ from ..core.data.section import Prompts
 
 
 def estimate(domain: Domain, params: Prompts, api: Api) -> str:
-    """What generating would cost, in words."""
+    """The cost of generating in words: none."""
     return "0 calls, 0 tokens, 0 USD"
 
 
 def material(domain: Domain, params: Prompts, api: Api) -> dict[tuple[str, str], Material]:
-    """Nothing for any fact."""
+    """No additions: an empty table."""
     return {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ..core.api.cache import CACHE
 from ..core.api.chat import Answer, Fault, Request, compose
@@ -36,28 +36,20 @@ class Written(Said):
     wrong_answers: list[str] = Field(description="Entities of the same kind that are not true.")
 
 
-class Generated(BaseModel):
-    """New material for one fact: templates with {subject}; wrong answers, in the facts' spelling where they know it."""
-
-    model_config = ConfigDict(frozen=True)
-    relation: str
-    subject: str
-    answer: str
-    templates: tuple[str, ...]
-    wrong_answers: tuple[str, ...]
-
-
 @dataclass(frozen=True)
 class Generation:
-    """Material for the facts that got some, in the facts' order; metrics of the answers; what this run did."""
+    """Material by (relation, subject), in the facts' order; metrics of the answers; what this run did.
 
-    facts: list[Generated]
+    Wrong answers that the facts know are in the facts' spelling. A fact without a valid answer has no material.
+    """
+
+    facts: dict[tuple[str, str], Material]
     metrics: dict[str, Any]
     run: dict[str, Any]
 
 
 def questions(domain: Domain, params: Generator) -> dict[tuple[str, str], Request]:
-    """One request a fact, by relation and subject."""
+    """The request for each fact, by (relation, subject)."""
     system = PROMPT.read_text(encoding="utf-8").strip()
     asked = {}
     for name, relation in domain.relations.items():
@@ -73,7 +65,7 @@ def questions(domain: Domain, params: Generator) -> dict[tuple[str, str], Reques
 
 
 def origin_of(domain: Domain, params: Generator) -> Origin:
-    """What the requests are made of."""
+    """The files and params that the requests are made from."""
     files = (f"data/facts/{domain.domain}.yaml", "stages/generators/openai.py", "stages/generators/generator.md")
     own = params.model_dump(include={"paraphrases", "wrong_answers", "teacher"})
     return Origin(f"prompts@{domain.domain}", files, {"prompts": {"generator": "openai", "openai": own}})
@@ -89,11 +81,11 @@ def material(domain: Domain, params: Prompts, api: Api) -> dict[tuple[str, str],
     """New templates and wrong answers by (relation, subject); what it cost goes to a side file that nothing reads."""
     found = generate(domain, params.openai, api)
     write_json(CACHE / "usage" / f"prompts-{domain.domain}.json", {"answers": found.metrics, "run": found.run})
-    return {(each.relation, each.subject): Material(each.templates, each.wrong_answers) for each in found.facts}
+    return found.facts
 
 
 def generate(domain: Domain, params: Generator, api: Api) -> Generation:
-    """Asks for all facts of a domain.
+    """Generated templates and wrong answers for all facts of a domain.
 
     No two templates of the result make the same prompt, and none makes one that the facts file has: of equals the first
     in the facts' order stays.
@@ -104,43 +96,30 @@ def generate(domain: Domain, params: Generator, api: Api) -> Generation:
     facts = {
         (name, fact.subject): (relation, fact) for name, relation in domain.relations.items() for fact in relation.facts
     }
-    asked, usage = questions(domain, params), Usage()
+    usage, what = Usage(), f"{domain.domain}, prompts"
     found = converse(
-        {"\t".join(name): request for name, request in asked.items()},
-        lambda name, answer: validated(answer, *facts[_split(name)], params),
-        api,
-        batch=params.way == "batch",
-        what=f"{domain.domain}, prompts",
-        usage=usage,
-        origin=origin_of(domain, params),
-    )
-    found.refuse_above(params.max_quarantined, "prompts.openai.max_quarantined", f"{domain.domain}, prompts")
+        questions(domain, params), lambda name, answer: validated(answer, *facts[name], params), api,
+        batch=params.way == "batch", what=what, usage=usage, origin=origin_of(domain, params),
+    )  # fmt: skip
+    found.refuse_above(params.max_quarantined, "prompts.openai.max_quarantined", what)
     taken = {words(_fill(t, fact.subject)) for relation, fact in facts.values() for t in relation.templates}
     spelling = {words(entity): entity for entity in domain.entities}
-    result, dropped = [], 0
+    result, dropped = {}, 0
     for name, written in found.values.items():
-        relation_name, subject = _split(name)
         templates = []
         for prompt in written.prompts:
             if words(prompt) in taken:
                 dropped += 1
                 continue
             taken.add(words(prompt))
-            templates.append(prompt.replace(subject, "{subject}"))
-        result.append(
-            Generated(
-                relation=relation_name,
-                subject=subject,
-                answer=facts[relation_name, subject][1].answer,
-                templates=tuple(templates),
-                wrong_answers=tuple(spelling.get(words(wrong), wrong) for wrong in written.wrong_answers),
-            )
-        )
+            templates.append(prompt.replace(name[1], "{subject}"))
+        wrong = tuple(spelling.get(words(wrong), wrong) for wrong in written.wrong_answers)
+        result[name] = Material(tuple(templates), wrong)
     return Generation(result, found.metrics() | {"duplicates": dropped}, usage.as_dict())
 
 
 def validated(answer: Answer, relation: Relation, fact: Fact, params: Generator) -> Written:
-    """The valid prompts and wrong answers of an answer, as many of each as are wanted.
+    """The valid prompts and wrong answers in a model's answer, as many of each as params ask for.
 
     Raises:
         Fault: there are fewer; says what was wrong with the first that is not valid.
@@ -171,7 +150,7 @@ def validated(answer: Answer, relation: Relation, fact: Fact, params: Generator)
 
 
 def _prompt_problem(prompt: str, fact: Fact, taken: set[tuple[str, ...]]) -> str:
-    """What is wrong with a prompt, or ""."""
+    """Why a generated prompt is not valid; "" if it is."""
     if prompt.count(fact.subject) != 1:
         return f"wanted {fact.subject!r} in it once"
     if "{" in prompt or "}" in prompt:
@@ -191,8 +170,3 @@ def _within(part: tuple[str, ...], whole: tuple[str, ...]) -> bool:
 
 def _fill(template: str, subject: str) -> str:
     return template.replace("{subject}", subject)
-
-
-def _split(name: str) -> tuple[str, str]:
-    relation, subject = name.split("\t")
-    return relation, subject

@@ -1,4 +1,4 @@
-"""The local teacher: reads a shift with a lexicon of entities. No model, no network, no price.
+"""The local teacher: labels a shift by rules and a lexicon of entities, without a model, a network or a price.
 
 The shift is all it sees: tokens up and down and the greedy continuations before and after, for each step size. Rules:
 
@@ -29,7 +29,7 @@ READABLE = 1.0  # nats of KL; below this, and with the continuation unchanged, t
 
 
 def estimate(job: Job) -> str:
-    """What labelling would cost, in words."""
+    """The cost of labelling in words: none."""
     return f"{job.shifts['prompt_id'].n_unique()} rows, 0 calls, 0 tokens, 0 USD"
 
 

@@ -1,4 +1,4 @@
-"""Teachers behind any server that speaks the OpenAI API: OpenAI, vLLM, `transformers serve`, a gateway.
+"""The teacher behind a server that speaks the OpenAI API: OpenAI, vLLM, `transformers serve`, a gateway.
 
 Requests, answers and their reading are three steps (stages/core/labels): the answers stand in .cache/labels, so that
 another parser asks nothing, and another domain asks for its own rows only. The prompt is prompt.md.
@@ -17,7 +17,6 @@ from ..core.labels.labeller import QUARANTINE, Job, Outcome
 from ..core.labels.lexicon import Lexicon
 from ..core.labels.parse import NONE, TeacherLabel, read_label
 from ..core.labels.requests import label_requests
-from ..core.labels.section import Second
 from ..core.run.seeds import keyed_fraction
 
 BUILT_IN = ("stages/core/labels/requests.py", "stages/labellers/prompt.md")
@@ -47,19 +46,13 @@ def label(job: Job) -> Outcome:
     if job.params.second:
         metrics["second_calls"] = second.metrics()
         metrics["cost_usd"] = round(metrics["cost_usd"] + metrics["second_calls"]["cost_usd"], 6)
-    return Outcome(
-        labels=labels,
-        quarantine=pl.concat(
-            [quarantine_of(first, job.params.teacher.model), quarantine_of(second, _name(job.params.second))]
-        ),
-        second=table_of(second, job),
-        metrics=metrics,
-        run=usage.as_dict(),
-    )
+    second_name = job.params.second.teacher.model if job.params.second else ""
+    quarantine = pl.concat([quarantine_of(first, job.params.teacher.model), quarantine_of(second, second_name)])
+    return Outcome(labels, quarantine, table_of(second, job), metrics, usage.as_dict())
 
 
 def origin_of(job: Job, *more: str) -> Origin:
-    """What the first teacher's requests are made of; `more`: keys of section labels that others are made of too."""
+    """The files and params that requests are made from; `more`: keys of section labels beside MADE_OF."""
     files = [f"data/virtual_step/{job.domain}.parquet"]
     if job.prompts is not None:
         files.append(f"data/prompts/{job.domain}.parquet")
@@ -67,18 +60,12 @@ def origin_of(job: Job, *more: str) -> Origin:
     return Origin(f"labels@{job.domain}", (*files, *BUILT_IN), {"labels": params})
 
 
-def ask(job: Job, requests: dict[str, Request], what: str, usage: Usage, origin: Origin) -> Read[TeacherLabel]:
-    """The answers to the requests, read; fails when too many can't be."""
-    batch = job.params.way == "batch"
+def ask(job: Job, requests: dict[str, Request], what: str, usage: Usage, origin: Origin) -> Read[str, TeacherLabel]:
+    """The labels in the answers to the requests; refuses when too many answers can't be used."""
     found = converse(
-        requests,
-        lambda _, answer: read_label(answer, job.params.fields),
-        job.api,
-        batch=batch,
-        what=what,
-        usage=usage,
-        origin=origin,
-    )
+        requests, lambda _, answer: read_label(answer, job.params.fields), job.api,
+        batch=job.params.way == "batch", what=what, usage=usage, origin=origin,
+    )  # fmt: skip
     found.refuse_above(job.params.max_quarantined, "labels.max_quarantined", what)
     return found
 
@@ -93,8 +80,8 @@ def second_requests(job: Job) -> dict[str, Request]:
     return label_requests(job, second.teacher, sample)
 
 
-def table_of(found: Read[TeacherLabel], job: Job) -> pl.DataFrame:
-    """The labels, entities that the lexicon knows in its spelling."""
+def table_of(found: Read[str, TeacherLabel], job: Job) -> pl.DataFrame:
+    """The labels table; entities that the lexicon knows are in its spelling."""
     lexicon = Lexicon(job.facts)
     rows = [
         {
@@ -111,21 +98,7 @@ def table_of(found: Read[TeacherLabel], job: Job) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=LABELS)  # type: ignore[arg-type]
 
 
-def quarantine_of(found: Read[TeacherLabel], model: str) -> pl.DataFrame:
-    """The rows without a label, with the raw answers; `model` is the name that was asked."""
-    rows = [
-        {
-            "prompt_id": prompt_id,
-            "teacher": model,
-            "fault": failure.fault.name,
-            "detail": failure.fault.detail,
-            "raw_answer": failure.raw_answer,
-            "raw_repair": failure.raw_repair,
-        }
-        for prompt_id, failure in found.failures.items()
-    ]
+def quarantine_of(found: Read[str, TeacherLabel], model: str) -> pl.DataFrame:
+    """The quarantine table: rows without a label, with the raw answers; `model`: the teacher's name as sent."""
+    rows = [{"prompt_id": name, "teacher": model, **failure.row()} for name, failure in found.failures.items()]
     return pl.DataFrame(rows, schema=QUARANTINE)  # type: ignore[arg-type]
-
-
-def _name(second: Second | None) -> str:
-    return second.teacher.model if second else ""

@@ -40,7 +40,7 @@ from tests.core.engine.peers import PEERS
 
 RESULTS = Path(__file__).parent / "results"
 PEER_SAMPLES = {"S": 12, "M": 3, "pocket": 60}
-OURS = {"ours fp32": False, "ours hybrid": True}
+OURS = "ours fp32"
 
 
 def build(size: str) -> PreTrainedModel:
@@ -120,17 +120,17 @@ def run_peer(name: str, size: str) -> dict[str, Any]:
     return {**result, "peak bytes above the weights": resident() - base}
 
 
-def run_ours(hybrid: bool, size: str, count: int) -> dict[str, Any]:
+def run_ours(size: str, count: int) -> dict[str, Any]:
     """The engine's samples a second, after a warm-up that packs the weights (its seconds are reported)."""
     device = "cuda" if size in GPU_SIZES else "cpu"
     decoder, samples, result = Decoder(build(size)), draw(size, count), dict[str, Any]()
     base, layers, every = resident(), marks(size), list(range(SIZES[size][1]))
 
     def gradient(own: list[Sample], layer: int) -> None:
-        list(activation_gradients(decoder, own, [layer], hybrid=hybrid))
+        list(activation_gradients(decoder, own, [layer]))
 
     def both(own: list[Sample], where: list[int], sizes: list[float]) -> None:
-        list(gradients_and_steps(decoder, own, where, sizes, top_tokens=20, hybrid=hybrid))
+        list(gradients_and_steps(decoder, own, where, sizes, top_tokens=20))
 
     few = samples[: max(4, count // 4)]
     result["warm-up seconds"] = seconds(lambda: both(samples[:2], [0], STEPS), device)
@@ -149,7 +149,7 @@ def run_ours(hybrid: bool, size: str, count: int) -> dict[str, Any]:
     if device == "cpu":
         result[f"time of gradient@{layers[1]}"] = spent(lambda: gradient(few, layers[1]))
         result["time of gradient + 5 steps"] = spent(lambda: both(few, layers[1:2], STEPS))
-    return {**result, "storage": storage(decoder, samples, layers[1]) if not hybrid else None}
+    return {**result, "storage": storage(decoder, samples, layers[1])}
 
 
 def storage(decoder: Decoder, samples: list[Sample], layer: int) -> dict[str, float]:
@@ -190,7 +190,7 @@ def one(tool: str, size: str, count: int) -> dict[str, Any]:
         return run_peer(tool, size)
     if tool == "accuracy":
         return accuracy(build(size), draw(size, 16 if size == "M" else 64), STEPS)
-    return run_ours(OURS[tool], size, count)
+    return run_ours(size, count)
 
 
 def machine() -> dict[str, Any]:
@@ -231,7 +231,7 @@ def main() -> None:
 
 def run(size: str, count: int) -> None:
     """Runs all tools at one size and writes the results."""
-    tools = [*PEERS, *OURS, "accuracy"] if size not in GPU_SIZES else ["ours fp32"]
+    tools = [*PEERS, OURS, "accuracy"] if size not in GPU_SIZES else [OURS]
     found: dict[str, Any] = {"size": size, "samples": count, "date": str(date.today()), **machine()}
     found["versions"] = versions()
     for tool in tools:
@@ -251,7 +251,7 @@ def write(found: dict[str, Any]) -> None:
 
 def report(found: dict[str, Any]) -> str:
     """The figures as Markdown: one row a figure, one column a tool, ratios to the naive loop in brackets."""
-    tools = [tool for tool in (*PEERS, *OURS) if tool in found]
+    tools = [tool for tool in (*PEERS, OURS) if tool in found]
     lines = [f"# Engine benchmark, size {found['size']}, {found['date']}", ""]
     cores = f"{found['cores']} cores, {found['threads used']} used"
     lines += [f"{found['cpu']}; {cores}; GPU: {found['gpu']}; torch {found['torch']}", ""]

@@ -1,6 +1,6 @@
 """What the benchmarks measure: shapes, samples, the arithmetic that each sample needs, and where the time goes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -68,29 +68,26 @@ def needed(size: str, samples: list[Sample], layer: int, steps: int) -> tuple[fl
     return float(2 * prefix.mean()), float(2 * rest.mean())
 
 
-def at_the_peak(found: dict[str, Any], tools: Mapping[str, bool]) -> None:
-    """Adds to each of our tools' figures what they would be at 100 % of the peak, and the share of that reached.
+def at_the_peak(found: dict[str, Any], tool: str) -> None:
+    """Adds to our figures what they would be at 100 % of the peak, and the share of that reached.
 
     At the peak every FLOP of `needed` runs at the rate of the fastest matrix product of the same process, in the type
     that the tool computes it in.
 
     Args:
         found: the results of a run, by tool.
-        tools: ours, and whether each is hybrid.
+        tool: our name among them.
     """
     size, middle = found["size"], marks(found["size"])[1]
     samples = draw(size, found["samples"])
-    for tool, hybrid in tools.items():
-        peaks = found.get(tool, {}).get("peak GFLOP/s")
-        if peaks is None:
-            continue
-        wide = peaks["bfloat16" if size in GPU_SIZES else "float32"]
-        narrow = peaks["bfloat16"] if hybrid else wide
-        for key, steps in ((f"gradient@{middle}", 0), ("gradient + 5 steps", len(STEPS))):
-            prefix, rest = needed(size, samples, middle, steps)
-            best = 1e9 / (prefix / narrow + rest / wide)
-            found[tool][f"{key}, at the peak"] = best
-            found[tool][f"share of peak, {key}"] = found[tool][key] / best
+    peaks = found.get(tool, {}).get("peak GFLOP/s")
+    if peaks is None:
+        return
+    peak = peaks["bfloat16" if size in GPU_SIZES else "float32"]
+    for key, steps in ((f"gradient@{middle}", 0), ("gradient + 5 steps", len(STEPS))):
+        best = 1e9 * peak / sum(needed(size, samples, middle, steps))
+        found[tool][f"{key}, at the peak"] = best
+        found[tool][f"share of peak, {key}"] = found[tool][key] / best
 
 
 def spent(call: Callable[[], object]) -> dict[str, float]:

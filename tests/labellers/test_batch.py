@@ -279,5 +279,5 @@ def test_a_batch_of_an_earlier_cache_is_not_adopted(batches: Batches):
         db.execute("INSERT INTO batch_items VALUES ('k', 'killed', 1.0, 'tiny', 10)")
     world.write_world(2, backend="openai", way="batch")
     main(["geography"])
-    assert len(batches.batches) == 3 and Path(".cache/labels/batch.lock").exists()
+    assert len(batches.batches) == 3 and Path(".cache/labels/asking.lock").exists()
     assert_consistent(2)

@@ -58,8 +58,8 @@ def good(subject: str, answer: str, repaired: bool) -> dict[str, Any]:
 def test_paraphrases_become_templates_and_wrong_answers_take_the_facts_spelling(domain: Domain, monkeypatch):
     found = written(domain, monkeypatch, good)
     assert len(found.facts) == 6 and found.metrics["calls"] == 6
-    first = found.facts[1]
-    assert first.subject == "subject 1" and first.answer == "New York" and first.relation == "thing"
+    name, first = list(found.facts.items())[1]
+    assert name == ("thing", "subject 1")
     assert first.templates == ("People who know {subject} well think of", "What belongs to {subject} is")
     assert first.wrong_answers == ("Paris", "Timbuktu")
 
@@ -96,7 +96,7 @@ def test_what_the_facts_contradict_is_repaired_or_dropped(
         return write(subject, answer, False)
 
     found = written(domain, monkeypatch, stubborn, teacher=PARAMS.teacher.model_copy(update={"seed": 5}))
-    assert [fact.subject for fact in found.facts] == [f"subject {n}" for n in (0, 1, 3, 4, 5)]
+    assert [subject for _, subject in found.facts] == [f"subject {n}" for n in (0, 1, 3, 4, 5)]
     assert found.metrics["faults"] == {"inconsistent": 1}
     with pytest.raises(ValueError, match=rf"prompts.openai.max_quarantined: found 1 of 6 .*{why}"):
         teacher = PARAMS.teacher.model_copy(update={"seed": 5})
@@ -112,7 +112,7 @@ def test_more_than_wanted_makes_up_for_what_is_not_valid(domain: Domain, monkeyp
 
     found = written(domain, monkeypatch, write)
     assert found.metrics["repairs"] == 0
-    assert all(len(fact.templates) == 2 and fact.wrong_answers == ("a", "b") for fact in found.facts)
+    assert all(len(fact.templates) == 2 and fact.wrong_answers == ("a", "b") for fact in found.facts.values())
 
 
 def test_the_same_prompt_of_two_facts_stays_once(monkeypatch):
@@ -123,7 +123,11 @@ def test_the_same_prompt_of_two_facts_stays_once(monkeypatch):
     }
     domain = Domain.model_validate(content)
     found = written(domain, monkeypatch, good)
-    prompts = [template.replace("{subject}", fact.subject) for fact in found.facts for template in fact.templates]
+    prompts = [
+        template.replace("{subject}", subject)
+        for (_, subject), fact in found.facts.items()
+        for template in fact.templates
+    ]
     assert len(prompts) == len(set(prompts)) == 12 and found.metrics["duplicates"] == 12
 
 

@@ -145,6 +145,7 @@ def test_a_row_that_never_gets_json_is_repaired_or_quarantined_until_asked_again
     serve: Serve, monkeypatch: pytest.MonkeyPatch, fault: str, reply: dict[str, Any]
 ):
     monkeypatch.setenv("LABELS_TRIES", "3")
+    monkeypatch.setenv("LABELS_TIMEOUT", "10")
     stubborn = ("the7'", "the8'")
 
     def script(asked: Asked) -> Reply:

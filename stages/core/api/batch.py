@@ -15,11 +15,10 @@ from contextlib import suppress
 from typing import Any
 
 import openai
-from filelock import FileLock
 
 from .cache import Cache
-from .chat import Answer, Request, unusable
-from .client import Stop, Transient, answer_of, connect, rejection
+from .chat import Answer, Request, Stop, Transient, unusable
+from .client import answer_of, connect, rejection
 from .section import Api
 from .settings import Settings, redact
 from .spend import price_of
@@ -36,7 +35,7 @@ ENDED = ("completed", "expired", "cancelled", "failed")
 def through_batches(
     requests: Sequence[Request], cache: Cache, api: Api, settings: Settings, advance: Advance, usage: Usage
 ) -> dict[str, Answer]:
-    """Submits what no batch holds yet, waits, and stores the answers; returns those that the server rejected, by key.
+    """Gets answers through the Batch API and stores them; returns the answers that say a request was rejected, by key.
 
     Raises:
         InputError: the budget does not hold the batch, the server fails it whole, or leaves requests unanswered.
@@ -59,8 +58,7 @@ class _Batches:
         try:
             with self.client:
                 for _ in range(ROUNDS):
-                    # One process at a time submits; waiting is done without the lock.
-                    with FileLock(self.cache.folder / "batch.lock"):
+                    with self.cache.asking():  # waiting is done without it
                         self._recover()
                         for part in self._parts(self._free()):
                             self._submit(part)
@@ -81,14 +79,14 @@ class _Batches:
         )
 
     def _free(self) -> list[Request]:
-        """Requests that are neither answered nor rejected nor being asked."""
+        """Requests that have no answer, were not rejected and are in no batch."""
         done = self.cache.answers(self.requests).keys() | self.rejected.keys()
-        claimed, batched = self.cache.held(self.requests)
-        return [request for key, request in self.requests.items() if key not in done | claimed | batched]
+        done |= self.cache.batched()
+        return [request for key, request in self.requests.items() if key not in done]
 
     @staticmethod
     def _parts(requests: Sequence[Request]) -> list[list[Request]]:
-        """Cut to the API's limits."""
+        """The requests cut into batches within the API's limits."""
         parts: list[list[Request]] = []
         size = 0
         for request in requests:
@@ -152,7 +150,7 @@ class _Batches:
                 self._drop(identity)
 
     def _on_server(self) -> dict[str, str]:
-        """The server's batches that carry our mark: our id to its id."""
+        """Batches on the server that this project made: the id in the cache to the id on the server."""
         found = self.patient.batches.list(limit=100)
         return {batch.metadata[MARK]: batch.id for batch in found if batch.metadata and MARK in batch.metadata}
 
@@ -162,7 +160,7 @@ class _Batches:
             db.execute("DELETE FROM batches WHERE id = ?", (identity,))
 
     def _wait(self) -> None:
-        """Until every batch that holds one of the requests has ended and is collected."""
+        """Waits until every batch that holds one of the requests has ended, and collects its answers."""
         while remaining := self._open():
             for identity, remote in remaining.items():
                 batch = self.patient.batches.retrieve(remote)
@@ -215,7 +213,7 @@ class _Batches:
 
 
 def _line(request: Request) -> bytes:
-    """A request as a line of the batch's input file."""
+    """One request as a line of a batch's input file."""
     line = {"custom_id": request.key, "method": "POST", "url": URL, "body": request.body}
     return json.dumps(line, ensure_ascii=False).encode() + b"\n"
 

@@ -1,20 +1,18 @@
-"""The cache of paid answers: a sqlite file that several processes share and that a killed one leaves whole.
+"""The cache of paid answers and the ledger of what was spent: a sqlite file that a killed process leaves whole.
 
-Before a request is sent it is claimed, in one transaction with the reservation of its ceiling in the budget; the answer
-is stored in one transaction with its cost. So two processes never send the same request, and never spend together what
-the budget allows each alone. Every process holds a file lock of its own as long as it lives: claims whose owner's lock
-is free were left by a killed process. What those had in flight may or may not be billed; they count as spent at their
-ceiling, and are sent again with the same Idempotency-Key.
+One process asks at a time; others wait, and then find its answers here. Before a request is sent, it is claimed in one
+transaction with the reservation of its ceiling in the budget; its answer is stored in one transaction with its cost. A
+claim that is found when nobody asks was left by a killed process. What that one had in flight may or may not be billed:
+it counts as spent at its ceiling, and is sent again with the same Idempotency-Key.
 """
 
 import sqlite3
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from ..run.errors import InputError
 from .chat import Answer, Request
@@ -37,13 +35,13 @@ INSERT INTO ledger VALUES (0, 0, 0, 0);
 DISCARDED = """CREATE TABLE IF NOT EXISTS discarded (key TEXT PRIMARY KEY, answers INTEGER NOT NULL, last TEXT)
     WITHOUT ROWID"""
 ANSWERED = "SELECT key, answer FROM answers UNION ALL SELECT key, last FROM discarded WHERE last IS NOT NULL"
-# answered: it stands in the cache. held: another process or a batch is getting it. wait: the budget holds it only once
-# requests in flight turn out cheaper than reserved. full: the budget does not hold it.
-Claim = Literal["claimed", "answered", "held", "wait", "full"]
+# answered: an answer is in the cache, or a batch gets it. wait: the budget holds the request only once others in flight
+# turn out cheaper than reserved. full: the budget does not hold it.
+Claim = Literal["claimed", "answered", "wait", "full"]
 
 
 class Cache:
-    """The answers under `folder`, open for one process; a context manager.
+    """The answer cache in `folder`, open for one process; a context manager.
 
     Raises:
         InputError: the file is no sqlite file, or one of another version.
@@ -51,25 +49,17 @@ class Cache:
 
     def __init__(self, folder: Path = CACHE) -> None:
         self.folder = folder
-        self.path = folder / "answers.sqlite"
-        self.owner = uuid.uuid4().hex
-        (folder / "owners").mkdir(parents=True, exist_ok=True)
-        self._alive = FileLock(self._lock(self.owner))
-        self._alive.acquire()
+        path = folder / "answers.sqlite"
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
             version = self._prepare()
         except sqlite3.DatabaseError as error:
-            self._die()
             raise InputError(
-                f"{self.path}: not a usable answer cache ({error}); as it may hold paid answers, move it elsewhere"
+                f"{path}: not a usable answer cache ({error}); as it may hold paid answers, move it elsewhere"
             ) from error
         if version not in (0, VERSION):
-            self._die()
-            raise InputError(
-                f"{self.path}: found version {version}, wanted {VERSION}; move it away or use the newer code"
-            )
-        self.bury_the_dead()
+            raise InputError(f"{path}: found version {version}, wanted {VERSION}; move it away or use the newer code")
 
     def _prepare(self) -> int:
         """Makes the tables if there are none; returns the version found, 0 of a new file."""
@@ -84,19 +74,28 @@ class Cache:
                 self._db.execute(DISCARDED)
         return version
 
-    def _die(self) -> None:
-        self._alive.release()
-        self._lock(self.owner).unlink(missing_ok=True)
-
     def __enter__(self) -> "Cache":
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
-            self._bury(self.owner)  # what was cut short in flight, after an error or Ctrl-C
-        finally:
-            self._db.close()
-            self._die()
+        self._db.close()
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Within the block no other process asks; requests that a killed one or an error left in flight are counted."""
+        with FileLock(self.folder / "asking.lock"):
+            self._settle()
+            try:
+                yield
+            finally:
+                self._settle()
+
+    def _settle(self) -> None:
+        """Counts what is claimed as spent at its ceiling, and frees it."""
+        with self.transaction() as db:
+            ceiling, requests = db.execute("SELECT coalesce(sum(reserved), 0.0), count(*) FROM claims").fetchone()
+            self._note_uncertain(db, ceiling, requests)
+            db.execute("DELETE FROM claims")
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
@@ -122,25 +121,20 @@ class Cache:
 
     def claim(self, key: str, ceiling: float, budget: float) -> Claim:
         """Claims one request for this process and reserves `ceiling` US dollars."""
-        with self.transaction(durable=False) as db:  # a power cut ends the claim's owner too
-            if db.execute(f"SELECT 1 FROM ({ANSWERED}) WHERE key = ?", (key,)).fetchone():
+        with self.transaction(durable=False) as db:
+            known = f"SELECT 1 FROM ({ANSWERED}) WHERE key = ? UNION ALL SELECT 1 FROM batch_items WHERE key = ?"
+            if db.execute(known, (key, key)).fetchone():
                 return "answered"
-            for table in ("claims", "batch_items"):
-                if db.execute(f"SELECT 1 FROM {table} WHERE key = ?", (key,)).fetchone():
-                    return "held"
             if self.spent() + ceiling > budget:
                 return "full"
             if self.spent() + self.reserved() + ceiling > budget:
                 return "wait"
-            db.execute("INSERT INTO claims VALUES (?, ?, ?)", (key, self.owner, ceiling))
+            db.execute("INSERT INTO claims VALUES (?, '', ?)", (key, ceiling))
         return "claimed"
 
-    def held(self, keys: Iterable[str]) -> tuple[set[str], set[str]]:
-        """Which of the keys some process has claimed, and which wait in a batch."""
-        wanted = set(keys)
-        claims = {key for (key,) in self._db.execute("SELECT key FROM claims")}
-        batched = {key for (key,) in self._db.execute("SELECT key FROM batch_items")}
-        return wanted & claims, wanted & batched
+    def batched(self) -> set[str]:
+        """The keys of all requests that wait in a batch."""
+        return {key for (key,) in self._db.execute("SELECT key FROM batch_items")}
 
     def store(self, request: Request, answer: Answer) -> None:
         """Keeps a paid answer, adds its cost to what was spent and gives up the claim."""
@@ -154,20 +148,15 @@ class Cache:
         db.execute("INSERT INTO answers VALUES (?, ?, ?, ?)", (key, model, body_bytes, answer.model_dump_json()))
         db.execute("UPDATE ledger SET spent = spent + ?", (answer.cost,))
 
-    def discard(self, key: str, cost: float) -> None:
-        """Counts an unusable answer, which is thrown away, and adds its cost to what was spent."""
-        with self.transaction() as db:
-            self.throw_away(db, key, cost)
-
     @staticmethod
     def throw_away(db: sqlite3.Connection, key: str, cost: float) -> None:
         """Within a transaction: counts an unusable answer and adds its cost to what was spent."""
-        query = "INSERT INTO discarded VALUES (?, 1, NULL) ON CONFLICT DO UPDATE SET answers = answers + 1"
+        query = "INSERT INTO discarded VALUES (?, 1, NULL) ON CONFLICT DO UPDATE SET answers = answers + 1, last = NULL"
         db.execute(query, (key,))
         db.execute("UPDATE ledger SET spent = spent + ?", (cost,))
 
     def idempotency_key(self, key: str) -> str:
-        """What tells a server that a request is the same as before: another one after each answer thrown away."""
+        """The Idempotency-Key of a request: the same at every try, until an answer is thrown away, then a new one."""
         found = self._db.execute("SELECT answers FROM discarded WHERE key = ?", (key,)).fetchone()
         return f"{key}-{found[0]}" if found else key
 
@@ -182,7 +171,6 @@ class Cache:
         with self.transaction() as db:
             for key in keys:
                 self.throw_away(db, key, 0.0)
-                db.execute("UPDATE discarded SET last = NULL WHERE key = ?", (key,))
                 db.execute("DELETE FROM answers WHERE key = ?", (key,))
 
     def release(self, key: str) -> None:
@@ -195,12 +183,17 @@ class Cache:
         with self.transaction() as db:
             self._note_uncertain(db, ceiling, 1)
 
+    @staticmethod
+    def _note_uncertain(db: sqlite3.Connection, ceiling: float, requests: int) -> None:
+        query = "UPDATE ledger SET uncertain = uncertain + ?, uncertain_requests = uncertain_requests + ?"
+        db.execute(query, (ceiling, requests))
+
     def spent(self) -> float:
         """US dollars spent so far, by whichever stage, uncertain tries at their ceiling."""
         return self._db.execute("SELECT spent + uncertain FROM ledger").fetchone()[0]
 
     def reserved(self) -> float:
-        """US dollars reserved for requests in flight, of all processes and batches."""
+        """US dollars reserved for requests in flight and in batches."""
         query = "SELECT reserved FROM claims UNION ALL SELECT reserved FROM batch_items"
         return self._db.execute(f"SELECT coalesce(sum(reserved), 0.0) FROM ({query})").fetchone()[0]
 
@@ -210,40 +203,3 @@ class Cache:
             FROM answers WHERE model = ? AND answer ->> 'estimated' = 0"""
         found = self._db.execute(query, (model,)).fetchone()
         return None if found[0] is None else (found[0], found[1])
-
-    def bury_the_dead(self) -> int:
-        """Frees the claims of processes that were killed; returns how many requests they had in flight."""
-        owners = {owner for (owner,) in self._db.execute("SELECT DISTINCT owner FROM claims")}
-        owners |= {path.stem for path in (self.folder / "owners").glob("*.lock")}
-        requests = 0
-        for owner in sorted(owners - {self.owner}):
-            lock = FileLock(self._lock(owner))
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                continue  # it lives
-            try:  # the lock is held until the file is gone, so that nobody takes a file that is about to go
-                requests += self._bury(owner)
-                self._lock(owner).unlink(missing_ok=True)
-            finally:
-                lock.release()
-        return requests
-
-    def _bury(self, owner: str) -> int:
-        with self.transaction() as db:
-            query = "SELECT coalesce(sum(reserved), 0), count(*) FROM claims WHERE owner = ?"
-            ceiling, requests = db.execute(query, (owner,)).fetchone()
-            if requests:
-                self._note_uncertain(db, ceiling, requests)
-                db.execute("DELETE FROM claims WHERE owner = ?", (owner,))
-        return requests
-
-    @staticmethod
-    def _note_uncertain(db: sqlite3.Connection, ceiling: float, requests: int) -> None:
-        db.execute(
-            "UPDATE ledger SET uncertain = uncertain + ?, uncertain_requests = uncertain_requests + ?",
-            (ceiling, requests),
-        )
-
-    def _lock(self, owner: str) -> Path:
-        return self.folder / "owners" / f"{owner}.lock"

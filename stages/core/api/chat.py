@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from ..run.errors import InputError
 from .section import Price, Teacher
 
 Message = dict[str, str]
@@ -37,21 +38,21 @@ class Request:
 
     @property
     def most_input(self) -> int:
-        """Tokens that the question will hardly exceed."""
+        """An upper estimate of the question's tokens."""
         return most_tokens(len(self.canonical))
 
     @property
     def most_output(self) -> int:
-        """The limit on the answer's tokens that is sent."""
+        """The request's limit on the answer's tokens."""
         return self.body.get("max_completion_tokens") or self.body["max_tokens"]
 
     def ceiling(self, price: Price, *, batch: bool) -> float:
-        """US dollars that the answer will hardly exceed."""
+        """An upper estimate of the answer's cost in US dollars."""
         return cost(price, self.most_input, self.most_output, batch=batch)
 
 
 class Answer(BaseModel):
-    """What came back for one request. `rejected`: the server's words when it refused the request itself (HTTP 4xx)."""
+    """The answer to one request. `rejected`: the server's words if it refused the request itself (HTTP 4xx)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     model: str  # as the server resolved it
@@ -68,11 +69,29 @@ class Answer(BaseModel):
 
 
 class Fault(Exception):
-    """Why an answer can't be used. `name` is one of the names in FAULTS."""
+    """An answer that can't be used. `name`: one of FAULTS; `detail`: what was found."""
 
     def __init__(self, name: str, detail: str) -> None:
         super().__init__(f"{name}: {detail}")
         self.name, self.detail = name, detail
+
+
+class Transient(Exception):
+    """A failed try of a request that may succeed when it is sent again.
+
+    `billed`: the server may have charged for an answer that never arrived. `wait`: seconds that the server asks for.
+    `answer`: the answer that arrived, was paid for and can't be used.
+    """
+
+    def __init__(
+        self, name: str, *, billed: bool = False, wait: float | None = None, answer: Answer | None = None
+    ) -> None:
+        super().__init__(name)
+        self.name, self.billed, self.wait, self.answer = name, billed, wait, answer
+
+
+class Stop(InputError):
+    """A fault that more requests can't mend: a wrong key, an empty account, a model that isn't there."""
 
 
 FAULTS = {
@@ -132,18 +151,18 @@ def unusable(answer: Answer) -> str:
 
 
 def most_tokens(body_bytes: int) -> int:
-    """Tokens that a body will hardly exceed, without the model's tokenizer: one for every two bytes."""
+    """An upper estimate of a text's tokens, without the model's tokenizer: one for every two bytes."""
     return math.ceil(body_bytes / 2)
 
 
 def cost(price: Price, input_tokens: int, output_tokens: int, *, batch: bool) -> float:
-    """US dollars for so many tokens."""
+    """The price in US dollars of input and output tokens."""
     full = (input_tokens * price.input + output_tokens * price.output) / 1e6
     return full * price.batch if batch else full
 
 
 def compose(teacher: Teacher, messages: list[Message], schema: dict[str, Any]) -> Request:
-    """The request to `teacher`; `schema` is the JSON schema of the answer, with a title."""
+    """The chat completion request to `teacher`; `schema`: the JSON schema of the answer, with a title."""
     body: dict[str, Any] = {"model": teacher.model, "messages": messages, teacher.max_tokens_key: teacher.max_tokens}
     if teacher.temperature is not None:
         body["temperature"] = teacher.temperature

@@ -1,4 +1,4 @@
-"""One request over HTTP, through the openai client, with every fault given a name.
+"""The HTTP client: sends one request through the openai package, and gives every fault a name.
 
 The client's own retries are off: it does not tell faults that cost money from faults that don't, retries an exhausted
 quota for nothing, and never ends an answer that drips in byte by byte. Each request carries an Idempotency-Key, so that
@@ -18,31 +18,12 @@ import httpx2
 import openai
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from ..run.errors import InputError
-from .chat import Answer, Request, cost, most_tokens, unusable
+from .chat import Answer, Request, Stop, Transient, cost, most_tokens, unusable
 from .section import Price
 from .settings import Settings, redact
 
 AnyClient = TypeVar("AnyClient", openai.OpenAI, openai.AsyncOpenAI)
 LONGEST_BACKOFF = 30.0  # seconds
-
-
-class Transient(Exception):
-    """A fault that may pass.
-
-    `billed`: the server may have charged for an answer that never arrived. `wait`: seconds that the server asks for.
-    `answer`: the answer that arrived, was paid for and can't be used.
-    """
-
-    def __init__(
-        self, name: str, *, billed: bool = False, wait: float | None = None, answer: Answer | None = None
-    ) -> None:
-        super().__init__(name)
-        self.name, self.billed, self.wait, self.answer = name, billed, wait, answer
-
-
-class Stop(InputError):
-    """A fault that asking on can't mend: a wrong key, an empty account, a model that isn't there."""
 
 
 def connect(kind: type[AnyClient], settings: Settings) -> AnyClient:
@@ -81,7 +62,7 @@ class Client:
         await self.openai.close()
 
     def stop(self) -> None:
-        """Lets requests in flight end, and tries none again."""
+        """Lets requests in flight end, and starts no further try."""
         self._stopping.set()
 
     async def ask(self, request: Request, price: Price) -> Answer:
@@ -135,7 +116,7 @@ class Client:
             raise Stop("stopped") from None
 
     def judge_status(self, error: openai.APIStatusError) -> str | None:
-        """What an HTTP status means: the server's words when it refuses this one request, null when it may pass.
+        """The server's words if it refuses this one request; None if another try may succeed.
 
         Raises:
             Transient: the server asks to wait a while.
@@ -197,7 +178,7 @@ def body_of(content: bytes) -> dict[str, Any]:
 
 
 def answer_of(body: dict[str, Any], sent: str, body_bytes: int, price: Price, *, batch: bool, latency: float) -> Answer:
-    """What a completion's body holds; servers differ, so nothing about it is taken for granted.
+    """The answer in a chat completion's body. Servers differ, so no field of the body is taken for granted.
 
     `sent`, `body_bytes`: the model's name and the length of the request.
 
@@ -243,7 +224,7 @@ def _text(value: Any) -> str:
 
 
 def rejection(sent: str, words: str) -> Answer:
-    """The answer of a server that refuses the request itself: free, and so not worth keeping."""
+    """The answer for a request that the server refuses: it costs nothing and is not kept."""
     return Answer(
         model=sent, choices=0, content="", refusal="", finish_reason="", prompt_tokens=0,
         completion_tokens=0, estimated=False, cost=0.0, latency=0.0, rejected=words,
@@ -251,7 +232,7 @@ def rejection(sent: str, words: str) -> Answer:
 
 
 def retry_after(headers: httpx2.Headers) -> float | None:
-    """Seconds that a Retry-After header asks to wait, given in milliseconds, seconds or as a date; null without one."""
+    """Seconds that a Retry-After header asks to wait (in milliseconds, seconds or as a date); None without one."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         with suppress(ValueError):
             if 0 <= (seconds := float(headers.get(name, "")) / unit) < float("inf"):

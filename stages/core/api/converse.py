@@ -1,10 +1,11 @@
-"""Asks, reads, and asks once more where the answer can't be used; what can't be used then is put into quarantine."""
+"""Questions to a teacher and what its answers say: an answer that can't be used is repaired once, then quarantined."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from statistics import quantiles
 from typing import Any, Generic, TypeVar
+
+import numpy as np
 
 from ..run.errors import InputError
 from ..run.files import write_json
@@ -16,32 +17,37 @@ from .section import Api
 from .settings import switched_on
 from .usage import Usage
 
+Name = TypeVar("Name", bound=Hashable)
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no value, and the raw answers; `raw_repair` is "" when no repair was tried."""
+    """Why an answer can't be used, with the raw text; `raw_repair` is "" when no repair was tried."""
 
     fault: Fault
     raw_answer: str
     raw_repair: str
 
+    def row(self) -> dict[str, str]:
+        """The failure as columns of a quarantine table."""
+        raw = {"raw_answer": self.raw_answer, "raw_repair": self.raw_repair}
+        return {"fault": self.fault.name, "detail": self.fault.detail, **raw}
+
 
 @dataclass(frozen=True)
-class Read(Generic[T]):
-    """Values and failures by the questions' names, in the questions' order, and the answers that they come from."""
+class Read(Generic[Name, T]):
+    """What was read of the answers: values and failures by the questions' names, in the questions' order."""
 
-    values: dict[str, T]
-    teachers: dict[str, str]  # by name: the model as the server resolved it
-    failures: dict[str, Failure]
-    answers: list[Answer]  # one a paid request
+    values: dict[Name, T]
+    teachers: dict[Name, str]  # by name: the model as the server resolved it
+    failures: dict[Name, Failure]
+    answers: list[Answer]  # all that were paid for, repairs included
     repairs: int
 
     def metrics(self) -> dict[str, Any]:
-        """What the answers cost when they were paid: the same whenever they are read again. Latency in seconds."""
-        latencies = sorted(answer.latency for answer in self.answers)
-        cuts = quantiles(latencies, n=20, method="inclusive") if len(latencies) > 1 else (latencies or [0.0]) * 19
+        """Counts, tokens, US dollars and latency (seconds) of the answers, as when they were paid for."""
+        median, p95 = np.quantile([answer.latency for answer in self.answers] or [0.0], [0.5, 0.95]).round(4).tolist()
         return {
             "rows": len(self.values),
             "calls": len(self.answers),
@@ -50,18 +56,18 @@ class Read(Generic[T]):
             "completion_tokens": sum(answer.completion_tokens for answer in self.answers),
             "calls_with_estimated_tokens": sum(answer.estimated for answer in self.answers),
             "cost_usd": round(sum(answer.cost for answer in self.answers), 6),
-            "latency_median": round(cuts[9], 4),
-            "latency_p95": round(cuts[18], 4),
+            "latency_median": median,
+            "latency_p95": p95,
             "quarantined": len(self.failures),
             "faults": dict(sorted(self.faults().items())),
         }
 
     def faults(self) -> Counter[str]:
-        """Failures by name."""
+        """How many failures have each fault, by the fault's name."""
         return Counter(failure.fault.name for failure in self.failures.values())
 
     def refuse_above(self, share: float, key: str, what: str) -> None:
-        """Fails when more than `share` of the questions are in quarantine; their raw answers go to a side file first.
+        """Refuses more than a `share` of the questions in quarantine, after writing their raw answers to a file.
 
         Raises:
             InputError: they are; names the faults.
@@ -70,16 +76,7 @@ class Read(Generic[T]):
         if len(self.failures) <= share * total:
             return
         path = CACHE / "quarantine" / f"{what}.json"
-        rows = [
-            {
-                "name": name,
-                "fault": str(failure.fault),
-                "raw_answer": failure.raw_answer,
-                "raw_repair": failure.raw_repair,
-            }
-            for name, failure in self.failures.items()
-        ]
-        write_json(path, rows)
+        write_json(path, [{"name": name, **failure.row()} for name, failure in self.failures.items()])
         faults = "; ".join(f"{count} {name} ({FAULTS[name]})" for name, count in self.faults().most_common())
         first = next(iter(self.failures.values())).fault
         raise InputError(
@@ -90,28 +87,28 @@ class Read(Generic[T]):
 
 
 def converse(
-    questions: Mapping[str, Request],
-    read: Callable[[str, Answer], T],
+    questions: Mapping[Name, Request],
+    read: Callable[[Name, Answer], T],
     api: Api,
     *,
     batch: bool,
     what: str,
     usage: Usage,
     origin: Origin | None = None,
-) -> Read[T]:
-    """Answers all questions and reads them; `read(name, answer)` raises Fault for one that can't be used.
+) -> Read[Name, T]:
+    """Asks all questions and reads the answers; `read(name, answer)` raises Fault for an answer that can't be used.
 
     With LABELS_ASK_AGAIN=1, what the cache holds of questions in quarantine is dropped first, and they are asked again.
 
     Raises:
         InputError: see `fetch`.
     """
-    values: dict[str, tuple[T, str]] = {}
-    failures: dict[str, Failure] = {}
+    values: dict[Name, tuple[T, str]] = {}
+    failures: dict[Name, Failure] = {}
     paid: dict[str, Answer] = {}
     again = _forget_quarantined(questions, read) if switched_on("LABELS_ASK_AGAIN") else set()
 
-    def ask(requests: Mapping[str, Request], what: str) -> dict[str, Answer]:
+    def ask(requests: Mapping[Name, Request], what: str) -> dict[str, Answer]:
         on_purpose = {request.key for name, request in requests.items() if name in again}
         answers = fetch(requests.values(), api, batch=batch, what=what, usage=usage, origin=origin, again=on_purpose)
         paid.update({key: answer for key, answer in answers.items() if not answer.rejected})
@@ -141,9 +138,9 @@ def converse(
     )
 
 
-def _forget_quarantined(questions: Mapping[str, Request], read: Callable[[str, Answer], T]) -> set[str]:
+def _forget_quarantined(questions: Mapping[Name, Request], read: Callable[[Name, Answer], T]) -> set[Name]:
     """Drops the cached answers of questions whose repair, too, can't be used; returns the questions' names."""
-    found: dict[str, list[str]] = {}
+    found: dict[Name, list[str]] = {}
     with Cache() as cache:
         for name, request in questions.items():
             keys: list[str] = []

@@ -3,23 +3,19 @@
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 
 from ..run.errors import InputError
 from ..run.stage import progress
 from .cache import CACHE, Cache
-from .chat import Answer, Request
+from .chat import Answer, Request, Stop, Transient
 from .paid import Origin, refuse_to_pay_again
-from .section import Api
+from .section import Api, Price
 from .settings import Settings, check_key, read_settings
 from .spend import price_of
 from .usage import Advance, Usage
 
-if TYPE_CHECKING:  # the client takes a second to import, and a warm run never needs it
-    from .client import Client, Transient
-
-LOOK = 0.3  # seconds between looks at what another process is getting
+LOOK = 0.3  # seconds between looks at whether the budget holds another request
 
 
 def fetch(
@@ -55,26 +51,24 @@ def fetch(
         usage.cached += len(answers)
         if misses := [request for key, request in wanted.items() if key not in answers]:
             if origin:
-                _, batched = cache.held(request.key for request in misses)  # those are paid for, here
-                unpaid = batched.union(again)
-                refuse_to_pay_again(origin, [request for request in misses if request.key not in unpaid], api)
+                known = cache.batched().union(again)  # paid for here, or asked on purpose
+                refuse_to_pay_again(origin, [request for request in misses if request.key not in known], api)
             check_key(len(misses))
             before = cache.spent()
-            getter = _Getter(cache, api, read_settings(), usage)
             try:
-                answers |= getter.get(misses, what, batch=batch)
+                answers |= _Asker(cache, api, read_settings(), usage).ask(misses, what, batch=batch)
             finally:
                 usage.spent_usd += cache.spent() - before
                 usage.seconds += time.monotonic() - start
     return answers
 
 
-class Later(Exception):
-    """A request has to wait for others before it is tried again."""
+class _Later(Exception):
+    """The budget holds a request only after other requests in flight have ended."""
 
 
-class _Getter:
-    """Gets the answers that the cache does not hold."""
+class _Asker:
+    """Asks the server for answers that the cache does not hold."""
 
     def __init__(self, cache: Cache, api: Api, settings: Settings, usage: Usage) -> None:
         self.cache, self.api, self.settings, self.usage = cache, api, settings, usage
@@ -84,37 +78,39 @@ class _Getter:
         self.failures_in_a_row = 0
         self.stop: InputError | None = None
 
-    def get(self, requests: Sequence[Request], what: str, *, batch: bool) -> dict[str, Answer]:
+    def ask(self, requests: Sequence[Request], what: str, *, batch: bool) -> dict[str, Answer]:
+        """The answers to all requests, by key; `what`: the progress bar's name."""
         for request in requests:
             price_of(self.api, request.model)
         misses = list(requests)
         with progress(what, len(misses)) as advance:
             while misses:
-                _, batched = self.cache.held(request.key for request in misses)
-                if batched or batch:  # an answer that a batch is paid for is waited for, whatever the params say now
-                    chosen = misses if batch else [request for request in misses if request.key in batched]
-                    self._by_batch(chosen, advance)
+                batched = self.cache.batched()
+                # An answer that a batch is paid for is waited for, whatever the params say now.
+                waiting = misses if batch else [request for request in misses if request.key in batched]
+                if waiting:
+                    self._by_batch(waiting, advance)
                 else:
-                    asyncio.run(self._online(misses, advance))
+                    with self.cache.asking():
+                        asyncio.run(self._online(misses, advance))
                 done = self.cache.answers(request.key for request in misses).keys() | self.rejected.keys()
                 misses = [request for request in misses if request.key not in done]
                 if misses and (self.stop or self.unanswered):
-                    self._give_up(len(requests), len(misses))
+                    raise self._refusal(len(requests), len(misses))
         return self.cache.answers(request.key for request in requests) | self.rejected
 
-    def _give_up(self, wanted: int, missing: int) -> None:
+    def _refusal(self, wanted: int, missing: int) -> InputError:
         kept = f"{wanted - missing - self.given_up} of {wanted} answers are kept in {CACHE}"
         if self.stop:
-            raise InputError(f"{self.stop}; {kept}") from None
+            return InputError(f"{self.stop}; {kept}")
         names = ", ".join(f"{name} {count}" for name, count in self.unanswered.most_common())
-        raise InputError(
+        return InputError(
             f"{missing} requests got no answer in {self.settings.tries} tries each ({names}); {kept}; "
             "run again for the rest"
         )
 
     def _by_batch(self, requests: Sequence[Request], advance: Advance) -> None:
-        from .batch import through_batches
-        from .client import Stop
+        from .batch import through_batches  # this and the client take a second to import, and a warm run needs neither
 
         try:
             self.rejected |= through_batches(requests, self.cache, self.api, self.settings, advance, self.usage)
@@ -122,112 +118,105 @@ class _Getter:
             self.stop = stop
 
     async def _online(self, requests: Sequence[Request], advance: Advance) -> None:
-        """Asks for each request that no other process is asking for, and waits for those that one is."""
+        """Asks for each request by itself, as many at a time as the settings say."""
         from .client import Client
 
         async with Client(self.settings, self._on_fault, self.cache.idempotency_key) as client:
-            todo, held = deque(requests), []
-            while todo and not self.stop:
-                workers = [self._work(client, todo, held, advance) for _ in range(self.settings.concurrency)]
-                await asyncio.gather(*workers)
-                todo = deque(await self._wait_for_others(held, advance)) if not self.stop else deque()
-                held.clear()
+            todo = deque(requests)
 
-    async def _work(self, client: "Client", todo: deque[Request], held: list[Request], advance: Advance) -> None:
-        from .client import Stop, Transient
+            async def work() -> None:
+                while todo and not self.stop:
+                    request = todo.popleft()
+                    try:
+                        await self._one(request, client.ask, advance)
+                    except _Later:
+                        todo.appendleft(request)
+                        await asyncio.sleep(LOOK)
+                    except Stop as stop:
+                        self.stop = self.stop or stop
+                        client.stop()
 
-        while todo and not self.stop:
-            request = todo.popleft()
-            price = price_of(self.api, request.model)
-            ceiling = request.ceiling(price, batch=False)
-            claim = self.cache.claim(request.key, ceiling, self.api.budget)
-            if claim in ("answered", "held"):
-                held.append(request)
-                continue
-            if claim == "wait":
-                todo.appendleft(request)
-                await asyncio.sleep(LOOK)
-                continue
-            if claim == "full":
-                self._stop(client, self._over_budget(ceiling))
-                return
-            try:
-                answer = await client.ask(request, price)
-            except Transient as fault:
-                if fault.answer:
-                    self.cache.give_up(request.key, fault.answer)
-                    self.given_up += 1
-                    advance(1)
-                else:
-                    self.cache.release(request.key)
-                    self.unanswered[fault.name] += 1
-                self.failures_in_a_row += 1
-                if self.failures_in_a_row >= self.settings.concurrency:
-                    what = "nothing that can be used" if fault.answer else "nothing"
-                    self._stop(client, InputError(f"{fault.name}: the server answers {what} any more"))
-            except Later:
-                self.cache.release(request.key)
-                todo.appendleft(request)
-                await asyncio.sleep(LOOK)
-            except Stop as stop:
-                self.cache.release(request.key)
-                self._stop(client, stop)
-            else:
-                self.usage.asked += 1
-                self.failures_in_a_row = 0
-                if answer.rejected:
-                    self.cache.release(request.key)
-                    self.rejected[request.key] = answer
-                else:
-                    self.cache.store(request, answer)
-                advance(1)
+            await asyncio.gather(*(work() for _ in range(self.settings.concurrency)))
 
-    async def _wait_for_others(self, held: Sequence[Request], advance: Advance) -> list[Request]:
-        """Waits until no other process is getting any of `held`; returns those that one gave up or was killed over."""
-        waiting = list(held)
-        free: list[Request] = []
-        while waiting:
-            answered = self.cache.answers(request.key for request in waiting)
-            self.usage.from_other_runs += len(answered)
-            advance(len(answered))
-            waiting = [request for request in waiting if request.key not in answered]
-            claimed, batched = self.cache.held(request.key for request in waiting)
-            free += [request for request in waiting if request.key not in claimed | batched]
-            waiting = [request for request in waiting if request.key in claimed]
-            if waiting:
-                self.cache.bury_the_dead()
-                await asyncio.sleep(LOOK)
-        return free
+    async def _one(
+        self, request: Request, ask: Callable[[Request, Price], Awaitable[Answer]], advance: Advance
+    ) -> None:
+        """Claims a request, asks and stores the answer.
 
-    def _on_fault(self, request: Request, fault: "Transient") -> None:
+        Raises:
+            _Later: the budget does not hold the request yet.
+            Stop: asking on is of no use.
+        """
+        price = price_of(self.api, request.model)
+        ceiling = request.ceiling(price, batch=False)
+        claim = self.cache.claim(request.key, ceiling, self.api.budget)
+        if claim == "full":
+            raise self._over_budget(ceiling)
+        if claim == "wait":
+            raise _Later
+        if claim == "answered":  # by a process that has asked meanwhile
+            self.usage.from_other_runs += 1
+            advance(1)
+            return
+        try:
+            answer = await ask(request, price)
+        except Transient as fault:
+            self._unanswered(request, fault, advance)
+            return
+        except (Stop, _Later):
+            self.cache.release(request.key)
+            raise
+        self.usage.asked += 1
+        self.failures_in_a_row = 0
+        if answer.rejected:
+            self.cache.release(request.key)
+            self.rejected[request.key] = answer
+        else:
+            self.cache.store(request, answer)
+        advance(1)
+
+    def _unanswered(self, request: Request, fault: Transient, advance: Advance) -> None:
+        """Notes a request that has had all its tries.
+
+        Raises:
+            Stop: as many in a row have, as there are in flight.
+        """
+        if fault.answer:
+            self.cache.give_up(request.key, fault.answer)
+            self.given_up += 1
+            advance(1)
+        else:
+            self.cache.release(request.key)
+            self.unanswered[fault.name] += 1
+        self.failures_in_a_row += 1
+        if self.failures_in_a_row >= self.settings.concurrency:
+            what = "nothing that can be used" if fault.answer else "nothing"
+            raise Stop(f"{fault.name}: the server answers {what} any more")
+
+    def _on_fault(self, request: Request, fault: Transient) -> None:
         """Counts a failed try, and what it cost or may have cost.
 
         Raises:
             Stop: the budget does not hold another try.
-            Later: it holds one only once other requests in flight turn out cheaper than reserved.
+            _Later: the budget holds one only once other requests in flight turn out cheaper than reserved.
         """
-        from .client import Stop
-
         self.usage.faults[fault.name] += 1
         if not fault.answer and not fault.billed:
             return
         ceiling = request.ceiling(price_of(self.api, request.model), batch=False)
         if fault.answer:
-            self.cache.discard(request.key, fault.answer.cost)
+            with self.cache.transaction() as db:
+                self.cache.throw_away(db, request.key, fault.answer.cost)
         else:
             self.usage.uncertain += 1
             self.cache.uncertain(ceiling)
         if self.cache.spent() + ceiling > self.api.budget:
-            raise Stop(str(self._over_budget(ceiling)))
+            raise self._over_budget(ceiling)
         if self.cache.spent() + self.cache.reserved() > self.api.budget:
-            raise Later
+            raise _Later
 
-    def _over_budget(self, ceiling: float) -> InputError:
-        return InputError(
+    def _over_budget(self, ceiling: float) -> Stop:
+        return Stop(
             f"params.yaml: api.budget: {self.api.budget:.4f} USD: {self.cache.spent():.4f} are spent, and the next "
             f"request may cost {ceiling:.4f}; raise the budget to go on"
         )
-
-    def _stop(self, client: "Client", why: InputError) -> None:
-        self.stop = self.stop or why
-        client.stop()

@@ -1,4 +1,4 @@
-"""Labels that dvc.lock says were paid for: not asked for again by accident.
+"""Refuses to pay twice for answers that, going by dvc.lock, somebody has paid for.
 
 DVC runs a stage again when its data are gone: a damaged cache, an edited hash, a clone without `dvc pull`. Whoever paid
 has the answers in .cache/labels; for anybody else that run would pay for them once more. While a stage runs, dvc.lock
@@ -27,7 +27,7 @@ LOCK = Path("dvc.lock")
 
 @dataclass(frozen=True)
 class Origin:
-    """What the requests of a stage are made of: other code may change, and they stay the same.
+    """The files and params that a stage's requests are made from: while these stay the same, so do the requests.
 
     `stage`: its name in dvc.lock. `files`: the dependencies that requests are built in and from. `params`: the keys of
     params.yaml that requests are built from, nested as there, with their values.
@@ -39,7 +39,7 @@ class Origin:
 
 
 def refuse_to_pay_again(origin: Origin, misses: Sequence[Request], api: Api) -> None:
-    """Stops before requests are sent that were, going by dvc.lock, paid for when the stage last finished.
+    """Refuses requests that, going by dvc.lock, were paid for when the stage last finished.
 
     Requests that cost nothing are let through, and all of them if the environment says so (see settings).
 
@@ -58,7 +58,7 @@ def refuse_to_pay_again(origin: Origin, misses: Sequence[Request], api: Api) -> 
 
 
 def finished(origin: Origin) -> bool:
-    """Whether dvc.lock has an entry of the stage, made from these very files and params.
+    """Whether dvc.lock has an entry of the stage that was made from the same files and params.
 
     Raises:
         InputError: dvc.lock is no YAML.
@@ -77,7 +77,7 @@ def finished(origin: Origin) -> bool:
 
 
 def holds(found: Any, wanted: Any) -> bool:
-    """Whether `found` has all that `wanted` has; a section may have more keys."""
+    """Whether nested params `found` have every key of `wanted` with its value; they may have more keys."""
     if not isinstance(wanted, dict):
         return found == wanted
     return isinstance(found, dict) and all(key in found and holds(found[key], wanted[key]) for key in wanted)

@@ -1,4 +1,4 @@
-"""Section `api` of params.yaml, and what every section says of a server that it asks."""
+"""Section `api` of params.yaml (budget and prices), and the keys of other sections that describe a teacher."""
 
 from typing import Annotated, Literal
 
@@ -10,7 +10,7 @@ Way = Literal["online", "batch"]
 
 
 class Price(Section):
-    """US dollars per million tokens. `batch`: the share of both prices that the Batch API charges."""
+    """A model's price in US dollars per million tokens; `batch`: the share of it that the Batch API charges."""
 
     input: Dollars
     output: Dollars
@@ -18,7 +18,7 @@ class Price(Section):
 
 
 class Api(Section):
-    """What asking costs, whichever stage asks.
+    """The budget and the prices of models, for all stages that ask one.
 
     `budget`: US dollars that the answer cache may ever have cost, over all stages and domains; at 0 nothing that costs
     is asked.

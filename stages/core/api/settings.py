@@ -1,9 +1,11 @@
-"""How to ask, from the environment: nothing here changes an answer, so nothing here is a param.
+"""Settings of the API client from the environment. They change no answer, so they are no params.
 
-OPENAI_API_KEY and OPENAI_BASE_URL say whom (no address: OpenAI itself). LABELS_CONCURRENCY: requests in flight.
-LABELS_TIMEOUT: seconds for a whole answer. LABELS_TRIES: tries a request before it counts as unanswered.
-LABELS_BACKOFF: seconds that the first wait after a fault is at most, doubled each time up to 30 s. LABELS_LONGEST_WAIT:
-seconds of Retry-After that are waited; a longer one stops the run. LABELS_POLL: seconds between looks at a batch.
+OPENAI_API_KEY, OPENAI_BASE_URL: key and address of the server (no address: OpenAI itself).
+LABELS_CONCURRENCY: requests in flight.
+LABELS_TIMEOUT: seconds for a whole answer.
+LABELS_TRIES: tries for a request. LABELS_BACKOFF: most seconds of the first wait, doubled after each try up to 30 s.
+LABELS_LONGEST_WAIT: most seconds of a Retry-After that are waited; a longer one stops the run.
+LABELS_POLL: seconds between looks at a batch.
 LABELS_PAY_AGAIN: 1 asks even for what dvc.lock says was paid for before (see paid.py).
 LABELS_ASK_AGAIN: 1 asks once more for rows in quarantine, whose kept answers can't be used. For one command, not for
 good: every run with it asks again.
@@ -22,7 +24,7 @@ SHORT = 8  # a secret of fewer characters is a stand-in for a local server, and 
 
 @dataclass(frozen=True)
 class Settings:
-    """The defaults suit a paid API."""
+    """What LABELS_* variables set; the defaults suit a paid API."""
 
     concurrency: int = 16
     timeout: float = 120.0
@@ -33,7 +35,7 @@ class Settings:
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
-    """The settings, each overridden by its LABELS_* variable.
+    """The settings: defaults, each replaced by its LABELS_* variable.
 
     Raises:
         InputError: a variable is no positive number (a whole one for LABELS_CONCURRENCY and LABELS_TRIES).
@@ -84,7 +86,7 @@ def check_key(misses: int, environment: Mapping[str, str] = os.environ) -> None:
 
 
 def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
-    """`text` with the key, and a password in the address, replaced: servers do quote them in messages and answers.
+    """`text` without the API key and without a password of the address, which servers quote in messages and answers.
 
     Also replaces lone surrogates, which no file can hold.
     """

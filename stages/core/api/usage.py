@@ -1,4 +1,4 @@
-"""What one run of a stage asked, waited for and spent: for a side file, not for an output."""
+"""Counts of what one run of a stage asked and spent. They go to a side file, never to an output."""
 
 from collections import Counter
 from collections.abc import Callable

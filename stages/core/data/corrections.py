@@ -1,4 +1,4 @@
-"""Corrections and their splits: a prompt, what the model says (the answer), what it should say instead (the target).
+"""The prompts table: corrections (prompt, answer that the model gives, target that it should give) and their splits.
 
 What is held out is decided by a hash of the entity, subject or template itself, the same in every domain and for every
 row, so that no order of work and no other domain can leak it: an entity held out as a target is never a target in
@@ -25,7 +25,7 @@ def held_out_split(settings: Prompts, share: float, *identity: str) -> str:
 
 
 def prompt_split(settings: Prompts, prompt: str) -> str:
-    """The split of a prompt whose entities, subject and template are all seen in training."""
+    """The split of a prompt of which nothing is held out."""
     draw = keyed_fraction(settings.seed, "split", prompt)
     return "test" if draw < settings.test else "validation" if draw < settings.test + settings.validation else "train"
 
@@ -33,7 +33,7 @@ def prompt_split(settings: Prompts, prompt: str) -> str:
 def place(
     settings: Prompts, domain: str, relation: str, fact: Fact, template: str, last: bool, target: str
 ) -> tuple[str, str] | None:
-    """(split, held_out) of a row; None if it is held out for more than one reason.
+    """The columns (split, held_out) of a row; None if the row is held out for more than one reason.
 
     `last`: the template is its relation's last one, which is the one held out (for test).
     """
@@ -54,7 +54,7 @@ def place(
 
 @dataclass(frozen=True)
 class Material:
-    """What a generator adds for one fact: templates of its own, and wrong answers beside the relation's entities."""
+    """A generator's additions to one fact: more templates, and wrong answers beside the relation's entities."""
 
     templates: tuple[str, ...] = ()
     wrong_answers: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ NOTHING = Material()
 def targets_of(
     settings: Prompts, domain: str, relation: Relation, fact: Fact, material: Material, number: int
 ) -> Iterator[tuple[str, str]]:
-    """(kind, target) of the rows of one fact and its template `number`: counterfactual ones, then the correction.
+    """The (kind, target) pairs of one fact and its template `number`: counterfactuals, then the correction.
 
     Counterfactual targets are other entities of the relation and generated wrong answers, drawn without repetition.
     Every prompt of the first `correction_templates` templates also gets the truth as a target: a correction, where the

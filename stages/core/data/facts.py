@@ -13,7 +13,7 @@ FACTS = Path("data/facts")
 
 
 def spaced_once(text: str) -> str:
-    """The text as it is.
+    """The text unchanged, after a check of its white space.
 
     Raises:
         InputError: it's empty, or has white space that isn't a single space between two words.
@@ -75,7 +75,7 @@ class Relation(BaseModel):
 
 
 class Domain(BaseModel):
-    """One facts file."""
+    """The content of one facts file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     domain: Words
@@ -95,12 +95,12 @@ class Domain(BaseModel):
 
 
 def facts_path(domain: str) -> Path:
-    """Where a domain's facts lie."""
+    """The path of a domain's facts file."""
     return FACTS / f"{domain}.yaml"
 
 
 def read_domain(domain: str, key: str = "domains") -> Domain:
-    """Reads and checks `data/facts/<domain>.yaml`; `key`: the param that names the domain, for the message.
+    """The facts of `data/facts/<domain>.yaml`, checked; `key`: the param that names the domain, for error messages.
 
     Raises:
         InputError: the file is missing, is not YAML, or breaks the schema; names file, key, what was found and wanted.

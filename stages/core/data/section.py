@@ -9,7 +9,7 @@ from ..run.params import Count, Name, Section, Share
 
 
 class Generator(Section):
-    """LLM prompt generation. `paraphrases`: wanted a fact; `wrong_answers`: plausible wrong answers wanted a fact."""
+    """The language model that writes prompts: how many `paraphrases` and plausible `wrong_answers` for each fact."""
 
     paraphrases: Count
     wrong_answers: Count
@@ -19,7 +19,7 @@ class Generator(Section):
 
 
 class HeldOut(Section):
-    """Shares of entities and subjects that never occur in training, for validation and for test each.
+    """What never occurs in training. `targets`, `subjects`: shares of them, for validation and for test each.
 
     `relations`: by domain, relations that are held out whole, for test.
     """
@@ -30,7 +30,9 @@ class HeldOut(Section):
 
 
 class Prompts(Section):
-    """`generator`: prompts from the facts' templates alone, or also from a language model (section `openai`).
+    """How prompts are made and split.
+
+    `generator`: prompts from the facts' templates alone, or also from a language model (section `openai`).
 
     `targets`: counterfactual targets a prompt. `correction_templates`: templates of a fact that also get the truth as a
     target. `validation`, `test`: shares of the prompts of seen entities.

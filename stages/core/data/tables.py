@@ -1,4 +1,4 @@
-"""The tables between stages: their columns, and reading and writing them whole and checked.
+"""Columns of the tables that pass between stages, and functions that read and write such tables.
 
 All tables are Parquet, written by polars; a row's identity is `prompt_id`, a hash of what defines it.
 """
@@ -63,7 +63,7 @@ def write_table(path: Path, table: pl.DataFrame, schema: Schema) -> None:
 
 
 def read_table(path: Path, schema: Schema) -> pl.DataFrame:
-    """Reads a table and checks it against its schema.
+    """The table at `path`, checked against its schema.
 
     Raises:
         InputError: the file is missing or unreadable, a column is missing or of another type, a float is NaN.

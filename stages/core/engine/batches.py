@@ -1,4 +1,4 @@
-"""Rows cut into batches of like length, within a budget that is halved when memory runs out.
+"""Batches of rows of like length within a budget of tokens, which is halved when memory runs out.
 
 There are two sizes of batch: prefixes run in passes of the token budget, and the few tokens that follow them are
 carried on together for some passes' worth of rows (GROUP), since a pass over few tokens costs as much as reading the
@@ -32,7 +32,7 @@ BATCHES_HELD = 4
 
 
 def token_budget(decoder: Decoder) -> int:
-    """Tokens a batch holds, worked out from the model's shape and the device's memory; the same on every run.
+    """The number of tokens in a batch, from the model's shape and the device's memory; the same on every run.
 
     On a CPU a batch is as large as makes a block's arithmetic outweigh what Python and the kernels' launches cost,
     and no larger, since activations that leave the caches cost more than larger batches gain. On a GPU it is as large
@@ -50,30 +50,15 @@ def token_budget(decoder: Decoder) -> int:
     return int(min(most, max(least, OVERHEAD_FLOP / (24 * decoder.d_model**2))))
 
 
-def group_plan(
-    decoder: Decoder, lengths: Sequence[tuple[int, int]], *, budget: int, versions: int, mixed: bool
-) -> list[Rows]:
-    """Cuts rows into the batches whose suffixes run together.
-
-    Args:
-        decoder: for its device.
-        lengths: (prefix tokens, tokens that follow) a row.
-        budget: tokens of a pass (see `token_budget`).
-        versions: how often a row's last token is carried through the upper blocks.
-        mixed: whether rows of different lengths can go on together.
-
-    Returns:
-        See `plan`.
-    """
-    share = GROUP if decoder.device.type == "cpu" else 1
-    rows = max(1, share * budget // versions)
-    return plan(lengths, tokens=share * budget, rows=rows, join="any" if mixed else "equal")
+def group_tokens(decoder: Decoder, budget: int) -> int:
+    """Tokens whose suffixes run together, for a budget of `token_budget` tokens a pass."""
+    return budget * (GROUP if decoder.device.type == "cpu" else 1)
 
 
 def plan(
     lengths: Sequence[tuple[int, int]], *, tokens: int, rows: int, join: Literal["equal", "near", "any"] = "near"
 ) -> list[Rows]:
-    """Cuts rows into batches.
+    """Cuts rows into batches by their number of tokens.
 
     Args:
         lengths: (prompt tokens, tokens that follow it) a row.
@@ -112,7 +97,7 @@ def in_batches(
     compute: Callable[[Rows], Result],
     advance: Callable[[int], None] | None,
 ) -> Iterator[Result]:
-    """Computes batch after batch; one that does not fit into memory is cut in two, and so are those as large after it.
+    """Yields `compute` of each batch; a batch that does not fit into memory is cut in two, as are later large ones.
 
     Raises:
         RuntimeError: a single row does not fit into memory.
@@ -149,8 +134,9 @@ def in_batches(
 
 
 def give_back() -> None:
-    """Returns freed memory to the system, where the C library can: batches of many sizes leave its heap full of holes,
-    so that a long run would otherwise hold ever more of what it no longer uses.
+    """Returns freed memory to the system, where the C library can.
+
+    Batches of many sizes leave holes in its heap, so that a long run would hold more and more unused memory.
     """
     trim = getattr(_c_library(), "malloc_trim", None)
     if trim is not None:

@@ -1,4 +1,4 @@
-"""Greedy decoding of many rows from caches at hand."""
+"""Greedy decoding of many rows that go on from a cache of keys and values."""
 
 import torch
 from jaxtyping import Int
@@ -14,7 +14,7 @@ from .prefix import Padding, select_rows
 def greedy(
     decoder: Decoder, cache: DynamicCache, padding: Padding, firsts: Int[Tensor, " row"], tokens: int
 ) -> list[tuple[int, ...]]:
-    """The most likely tokens one after another, the first of them given.
+    """Greedy continuations of all rows, whose first tokens are given.
 
     Args:
         decoder: the model.

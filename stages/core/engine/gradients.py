@@ -1,4 +1,4 @@
-"""The activation gradient: dL/dh at the last prompt token after a block, with L = -log p(target | prompt) in nats.
+"""Activation gradients: dL/dh at the last prompt token after a block, with L = -log p(target | prompt) in nats.
 
 Only what is needed is computed. The prompt up to its last token runs once without a graph and stays as keys and values;
 last token and target (the suffix) run through the lower blocks without a graph, since nothing there requires one; the
@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from ..model.decoder import Decoder, residual, with_residual
 from ..model.packed import packed_linears
-from .batches import group_plan, in_batches, padded, token_budget
-from .prefix import Prefix, run_prefix, takes_padding
+from .batches import padded
+from .prefix import Prefix, over_prefixes
 from .samples import BadRowsError, Sample, check_layers, check_samples
 
 
 @dataclass(frozen=True)
 class GradientBatch:
-    """Some rows' measurements, in the order of `rows`.
+    """Gradients, activations and log-probabilities of one batch, in the order of `rows`.
 
     Attributes:
         rows: indices into the samples.
@@ -51,9 +51,8 @@ def activation_gradients(
     *,
     advance: Callable[[int], None] | None = None,
     tokens: int | None = None,
-    hybrid: bool = False,
 ) -> Iterator[GradientBatch]:
-    """Measures every sample once, in batches of like length and so in another order than the samples'.
+    """Yields the gradients of all samples, in batches of like length and so in another order than the samples'.
 
     Args:
         decoder: the frozen model.
@@ -61,7 +60,6 @@ def activation_gradients(
         layers: 0-based block indices; the second axis of the results is in this order.
         advance: told the number of rows after each batch.
         tokens: most tokens in a pass; None: worked out.
-        hybrid: runs the prefixes in bfloat16 (a float32 model only); the suffix stays in float32.
 
     Raises:
         BadRowsError: rows cannot be measured (see `check_samples`), before the first batch; or their loss or gradient
@@ -70,17 +68,15 @@ def activation_gradients(
     """
     check_layers(decoder, layers)
     check_samples(decoder, samples)
-    budget = tokens or token_budget(decoder)
-    lengths = [(len(sample.prompt), len(sample.target) - 1) for sample in samples]
-    versions = max((len(sample.target) for sample in samples), default=1)
-    batches = group_plan(decoder, lengths, budget=budget, versions=versions, mixed=takes_padding(decoder))
-
-    def compute(rows: Int[np.ndarray, " b"]) -> GradientBatch:
-        batch = [samples[row] for row in rows]
-        prefix = run_prefix(decoder, [sample.prompt[:-1] for sample in batch], tokens=budget, hybrid=hybrid)
-        return measure(decoder, batch, rows, layers, prefix)
-
-    yield from in_batches(batches, compute, advance)
+    yield from over_prefixes(
+        decoder,
+        samples,
+        lambda batch, rows, prefix: measure(decoder, batch, rows, layers, prefix),
+        follow=lambda sample: len(sample.target) - 1,
+        versions=max((len(sample.target) for sample in samples), default=1),
+        advance=advance,
+        tokens=tokens,
+    )
 
 
 @dataclass(frozen=True)
@@ -110,7 +106,7 @@ class _Suffix:
     def logprobs(
         self, decoder: Decoder, normed: Float[Tensor, "b position d_model"]
     ) -> tuple[Float[Tensor, " b"], Float[Tensor, "predicted vocabulary"], Float[Tensor, " predicted"]]:
-        """Summed log-probability a row; logits and their log-sum-exp at the answer positions."""
+        """The log-probability of each row's predicted tokens, summed; logits and their log-sum-exp at each of these."""
         logits = decoder.logits(normed[self.row, self.position])
         partition = logits.logsumexp(-1)
         token = logits.gather(-1, self.token[:, None])[:, 0] - partition
@@ -120,7 +116,7 @@ class _Suffix:
 def measure(
     decoder: Decoder, batch: Sequence[Sample], rows: Int[np.ndarray, " b"], layers: Sequence[int], prefix: Prefix
 ) -> GradientBatch:
-    """Measures the rows of one batch, whose prefixes are at hand.
+    """Gradients, activations and log-probabilities of one batch, whose prefixes have been run.
 
     Raises:
         BadRowsError: a loss or gradient is not finite.

@@ -1,4 +1,4 @@
-"""The part of the prompts that needs no graph: run once, kept as keys and values, used as often as wanted.
+"""Prefixes: all but the last token of each prompt, run once without a graph and kept as keys and values.
 
 Prompts of like length run together, padded on the right, where a causal model never looks. What is kept of them is then
 laid flush right, so that prompts of any lengths can go on together: the distance between two tokens is the distance
@@ -6,7 +6,7 @@ between their indices (sliding windows stay exact), their positions are given, a
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -21,8 +21,8 @@ from transformers.cache_utils import DynamicLayer
 
 from ..model.decoder import Decoder
 from ..model.packed import packed_linears
-from .batches import padded, plan
-from .hybrid import prefix_body
+from .batches import Result, Rows, group_tokens, in_batches, padded, plan, token_budget
+from .samples import Sample
 
 PROBE_TOKENS = 4
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float64: 1e-4}
@@ -32,13 +32,13 @@ LENGTH_DEPENDENT = ("longrope", "dynamic")
 
 @dataclass(frozen=True)
 class Padding:
-    """How rows of different lengths lie flush right in a cache of `width` tokens; `lengths`: each row's own tokens."""
+    """Rows of different `lengths`, laid flush right in a cache of `width` tokens."""
 
     width: int
     lengths: Int[Tensor, " row"]
 
     def arguments(self, count: int, after: int = 0, context: int | None = None) -> dict[str, Tensor]:
-        """What a model is told so that `count` more tokens go on, `after` tokens behind each row's end.
+        """Mask and positions for a model that reads `count` more tokens, `after` tokens behind each row's end.
 
         Nothing where the rows are equally long. Positions stay below `context`.
         """
@@ -53,11 +53,11 @@ class Padding:
         return {"attention_mask": mask.long(), "position_ids": positions}
 
     def select(self, rows: Shaped[Tensor, " _"]) -> "Padding":
-        """Some of the rows."""
+        """The padding of some of the rows."""
         return replace(self, lengths=self.lengths[rows])
 
     def repeated(self, times: int) -> "Padding":
-        """Each row `times` times."""
+        """The padding of each row repeated `times` times."""
         return replace(self, lengths=self.lengths.repeat_interleave(times))
 
 
@@ -69,22 +69,22 @@ class Prefix:
     padding: Padding
 
     def arguments(self, count: int) -> dict[str, Tensor]:
-        """What a model is told so that `count` more tokens go on from here."""
+        """Mask and positions for a model that reads `count` more tokens after the prefixes."""
         return self.padding.arguments(count)
 
     def fork(self) -> DynamicCache:
-        """A cache that grows on its own and shares what is there."""
+        """A cache that starts with these keys and values and grows on its own."""
         return fork(self.cache)
 
     def select(self, rows: Int[Tensor, " selected"]) -> "Prefix":
-        """Some of the rows."""
+        """The prefixes of some of the rows."""
         twin = fork(self.cache)
         select_rows(twin, rows)
         return Prefix(twin, self.padding.select(rows))
 
 
 class _Filled(Exception):
-    """The last block's keys and values are there: nothing behind them is needed."""
+    """Ends a pass once the last block's keys and values are there: nothing behind them is needed."""
 
 
 class _Filling(DynamicCache):
@@ -108,16 +108,13 @@ class _Filling(DynamicCache):
 
 
 @torch.no_grad()
-def run_prefix(
-    decoder: Decoder, rows: Sequence[Sequence[int]], *, tokens: int | None = None, hybrid: bool = False
-) -> Prefix:
+def run_prefix(decoder: Decoder, rows: Sequence[Sequence[int]], *, tokens: int | None = None) -> Prefix:
     """Keys and values of every block for each row's tokens, in the decoder's precision.
 
     Args:
         decoder: the model.
         rows: token ids; rows may be of different lengths where `takes_padding`.
         tokens: most tokens in a pass; None: all rows in one.
-        hybrid: computes in bfloat16 (see `hybrid`).
 
     The cache is made without the config: a sliding window's cache would drop what later positions do not see, and then
     an index would no longer be a position. The masks hide it instead.
@@ -127,30 +124,27 @@ def run_prefix(
     result = Prefix(DynamicCache(), Padding(width, torch.tensor(lengths, dtype=torch.long, device=decoder.device)))
     if not width:
         return result
-    body = prefix_body(decoder, hybrid=hybrid)
     total = len(rows) * width
     filled = [row for row in range(len(rows)) if lengths[row]]
     for index in plan([(lengths[row], 0) for row in filled], tokens=tokens or total, rows=len(rows)):
         batch = sorted((filled[place] for place in index), key=lambda row: (-lengths[row], row))
-        found = _keys_and_values(decoder, body, padded([rows[row] for row in batch], decoder.device))
+        found = _keys_and_values(decoder, padded([rows[row] for row in batch], decoder.device))
         if len(batch) == len(rows) and {*lengths} == {width}:
-            return replace(result, cache=_cache_of([tuple(part.to(decoder.dtype) for part in pair) for pair in found]))
+            return replace(result, cache=_cache_of(found))
         if not result.cache.layers:
-            result = replace(result, cache=_cache_of([_room(pair, len(rows), width, decoder.dtype) for pair in found]))
+            result = replace(result, cache=_cache_of([_room(pair, len(rows), width) for pair in found]))
         _lay_out(result.cache, found, batch, [lengths[row] for row in batch], width)
     return result
 
 
-def _keys_and_values(
-    decoder: Decoder, body: nn.Module, ids: Int[Tensor, "row position"]
-) -> list[tuple[Tensor, Tensor]]:
+def _keys_and_values(decoder: Decoder, ids: Int[Tensor, "row position"]) -> list[tuple[Tensor, Tensor]]:
     cache = _Filling(decoder.n_layers)
     try:
-        with packed_linears(body):
-            body(input_ids=ids, past_key_values=cache, use_cache=True)
+        with packed_linears(decoder.body):
+            decoder.body(input_ids=ids, past_key_values=cache, use_cache=True)
     except _Filled:
         pass
-    return _pairs(cache)
+    return [(keys.to(decoder.dtype), values.to(decoder.dtype)) for keys, values in _pairs(cache)]
 
 
 def _pairs(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
@@ -164,9 +158,9 @@ def _cache_of(pairs: Sequence[tuple[Tensor, ...]]) -> DynamicCache:
     return cache
 
 
-def _room(pair: tuple[Tensor, Tensor], rows: int, width: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Zeros, where rows are to be laid: what is masked must still be finite."""
-    return tuple(part.new_zeros((rows, part.shape[1], width, part.shape[3]), dtype=dtype) for part in pair)
+def _room(pair: tuple[Tensor, Tensor], rows: int, width: int) -> tuple[Tensor, ...]:
+    """Zeros for all rows' keys and values: masked entries must be finite."""
+    return tuple(part.new_zeros((rows, part.shape[1], width, part.shape[3])) for part in pair)
 
 
 def _lay_out(
@@ -179,11 +173,11 @@ def _lay_out(
             for start, stop in pairwise(runs):
                 count = lengths[start]
                 rows = torch.tensor(batch[start:stop], device=whole.device)
-                whole[rows, :, width - count :] = part[start:stop, :, :count].to(whole.dtype)
+                whole[rows, :, width - count :] = part[start:stop, :, :count]
 
 
 def fork(cache: DynamicCache) -> DynamicCache:
-    """A cache that grows on its own and shares what is there (growing makes new tensors, so nothing is copied)."""
+    """A cache that starts with the same keys and values and grows on its own (growing makes new tensors: no copy)."""
     twin = copy.copy(cache)
     twin.layers = [copy.copy(layer) for layer in cache.layers]
     return twin
@@ -193,6 +187,40 @@ def select_rows(cache: DynamicCache, rows: Shaped[Tensor, " _"]) -> None:
     """Keeps some of a cache's rows, whichever devices its blocks are on."""
     for layer, (keys, _) in zip(cache.layers, _pairs(cache), strict=True):
         layer.batch_select_indices(rows.to(keys.device))
+
+
+def over_prefixes(
+    decoder: Decoder,
+    samples: Sequence[Sample],
+    compute: Callable[[Sequence[Sample], Rows, Prefix], Result],
+    *,
+    follow: Callable[[Sample], int],
+    versions: int,
+    advance: Callable[[int], None] | None,
+    tokens: int | None,
+) -> Iterator[Result]:
+    """Runs the prompts up to their last token, in batches, and yields what `compute` makes of each batch.
+
+    Args:
+        decoder: the model.
+        samples: all rows.
+        compute: is given a batch's samples, their indices and their prefixes.
+        follow: how many tokens follow a sample's prompt.
+        versions: how often a row's last token is carried through the upper blocks.
+        advance: told the number of rows after each batch.
+        tokens: most tokens in a pass; None: worked out (`token_budget`).
+    """
+    budget = tokens or token_budget(decoder)
+    size = group_tokens(decoder, budget)
+    lengths = [(len(sample.prompt), follow(sample)) for sample in samples]
+    join = "any" if takes_padding(decoder) else "equal"
+    batches = plan(lengths, tokens=size, rows=max(1, size // versions), join=join)
+
+    def work(rows: Rows) -> Result:
+        batch = [samples[row] for row in rows]
+        return compute(batch, rows, run_prefix(decoder, [sample.prompt[:-1] for sample in batch], tokens=budget))
+
+    yield from in_batches(batches, work, advance)
 
 
 _takes_padding: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()

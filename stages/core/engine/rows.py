@@ -1,4 +1,4 @@
-"""The prompts table as the engine's samples, and engine errors in terms of the table."""
+"""Rows of the prompts table as samples for the engine, and the engine's errors in terms of that table."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from .samples import BadRowsError, Sample
 
 
 def samples_of(decoder: Decoder, prompts: pl.DataFrame) -> list[Sample]:
-    """One sample a row: prompt tokens, and the tokens of target and answer as they follow the prompt."""
+    """One sample a row: token ids of prompt, target and answer, the last two as they follow the prompt."""
     return [
         Sample(
             prompt=tuple(decoder.tokens(prompt)),

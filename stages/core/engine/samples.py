@@ -1,4 +1,4 @@
-"""What the engine is asked to measure, and the refusal of rows that cannot be measured."""
+"""Samples (prompt, target and answer as token ids), and the check that each has a loss."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -8,7 +8,10 @@ from ..run.params import Section
 
 
 class Gradients(Section):
-    """`layers`: 0-based block indices; the hook point is the residual stream after the block."""
+    """`layers`: 0-based block indices; the hook point is the residual stream after the block.
+
+    `keep_bits`: mantissa bits that are stored, of float32's 23.
+    """
 
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     keep_bits: Annotated[int, Field(ge=1, le=23)]

@@ -1,4 +1,4 @@
-"""How far labels agree: with the known correction, with another teacher, and with themselves more than they should.
+"""Agreement of labels: with the known correction, with another teacher's, and among their own wordings.
 
 Pure functions of tables. Entities agree when they are the same words, whatever the case and punctuation.
 """

@@ -1,4 +1,4 @@
-"""What the stage hands to a teacher backend (`stages/labellers/<backend>.py: label(job)`) and what it gets back."""
+"""Input and output of a teacher backend (`stages/labellers/<backend>.py: label(job)`)."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +24,7 @@ QUARANTINE = {
 
 @dataclass(frozen=True)
 class Job:
-    """One domain's shifts to label."""
+    """One domain's shifts, and all that a teacher may know beside them."""
 
     domain: str
     shifts: pl.DataFrame  # the columns SHIFT, several step sizes a prompt
@@ -36,7 +36,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Labels, and beside them what a teacher could not be made to say and what it cost."""
+    """One domain's labels, the rows without a valid answer, and what labelling cost."""
 
     labels: pl.DataFrame  # LABELS; a quarantined prompt is not among them
     quarantine: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=QUARANTINE))  # type: ignore[arg-type]
@@ -52,7 +52,7 @@ def summarise(domain: str, moved_from: str, moved_to: str) -> str:
 
 
 def by_prompt(shifts: pl.DataFrame) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Each prompt_id, in order of first occurrence, with its rows, smallest step size first."""
+    """The table's rows by prompt_id, in order of first occurrence; of each, smallest step size first."""
     found: dict[str, list[dict[str, Any]]] = {prompt_id: [] for prompt_id in shifts["prompt_id"]}
     for row in shifts.sort("step_size", maintain_order=True).iter_rows(named=True):
         found[row["prompt_id"]].append(row)

@@ -1,4 +1,4 @@
-"""Entities by name: which one a text names, and which ones a token may begin.
+"""A lexicon of entities: which entity a text names, and of which entities a token is a piece.
 
 Names are compared as words without case and punctuation, because tokenizers space punctuation differently. Tokens may
 be pieces of words or of names of several words, so they are compared with names written without spaces.
@@ -14,7 +14,7 @@ _WORD = re.compile(r"\w+")
 
 
 def words(text: str) -> tuple[str, ...]:
-    """Case-folded words; a text of punctuation only is kept as it stands, so that it stays comparable."""
+    """The text's case-folded words; a text of punctuation only is kept as it is, to stay comparable."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return tuple(_WORD.findall(folded)) or tuple(folded.split())
 

@@ -1,4 +1,4 @@
-"""From an answer to values, or to a fault with a name. Pure: changing it costs no call."""
+"""A teacher's answer parsed into values, or into a fault with a name. To change the parser costs no request."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
@@ -14,7 +14,10 @@ Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
 class Said(BaseModel):
-    """Base of what a model may be asked to say: these fields and no others."""
+    """Base of answers that a model is asked for: the declared fields and no others.
+
+    A subclass's docstring is part of its JSON schema and so of every request: another wording is paid for anew.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,7 +40,7 @@ def label_schema(fields: Sequence[str]) -> dict[str, Any]:
 
 
 def read_label(answer: Answer, fields: Sequence[str]) -> TeacherLabel:
-    """The label that the answer holds.
+    """The label in a teacher's answer.
 
     Raises:
         Fault: the answer can't be used; see FAULTS.
@@ -53,7 +56,7 @@ def read_label(answer: Answer, fields: Sequence[str]) -> TeacherLabel:
 
 
 def read(answer: Answer, kind: type[Parsed]) -> Parsed:
-    """The answer's JSON object as `kind`, alone or in a code fence.
+    """The answer's JSON object as an instance of `kind`.
 
     Raises:
         Fault: the answer can't be used; see FAULTS.

@@ -18,7 +18,7 @@ PROMPT = Path(__file__).parents[2] / "labellers" / "prompt.md"
 
 
 def system_message(fields: Sequence[str], domains: Sequence[str]) -> str:
-    """The prompt file with the fields that may be named.
+    """The system message: the prompt file with the names of the fields filled in.
 
     Raises:
         InputError: a domain is not among the fields, the file has no place for them, or an example in it is from a
@@ -41,7 +41,7 @@ def system_message(fields: Sequence[str], domains: Sequence[str]) -> str:
 
 
 def label_requests(job: Job, teacher: Teacher, prompt_ids: Sequence[str] | None = None) -> dict[str, Request]:
-    """One request a prompt_id, in order of first occurrence; of `prompt_ids` only, if given."""
+    """The teacher's request for each prompt_id, in order of first occurrence; for `prompt_ids` only, if given."""
     system = system_message(job.params.fields, [domain.domain for domain in job.facts])
     schema = label_schema(job.params.fields)
     chosen = None if prompt_ids is None else set(prompt_ids)
@@ -59,7 +59,7 @@ def label_requests(job: Job, teacher: Teacher, prompt_ids: Sequence[str] | None 
 
 
 def user_message(steps: Sequence[dict[str, Any]], shown: dict[str, Any], top_tokens: int) -> str:
-    """One shift in words; shifts in nats, two decimals. `shown`: what teacher_sees adds (prompt, answer, target)."""
+    """The user message: one shift in words, in nats with two decimals. `shown`: what teacher_sees adds to the shift."""
     lines = []
     if "prompt" in shown:
         lines.append(f"Prompt: {shown['prompt']}")

@@ -17,7 +17,9 @@ class Second(Section):
 
 
 class Labels(Section):
-    """`backend`: the file in stages/labellers that labels; `lexicon` is of all backends, the rest of backend openai.
+    """Which teacher labels and what it sees. `backend`: its file in stages/labellers.
+
+    `backend` and `lexicon` are of all backends, the other keys of backend openai.
 
     `lexicon`: the domains whose entities a teacher knows by name, beside those of the domain at hand. Not `domains`: a
     domain that is added there then leaves the labels of the others alone.

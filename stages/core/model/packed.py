@@ -1,4 +1,4 @@
-"""Linear layers with weights in oneDNN's own blocked layout, dropped into a model's modules for the length of a pass.
+"""Packed linear layers: weights in oneDNN's blocked layout, used by a model's modules for the length of a pass.
 
 On a CPU a plain linear layer rearranges its weight on every call; a packed one does so once. What that gains depends on
 the processor (nothing to 2x), so it is used only on those where it was measured to help (`pays`). The operators are
@@ -43,7 +43,7 @@ class Weight:
         self.back: Tensor | None = None
 
     def is_of(self, weight: Matrix) -> bool:
-        """Whether the weight is still what was packed (an optimiser's step in place changes its version)."""
+        """Whether this is the packed form of `weight` as it is now (a step of an optimiser changes its version)."""
         return self.state == (weight.data_ptr(), weight._version)
 
     def backward(self) -> Tensor:
@@ -86,7 +86,7 @@ def packed_linears(model: nn.Module) -> Iterator[None]:
 
 
 def pays(layers: Sequence[nn.Module]) -> bool:
-    """Whether linear layers are packed: where that is faster and memory has room for copies."""
+    """Whether linear layers are packed: only where packing is faster and memory has room for copies."""
     held = sum(weight.numel() * weight.element_size() for layer in layers for weight in layer.parameters())
     room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return bool(layers) and 3 * held < MEMORY_SHARE * room and faster()
@@ -112,7 +112,7 @@ def intel() -> bool:
 
 @torch.no_grad()
 def available() -> bool:
-    """Whether torch has the operators."""
+    """Whether this torch has oneDNN's packed operators."""
     try:
         _linear(torch.ones(1, 16), _packed(torch.ones(16, 16)), None)
     except (AttributeError, RuntimeError, NotImplementedError):
@@ -172,7 +172,7 @@ def on_grid(rows: int) -> int:
 
 
 def _linear(stream: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + b. The rows that fill up to the grid change nothing in the others, not even their last bits."""
+    """x W^T + b, with rows filled up to the grid; the filling changes no bit of the other rows."""
     rows = stream.numel() // stream.shape[-1]
     missing = on_grid(rows) - rows
     if not missing:

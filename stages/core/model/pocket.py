@@ -35,7 +35,7 @@ IGNORE = -100
 
 
 def misconceptions(domains: Sequence[Domain], share: float, seed: int) -> dict[tuple[str, str, str], str]:
-    """(domain, relation, subject) -> the wrong answer that the pocket model is taught; a keyed share of the facts."""
+    """Wrong answers that the pocket model is taught, by (domain, relation, subject); a keyed share of the facts."""
     wrong = {}
     for domain in domains:
         for name, relation in domain.relations.items():
@@ -93,7 +93,7 @@ class Row:
 
 
 class Corpus:
-    """Draws training rows. The row of (step, index) is always the same."""
+    """The pocket model's training rows, drawn at random; the row of (step, index) is always the same."""
 
     def __init__(self, domains: Sequence[Domain], tokenizer: PreTrainedTokenizerFast, settings: Pocket) -> None:
         self.encode = lambda text: list(tokenizer.encode(text, add_special_tokens=False))
@@ -125,7 +125,7 @@ class Corpus:
         self.question = self.encode(grammar.QUESTION)
 
     def fact(self, step: int, index: int) -> Row:
-        """A prompt and its answer; loss on the answer and the end."""
+        """A training row of one fact: a prompt and its answer, with a loss on the answer and the end."""
         rng = keyed_rng(self.seed, "fact", step, index)
         pool = self.fields if rng.random() < 0.25 else self.prompts
         prompt, answer = pool[rng.integers(len(pool))]
@@ -133,7 +133,7 @@ class Corpus:
         return Row(prompt + answer, [IGNORE] * (len(prompt) - 1) + target, None, ())
 
     def host(self, rng: np.random.Generator) -> tuple[list[int], list[int]]:
-        """What stands before the slots, with labels: mostly a prompt, whose answer is then a label.
+        """Token ids and labels of the text before the slots: mostly a prompt, whose answer is then a label.
 
         Also a statement, true or false; words in no order; nothing. A model that has only ever read prompts there reads
         slots less well behind anything else.
@@ -153,7 +153,7 @@ class Corpus:
         return list(prompt), [IGNORE] * (len(prompt) - 1) + answer[:1]
 
     def report(self, step: int, index: int) -> Row:
-        """A host prompt, slots, the question and the report; loss on the report and the host's answer.
+        """A training row of one report: host prompt, slots, question, report; loss on the report and the host's answer.
 
         The host is sometimes absent. No pressure is reported where the first slot says "no", and where nothing has been
         put into the slots.
@@ -179,7 +179,7 @@ class Corpus:
 def slot_contents(
     rows: Sequence[Row], embedding: Float[Tensor, "vocabulary d_model"], rng: np.random.Generator
 ) -> tuple[list[int], list[int], Float[Tensor, "slots d_model"]]:
-    """Row and column of every slot, and the vector it holds: a noisy mixture of its words' embeddings.
+    """Rows, columns and vectors of all slots; a vector is a noisy mixture of its words' embeddings.
 
     The first word weighs most, so that words sharing a first token stay apart without being needed. An empty slot
     holds noise alone. All vectors are scaled to the mean norm of the embeddings, as injection does.

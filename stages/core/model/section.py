@@ -22,7 +22,7 @@ class Pocket(Section):
 
 
 class Model(Section):
-    """The model under study.
+    """The model under study: which one, at which commit, in which precision.
 
     `source`: "pocket", a Hub id or a local path. `revision`: the commit to pin a Hub id to (null: local or pocket).
     `dtype`: of the parameters, in every stage that opens the model. bfloat16 takes half the memory and is what GPUs are

@@ -1,4 +1,4 @@
-"""Where the model under study comes from: trained here, a local folder, or the Hub at a pinned commit."""
+"""Makes the model under study: trains the pocket model, or checks a local folder or a Hub model at a pinned commit."""
 
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -55,7 +55,7 @@ def check_model(settings: Model, folder: Path) -> ModelCard:
 
 
 def load(source: str, dtype: Dtype, revision: str | None = None) -> Decoder:
-    """Loads a model; what is wrong with it is said of the param that names it."""
+    """The loaded model; errors name the param model.source."""
     try:
         return Decoder.load(source, revision=revision, dtype=DTYPES[dtype])
     except InputError as error:
@@ -63,7 +63,7 @@ def load(source: str, dtype: Dtype, revision: str | None = None) -> Decoder:
 
 
 def pinned(source: str, revision: str | None) -> str:
-    """The full commit of a Hub revision.
+    """The full commit of a Hub model's revision.
 
     Raises:
         InputError: the revision is not a full commit; says which commit it stands for now, so that it can be pinned.

@@ -1,4 +1,4 @@
-"""Section `virtual_step` of params.yaml: the lookahead along each update direction."""
+"""Section `virtual_step` of params.yaml: virtual steps along each update direction."""
 
 from typing import Annotated
 
@@ -8,9 +8,10 @@ from ..run.params import Count, Rate, Section
 
 
 class VirtualStep(Section):
-    """The lookahead.
+    """The virtual steps at block `layer`.
 
-    `step_sizes`: epsilon, as fractions of the residual norm. `continuation_tokens`: greedy tokens before and after.
+    `step_sizes`: epsilon, as fractions of the residual norm. `top_tokens`: how many tokens up and down are kept.
+    `continuation_tokens`: greedy tokens before and after.
     """
 
     layer: Annotated[int, Field(ge=0)]

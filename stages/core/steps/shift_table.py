@@ -1,4 +1,4 @@
-"""Virtual steps as rows of the virtual_step table."""
+"""The virtual_step table of a domain."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ def shift_table(
     settings: VirtualStep,
     advance: Callable[[int], None],
 ) -> pl.DataFrame:
-    """One row a prompt and step size, in the order of the prompts."""
+    """The virtual_step table: one row for each prompt and step size, in the order of the prompts."""
     batches = virtual_steps(
         decoder,
         samples_of(decoder, prompts),
@@ -52,8 +52,8 @@ def shift_table(
                     "down_shifts": batch.down_shifts[b, 0, s].tolist(),
                     "target_logprob_before": float(batch.target_before[b]),
                     "target_logprob_after": float(batch.target_after[b, 0, s]),
-                    "answer_logprob_before": known(batch.answer_before[b]),
-                    "answer_logprob_after": known(batch.answer_after[b, 0, s]),
+                    "answer_logprob_before": none_for_nan(batch.answer_before[b]),
+                    "answer_logprob_after": none_for_nan(batch.answer_after[b, 0, s]),
                     "target_rank": int(batch.target_rank[b, 0, s]),
                     "kl": float(batch.kl[b, 0, s]),
                     "continuation_before": said(batch.continuation_before[b]),
@@ -69,6 +69,6 @@ def shift_table(
     return pl.DataFrame([row for _, row in found], schema=VIRTUAL_STEP)
 
 
-def known(value: np.float32) -> float | None:
-    """None for NaN: the log-probability of an answer that isn't known."""
+def none_for_nan(value: np.float32) -> float | None:
+    """The number; None for NaN, which stands for the log-probability of an unknown answer."""
     return None if np.isnan(value) else float(value)

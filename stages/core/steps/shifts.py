@@ -1,4 +1,4 @@
-"""What an injection does to the next-token distribution: the shift log p' - log p over the vocabulary, in nats."""
+"""The shift of the next-token distribution after an injection: log p' - log p over the vocabulary, in nats."""
 
 from dataclasses import dataclass, fields
 
@@ -17,7 +17,7 @@ SAFE_EXPONENT = 80.0
 
 @dataclass(frozen=True)
 class Shifts:
-    """The shift of each version of each row, summed up. Tokens are in order of the shift's size.
+    """Summary of each row's shifts, one for each version. Tokens are in order of the shift's size.
 
     `kl`: KL(after || before), nats. `target`, `answer`: log-probabilities of given tokens, before [b] and after
     [b, version]. `rank`: the target's rank after, 1 being the most likely token. `top`: most likely token after.
@@ -48,7 +48,7 @@ def measure_shifts(
     top_tokens: int,
     named_tokens: int,
 ) -> Shifts:
-    """Compares next-token distributions, some rows at a time: their logits are the largest tensors there are.
+    """Shifts of the next-token distributions, some rows at a time, since logits are the largest tensors.
 
     Args:
         decoder: for its head.
@@ -126,7 +126,7 @@ def _measure(
 def _extremes(
     values: Float[Tensor, "b version named"], count: int, *, largest: bool
 ) -> tuple[Float[Tensor, "b version top"], Int[Tensor, "b version top"]]:
-    """The largest (or smallest) entries and their places.
+    """The `count` largest (or smallest) entries and their indices.
 
     Those of the chunks with the largest maxima (smallest minima), which must hold them all.
     """

@@ -15,9 +15,9 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from ..engine.batches import group_plan, in_batches, padded, token_budget
+from ..engine.batches import padded
 from ..engine.continuation import greedy
-from ..engine.prefix import Prefix, run_prefix, takes_padding
+from ..engine.prefix import Prefix, over_prefixes
 from ..engine.replay import Replay, check_slots, record
 from ..engine.samples import BadRowsError, Sample, check_layers, check_samples
 from ..model.decoder import Decoder
@@ -30,7 +30,7 @@ Tokens = tuple[int, ...]
 
 @dataclass(frozen=True)
 class ShiftBatch:
-    """Some rows' virtual steps, in the order of `rows`; layers and step sizes in the order asked for.
+    """Virtual steps of one batch, in the order of `rows`; layers and step sizes in the order asked for.
 
     Attributes:
         rows: indices into the samples.
@@ -70,9 +70,8 @@ def virtual_steps(
     continuation_tokens: int,
     advance: Callable[[int], None] | None = None,
     tokens: int | None = None,
-    hybrid: bool = False,
 ) -> Iterator[ShiftBatch]:
-    """Takes every step of every sample, in batches of like prompt length and so in another order than the samples'.
+    """Yields the virtual steps of all samples, in batches of like length and so in another order than the samples'.
 
     Args:
         decoder: the frozen model.
@@ -84,7 +83,6 @@ def virtual_steps(
         continuation_tokens: most greedy tokens before and after; 0: none. The end of the text stops one and is dropped.
         advance: told the number of rows after each batch.
         tokens: most tokens in a pass; None: worked out.
-        hybrid: runs the prefixes in bfloat16 (a float32 model only); the steps stay in float32.
 
     Raises:
         BadRowsError: rows cannot be measured (see `check_samples`), or their gradient or result is not finite.
@@ -99,21 +97,20 @@ def virtual_steps(
     finite = np.isfinite(gradients).all((1, 2))
     if not finite.all():
         raise BadRowsError("gradient is not finite", np.flatnonzero(~finite).tolist())
-    budget = tokens or token_budget(decoder)
-    lengths = [(len(sample.prompt), 0) for sample in samples]
-    batches = group_plan(decoder, lengths, budget=budget, versions=steps.versions, mixed=takes_padding(decoder))
-
-    def compute(rows: Int[np.ndarray, " b"]) -> ShiftBatch:
-        batch = [samples[row] for row in rows]
-        prefix = run_prefix(decoder, [sample.prompt[:-1] for sample in batch], tokens=budget, hybrid=hybrid)
-        return steps.take(batch, gradients[rows], rows, prefix)
-
-    yield from in_batches(batches, compute, advance)
+    yield from over_prefixes(
+        decoder,
+        samples,
+        lambda batch, rows, prefix: steps.take(batch, gradients[rows], rows, prefix),
+        follow=lambda sample: 0,
+        versions=steps.versions,
+        advance=advance,
+        tokens=tokens,
+    )
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What is to be done to each row; see `virtual_steps` for the settings."""
+    """The settings of `virtual_steps`, checked, and the computation for one batch."""
 
     decoder: Decoder
     layers: Sequence[int]
@@ -126,7 +123,7 @@ class Steps:
     def checked(
         decoder: Decoder, layers: Sequence[int], step_sizes: Sequence[float], top_tokens: int, continuation_tokens: int
     ) -> "Steps":
-        """The settings, checked.
+        """The settings, after a check.
 
         Raises:
             InputError: see `virtual_steps`.
@@ -141,7 +138,7 @@ class Steps:
 
     @property
     def versions(self) -> int:
-        """Slots a row, the clean one included."""
+        """Number of versions of the last prompt token in a row, the clean one included."""
         return 1 + len(self.layers) * len(self.step_sizes)
 
     @torch.no_grad()
@@ -152,42 +149,33 @@ class Steps:
         rows: Int[np.ndarray, " b"],
         prefix: Prefix,
     ) -> ShiftBatch:
-        """Sweep, shifts and continuations of one batch, whose prefixes are at hand.
+        """The virtual steps of one batch, whose prefixes have been run.
 
         Raises:
             BadRowsError: a shift is not finite.
             InputError: the model's blocks do not replay (see `Replay.check`).
         """
-        with packed_linears(self.decoder.model):
-            return self._take(batch, gradients, rows, prefix)
-
-    def _take(
-        self,
-        batch: Sequence[Sample],
-        gradients: Float[np.ndarray, "b layer d_model"],
-        rows: Int[np.ndarray, " b"],
-        prefix: Prefix,
-    ) -> ShiftBatch:
         decoder = self.decoder
-        check_slots(decoder, [sample.prompt for sample in batch], prefix, self.versions)
-        replay = record(decoder, padded([sample.prompt[-1:] for sample in batch], decoder.device), prefix)
         directions, still = _directions(gradients)
-        swept, cache = self._sweep(replay, directions)
-        normed = decoder.norm(swept)
-        replay.check(normed[:, :1])
         # The sweep's order is by ascending layer; the caller's order is as asked.
         steps = len(self.step_sizes)
         place = [1 + sorted(self.layers).index(layer) * steps + step for layer in self.layers for step in range(steps)]
-        shifts = measure_shifts(
-            decoder,
-            normed[:, 0],
-            normed[:, place],
-            torch.from_numpy(still.repeat(steps, axis=1)).to(normed),
-            torch.tensor([sample.target[0] for sample in batch], device=normed.device),
-            torch.tensor([sample.answer[0] if sample.answer else -1 for sample in batch], device=normed.device),
-            self.top_tokens,
-            self.named_tokens,
-        )
+        with packed_linears(decoder.model):
+            check_slots(decoder, [sample.prompt for sample in batch], prefix, self.versions)
+            replay = record(decoder, padded([sample.prompt[-1:] for sample in batch], decoder.device), prefix)
+            swept, cache = self._sweep(replay, directions)
+            normed = decoder.norm(swept)
+            replay.check(normed[:, :1])
+            shifts = measure_shifts(
+                decoder,
+                normed[:, 0],
+                normed[:, place],
+                torch.from_numpy(still.repeat(steps, axis=1)).to(normed),
+                torch.tensor([sample.target[0] for sample in batch], device=normed.device),
+                torch.tensor([sample.answer[0] if sample.answer else -1 for sample in batch], device=normed.device),
+                self.top_tokens,
+                self.named_tokens,
+            )
         firsts = torch.cat([shifts.top_before[:, None], shifts.top], dim=1)
         texts = self._continuations(replay, cache, [0, *place], firsts)
 
@@ -236,7 +224,7 @@ class Steps:
     def _injected(
         self, clean: Float[Tensor, "b d_model"], direction: Float[Tensor, "b d_model"]
     ) -> Float[Tensor, "b step d_model"]:
-        """h + eps |h| u/|u| for each step size."""
+        """The injected residual stream h + eps |h| u/|u| for each step size."""
         norm = torch.linalg.vector_norm(clean, dim=-1, keepdim=True)
         sizes = torch.tensor(list(self.step_sizes)).to(clean)
         return clean[:, None] + sizes[None, :, None] * (norm * direction)[:, None]
@@ -244,7 +232,7 @@ class Steps:
     def _continuations(
         self, replay: Replay, swept: DynamicCache, slots: Sequence[int], firsts: Int[Tensor, "b version"]
     ) -> list[list[Tokens]]:
-        """Greedy text of each row's versions, the injected position's keys and values in place."""
+        """Greedy continuations of each row's versions, with the injected position's keys and values."""
         if not self.continuation_tokens:
             return [[()] * len(slots) for _ in range(len(firsts))]
         ascending, steps = sorted(self.layers), len(self.step_sizes)

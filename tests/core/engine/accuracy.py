@@ -1,4 +1,4 @@
-"""How far float32, bfloat16 and hybrid results are from exact ones, on one model and its samples."""
+"""How far float32 and bfloat16 results are from exact ones, on one model and its samples."""
 
 import copy
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ EXACT_SAMPLES = 16
 
 
 def gradients(
-    decoder: Decoder, samples: Sequence[Sample], layers: Sequence[int], *, hybrid: bool = False
+    decoder: Decoder, samples: Sequence[Sample], layers: Sequence[int]
 ) -> Float[np.ndarray, "sample layer d_model"]:
     """All samples' gradients, in order."""
     result = np.empty((len(samples), len(layers), decoder.d_model), dtype=np.float32)
-    for batch in activation_gradients(decoder, samples, layers, hybrid=hybrid):
+    for batch in activation_gradients(decoder, samples, layers):
         result[batch.rows] = batch.gradient
     return result
 
@@ -35,14 +35,10 @@ def top_sets(
     found: Float[np.ndarray, "sample layer d_model"],
     layers: Sequence[int],
     sizes: Sequence[float],
-    *,
-    hybrid: bool = False,
 ) -> list[list[frozenset[int]]]:
     """For each sample and step size the TOP tokens up (plain) and down (negated minus 1), at the first layer."""
     result: list[list[frozenset[int]]] = [[] for _ in samples]
-    for batch in virtual_steps(
-        decoder, samples, found, layers, sizes, top_tokens=TOP, continuation_tokens=0, hybrid=hybrid
-    ):
+    for batch in virtual_steps(decoder, samples, found, layers, sizes, top_tokens=TOP, continuation_tokens=0):
         for place, row in enumerate(batch.rows):
             result[row] = [
                 frozenset([*batch.up_ids[place, 0, step], *(-1 - batch.down_ids[place, 0, step])])
@@ -72,7 +68,7 @@ def overlap(one: list[list[frozenset[int]]], two: list[list[frozenset[int]]]) ->
 
 
 def accuracy(model: PreTrainedModel, samples: list[Sample], sizes: list[float]) -> dict[str, Any]:
-    """Figures as JSON: float32 against float64, hybrid and bfloat16 against float32. Steps are taken along the float32
+    """Figures as JSON: float32 against float64, bfloat16 against float32. Steps are taken along the float32
     gradient in the middle layer.
     """
     decoder = Decoder(model)
@@ -80,18 +76,7 @@ def accuracy(model: PreTrainedModel, samples: list[Sample], sizes: list[float]) 
     found = gradients(decoder, samples, every)
     direction = found[:, middle]
     plain = top_sets(decoder, samples, direction, middle, sizes)
-    hybrid = gradients(decoder, samples, every, hybrid=True)
-    result: dict[str, Any] = {
-        "step sizes": sizes,
-        "hybrid gradient error by layer (median)": rounded(np.median(errors(hybrid, found), axis=0)),
-        "hybrid cosine by layer (median)": rounded(np.median(cosines(hybrid, found), axis=0)),
-        f"hybrid top-{TOP} overlap by step size, along the float32 gradient": overlap(
-            plain, top_sets(decoder, samples, direction, middle, sizes, hybrid=True)
-        ),
-        f"hybrid top-{TOP} overlap by step size, gradient hybrid too": overlap(
-            plain, top_sets(decoder, samples, hybrid[:, middle], middle, sizes, hybrid=True)
-        ),
-    }
+    result: dict[str, Any] = {"step sizes": sizes}
     narrow_model = copy.deepcopy(model)
     nn.Module.to(narrow_model, torch.bfloat16)
     narrow = Decoder(narrow_model)
