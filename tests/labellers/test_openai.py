@@ -126,7 +126,7 @@ def test_an_answer_without_json_is_paid_thrown_away_and_asked_for_again(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, fault: str, reply: dict[str, Any]
 ):
     monkeypatch.setenv("LABELS_BACKOFF", "0.002")
-    monkeypatch.setenv("LABELS_TIMEOUT", "10")  # a busy machine is no fault
+    monkeypatch.setenv("LABELS_TIMEOUT", "10")
     world.write_world(100, backend="openai", max_quarantined=0.0)
     server = serve(mute(0.12, Reply(reply)))
     main(["geography"])

@@ -18,7 +18,7 @@ from tests.labellers.server import Reply, completion, is_repair, stormy, teacher
 
 def stage(url: str, **environment: str) -> subprocess.Popen[str]:
     """The stage as its own process."""
-    values = os.environ | {"PYTHONPATH": str(ROOT), "OPENAI_BASE_URL": url, "LABELS_TIMEOUT": "1.5"} | environment
+    values = os.environ | {"PYTHONPATH": str(ROOT), "OPENAI_BASE_URL": url} | environment
     command = [sys.executable, "-m", "stages.labels", "geography"]
     return subprocess.Popen(command, env=values, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
