@@ -53,7 +53,7 @@ def trained(data: Gathered, settings: Projector) -> list[Reader]:
     )
     readers = [Reader.new(decoder, card, seed) for seed in settings.seeds]
     for reader in readers:
-        teach(reader, lessons, settings, scratch)
+        teach(reader, lessons, settings, scratch.folder)
         set_gate(reader, lessons, settings)
     scratch.clear()
     return readers
