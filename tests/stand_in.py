@@ -13,8 +13,9 @@ raises as CUDA does
 
 Not seen by it: what depends on the device's type being "cuda" (the token budget, slices of logits, ranks; all of
 torch.cuda), kernels that CUDA lacks or that round otherwise, memory and its end, reads of a copy that has not arrived
-(non_blocking), faults inside one kernel (an index out of range raises at once here, later on CUDA), tensors made with
-torch.Tensor(...) or a default device. torch's optimisers go over the parameters one by one here and not in groups.
+(non_blocking), faults inside one kernel (an index out of range raises at once here, later on CUDA), and a backward pass
+over several devices, since torch's engine knows one of the kind. Random numbers are the CPU's, and torch's optimisers
+go over the parameters one by one and not in groups.
 """
 
 import os

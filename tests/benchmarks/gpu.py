@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,6 @@ def watched(call: Callable[[], object]) -> dict[str, float]:
     return {"seconds": round(time.monotonic() - start, 1), "GB of the card": round(most, 2)}
 
 
-def outputs(stage: str) -> list[dict[str, Any]]:
-    """A stage's outputs with their hashes."""
-    return YAML(typ="safe").load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"][stage]["outs"]
-
-
 def idle() -> None:
     """A `dvc repro` that finds nothing to do."""
     printed = command("dvc", "repro")
@@ -73,13 +69,11 @@ def pipeline(runs: int) -> dict[str, Any]:
     before: dict[str, list[dict[str, Any]]] = {}
     for _ in range(runs):
         for name in stages:
-            repro = ("dvc", "repro", "--force", "--single-item", "--no-run-cache", name)
-            found["stages"][name].append(watched(lambda given=repro: command(*given)))
-            print(f"{name}: {json.dumps(found['stages'][name][-1])}", flush=True)
-            made = outputs(name)
-            found["other bytes in a later run"] += [
-                out["path"] for out in made if out not in before.setdefault(name, made)
-            ]
+            repro = partial(subprocess.run, ["dvc", "repro", "--force", "--single-item", name], check=True)
+            found["stages"][name].append(watched(repro))
+            made = YAML(typ="safe").load(Path("dvc.lock"))["stages"][name]["outs"]
+            earlier = before.setdefault(name, made)
+            found["other bytes in a later run"] += [out["path"] for out in made if out not in earlier]
             before[name] = made
     found["repro with nothing to do"] = watched(idle)
     return found
@@ -87,7 +81,7 @@ def pipeline(runs: int) -> dict[str, Any]:
 
 def report(found: dict[str, Any]) -> str:
     """The figures as Markdown."""
-    where = f"{found['cpu']}; {found['cores']} cores; GPU: {found['gpu']}; torch {found['torch']}"
+    where = f"{found['cpu']}; GPU: {found['gpu']}; torch {found['torch']}"
     stages = {**found["stages"], "dvc repro with nothing to do": [found["repro with nothing to do"]]}
     lines = [f"# The pipeline on a GPU, {found['date']}", "", where, ""]
     lines += ["| stage | seconds, run by run | most GB of the card in use |", "|---|---|---|"]
