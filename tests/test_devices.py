@@ -2,12 +2,12 @@
 
 import json
 import shutil
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.benchmarks import gpu
 from tests.pipeline import tiny
 from tests.pipeline.hermetic import files
 from tests.pipeline.warm import Warm
@@ -141,14 +141,16 @@ def test_the_stand_in_refuses_what_cuda_refuses(root: Path, warm_python: Warm, t
     assert found["numpy"].startswith("can't convert standin:0 device type tensor to numpy")
 
 
-def test_the_benchmark_for_gpus_runs_without_one(tmp_path: Path):
+def test_the_benchmark_for_gpus_runs_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     stage = {"cmd": "echo same > steady && date +%N > hasty", "outs": ["steady", "hasty"]}
     (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": {"both": stage}}), encoding="utf-8")
     tiny.command(tmp_path, "dvc", "init", "-q", "--no-scm")
-    options = ["--size", "pocket", "--samples", "8", "--results", "results"]
-    tiny.command(tmp_path, sys.executable, "-m", "tests.benchmarks.gpu", *options, env={"PYTHONPATH": str(tiny.ROOT)})
-    found = json.loads((tmp_path / "results/gpu.json").read_text(encoding="utf-8"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tiny.ROOT))
+    monkeypatch.setattr("sys.argv", ["gpu", "--size", "pocket", "--samples", "8", "--results", "results"])
+    gpu.main()
+    found = json.loads(Path("results/gpu.json").read_text(encoding="utf-8"))
     assert len(found["stages"]["both"]) == 2 and found["repro with nothing to do"]["seconds"] > 0
     assert found["other bytes in a later run"] == ["hasty"]
     assert 0 < found["ours fp32"]["share of peak, gradient + 5 steps"] < 1
-    assert "| both | " in (tmp_path / "results/gpu.md").read_text(encoding="utf-8")
+    assert "| both | " in Path("results/gpu.md").read_text(encoding="utf-8")
