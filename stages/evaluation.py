@@ -16,7 +16,6 @@ from .core.data.gathering import continuations, gather
 from .core.data.tables import LABELS, read_table, write_table
 from .core.evaluate.asking import Asking, pieces_of
 from .core.evaluate.cases import Questions, with_premise
-from .core.evaluate.conditions import Readers
 from .core.evaluate.estimate import to_json
 from .core.evaluate.metrics import condition_table, grid_table, metrics_of
 from .core.evaluate.scores import REPORTS, SCORES
@@ -51,23 +50,21 @@ def work(params: Sections) -> None:
     """Asks for this rank's reports; the first rank then scores and writes all of them."""
     decoder, model = open_model()
     card = read_projector_card(PROJECTOR)
-    readers = Readers(
-        [Reader.load(decoder, PROJECTOR, model.id, model.commit, seed) for seed in card.seeds],
-        Reader.load(decoder, PROJECTOR / "bias_only", model.id, model.commit),
-    )
+    readers = [Reader.load(decoder, PROJECTOR, model.id, model.commit, seed) for seed in card.seeds]
+    bias = Reader.load(decoder, PROJECTOR / "bias_only", model.id, model.commit)
     data, said = gather(params.domains, card.layers), continuations(params.domains)
     labels = pl.concat([read_table(Path("data/labels") / f"{name}.parquet", LABELS) for name in params.domains])
     questions = Questions(data.rows, with_premise(data.rows, said), params.domains, params.evaluation)
     scratch = Scratch(
         "evaluation", params.model_dump_json(), model.model_dump_json(), content_hash(PROJECTOR), said.write_csv()
     )
-    pieces = pieces_of(questions, readers)
+    pieces = pieces_of(questions, readers, bias)
     with progress("evaluation", sum(len(piece.cases) for piece in pieces)) as advance:
         Asking(data, questions, decoder).keep(ranks.own(pieces), scratch, advance)
     if not ranks.finished():
         return
     reports = pl.concat([read_table(scratch.folder / piece.file, REPORTS) for piece in pieces])
-    metrics = metrics_of(reports, data, questions, readers.seeds, labels)
+    metrics = metrics_of(reports, data, questions, readers, labels)
     with replacing(OUTPUT) as partial:
         partial.mkdir()
         write_table(partial / "reports.parquet", reports, REPORTS)

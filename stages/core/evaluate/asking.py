@@ -16,7 +16,7 @@ from ..reader.reader import Reader
 from ..reader.shams import Normal
 from ..run.files import Scratch
 from .cases import COUNTERFACTUAL, SEEN, Questions
-from .conditions import ALL, Condition, Filled, Pool, Readers, Vectors
+from .conditions import ALL, Condition, Filled, Pool, Vectors
 from .fine_tuning import activation_moves
 from .scores import REPORTS, scored
 
@@ -35,15 +35,15 @@ class Piece:
         return f"{self.condition.name}-{self.reader.seed}.parquet"
 
 
-def pieces_of(questions: Questions, readers: Readers) -> list[Piece]:
-    """The pieces of all conditions that have cases."""
+def pieces_of(questions: Questions, seeds: Sequence[Reader], bias: Reader) -> list[Piece]:
+    """The pieces of all conditions that have cases; `seeds`, `bias`: the readers of all seeds, and the bias-only one.
+
+    Where the projector has no part, all seeds would write the same, unless LoRA is a part of each: one is asked.
+    """
+    first = seeds[:1] if seeds[0].adapter is None else seeds
+    who = {"seeds": seeds, "first seed": first, "bias only": [bias]}
     asked = [(condition, condition.cases(questions)) for condition in ALL]
-    return [
-        Piece(condition, cases, reader)
-        for condition, cases in asked
-        if len(cases)
-        for reader in condition.readers(readers)
-    ]
+    return [Piece(one, cases, reader) for one, cases in asked if len(cases) for reader in who[one.readers]]
 
 
 class Asking:

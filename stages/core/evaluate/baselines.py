@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from ..data.gathering import BLOCK_ROWS, Vectors, blocks
 from ..data.shuffling import Shuffled
 from ..model.decoder import Decoder
-from ..reader.reader import Reader
 from ..reader.vocabulary import in_parts
 
 PROBE_STEPS = 300
@@ -116,15 +115,3 @@ def nearest(
         found = torch.where(nearer.values > best, nearer.indices + number * BLOCK_ROWS, found)
         best = torch.maximum(best, nearer.values)
     return found.numpy()
-
-
-def lens_vectors(
-    reader: Reader, gradients: Float[np.ndarray, "sample layer d_model"]
-) -> Float[torch.Tensor, "sample k d_model"]:
-    """What a reader given only the lens tokens has in its slots: "strong", the token that rises most, that falls most.
-
-    The whole vocabulary counts; nothing is learned and no lexicon helps.
-    """
-    up, down = extremes(reader.decoder, gradients, lambda shift: shift[:, : len(reader.tokens)])
-    strong = reader.tokens[reader.decoder.continuation("strong")[0]].expand(len(up), -1)
-    return torch.stack([strong, reader.tokens[up], reader.tokens[down]], 1)

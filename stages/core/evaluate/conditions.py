@@ -3,9 +3,9 @@
 Randomness is keyed on the row's prompt_id, so that what a row gets is the same whatever else is evaluated.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -18,10 +18,12 @@ from ..reader import shams
 from ..reader.reader import Reader
 from ..run.errors import InputError
 from ..run.seeds import keyed_int, keyed_rng
-from .baselines import lens_vectors
+from .baselines import extremes
 from .cases import Questions
 
 Vectors = Float[np.ndarray, "_ layer d_model"]
+Filled = tuple[Float[Tensor, "row k d_model"], Float[Tensor, " row"] | None]
+"""What goes into the slots, and the confidence that a gradient was read (None: the gate had no part)."""
 
 
 @dataclass(frozen=True)
@@ -152,48 +154,24 @@ def fine_tuned(pool: Pool) -> Vectors:
     return -shams.normed(pool.moves(), pool.gradients)
 
 
-class Filled(NamedTuple):
-    """What goes into the slots, and the gate's confidence that a gradient was read (None: the gate had no part)."""
-
-    slots: Float[Tensor, "row k d_model"]
-    confidence: Float[Tensor, " row"] | None
-
-
 def gated(reader: Reader, vectors: Vectors) -> Filled:
     """The projector's output; where the gate is shut, the reader is told that nothing is felt."""
-    return Filled(*reader.fill(torch.tensor(vectors)))
+    return reader.fill(torch.tensor(vectors))
 
 
 def ungated(reader: Reader, vectors: Vectors) -> Filled:
     """The projector's output, whatever the gate says: silence can't pass for telling apart."""
-    return Filled(reader.weigh(torch.tensor(vectors))[0], None)
+    return reader.weigh(torch.tensor(vectors))[0], None
 
 
 def lens_tokens(reader: Reader, vectors: Vectors) -> Filled:
-    """The two tokens that the untrained lens names, as words; the projector has no part."""
-    return Filled(lens_vectors(reader, vectors), None)
+    """The word "strong", the token that rises most by the untrained lens, and the one that falls most.
 
-
-class Readers(NamedTuple):
-    """The readers of a run: one a projector seed, and that of the bias-only projector."""
-
-    seeds: Sequence[Reader]
-    bias: Reader
-
-
-def every_seed(readers: Readers) -> Sequence[Reader]:
-    """The readers of all projector seeds."""
-    return readers.seeds
-
-
-def first_seed(readers: Readers) -> Sequence[Reader]:
-    """The first seed's reader, for conditions without a projector; all seeds, where LoRA is a part of each."""
-    return readers.seeds[:1] if readers.seeds[0].adapter is None else readers.seeds
-
-
-def bias_only(readers: Readers) -> Sequence[Reader]:
-    """The reader whose projector ignores the gradient."""
-    return [readers.bias]
+    The whole vocabulary counts; nothing is learned and no lexicon helps.
+    """
+    up, down = extremes(reader.decoder, vectors, lambda shift: shift[:, : len(reader.tokens)])
+    strong = reader.tokens[reader.decoder.continuation("strong")[0]].expand(len(up), -1)
+    return torch.stack([strong, reader.tokens[up], reader.tokens[down]], 1), None
 
 
 @dataclass(frozen=True)
@@ -205,7 +183,8 @@ class Condition:
         read: what is read in place of the gradients, from the pool; None: nothing is injected.
         cases: which gradients are asked about, in front of which hosts.
         fill: how the vectors get into the reader's slots.
-        readers: who reads.
+        readers: who reads: the readers of all projector seeds; the first alone, where the projector has no part; or the
+            reader of the bias-only projector.
         swapped: whether the right report has target and answer swapped.
         sham: whether it is a sham of a kind that training has not seen, which the reader should be silent about.
         strength: the norm of what is read, in units of the reference norm, where it is set.
@@ -216,7 +195,7 @@ class Condition:
     read: Callable[[Pool], Vectors] | None
     cases: Callable[[Questions], pl.DataFrame] = Questions.foreign_host
     fill: Callable[[Reader, Vectors], Filled] = gated
-    readers: Callable[[Readers], Sequence[Reader]] = every_seed
+    readers: Literal["seeds", "first seed", "bias only"] = "seeds"
     swapped: bool = False
     sham: bool = False
     strength: float | None = None
@@ -225,7 +204,7 @@ class Condition:
 
 CONDITIONS = (
     Condition("real", gradient, Questions.every_host),
-    Condition("none", None, readers=first_seed),
+    Condition("none", None, readers="first seed"),
     Condition("zero", sham(shams.zero)),
     Condition("random", sham(shams.gaussian)),
     Condition("covariance_matched", covariance_matched, sham=True, opened=True),
@@ -241,8 +220,8 @@ CONDITIONS = (
     Condition("activation_negated", activation_negated, opened=True),
     Condition("without_activation", without_activation),
     Condition("steering_vector", steering_vector, opened=True),
-    Condition("lens_tokens", gradient, fill=lens_tokens, readers=first_seed),
-    Condition("bias_only", gradient, readers=bias_only),
+    Condition("lens_tokens", gradient, fill=lens_tokens, readers="first seed"),
+    Condition("bias_only", gradient, readers="bias only"),
     Condition("fine_tuned", fine_tuned, Questions.few, opened=True),
     Condition("false_host", gradient, Questions.false_host),
 )

@@ -37,6 +37,8 @@ REPORTS = {
     "answer_right": pl.Boolean,
     "host_intrusion": pl.Boolean,  # the report names the host's domain, and that isn't the gradient's
 }
+WRITTEN = ("report", "strength", "domain", "moved_to", "moved_from", "pressure", "malformed")
+"""The columns that are read off a report's text."""
 SCORES = {
     "domain_accuracy": "domain_right",
     "target_accuracy": "target_right",
@@ -52,22 +54,19 @@ SAID = {
 
 def scored(cases: pl.DataFrame, reports: Sequence[str]) -> pl.DataFrame:
     """The cases with their reports parsed and marked."""
-    parsed = [parse_report(report) for report in reports]
-    return cases.with_columns(
-        pl.Series("report", reports, dtype=pl.String),
-        pl.Series("strength", [each.strength for each in parsed], dtype=pl.String),
-        pl.Series("domain", [each.domain for each in parsed], dtype=pl.String),
-        pl.Series("moved_to", [each.moved_to for each in parsed], dtype=pl.String),
-        pl.Series("moved_from", [each.moved_from for each in parsed], dtype=pl.String),
-        pl.Series("pressure", [each.pressure and not each.malformed for each in parsed], dtype=pl.Boolean),
-        pl.Series("malformed", [each.malformed for each in parsed], dtype=pl.Boolean),
-    ).with_columns(
-        domain_right=pl.col("domain") == pl.col("gradient_domain"),
-        target_right=pl.col("moved_to") == pl.col("target"),
-        answer_right=pl.col("moved_from") == pl.col("answer"),
-        host_intrusion=(pl.col("domain") == pl.col("host_domain"))
+    parsed = [{"report": report, **vars(parse_report(report))} for report in reports]
+    said = pl.DataFrame(parsed, schema={name: REPORTS[name] for name in WRITTEN}).with_columns(
+        pressure=pl.col("pressure") & ~pl.col("malformed")
+    )
+    marks = {
+        "domain_right": pl.col("domain") == pl.col("gradient_domain"),
+        "target_right": pl.col("moved_to") == pl.col("target"),
+        "answer_right": pl.col("moved_from") == pl.col("answer"),
+        "host_intrusion": (pl.col("domain") == pl.col("host_domain"))
         & (pl.col("host_domain") != pl.col("gradient_domain")),
-    ).select(pl.col(name).cast(kind) for name, kind in REPORTS.items())  # fmt: skip
+    }
+    table = pl.concat([cases, said], how="horizontal").with_columns(**marks)
+    return table.select(pl.col(name).cast(kind) for name, kind in REPORTS.items())
 
 
 def real_groups(reports: pl.DataFrame) -> dict[str, pl.DataFrame]:

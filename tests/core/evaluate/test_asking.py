@@ -10,7 +10,7 @@ import torch
 from stages.core.data.gathering import Gathered
 from stages.core.evaluate.asking import Asking, Piece, pieces_of
 from stages.core.evaluate.cases import NO_HOST, Questions
-from stages.core.evaluate.conditions import ALL, Readers
+from stages.core.evaluate.conditions import ALL
 from stages.core.evaluate.section import Evaluation
 from stages.core.model.decoder import Decoder
 from stages.core.model.pocket import make_tokenizer, new_model
@@ -115,7 +115,7 @@ def test_where_the_projector_has_no_part_one_seed_is_asked_unless_lora_has(lora:
     bias = new_reader(decoder, settings(architecture="bias_only"))
     every = table(*SEEN)
     asked: dict[str, list[Reader]] = {name: [] for name in CONDITIONS}
-    for piece in pieces_of(Questions(every, every, DOMAINS, HOW), Readers(readers, bias)):
+    for piece in pieces_of(Questions(every, every, DOMAINS, HOW), readers, bias):
         asked[piece.condition.name].append(piece.reader)
     for name in ("none", "lens_tokens"):
         assert asked[name] == readers[:times]

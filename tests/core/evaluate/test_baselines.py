@@ -4,7 +4,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from stages.core.evaluate.baselines import lens, lens_vectors, nearest, probe
+from stages.core.evaluate.baselines import lens, nearest, probe
+from stages.core.evaluate.conditions import lens_tokens
 from stages.core.model.decoder import Decoder
 from tests.core.reader.teaching import new_reader, settings
 
@@ -53,7 +54,7 @@ def test_the_lens_reads_a_direction_made_of_unembeddings(small_decoder: Decoder)
 
 def test_the_reader_of_lens_tokens_gets_strong_and_the_two_tokens_that_move_most(small_decoder: Decoder):
     reader = new_reader(small_decoder, settings())
-    found = lens_vectors(reader, toward(small_decoder, "Verdi", "Oslo"))
+    found, _ = lens_tokens(reader, toward(small_decoder, "Verdi", "Oslo"))
     wanted = [reader.tokens[small_decoder.continuation(word)[0]] for word in ("strong", "Verdi", "Oslo")]
     torch.testing.assert_close(found, torch.stack(wanted)[None])
 
