@@ -1,6 +1,6 @@
 """Asking: the reports that the model writes under every condition, one piece a condition and reader."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 

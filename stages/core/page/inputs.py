@@ -125,47 +125,35 @@ def read_object(path: Path, *keys: str) -> dict[str, Any]:
 
 
 def read_metrics() -> dict[str, Any]:
-    """metrics.json: groups of estimates and numbers, checked, with the groups in ALWAYS at the least."""
-    found = read_object(METRICS, *ALWAYS)
-    check_numbers(found)
-    for key, names in ALWAYS.items():
-        group = found[key]
-        if not isinstance(group, dict):
-            raise InputError(
-                f"{METRICS}: {key}: found {group!r}, wanted a group of numbers; rerun the stage evaluation"
-            )
-        for name in names:
-            if name not in group:
-                raise InputError(f"{METRICS}: {key}.{name}: missing: wanted a number; rerun the stage evaluation")
-    for seed, numbers in found["seeds"].items():
-        for group, name in NUMBERS.values():
-            if not isinstance(numbers, dict) or (group in found and f"{group}_{name}" not in numbers):
-                key = f"seeds.{seed}.{group}_{name}"
-                raise InputError(f"{METRICS}: {key}: missing: wanted a fraction; rerun the stage evaluation")
-    return found
-
-
-def check_numbers(metrics: dict[str, Any]) -> None:
-    """Checks every number of metrics.json.
+    """metrics.json: groups of estimates and numbers, checked, with the groups in ALWAYS at the least.
 
     Raises:
-        InputError: one is not finite, or a share, an end of its interval or its chance is no fraction; names its key.
+        InputError: a group or number is missing or not finite, or a share, an end of its interval or its chance is no
+            fraction; names the key.
     """
+    found = read_object(METRICS, *ALWAYS)
+    again = "rerun the stage evaluation"
+    for key in ALWAYS:
+        if not isinstance(found[key], dict):
+            raise InputError(f"{METRICS}: {key}: found {found[key]!r}, wanted a group of numbers; {again}")
     try:
-        found = flat(from_json(metrics))
+        numbers = flat(from_json(found))
     except InputError as error:
-        raise InputError(f"{METRICS}: {error}; rerun the stage evaluation") from error
-    for key, one in found.items():
+        raise InputError(f"{METRICS}: {error}; {again}") from error
+    of_seeds = [f"{group}_{name}" for group, name in NUMBERS.values() if group in found]
+    wanted = [f"{key}.{name}" for key, names in ALWAYS.items() for name in names]
+    for key in [*wanted, *(f"seeds.{seed}.{name}" for seed in found["seeds"] for name in of_seeds)]:
+        if key not in numbers:
+            raise InputError(f"{METRICS}: {key}: missing: wanted a number; {again}")
+    for key, one in numbers.items():
         name = key.removesuffix(".spoken").rpartition(".")[2]
-        if not name.startswith((*MEASURES, *FRACTIONS)) and not name.endswith(MEASURES):
-            continue
-        for part in ("value", "low", "high", "chance"):
-            number = getattr(one, part)
-            if number is not None and not 0 <= number <= 1:
-                where = key if part == "value" else f"{key}.{part}"
-                raise InputError(
-                    f"{METRICS}: {where}: found {number!r}, wanted a fraction from 0 to 1; rerun the stage evaluation"
-                )
+        if name.startswith((*MEASURES, *FRACTIONS)) or name.endswith(MEASURES):
+            for part in ("value", "low", "high", "chance"):
+                number = getattr(one, part)
+                if number is not None and not 0 <= number <= 1:
+                    where = key if part == "value" else f"{key}.{part}"
+                    raise InputError(f"{METRICS}: {where}: found {number!r}, wanted a fraction from 0 to 1; {again}")
+    return found
 
 
 def read_reports() -> pl.DataFrame:
