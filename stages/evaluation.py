@@ -24,8 +24,9 @@ from .core.model import ranks
 from .core.model.opening import open_model
 from .core.reader.card import read_projector_card
 from .core.reader.reader import Reader
-from .core.run.files import Scratch, content_hash, replacing, write_json
+from .core.run.files import replacing, write_json
 from .core.run.params import Domains, Section, read_sections
+from .core.run.scratch import Scratch
 from .core.run.stage import parse, progress, run
 
 PROJECTOR = Path("data/projector")
@@ -55,9 +56,7 @@ def work(params: Sections) -> None:
     data, said = gather(params.domains, card.layers), continuations(params.domains)
     labels = pl.concat([read_table(Path("data/labels") / f"{name}.parquet", LABELS) for name in params.domains])
     questions = Questions(data.rows, with_premise(data.rows, said), params.domains, params.evaluation)
-    scratch = Scratch(
-        "evaluation", params.model_dump_json(), model.model_dump_json(), content_hash(PROJECTOR), said.write_csv()
-    )
+    scratch = Scratch("evaluation")
     pieces = pieces_of(questions, readers, bias)
     with progress("evaluation", sum(len(piece.cases) for piece in pieces)) as advance:
         Asking(data, questions, decoder).keep(ranks.own(pieces), scratch, advance)

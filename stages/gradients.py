@@ -23,8 +23,8 @@ from .core.engine.section import Gradients
 from .core.model import ranks
 from .core.model.decoder import Decoder
 from .core.model.opening import open_model
-from .core.run.files import Scratch, content_hash
 from .core.run.params import Section, read_sections
+from .core.run.scratch import Scratch
 from .core.run.stage import parse, progress, run
 
 
@@ -61,7 +61,7 @@ def work(name: str, settings: Gradients) -> None:
     decoder, card = open_model()
     for layer in settings.layers:
         decoder.check_layer(layer, key="params.yaml: gradients.layers")
-    scratch = Scratch("gradients", name, card.model_dump_json(), settings.model_dump_json(), content_hash(table))
+    scratch = Scratch("gradients", name)
     parts = list(shards(len(prompts), len(settings.layers), decoder.d_model))
     with progress(f"gradients {name}", len(prompts)) as advance:
         for part in ranks.own(parts):

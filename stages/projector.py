@@ -26,8 +26,9 @@ from .core.reader.reader import Reader, new_card
 from .core.reader.section import Projector
 from .core.reader.training import Curriculum, train
 from .core.run.errors import InputError
-from .core.run.files import Scratch, content_hash, replacing, write_json
+from .core.run.files import replacing, write_json
 from .core.run.params import Domains, Section, read_sections
+from .core.run.scratch import Scratch
 from .core.run.stage import parse, progress, run
 
 BIAS = "bias_only"
@@ -128,7 +129,7 @@ def teach(reader: Reader, data: Gathered, settings: Projector, folder: Path) -> 
     validation = curriculum(data, "validation", reader, settings.model_copy(update={"context_noise": 0.0}))
     reader.fit_whitening(teaching.blocks())
     with progress(f"projector, seed {reader.seed}", settings.steps) as advance:
-        curve = train(reader, teaching, validation, settings, folder / f"seed_{reader.seed}", advance)
+        curve = train(reader, teaching, validation, settings, folder / f"seed_{reader.seed}.pt", advance)
     return pl.DataFrame(curve).select(pl.lit(reader.seed).alias("seed"), pl.all())
 
 
@@ -156,12 +157,7 @@ def work(params: Sections, seen: list[str]) -> None:
     data = gather(seen, settings.layers, TAUGHT)
     decoder, model = open_model()
     card = card_for(decoder, model, data, settings)
-    inputs = [
-        content_hash(Path("data") / f"{kind}/{name}{end}")
-        for name in seen
-        for kind, end in (("labels", ".parquet"), ("gradients", ".zarr"))
-    ]
-    scratch = Scratch("projector", params.model_dump_json(), model.model_dump_json(), *inputs)
+    scratch = Scratch("projector")
     jobs = jobs_of(card, settings)
     for job in ranks.own(jobs):
         scratch.piece(job.name, partial(learn, job, decoder, data, scratch.folder))

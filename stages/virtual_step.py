@@ -20,8 +20,8 @@ from .core.engine.rows import naming_prompts
 from .core.model import ranks
 from .core.model.opening import open_model
 from .core.run.errors import InputError
-from .core.run.files import Scratch, content_hash
 from .core.run.params import Section, read_sections
+from .core.run.scratch import Scratch
 from .core.run.stage import parse, progress, run
 from .core.steps.section import VirtualStep
 from .core.steps.shift_table import shift_table
@@ -52,20 +52,13 @@ def work(name: str, settings: VirtualStep) -> None:
             f"params.yaml: virtual_step.layer: found {settings.layer}, wanted one of gradients.layers {layers}"
         )
     at = layers.index(settings.layer)
-    decoder, card = open_model()
+    decoder, _ = open_model()
 
     def compute(part: slice, advance: Callable[[int], None], path: Path) -> None:
         gradient = read_store(store, prompt_ids, part).gradient[:, at : at + 1]
         shift_table(decoder, prompts[part], gradient, settings, advance).write_parquet(path)
 
-    scratch = Scratch(
-        "virtual_step",
-        name,
-        card.model_dump_json(),
-        settings.model_dump_json(),
-        content_hash(table),
-        content_hash(store),
-    )
+    scratch = Scratch("virtual_step", name)
     parts = list(shards(len(prompts), 1, decoder.d_model))
     with progress(f"virtual steps {name}", len(prompts)) as advance:
         for part in ranks.own(parts):

@@ -57,6 +57,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         virtual_step__layer=1,
         projector__layers=[1],
     )
+    tiny.declare(root)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         stage("model")

@@ -26,8 +26,9 @@ from ..core.evaluate.section import Evaluation
 from ..core.model.opening import open_model
 from ..core.reader.reader import Reader
 from ..core.reader.section import Projector
-from ..core.run.files import Scratch, content_hash, write_json
+from ..core.run.files import write_json
 from ..core.run.params import Domains, Section, read_sections
+from ..core.run.scratch import Scratch
 from ..core.run.stage import parser, run
 from ..projector import card_for, set_gate, teach
 
@@ -42,15 +43,11 @@ class Sections(Section):
     evaluation: Evaluation
 
 
-def trained(data: Gathered, settings: Projector) -> list[Reader]:
+def trained(data: Gathered, settings: Projector, scratch: Scratch) -> list[Reader]:
     """A reader of each seed of `settings`, trained on the rows of `data` outside of `settings.held_out_domains`."""
     decoder, model = open_model()
     lessons = replace(data, rows=data.rows.filter(~pl.col("domain").is_in(settings.held_out_domains)))
     card = card_for(decoder, model, lessons, settings)
-    inputs = [content_hash(Path("data/gradients") / f"{name}.zarr") for name in data.rows["domain"].unique().sort()]
-    scratch = Scratch(
-        "experiment", settings.model_dump_json(), model.model_dump_json(), lessons.rows.write_csv(), *inputs
-    )
     readers = [Reader.new(decoder, card, seed) for seed in settings.seeds]
     for reader in readers:
         teach(reader, lessons, settings, scratch.folder)
@@ -94,7 +91,7 @@ def main() -> None:
     grid = picked(askable(data.rows, params.domains), how.gradients, how.seed, "grid")
     held = picked(askable(data.rows, params.domains, "target"), how.gradients, how.seed, "target")
     reports = []
-    for reader in trained(data, settings):
+    for reader in trained(data, settings, Scratch("experiment", options.name, json.dumps(options.changes))):
         reports.append(reported(reader, grid, data, how, params.domains))
         if len(held):
             reports.append(reported(reader, held, data, how))

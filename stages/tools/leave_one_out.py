@@ -19,6 +19,7 @@ from ..core.evaluate.estimate import to_json
 from ..core.evaluate.scores import summary
 from ..core.run.files import write_json
 from ..core.run.params import read_sections
+from ..core.run.scratch import Scratch
 from ..core.run.stage import parse, run
 from .experiment import Sections, askable, reported, trained
 
@@ -34,7 +35,7 @@ def left_out(domain: str, params: Sections) -> dict[str, Any]:
     settings = usual.model_copy(update={"held_out_domains": [domain], "seeds": usual.seeds[:1]})
     data = gather(params.domains, settings.layers)
     lessons = replace(data, rows=data.rows.filter(pl.col("label_domain").ne_missing(domain)))
-    (reader,) = trained(lessons, settings)
+    (reader,) = trained(lessons, settings, Scratch("leave_one_out", domain))
     test = picked(askable(data.rows, [domain]), how.gradients, how.seed, "grid")
     return summary(reported(reader, test, data, how), how)
 

@@ -32,6 +32,7 @@ from ..core.reader.section import Projector
 from ..core.run.errors import InputError
 from ..core.run.files import write_json
 from ..core.run.params import Domains, Section, read_sections
+from ..core.run.scratch import Scratch
 from ..core.run.stage import parse, run
 from ..labellers import local
 from ..labels import LABELLED, job_of
@@ -114,7 +115,7 @@ def main() -> None:
     teacher, labels = other_labels(params)
     data = gather(params.domains, settings.layers)
     data = replace(data, rows=labelled(data.rows, labels))
-    (reader,) = trained(data, settings)
+    (reader,) = trained(data, settings, Scratch("other_teacher"))
     found = scores_of(reader, data, params)
     learnt = taught(data.rows.filter(~pl.col("domain").is_in(settings.held_out_domains)), "train")
     right = known(labels.join(learnt, on="prompt_id", how="semi"), data.rows)["target_accuracy"]

@@ -40,8 +40,15 @@ def outputs(root: Path, entry: dict[str, Any]) -> dict[str, bytes]:
 
 
 def make_sandbox(root: Path, entry: dict[str, Any], sandbox: Path) -> None:
-    """Copies the declared deps and writes a params.yaml of the declared params, and of OTHERS."""
+    """Copies the declared deps and writes a params.yaml of the declared params, and of OTHERS.
+
+    And every dvc.yaml: the key of the scratch folder is read there, and nothing that an output is made from.
+    """
     sandbox.mkdir(parents=True)
+    for declaring in (root / "dvc.yaml", *root.glob("stages/*/dvc.yaml")):
+        target = sandbox / declaring.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(declaring, target)
     for name in paths(entry, "deps"):
         target = sandbox / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,6 @@
 """A stage that is killed anywhere, interrupted, or out of disk leaves no partial file, goes on, and ends the same."""
 
 import contextlib
-import json
 import os
 import random
 import re
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from tests.labellers.conftest import KEY
 from tests.labellers.server import Server, teacher
@@ -85,8 +85,10 @@ class Stage:
         assert not left, left
 
     def pieces(self, name: str) -> list[Path]:
-        """Finished scratch files of this name."""
-        found = (self.root / ".scratch" / self.stage).rglob(name)
+        """Finished scratch files of this name. Folders that the stage renames or removes meanwhile are passed over."""
+        found = [
+            Path(folder, name) for folder, _, names in os.walk(self.root / ".scratch" / self.stage) if name in names
+        ]
         return [path for path in found if ".partial" not in str(path)]
 
     def wait_for_work(self, run: Run) -> None:
@@ -124,7 +126,7 @@ def test_dvc_repro_killed(tiny_pipeline: Path, warm_python: Warm, tmp_path: Path
     (root / ".dvc/cache/files/md5" / out["md5"][:2] / out["md5"][2:]).unlink()  # else DVC would take it from there
     environment = os.environ | {"PATH": f"{warm_python.bin}{os.pathsep}{os.environ['PATH']}"}
     repro = subprocess.Popen(["dvc", "repro"], cwd=root, env=environment, start_new_session=True)
-    while not list((root / ".scratch").glob("projector/*/seed_0/progress.json")):
+    while not list((root / ".scratch").glob("projector/*/seed_0.pt")):
         assert repro.poll() is None, "it was through before it could be killed"
         time.sleep(0.002)
     os.killpg(repro.pid, signal.SIGKILL)
@@ -153,10 +155,10 @@ def spoil_curve(name: str) -> Callable[[Path], None]:
     """Alters the loss of this name in a kept training curve."""
 
     def spoil(piece: Path) -> None:
-        state = json.loads(piece.read_text(encoding="utf-8"))
+        state = torch.load(piece, weights_only=True)
         assert state["step"] > 0
         state["curve"][0][name] = 123.0
-        piece.write_text(json.dumps(state), encoding="utf-8")
+        torch.save(state, piece)
 
     return spoil
 
@@ -180,8 +182,8 @@ def spoil_column(name: str) -> Callable[[Path], None]:
 
 # A piece that is kept early, how it is altered, and the outputs that then differ.
 KEPT = {
-    "model": ("progress.json", spoil_curve("loss"), {"curve.csv"}),
-    "projector": ("progress.json", spoil_curve("train_loss"), {"curve.csv"}),
+    "model": ("state.pt", spoil_curve("loss"), {"curve.csv"}),
+    "projector": ("seed_0.pt", spoil_curve("train_loss"), {"curve.csv"}),
     "gradients": ("0.npz", spoil_arrays, {"target_logprob"}),
     "virtual_step": ("0.parquet", spoil_column("kl"), {f"{tiny.DOMAINS[-1]}.parquet"}),
     "evaluation": ("real-0.parquet", spoil_column("confidence"), {"reports.parquet", "metrics.json"}),

@@ -4,12 +4,14 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
-from stages.tools.dependencies import differences
+from stages.tools.closure import Closure
+from stages.tools.dependencies import differences, wanted
 from tests.pipeline.warm import Warm
 
 ROOT = Path(__file__).parents[2]
@@ -132,6 +134,22 @@ def declare_sweeps(root: Path) -> None:
     shutil.copy(ROOT / "Makefile", root)
     differences(root, write=True)
     save(root, "Sweeps")
+
+
+def declare(root: Path) -> None:
+    """Writes to a folder of data and params the dvc.yaml of its domains, without code: tests run the repository's."""
+    yaml, params = YAML(), YAML(typ="safe").load((root / "params.yaml").read_text(encoding="utf-8"))
+    content = yaml.load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+    for stage, entry in content["stages"].items():
+        entry["deps"] = [name for name in wanted(stage, entry, closure(), params)["deps"] if name.startswith("data/")]
+    with (root / "dvc.yaml").open("w", encoding="utf-8") as stream:
+        yaml.dump(content, stream)
+
+
+@cache
+def closure() -> Closure:
+    """The repository's import graph."""
+    return Closure(ROOT)
 
 
 def save(root: Path, message: str) -> None:

@@ -14,7 +14,7 @@ from ..engine.rows import samples_of
 from ..model.decoder import Decoder
 from ..reader.reader import Reader
 from ..reader.shams import Normal
-from ..run.files import Scratch
+from ..run.scratch import Scratch
 from .cases import COUNTERFACTUAL, SEEN, Questions
 from .conditions import ALL, Condition, Filled, Pool, Vectors
 from .fine_tuning import activation_moves

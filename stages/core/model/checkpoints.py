@@ -1,15 +1,10 @@
-"""Training that gives the same weights every time, and whose state survives a kill.
+"""Training that gives the same weights every time, and whose state survives a kill."""
 
-The state: weights, optimizer moments, the step and the curve, without pickle.
-"""
-
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..run.files import replacing
@@ -34,16 +29,20 @@ def reproducibly() -> Iterator[None]:
 
 
 class Resumable:
-    """Keeps a training run's state in one folder that appears whole or not at all."""
+    """A training run's state, kept in one file that appears whole or not at all.
+
+    The state: the module's weights and the best ones so far, optimizers, schedules, the step and the curve. It is read
+    with `weights_only`, which runs no code.
+    """
 
     def __init__(
         self,
-        folder: Path,
+        path: Path,
         module: nn.Module,
         optimizers: Sequence[torch.optim.Optimizer],
         schedules: Sequence[torch.optim.lr_scheduler.LRScheduler],
     ) -> None:
-        self.folder, self.module, self.optimizers, self.schedules = folder, module, optimizers, schedules
+        self.path, self.module, self.optimizers, self.schedules = path, module, optimizers, schedules
         self.step = 0
         self.best: dict[str, torch.Tensor] = {}
 
@@ -62,46 +61,16 @@ class Resumable:
 
     def save(self, step: int, curve: Curve) -> None:
         """Replaces the kept state by the present one."""
-        moments = {
-            f"{which}.{index}.{name}": value.contiguous()
-            for which, optimizer in enumerate(self.optimizers)
-            for index, state in optimizer.state_dict()["state"].items()
-            for name, value in state.items()
-        }
-        with replacing(self.folder) as partial:
-            partial.mkdir()
-            weights = {name: value.contiguous() for name, value in self.module.named_parameters()}
-            save_file(weights, partial / "weights.safetensors")
-            save_file(moments, partial / "moments.safetensors")
-            save_file(self.best, partial / "best.safetensors")
-            progress = {
-                "step": step,
-                "curve": curve,
-                "schedules": [schedule.state_dict() for schedule in self.schedules],
-                "groups": [
-                    [{name: value for name, value in group.items() if name != "params"} for group in each.param_groups]
-                    for each in self.optimizers
-                ],
-            }
-            (partial / "progress.json").write_text(json.dumps(progress))
+        parts = [part.state_dict() for part in (self.module, *self.optimizers, *self.schedules)]
+        with replacing(self.path) as partial:
+            torch.save({"step": step, "curve": curve, "best": self.best, "parts": parts}, partial)
 
     def load(self) -> Curve:
         """Restores the kept state, if there is one, and returns its curve (empty if there is none)."""
-        if not self.folder.is_dir():
+        if not self.path.is_file():
             return []
-        self.module.load_state_dict(load_file(self.folder / "weights.safetensors"), strict=False)
-        self.best = load_file(self.folder / "best.safetensors")
-        moments: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in self.optimizers]
-        for key, value in load_file(self.folder / "moments.safetensors").items():
-            which, index, name = key.split(".", 2)
-            moments[int(which)].setdefault(int(index), {})[name] = value
-        progress = json.loads((self.folder / "progress.json").read_text())
-        self.step = progress["step"]
-        for schedule, kept in zip(self.schedules, progress["schedules"], strict=True):
-            schedule.load_state_dict(kept)
-        for optimizer, state, groups in zip(self.optimizers, moments, progress["groups"], strict=True):
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-            # A schedule moves rates and momenta; JSON has no tuples.
-            for group, kept in zip(optimizer.param_groups, groups, strict=True):
-                group.update({name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()})
-        return progress["curve"]
+        kept = torch.load(self.path, map_location="cpu", weights_only=True)
+        self.step, self.best = kept["step"], kept["best"]
+        for part, state in zip((self.module, *self.optimizers, *self.schedules), kept["parts"], strict=True):
+            part.load_state_dict(state)
+        return kept["curve"]

@@ -30,8 +30,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from ..run.errors import InputError
-from ..run.files import code
 from ..run.params import Section
+from ..run.scratch import code
 from . import packed
 from .device import fits_one_card
 from .opening import read_card

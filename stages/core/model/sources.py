@@ -1,7 +1,6 @@
 """Makes the model under study: trains the pocket model, or checks a local folder or a Hub model at a pinned commit."""
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import polars as pl
@@ -10,8 +9,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from ..data.facts import Domain
 from ..run.errors import InputError
-from ..run.files import Scratch, content_hash, write_json
+from ..run.files import content_hash, write_json
 from ..run.params import Dtype
+from ..run.scratch import Scratch
 from ..run.stage import progress
 from . import pocket
 from .decoder import Decoder
@@ -21,10 +21,9 @@ from .section import Model
 
 def train_pocket(domains: Sequence[Domain], settings: Model, folder: Path) -> ModelCard:
     """Trains the pocket model on the domains and saves it, its card and its curve in `folder`."""
-    inputs = [domain.model_dump_json() for domain in domains]
-    scratch = Scratch("model", settings.pocket.model_dump_json(), *inputs, version("torch"))
+    scratch = Scratch("model")
     with progress("model", settings.pocket.steps) as advance:
-        model, tokenizer, curve = pocket.train(domains, settings.pocket, scratch.folder / "state", advance)
+        model, tokenizer, curve = pocket.train(domains, settings.pocket, scratch.folder / "state.pt", advance)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     pl.DataFrame(curve).write_csv(folder / "curve.csv")

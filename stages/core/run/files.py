@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all, and the scratch folder that a killed stage resumes from."""
+"""Files: outputs that appear whole or not at all, JSON and YAML with errors that name the file, content hashes."""
 
 import errno
 import hashlib
@@ -6,17 +6,19 @@ import json
 import os
 import re
 import shutil
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from .errors import InputError, one_line
 from .seeds import digest
 
-SCRATCH = Path(".scratch")
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Errors of the system that reading never meets: no room, no quota, a file too large, a read-only disk."""
 
@@ -79,45 +81,21 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: not JSON ({error}); delete it and run dvc repro") from error
 
 
-class Scratch:
-    """A git-ignored folder for finished pieces of unfinished work, keyed by everything that the work depends on.
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML file of sections.
 
-    The code that is running is part of the key, so that pieces of an older version are never taken for ours. A piece
-    appears whole or not at all. A stage that is killed finds its pieces again when it is started with the same key, and
-    `clear` removes them once the output stands.
+    Raises:
+        InputError: the file is missing, is not YAML or holds something else; the message names the file.
     """
-
-    def __init__(self, stage: str, *depends_on: str | int | float) -> None:
-        self.folder = SCRATCH / stage / digest(running_code(), *depends_on)[:20]
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    def piece(self, name: str, make: Callable[[Path], None]) -> Path:
-        """The path of piece `name`, made by `make(path)` unless an earlier run has finished it."""
-        path = self.folder / name
-        if not path.exists():
-            with replacing(path) as partial:
-                make(partial)
-        return path
-
-    def clear(self) -> None:
-        """Removes the pieces."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def code() -> dict[str, str]:
-    """Hashes of this project's modules that are loaded, and versions of what computes for them, by name."""
-    names = [name for name in sys.modules if name == "__main__" or name.startswith("stages.")]
-    files = {name: file for name in names if (file := getattr(sys.modules[name], "__file__", None))}
-    versions = {
-        name: str(getattr(sys.modules.get(name), "__version__", ""))
-        for name in ("numpy", "polars", "torch", "transformers")
-    }
-    return versions | {name: file_hash(Path(file)) for name, file in files.items()}
-
-
-def running_code() -> str:
-    """A hash of `code`."""
-    return digest(*(part for item in sorted(code().items()) for part in item))
+    try:
+        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file: run the stage in the repository's root") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as YAML: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: (whole file): found {type(content).__name__}, wanted sections")
+    return content
 
 
 def content_hash(path: Path) -> str:
@@ -125,10 +103,9 @@ def content_hash(path: Path) -> str:
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     if not files:
         raise InputError(f"{path}: no such file or an empty folder; run the stage that writes it (dvc repro)")
-    parts: list[str] = []
-    for file in files:
-        parts += [file.relative_to(path).as_posix(), file_hash(file)]
-    return digest(*parts)
+    with ThreadPoolExecutor() as threads:
+        hashes = list(threads.map(file_hash, files))
+    return digest(*(file.relative_to(path).as_posix() for file in files), *hashes)
 
 
 def file_hash(path: Path) -> str:

@@ -5,13 +5,12 @@ A section's class states every key, its unit and its bounds; there are no defaul
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from .errors import InputError, explain, one_line
+from .errors import InputError, explain
+from .files import read_yaml
 
 PARAMS = Path("params.yaml")
 
@@ -54,14 +53,8 @@ def read_sections(kind: type[Kind]) -> Kind:
     Raises:
         InputError: the file, a section or a key is missing, unknown or of the wrong type; names each.
     """
+    content = read_yaml(PARAMS)
     try:
-        content: Any = YAML(typ="safe").load(PARAMS.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise InputError(f"{PARAMS}: (whole file): found {type(content).__name__}, wanted sections")
         return kind.model_validate({name: content[name] for name in kind.model_fields if name in content})
-    except FileNotFoundError as error:
-        raise InputError(f"{PARAMS}: no such file: run the stage in the repository's root") from error
-    except YAMLError as error:
-        raise InputError(f"{PARAMS}: not readable as YAML: {one_line(error)}") from error
     except ValidationError as error:
         raise InputError(explain(str(PARAMS), error)) from error

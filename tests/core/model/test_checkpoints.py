@@ -1,5 +1,6 @@
-"""Training state: kept whole, restored to the bit, without pickle."""
+"""Training state: kept whole, restored to the bit, read without running code."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -48,13 +49,24 @@ def test_a_state_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     module, state = training(tmp_path / "a")
     steps(module, state, 0, 3)
     state.save(3, [])
-    before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
-    assert set(before) == {"weights.safetensors", "moments.safetensors", "best.safetensors", "progress.json"}
+    before = (tmp_path / "a").read_bytes()
     steps(module, state, 3, 5)
-    monkeypatch.setattr("json.dumps", lambda *_: 1 / 0)
+
+    def half(_: object, path: Path) -> None:
+        path.write_bytes(before[:100])
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("torch.save", half)
     with pytest.raises(ZeroDivisionError):
         state.save(5, [])
-    assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == before
+    assert (tmp_path / "a").read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_state_that_would_run_code_is_refused(tmp_path: Path):
+    _, state = training(tmp_path / "a")
+    torch.save({"step": print}, tmp_path / "a")
+    with pytest.raises(pickle.UnpicklingError, match="weights_only"):
+        state.load()
 
 
 def test_without_a_state_a_run_begins_at_the_beginning(tmp_path: Path):

@@ -32,6 +32,15 @@ virtual_step:
   top_tokens: 3
   continuation_tokens: 2
 """
+PIPELINE = """
+stages:
+  gradients:
+    deps: [data/model, "data/prompts/${item.domain}.parquet"]
+    params: [gradients]
+  virtual_step:
+    deps: [data/model, "data/prompts/${item.domain}.parquet", "data/gradients/${item.domain}.zarr"]
+    params: [virtual_step]
+"""
 # Shards of 64 rows, so that 200 prompts are four; a rank that is to die does so when it starts its second shard.
 STAGES = """
 import os, signal, sys
@@ -60,11 +69,12 @@ def command(dying: str = "none") -> list[str]:
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with params, a tiny model and 200 prompts; the working directory."""
+    """A folder with params, dvc.yaml, a tiny model and 200 prompts; the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     (tmp_path / "params.yaml").write_text(PARAMS, encoding="utf-8")
+    (tmp_path / "dvc.yaml").write_text(PIPELINE, encoding="utf-8")
     folder = tmp_path / "data/model"
     model = tiny_model("qwen3")
     model.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Outputs appear whole or not at all; pieces of unfinished work are found again by what they depend on."""
+"""Outputs appear whole or not at all; JSON and hashes of contents."""
 
 import errno
 import json
@@ -10,8 +10,7 @@ import polars as pl
 import pytest
 from tokenizers import Tokenizer, models
 
-from stages.core.run import files
-from stages.core.run.files import Scratch, content_hash, read_json, replacing, write_json
+from stages.core.run.files import content_hash, read_json, replacing, write_json
 
 
 @pytest.fixture(autouse=True)
@@ -98,41 +97,6 @@ def test_what_is_no_json_is_refused_by_name():
     Path("a.json").write_text("{")
     with pytest.raises(ValueError, match=r"a.json: not JSON .*delete it and run dvc repro"):
         read_json(Path("a.json"))
-
-
-def test_a_piece_is_made_once_and_cleared():
-    calls = []
-
-    def make(path: Path) -> None:
-        calls.append(path)
-        path.write_text("piece")
-
-    for _ in range(2):
-        assert Scratch("stage", "input").piece("a", make).read_text() == "piece"
-    assert len(calls) == 1
-    Scratch("stage", "input").clear()
-    Scratch("stage", "input").piece("a", make)
-    assert len(calls) == 2
-
-
-def test_a_piece_that_is_cut_off_is_made_again():
-    def cut(path: Path) -> None:
-        path.write_text("half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        Scratch("stage", "input").piece("a", cut)
-
-    def whole(path: Path) -> None:
-        path.write_text("whole")
-
-    assert Scratch("stage", "input").piece("a", whole).read_text() == "whole"
-
-
-def test_other_inputs_and_other_code_find_no_pieces(monkeypatch: pytest.MonkeyPatch):
-    folders = {Scratch("stage", "input").folder, Scratch("stage", "other").folder, Scratch("other", "input").folder}
-    monkeypatch.setattr(files, "running_code", lambda: "edited")
-    assert len(folders | {Scratch("stage", "input").folder}) == 4
 
 
 def test_a_folder_s_hash_is_of_names_and_contents_wherever_it_lies():
