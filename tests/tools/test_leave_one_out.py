@@ -42,6 +42,7 @@ def test_no_report_of_training_says_the_word_of_the_domain_left_out(root: Path, 
         taught.append(data.rows.filter(known))
         raise Stopped
 
+    tiny.declare_sweeps(root)
     monkeypatch.setattr(experiment, "teach", teach)
     with pytest.raises(Stopped):
         leave_one_out.left_out(FIRST, read_sections(experiment.Sections))
