@@ -66,5 +66,5 @@ def test_the_table_has_a_row_for_each_domain_in_the_order_of_params_and_is_shown
     sweep = read_sweep(LEAVE_ONE_OUT, read_params())
     assert sweep.same_settings and sweep.left_out and "held_out_target" not in sweep.measures
     ((group, points),) = sweep.groups.items()
-    assert group == "Never trained on" and [point.name for point in points] == [FIRST, SECOND]
-    assert {point.numbers["host_intrusion"].value for point in points} == {0.25}
+    assert group == "Never trained on" and [point.label for point in points] == [FIRST, SECOND]
+    assert {point.group["host_intrusion"].value for point in points} == {0.25}
