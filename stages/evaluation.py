@@ -18,8 +18,9 @@ from .core.evaluate.asking import Asking, pieces_of
 from .core.evaluate.cases import Questions, with_premise
 from .core.evaluate.estimate import to_json
 from .core.evaluate.metrics import condition_table, grid_table, metrics_of
-from .core.evaluate.scores import REPORTS, SCORES
+from .core.evaluate.scores import SCORES
 from .core.evaluate.section import Evaluation
+from .core.evaluate.table import REPORTS
 from .core.model import ranks
 from .core.model.opening import open_model
 from .core.reader.card import read_projector_card

@@ -25,7 +25,7 @@ from ..core.api.section import Api, Teacher, Way
 from ..core.api.spend import estimate
 from ..core.api.usage import Usage
 from ..core.data.tables import read_table, write_table
-from ..core.evaluate.scores import REPORTS
+from ..core.evaluate.table import REPORTS
 from ..core.labels.agreement import kappa
 from ..core.labels.parse import Said, read
 from ..core.run.files import write_json

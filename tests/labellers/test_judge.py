@@ -12,7 +12,8 @@ import pytest
 from stages.core.api.section import Api
 from stages.core.data.grammar import parse_report, report
 from stages.core.data.tables import write_table
-from stages.core.evaluate.scores import REPORTS, scored
+from stages.core.evaluate.scores import scored
+from stages.core.evaluate.table import REPORTS
 from stages.tools.judge import JUDGED, TABLE, Judge, chosen, judge, main, questions
 from tests.labellers import world
 from tests.labellers.server import Asked, Reply, Server, completion

@@ -18,7 +18,8 @@ from ..run.scratch import Scratch
 from .cases import COUNTERFACTUAL, SEEN, Questions
 from .conditions import ALL, Condition, Filled, Pool, Vectors
 from .fine_tuning import activation_moves
-from .scores import REPORTS, scored
+from .scores import scored
+from .table import REPORTS
 
 
 @dataclass(frozen=True)

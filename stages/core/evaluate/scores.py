@@ -11,32 +11,8 @@ from .cases import HELD_OUT, NO_HOST, SEEN
 from .estimate import Estimate
 from .section import Evaluation
 from .statistics import chance, estimates
+from .table import REPORTS
 
-REPORTS = {
-    "prompt_id": pl.String,  # of the gradient
-    "host_prompt_id": pl.String,  # null: no host
-    "condition": pl.String,
-    "held_out": pl.String,
-    "gradient_domain": pl.String,
-    "host_domain": pl.String,  # "none" where there is no host
-    "prompt": pl.String,
-    "host": pl.String,
-    "target": pl.String,  # what the report should say is moved to; swapped where the condition flips the sign
-    "answer": pl.String,  # what it should say is moved from
-    "seed": pl.Int32,
-    "confidence": pl.Float32,  # that a gradient was read, 0 to 1; null where nothing was read or the gate was open
-    "report": pl.String,
-    "strength": pl.String,
-    "domain": pl.String,
-    "moved_to": pl.String,
-    "moved_from": pl.String,
-    "pressure": pl.Boolean,
-    "malformed": pl.Boolean,
-    "domain_right": pl.Boolean,
-    "target_right": pl.Boolean,
-    "answer_right": pl.Boolean,
-    "host_intrusion": pl.Boolean,  # the report names the host's domain, and that isn't the gradient's
-}
 WRITTEN = ("report", "strength", "domain", "moved_to", "moved_from", "pressure", "malformed")
 """The columns that are read off a report's text."""
 SCORES = {

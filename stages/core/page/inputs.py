@@ -10,7 +10,7 @@ from ruamel.yaml.error import YAMLError
 
 from ..data.tables import read_table
 from ..evaluate.estimate import flat, from_json
-from ..evaluate.scores import REPORTS
+from ..evaluate.table import REPORTS
 from ..run.errors import InputError
 from ..run.files import read_json
 from ..run.params import PARAMS, Section, read_sections

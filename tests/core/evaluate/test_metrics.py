@@ -8,9 +8,10 @@ import pytest
 from stages.core.data.grammar import NO_PRESSURE, report
 from stages.core.evaluate import metrics
 from stages.core.evaluate.estimate import Estimate
-from stages.core.evaluate.scores import REPORTS, Words, real_groups, scored
+from stages.core.evaluate.scores import Words, real_groups, scored
 from stages.core.evaluate.section import Evaluation
 from stages.core.evaluate.statistics import exact_high
+from stages.core.evaluate.table import REPORTS
 
 HOW = Evaluation(gradients=8, fine_tuned=1, step_sizes=[1.0], bootstrap=200, report_tokens=4, seed=0)
 FACTORS = {"weaker": 1 / 3, "stronger": 3.0}

@@ -12,9 +12,9 @@ from stages.core.engine.gradients import activation_gradients
 from stages.core.engine.rows import samples_of
 from stages.core.evaluate.options import choices, option_scores, unrelated
 from stages.core.evaluate.references import reference_scores
-from stages.core.evaluate.scores import REPORTS
 from stages.core.evaluate.section import Evaluation
 from stages.core.evaluate.steering import steering_success
+from stages.core.evaluate.table import REPORTS
 from stages.core.model.decoder import Decoder
 from tests.core.conftest import FACTS
 from tests.core.reader.teaching import new_reader, settings

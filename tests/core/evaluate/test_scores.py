@@ -6,8 +6,9 @@ import polars as pl
 import pytest
 
 from stages.core.data.grammar import report
-from stages.core.evaluate.scores import REPORTS, Words, scored, summary
+from stages.core.evaluate.scores import Words, scored, summary
 from stages.core.evaluate.section import Evaluation
+from stages.core.evaluate.table import REPORTS
 
 HOW = Evaluation(gradients=8, fine_tuned=1, step_sizes=[1.0], bootstrap=100, report_tokens=4, seed=0)
 
