@@ -1,12 +1,15 @@
 """Everything that uses a GPU runs to its end on a stand-in device, and writes what it writes on the CPU."""
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from stages.core.model.device import best_device
 from tests.benchmarks import gpu
 from tests.pipeline import tiny
 from tests.pipeline.hermetic import files
@@ -139,6 +142,18 @@ def test_the_stand_in_refuses_what_cuda_refuses(root: Path, warm_python: Warm, t
     assert not {name: found[name] for name in ALLOWED if found[name]}
     assert found["a CPU operand"].startswith("Expected all tensors to be on the same device, but found at least two")
     assert found["numpy"].startswith("can't convert standin:0 device type tensor to numpy")
+
+
+def test_a_rank_takes_the_card_of_its_number_and_asks_cublas_for_the_same_bits(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert best_device() == torch.device("cpu") and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # put back after the test, whatever the call sets
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    assert best_device() == torch.device("cuda", 1) and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 def test_the_benchmark_for_gpus_runs_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -15,8 +15,10 @@ DeviceMap = dict[str, int | str | torch.device]
 
 def best_device() -> torch.device:
     """A CUDA device if there is one (a rank's own, where several work side by side), else the CPU."""
-    rank = int(os.environ.get("LOCAL_RANK", "0"))
-    return torch.device("cuda", rank % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks this for the same bits in every run
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def cards() -> dict[int, int]:
