@@ -24,10 +24,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from tests.benchmarks.engine import RESULTS, alone, machine
+from tests.benchmarks.engine import OURS, RESULTS, alone, machine
 from tests.benchmarks.work import SAMPLES, SIZES, at_the_peak
-
-TOOL = "ours fp32"  # the engine's name in its own benchmark; on a GPU it computes in bfloat16
 
 
 def command(*arguments: str) -> str:
@@ -91,7 +89,7 @@ def report(found: dict[str, Any]) -> str:
     others = ", ".join(found["other bytes in a later run"]) or "none"
     lines += ["", f"Outputs that were other bytes in a later run: {others}"]
     lines += ["", f"The engine, {found['size']}, {found['samples']} samples:", "", "| | |", "|---|---|"]
-    lines += [f"| {key} | {json.dumps(value)} |" for key, value in found[TOOL].items()]
+    lines += [f"| {key} | {json.dumps(value)} |" for key, value in found[OURS].items()]
     return "\n".join(lines) + "\n"
 
 
@@ -105,8 +103,8 @@ def main() -> None:
     given = parser.parse_args()
     count = given.samples or SAMPLES[given.size]
     found = {"date": str(date.today()), **machine(), "size": given.size, "samples": count, **pipeline(given.runs)}
-    found[TOOL] = alone(given.size, count, TOOL)
-    at_the_peak(found, {TOOL: False})
+    found[OURS] = alone(given.size, count, OURS)
+    at_the_peak(found, OURS)
     given.results.mkdir(parents=True, exist_ok=True)
     (given.results / "gpu.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     (given.results / "gpu.md").write_text(report(found), encoding="utf-8")
