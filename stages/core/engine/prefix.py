@@ -186,7 +186,8 @@ def fork(cache: DynamicCache) -> DynamicCache:
 def select_rows(cache: DynamicCache, rows: Shaped[Tensor, " _"]) -> None:
     """Keeps some of a cache's rows, whichever devices its blocks are on."""
     for layer, (keys, _) in zip(cache.layers, _pairs(cache), strict=True):
-        layer.batch_select_indices(rows.to(keys.device))
+        select = getattr(layer, "batch_select_indices")  # noqa: B009 (typed as a union)
+        select(rows.to(keys.device))
 
 
 def over_prefixes(

@@ -47,7 +47,7 @@ def placement(shell: PreTrainedModel) -> torch.device | DeviceMap:
         return own
     for share in SHARES:
         memory: dict[int | str, int | str] = {card: int(share * room) for card, room in free.items()}
-        found = infer_auto_device_map(shell, memory, no_split_module_classes=shell._no_split_modules)
+        found = infer_auto_device_map(shell, memory, no_split_module_classes=list(shell._no_split_modules or ()))
         if not {"cpu", "disk"} & {*found.values()}:
             return found
     count = sum(parameter.numel() for parameter in parameters)

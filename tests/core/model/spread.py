@@ -24,13 +24,14 @@ from stages.core.reader.reader import Reader, new_card
 from stages.core.steps.virtual_step import virtual_steps
 from tests.core.engine.families import tiny_model
 from tests.core.model.test_decoder import words
-from tests.stand_in import install
+from tests.stand_in import OnDevice, install
 
 LAYERS = [0, 2, 3]
 ROWS = [((1, 4, 5, 6, 7, 8), (9, 10)), ((1, 4, 8), (10, 11, 5)), ((1, 7, 6, 8, 5), (9,)), ((5,), (11,))]
 SAMPLES = [Sample(prompt, target, (4, 6)) for prompt, target in ROWS]
 HOSTS = ["the capital of France is", None, "Paris is New York"]
 KEPT = install()
+OnDevice.data_ptr = lambda self: self.held.data_ptr()  # by which accelerate knows weights that are tied
 PLACES = {0: torch.device("standin", 0), 1: torch.device("cpu")}
 ADDED = Injection(how="add", block=2, at="every", scale=1.0)
 Figures = dict[str, np.ndarray]
@@ -111,10 +112,10 @@ def hooked(folder: Path) -> Decoder:
     model = plain.model
     cards = device.placement(model)
     assert isinstance(cards, dict)
-    places = {name: PLACES[card] for name, card in cards.items()}
-    dispatch_model(model, places, main_device=PLACES[0], skip_keys=model._skip_keys_device_placement)
+    places: device.DeviceMap = {name: PLACES[int(str(card))] for name, card in cards.items()}
+    dispatch_model(model, places, main_device=PLACES[0], skip_keys="past_key_values")
     assert {each.device for each in model.parameters()} == {*PLACES.values()}
-    model.hf_device_map = cards  # beside other devices, a part on the CPU is taken for one that is offloaded
+    vars(model)["hf_device_map"] = cards  # beside other devices, a part on the CPU is taken for one that is offloaded
     return Decoder(model, plain.tokenizer)
 
 

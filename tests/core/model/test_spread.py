@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import distributed, nn
-from torch.distributed.tensor import distribute_tensor, init_device_mesh
+from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import distribute_tensor
 
 from stages.core.model import device, ranks
 from stages.core.model.decoder import Decoder
@@ -63,7 +65,7 @@ def test_a_model_goes_on_one_card_where_it_fits_and_else_evenly_over_all(monkeyp
     have(monkeypatch, needed, needed, needed)
     found = device.placement(model)
     assert isinstance(found, dict)
-    blocks = [found[f"model.layers.{layer}"] for layer in range(4)]
+    blocks = [str(found[f"model.layers.{layer}"]) for layer in range(4)]
     assert blocks == sorted(blocks) and {*found.values()} == {0, 1, 2}
 
 
@@ -78,10 +80,11 @@ def test_a_stage_starts_no_ranks_for_a_model_that_takes_all_cards(
 
 def test_a_tensor_parallel_model_is_refused_by_name() -> None:
     model = tiny_model("llama")
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     try:
-        head = model.get_output_embeddings()
-        head.weight = nn.Parameter(distribute_tensor(head.weight, init_device_mesh("cpu", (1,))))
+        weight = model.get_parameter("lm_head.weight")
+        whole = nn.Parameter(distribute_tensor(weight, init_device_mesh("cpu", (1,))))
+        model.get_submodule("lm_head").register_parameter("weight", whole)
         with pytest.raises(InputError, match=r"LlamaForCausalLM: found tensors cut in parts \(tp_plan\), wanted whole"):
             Decoder(model)
     finally:
