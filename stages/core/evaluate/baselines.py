@@ -1,4 +1,4 @@
-"""What the projector is held against, on the same gradients: a linear probe (ceiling), the no-training lens (floor)."""
+"""Baselines that read gradients without reports: linear probe (ceiling), untrained lens (floor), nearest gradient."""
 
 from collections.abc import Callable
 
@@ -87,10 +87,9 @@ def extremes(
 def lens(
     decoder: Decoder, gradients: Float[np.ndarray, "sample layer d_model"], lexicon: dict[str, str]
 ) -> pl.DataFrame:
-    """Reads the unembedded update direction with no training: columns domain, moved_to, moved_from.
+    """The entities whose first tokens rise and fall most in the unembedded update direction; no training.
 
-    The entity (of
-    `lexicon`: entity -> domain) whose first token rises most is moved to, the one that falls most is moved from.
+    `lexicon`: domain by entity. Columns of the result: domain, moved_to (rises most), moved_from (falls most).
     """
     entities = list(lexicon)
     first = torch.tensor([decoder.continuation(entity)[0] for entity in entities], device=decoder.device)

@@ -113,7 +113,9 @@ def picked(rows: pl.DataFrame, count: int, seed: int, purpose: str) -> pl.DataFr
 def with_hosts(
     rows: pl.DataFrame, pool: pl.DataFrame, host_domains: Sequence[str] | None, seed: int, false: bool = False
 ) -> pl.DataFrame:
-    """Each row with a host of each of `host_domains` (NO_HOST: none; None: one host of one other domain), by hash.
+    """Each row in front of a host of each of `host_domains`, chosen by hash.
+
+    `host_domains`: NO_HOST among them is no host; None: one host of one other domain.
 
     `false`: the host itself states something false, its own counterfactual target. A host of the gradient's own domain
     is a prompt about another subject.

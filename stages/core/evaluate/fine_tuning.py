@@ -1,4 +1,4 @@
-"""How a real fine-tuning step moves an activation: the static difference that a virtual step is not."""
+"""Fine-tuning on one sample for real: how far it moves that sample's activation."""
 
 from collections.abc import Sequence
 

@@ -21,11 +21,13 @@ SCORES = {
     "answer_accuracy": "answer_right",
     "host_intrusion": "host_intrusion",
 }
+"""The column of REPORTS whose mean each score is."""
 SAID = {
     "domain_accuracy": ("domain", "gradient_domain"),
     "target_accuracy": ("moved_to", "target"),
     "answer_accuracy": ("moved_from", "answer"),
 }
+"""Of each accuracy the column of what is said, and that of what is right."""
 
 
 def scored(cases: pl.DataFrame, reports: Sequence[str]) -> pl.DataFrame:

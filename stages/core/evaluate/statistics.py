@@ -1,4 +1,4 @@
-"""Rates with intervals that a reviewer can trust: bootstrap over entities, exact bounds, and chance by dealing anew."""
+"""Statistics: bootstrap intervals over entities, exact bounds of rates, calibration error, and chance level."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -90,7 +90,7 @@ def bootstrap(clusters: int, rows: int, resamples: int, seed: int) -> Int[np.nda
 
 
 def central(means: Float[np.ndarray, " resample"]) -> tuple[float, float]:
-    """The middle 95 %."""
+    """The 2.5 % and the 97.5 % quantile."""
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
 

@@ -116,7 +116,9 @@ def test_options_are_distinct_start_with_the_target_and_hold_no_answer(rows: pl.
 
 
 def test_an_unrelated_gradient_is_of_another_domain_at_the_norms_of_the_row_s_own(rows: pl.DataFrame):
-    gradients = gathered(rows).gradient * np.exp(np.arange(len(rows)))[:, None, None].astype(np.float32)
+    gradients = gathered(rows).gradient[np.arange(len(rows))] * np.exp(np.arange(len(rows)))[:, None, None].astype(
+        np.float32
+    )
     found = unrelated(rows, gradients, 0)
     np.testing.assert_allclose(*(np.linalg.norm(each, axis=-1) for each in (found, gradients)), rtol=1e-4)
     near = np.einsum(
