@@ -12,10 +12,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from ..core.run.errors import InputError
-from ..core.run.files import read_json, replacing, write_json
+from ..core.run.files import read_json, read_yaml, replacing, write_json
 from ..core.run.stage import errors_in_one_line, parse
 
 RESULTS = Path("docs/results")
@@ -42,7 +40,8 @@ def record() -> list[Path]:
     lock = Path("dvc.lock")
     if not lock.is_file():
         raise InputError(f"{lock}: no such file: nothing has been run yet; run dvc repro")
-    stages: dict[str, Any] = YAML(typ="safe").load(lock.read_text(encoding="utf-8"))["stages"]
+    stages: dict[str, Any] = read_yaml(lock)["stages"]
+    shutil.rmtree(LABELS[1], ignore_errors=True)  # of domains that may be gone
     written = []
     for entry in stages.values():
         for out in entry.get("outs", []):
@@ -51,19 +50,11 @@ def record() -> list[Path]:
                 with replacing(copy) as partial:
                     shutil.copyfile(out["path"], partial)
                 written.append(copy)
-    forget_others(written)
     path = RESULTS / "costs.json"
     costs = read_json(path) if path.is_file() else {}
     costs |= {file.stem: read_json(file) for file in COSTS.glob("*.json")}
     write_json(path, {name: cost for name, cost in costs.items() if name in stages})
     return [*written, path]
-
-
-def forget_others(written: list[Path]) -> None:
-    """Removes the copies of domains that are gone."""
-    for path in LABELS[1].glob("*.json"):
-        if path not in written:
-            path.unlink()
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from pydantic import BaseModel, field_validator
 
+from stages.core.run import stage
 from stages.core.run.errors import InputError
 from stages.core.run.files import read_json
 from stages.core.run.stage import COSTS, LOGS, run
@@ -108,3 +109,10 @@ def test_what_a_run_took_is_kept_under_a_short_name(name: str, monkeypatch: pyte
     monkeypatch.setattr(sys, "argv", [f"/somewhere/stages/{name.partition('@')[0]}.py", *ARGUMENTS[name]])
     run(lambda: None)
     assert read_json(COSTS / f"{name}.json")["seconds"] >= 0
+
+
+def test_what_users_can_put_right_is_raised_as_such_everywhere():
+    """A bare ValueError is for what no user can cause: statistics of too few entities, which are asked for nowhere."""
+    root = Path(stage.__file__).parents[2]
+    bare = {path.name for path in root.rglob("*.py") if "raise ValueError(" in path.read_text(encoding="utf-8")}
+    assert bare <= {"statistics.py"}, "raise InputError (stages/core/run/errors.py)"
