@@ -48,7 +48,7 @@ class Sections(Section):
 
 def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) -> Curriculum:
     """The curriculum of a split for a reader's seed."""
-    rows = taught(data.rows, split)
+    rows = taught(data.rows.drop("prompt"), split)
     if rows.is_empty():
         raise InputError(
             f"data/labels: no usable label in split {split!r}; look at the teacher's agreement (dvc metrics show)"
@@ -69,7 +69,7 @@ def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Proje
 
     The median is that of all norms, which take 4 bytes a gradient and layer.
     """
-    rows = data.rows.filter(pl.col("split") == "train")["row"].to_numpy()
+    rows = data.rows.select("row", "split").filter(pl.col("split") == "train")["row"].to_numpy()
     norms = torch.cat([torch.from_numpy(block).norm(dim=-1) for block in blocks(data.gradient, rows)])
     reference = norms.median(0).values
     return new_card(

@@ -15,7 +15,7 @@ from jaxtyping import Float, Integer
 from ..run.errors import InputError
 from ..run.files import read_json
 from .gradient_store import Store, open_store
-from .tables import LABELS, PROMPTS, VIRTUAL_STEP, read_table
+from .tables import LABELS, PROMPTS, VIRTUAL_STEP, Schema, read_table
 
 BLOCK_ROWS = 512
 """Rows read together where all are gone through, whatever the size of the stores' shards: the sums stay the same."""
@@ -82,8 +82,10 @@ def gather(domains: Sequence[str], layers: Sequence[int], columns: Sequence[str]
     """
     tables, stores = [], []
     for domain in domains:
-        prompts = read_table(Path("data/prompts") / f"{domain}.parquet", PROMPTS)
-        labels = read_table(Path("data/labels") / f"{domain}.parquet", LABELS)
+        prompts, labels = (
+            read_table(Path("data") / kind / f"{domain}.parquet", kept(schema, columns, start))
+            for kind, schema, start in (("prompts", PROMPTS, ""), ("labels", LABELS, "label_"))
+        )
         path = Path("data/gradients") / f"{domain}.zarr"
         stores.append(open_store(path, prompts["prompt_id"].to_list()))
         check_attributes(stores[-1], stores[0])
@@ -100,7 +102,7 @@ def gather(domains: Sequence[str], layers: Sequence[int], columns: Sequence[str]
 
 def labelled(prompts: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:
     """The prompts with the columns of `labels` (LABELS) as label_*, in place of any before; null: no label."""
-    named = {name: f"label_{name}" for name in LABELS if name != "prompt_id"}
+    named = {name: f"label_{name}" for name in labels.columns if name != "prompt_id"}
     without = prompts.drop(named.values(), strict=False)
     return without.join(labels.rename(named), on="prompt_id", how="left", maintain_order="left")
 
@@ -109,6 +111,12 @@ def continuations(domains: Sequence[str]) -> pl.DataFrame:
     """Columns prompt_id and continuation_before: what the model itself says after each prompt of these domains."""
     steps = [read_table(Path("data/virtual_step") / f"{domain}.parquet", VIRTUAL_STEP) for domain in domains]
     return pl.concat(steps).select("prompt_id", "continuation_before").unique("prompt_id", maintain_order=True)
+
+
+def kept(schema: Schema, columns: Sequence[str] | None, start: str) -> Schema:
+    """The columns of a table that are read: prompt_id, and those whose name, after `start`, is among `columns`."""
+    names = schema if columns is None else ["prompt_id", *(name for name in schema if f"{start}{name}" in columns)]
+    return {name: schema[name] for name in names}
 
 
 def check_attributes(store: Store, first: Store) -> None:
@@ -172,19 +180,17 @@ def taught(rows: pl.DataFrame, split: str) -> pl.DataFrame:
 
     Neither is a held-out target in the label, which may be wrong, as the entity moved to.
     """
-    chosen = rows.filter((pl.col("split") == split) & (pl.col("held_out") == "none") & usable())
-    return chosen.filter(~pl.col("label_moved_to").is_in(list(held_out_targets(rows))))
+    seen = ~pl.col("label_moved_to").is_in(list(held_out_targets(rows)))
+    return rows.filter((pl.col("split") == split) & (pl.col("held_out") == "none") & usable() & seen)
 
 
 def held_out_targets(rows: pl.DataFrame) -> set[str]:
     """The entities that are held out as targets: no training report may name one as moved to."""
-    return set(rows.filter(pl.col("held_out") == "target")["target"])
+    return set(rows.lazy().filter(pl.col("held_out") == "target").select("target").unique().collect()["target"])
 
 
-def hosts(rows: pl.DataFrame, split: str) -> dict[str, list[str]]:
+def hosts(rows: pl.DataFrame, split: str) -> dict[str, pl.Series]:
     """The distinct prompts of a split with nothing held out, by domain."""
-    found = rows.filter((pl.col("split") == split) & (pl.col("held_out") == "none"))
-    return {
-        str(name): part["prompt"].unique(maintain_order=True).to_list()
-        for (name,), part in found.group_by("domain", maintain_order=True)
-    }
+    seen = rows.lazy().filter((pl.col("split") == split) & (pl.col("held_out") == "none"))
+    found = seen.select("domain", "prompt").unique(maintain_order=True).collect()
+    return {str(name): part["prompt"] for (name,), part in found.group_by("domain", maintain_order=True)}

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int, Integer
 from ..run.seeds import keyed_rng
 from .gathering import BLOCK_ROWS, Vectors
 
-HELD_BLOCKS = 32
-"""Blocks in memory at a time: 16 384 rows."""
+HELD_BLOCKS = 24
+"""Blocks in memory at a time: 12 288 rows."""
 Window = tuple[Int[np.ndarray, " block"], Int[np.ndarray, " _"]]
 
 
@@ -25,10 +25,14 @@ class Shuffled:
         """`rows`: row numbers of the vectors; everything else here counts from 0 to len(rows)."""
         self.rows, self.kinds, self.seed = rows, kinds, seed
         self.blocks = -(-len(rows) // BLOCK_ROWS)
+        self.epoch: tuple[tuple[str, int], list[Window]] | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Gives the memory back; what is drawn next is read anew."""
         self.slot = np.full(self.blocks, -1)
         held = min(self.blocks, HELD_BLOCKS) * BLOCK_ROWS
-        self.held = [np.empty((held, *vectors.shape[1:]), np.float32) for vectors in kinds]
-        self.epoch: tuple[tuple[str, int], list[Window]] | None = None
+        self.held = [np.empty((held, *vectors.shape[1:]), np.float32) for vectors in self.kinds]
 
     def batch(self, name: str, step: int, size: int) -> Iterator[tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"]]]:
         """Batch `step` of the order `name`, in parts: the rows, and the rows that are in memory with them.

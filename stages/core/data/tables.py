@@ -63,7 +63,7 @@ def write_table(path: Path, table: pl.DataFrame, schema: Schema) -> None:
 
 
 def read_table(path: Path, schema: Schema) -> pl.DataFrame:
-    """The table at `path`, checked against its schema.
+    """The schema's columns of the table at `path`, checked.
 
     Raises:
         InputError: the file is missing or unreadable, a column is missing or of another type, a float is NaN.
@@ -71,7 +71,7 @@ def read_table(path: Path, schema: Schema) -> pl.DataFrame:
     if not path.is_file():
         raise InputError(f"{path}: no such file; run the stage that writes it (dvc repro)")
     try:
-        table = pl.read_parquet(path)
+        table = pl.read_parquet(path, columns=[name for name in pl.read_parquet_schema(path) if name in schema])
     except pl.exceptions.PolarsError as error:
         raise InputError(f"{path}: not a readable Parquet file ({error}); delete it and run dvc repro") from error
     for name, kind in schema.items():

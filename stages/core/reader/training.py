@@ -12,7 +12,7 @@ the rows without report loss a sham stands in place of the gradient, and both en
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class Curriculum:
         gradients: Vectors,
         activations: Vectors,
         lessons: pl.DataFrame,
-        hosts: dict[str, list[str]],
+        hosts: Mapping[str, Sequence[str] | pl.Series],
         reference: Sequence[float],
         settings: Projector,
         seed: int,
@@ -127,7 +127,7 @@ class Curriculum:
         if not others:
             return None
         pool = self.hosts[others[rng.integers(len(others))]]
-        return pool[rng.integers(len(pool))]
+        return pool[int(rng.integers(len(pool)))]
 
 
 class Spelling:
@@ -200,6 +200,7 @@ def train(
     state = Resumable(checkpoint, reader.trained, [optimizer], [schedule])
     curve = state.load()
     held = validation.draw("validation", 0, settings.validation_batch, settings.validation_batch)
+    validation.shuffled.forget()
     advance(state.step)
     reader.trained.train()
     for step in range(state.step, settings.steps):
