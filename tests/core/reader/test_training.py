@@ -173,7 +173,7 @@ def test_a_killed_training_ends_in_the_same_weights(
     curve = train(whole, teaching, teaching, wanted, tmp_path / "a", QUIET)
     with pytest.raises(KeyboardInterrupt):
         train(killed, teaching, teaching, wanted, tmp_path / "b", die)
-    assert (tmp_path / "b").is_dir()
+    assert (tmp_path / "b").is_file()
     assert train(resumed, teaching, teaching, wanted, tmp_path / "b", QUIET) == curve
     for name, value in whole.projector.state_dict().items():
         assert torch.equal(value, resumed.projector.state_dict()[name]), name
