@@ -213,7 +213,7 @@ def test_bad_input_is_named_and_the_page_before_is_left(case: str) -> None:
 def test_a_grid_cell_that_stands_twice_is_named() -> None:
     lines = GRID.read_text().splitlines()
     GRID.write_text("\n".join([*lines, lines[1]]) + "\n")
-    with pytest.raises(ValueError, match=f"{GRID}: .* x .*: stands twice"):
+    with pytest.raises(ValueError, match=f"{GRID}: .*, .*: stands twice"):
         report.main()
 
 

@@ -55,12 +55,11 @@ def chosen(table: pl.DataFrame, examples: int) -> list[dict[str, Any]]:
 
     Settings stand as `settings_of` says; in each, the outcomes take turns, so that right and wrong ones stand together.
     """
-    turns = table.with_columns(turn=pl.int_range(pl.len()).over("setting", "outcome")).filter(pl.col("turn") < examples)
     place = {setting: index for index, setting in enumerate(settings_of(table))}
-    ranks = {outcome: index for index, outcome in enumerate(OUTCOMES)}
-    rows = turns.drop("turn").to_dicts()
-    keys = [(place[row["setting"]], turn, ranks[row["outcome"]]) for row, turn in zip(rows, turns["turn"], strict=True)]
-    return [row for _, row in sorted(zip(keys, rows, strict=True), key=lambda pair: pair[0])]
+    rank = {outcome: index for index, outcome in enumerate(OUTCOMES)}
+    turns = table.with_columns(turn=pl.int_range(pl.len()).over("setting", "outcome")).filter(pl.col("turn") < examples)
+    order = pl.col("setting").replace_strict(place), pl.col("turn"), pl.col("outcome").replace_strict(rank)
+    return turns.sort(*order).drop("turn").to_dicts()
 
 
 def settings_of(table: pl.DataFrame) -> list[str]:
@@ -70,9 +69,6 @@ def settings_of(table: pl.DataFrame) -> list[str]:
 
 def counts(table: pl.DataFrame) -> dict[str, dict[str, int]]:
     """How many reports of each setting had each outcome; settings and outcomes in the order they are shown in."""
-    sizes = {
-        (setting, outcome): size for setting, outcome, size in table.group_by("setting", "outcome").len().iter_rows()
-    }
-    return {
-        setting: {outcome: sizes.get((setting, outcome), 0) for outcome in OUTCOMES} for setting in settings_of(table)
-    }
+    rows = table.group_by("setting", "outcome").len().iter_rows()
+    sizes = {(setting, outcome): size for setting, outcome, size in rows}
+    return {setting: {one: sizes.get((setting, one), 0) for one in OUTCOMES} for setting in settings_of(table)}

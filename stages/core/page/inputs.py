@@ -15,6 +15,7 @@ from ..run.errors import InputError
 from ..run.files import read_json
 from ..run.params import PARAMS, Section, read_sections
 from .metrics import MEASURES
+from .prose import entries
 from .section import Report
 from .sweep import NUMBERS, Sweep, read_sweep
 from .tables import read_csv
@@ -24,32 +25,8 @@ REPORTS_TABLE = Path("data/evaluation/reports.parquet")
 GRID = Path("data/evaluation/grid.csv")
 PROJECTOR_CURVE = Path("data/projector/curve.csv")
 MODEL_CURVE = Path("data/model/curve.csv")
-ALWAYS = {
-    "decoupling": MEASURES,
-    "detection": (
-        "rate",
-        "false_alarms",
-        "false_alarms_high",
-        "sham_reports",
-        "shams",
-        "shams_reported",
-        "calibration_error",
-    ),
-    "strength": ("accuracy",),
-    "options": ("accuracy", "margin"),
-    "circularity": ("gradients",),
-    "steering": ("rows",),
-    "seeds": (),
-}
-"""Groups of metrics.json that the evaluation always writes, and the numbers that the page needs of each."""
-FRACTIONS = (
-    *("rate", "accuracy", "calibration_error", "false_alarms_high", "says_correction", "says_label"),
-    *("no_pressure", "malformed", "vague"),
-)
 MODEL = Path("data/model/model.json")
 CARD = Path("data/projector/projector.json")
-
-
 UNSHOWN = ("api",)
 """Sections of params.yaml that decide nothing of what the page tells: a budget that is raised leaves it as it is."""
 
@@ -125,15 +102,15 @@ def read_object(path: Path, *keys: str) -> dict[str, Any]:
 
 
 def read_metrics() -> dict[str, Any]:
-    """metrics.json: groups of estimates and numbers, checked, with the groups in ALWAYS at the least.
+    """metrics.json: groups of estimates and numbers, checked, with what metrics.yaml needs at the least.
 
     Raises:
         InputError: a group or number is missing or not finite, or a share, an end of its interval or its chance is no
             fraction; names the key.
     """
-    found = read_object(METRICS, *ALWAYS)
-    again = "rerun the stage evaluation"
-    for key in ALWAYS:
+    again, needs = "rerun the stage evaluation", entries("metrics.yaml")
+    found = read_object(METRICS, *needs["needed"])
+    for key in needs["needed"]:
         if not isinstance(found[key], dict):
             raise InputError(f"{METRICS}: {key}: found {found[key]!r}, wanted a group of numbers; {again}")
     try:
@@ -141,13 +118,13 @@ def read_metrics() -> dict[str, Any]:
     except InputError as error:
         raise InputError(f"{METRICS}: {error}; {again}") from error
     of_seeds = [f"{group}_{name}" for group, name in NUMBERS.values() if group in found]
-    wanted = [f"{key}.{name}" for key, names in ALWAYS.items() for name in names]
+    wanted = [f"{key}.{name}" for key, names in needs["needed"].items() for name in names]
     for key in [*wanted, *(f"seeds.{seed}.{name}" for seed in found["seeds"] for name in of_seeds)]:
         if key not in numbers:
             raise InputError(f"{METRICS}: {key}: missing: wanted a number; {again}")
     for key, one in numbers.items():
         name = key.removesuffix(".spoken").rpartition(".")[2]
-        if name.startswith((*MEASURES, *FRACTIONS)) or name.endswith(MEASURES):
+        if name.startswith((*MEASURES, *needs["fractions"])) or name.endswith(MEASURES):
             for part in ("value", "low", "high", "chance"):
                 number = getattr(one, part)
                 if number is not None and not 0 <= number <= 1:
@@ -172,26 +149,17 @@ def read_reports() -> pl.DataFrame:
 
 def read_grid() -> pl.DataFrame:
     """grid.csv: one row a cell, fractions from 0 to 1."""
-    table = read_csv(GRID, "gradient_domain", "host_domain", numbers=("reports", *MEASURES))
-    table = table.cast(dict.fromkeys(MEASURES, pl.Float64))
-    twice = table.filter(table.select("gradient_domain", "host_domain").is_duplicated())
-    if len(twice):
-        pair = " x ".join(twice.select("gradient_domain", "host_domain").row(0))
-        raise InputError(f"{GRID}: {pair}: stands twice, wanted one row a cell; rerun the stage evaluation")
-    for name in MEASURES:
-        outside = table.filter(~pl.col(name).is_between(0, 1))
-        if len(outside):
-            raise InputError(f"{GRID}: column {name}: found {outside[name][0]}, wanted a fraction from 0 to 1")
-    return table
+    cell = ("gradient_domain", "host_domain")
+    return read_csv(GRID, cell, numbers=["reports"], fractions=MEASURES, once=[cell])
 
 
 def read_curve(path: Path, *losses: str) -> pl.DataFrame:
     """A training curve, in order of steps; a loss may be empty at steps where it was not measured."""
-    table = read_csv(path, numbers=("step", *losses)).sort("step").cast(dict.fromkeys(losses, pl.Float64))
+    table = read_csv(path, numbers=["step", *losses]).sort("step")
     for name in losses:
         if table[name].null_count() == len(table):
             raise InputError(f"{path}: column {name}: all empty, wanted losses in nats; rerun the stage that writes it")
-    return table
+    return table.cast(dict.fromkeys(losses, pl.Float64))
 
 
 def first_seed(curve: pl.DataFrame) -> pl.DataFrame:

@@ -23,11 +23,7 @@ from .tables import read_csv
 
 FOLDER = Path("data/sweep")
 PROJECTOR, LEAVE_ONE_OUT, OTHER_TEACHER = "projector", "leave_one_out", "other_teacher"
-MADE_BY = {
-    PROJECTOR: "make sweep",
-    LEAVE_ONE_OUT: "make leave-one-out",
-    OTHER_TEACHER: "make other-teacher",
-}
+MADE_BY = {PROJECTOR: "make sweep", LEAVE_ONE_OUT: "make leave-one-out", OTHER_TEACHER: "make other-teacher"}
 """The command that makes a table; one of another name is made by the sweep's tool, with the options of its maker."""
 # Column of the table -> group and number of metrics.json; each with the ends of its interval, <column>_low and _high.
 NUMBERS = {
@@ -129,23 +125,15 @@ def read_sweep(name: str, params: dict[str, Any]) -> Sweep:
         raise InputError(
             f"{path}: no such file, but params.yaml: report.sweeps names it; run {command}, or take the name out"
         )
+    again, left_out, other_teacher = f"run {command} again", name == LEAVE_ONE_OUT, name == OTHER_TEACHER
     columns = [f"{column}{end}" for column in NUMBERS for end in ENDS]
-    table = read_csv(path, *TEXTS, numbers=tuple(columns))
-    again = f"run {command} again"
+    once = [["group", "name"], *([] if other_teacher else [["changes"]])]
+    table = read_csv(path, TEXTS, fractions=columns, once=once, again=again)
     if table.is_empty():
         raise InputError(f"{path}: (whole file): no rows, wanted one an experiment; {again}")
-    left_out, other_teacher = name == LEAVE_ONE_OUT, name == OTHER_TEACHER
-    for key in (["group", "name"], *([] if other_teacher else [["changes"]])):
-        twice = table.filter(table.select(key).is_duplicated())
-        if len(twice):
-            raise InputError(f"{path}: {twice[0, 'group']}, {twice[0, 'name']}: stands twice; {again}")
     for column in ("settings", "seeds"):
         if table[column].n_unique() > 1:
             raise InputError(f"{path}: column {column}: found {table[column].n_unique()} values, wanted one; {again}")
-    for column in columns:
-        outside = table.filter(~pl.col(column).is_between(0, 1))
-        if len(outside):
-            raise InputError(f"{path}: column {column}: found {outside[column][0]}, wanted a fraction from 0 to 1")
     changes = [parsed(path, text, again) for text in table["changes"]]
     keys = list(changes[0])
     if different := [one for one in changes if set(one) != set(keys)]:
@@ -161,8 +149,7 @@ def read_sweep(name: str, params: dict[str, Any]) -> Sweep:
         }
         current = swept and all(params["projector"].get(key, ...) == value for key, value in changed.items())
         label = row["name"].replace("_", " ") + ", as on this page" * current
-        point = Point(label, Group(row["name"], numbers))
-        groups.setdefault(row["group"], []).append(point)
+        groups.setdefault(row["group"], []).append(Point(label, Group(row["name"], numbers)))
     return Sweep(
         path,
         command,

@@ -1,5 +1,6 @@
-"""CSV tables that the page is made from."""
+"""CSV tables that the page is made from, read and checked."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -7,20 +8,45 @@ import polars as pl
 from ..run.errors import InputError
 
 
-def read_csv(path: Path, *texts: str, numbers: tuple[str, ...]) -> pl.DataFrame:
-    """A CSV table with these columns, texts and finite numbers (which may be empty)."""
+def read_csv(
+    path: Path,
+    texts: Sequence[str] = (),
+    numbers: Sequence[str] = (),
+    fractions: Sequence[str] = (),
+    once: Iterable[Sequence[str]] = (),
+    again: str = "rerun the stage that writes it",
+) -> pl.DataFrame:
+    """A CSV table with these columns: texts, finite numbers and fractions from 0 to 1; both may have empty cells.
+
+    Args:
+        once: columns whose values together stand in one row only; the first of them name a row in complaints.
+        again: what to do about a table that is wrong.
+
+    Raises:
+        InputError: the file is missing or unreadable, a column is missing or not of its kind, or a row stands twice.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file; run the stage that writes it (dvc repro)")
     try:
         table = pl.read_csv(path, schema_overrides=dict.fromkeys(texts, pl.String))
     except pl.exceptions.PolarsError as error:
         raise InputError(f"{path}: not a readable CSV file ({error}); delete it and run dvc repro") from error
-    for name in (*texts, *numbers):
+    for name in (*texts, *numbers, *fractions):
         if name not in table.columns:
-            raise InputError(f"{path}: column {name}: missing: wanted this column; rerun the stage that writes it")
-    empty = [name for name in numbers if table[name].null_count() == len(table)]
-    table = table.cast(dict.fromkeys(empty, pl.Float64))  # a column of nothing has no type of its own
-    for name in numbers:
-        if not table[name].dtype.is_numeric() or not table[name].drop_nulls().is_finite().all():
-            raise InputError(f"{path}: column {name}: wanted finite numbers; rerun the stage that writes it")
+            raise InputError(f"{path}: column {name}: missing: wanted this column; {again}")
+    for name in (*numbers, *fractions):
+        column = table[name].drop_nulls()
+        if len(column) and not (column.dtype.is_numeric() and column.is_finite().all()):
+            raise InputError(f"{path}: column {name}: wanted finite numbers; {again}")
+    table = table.cast(dict.fromkeys(fractions, pl.Float64))
+    for name in fractions:
+        outside = table.filter(~pl.col(name).is_between(0, 1))
+        if len(outside):
+            raise InputError(f"{path}: column {name}: found {outside[name][0]}, wanted a fraction from 0 to 1; {again}")
+    names: Sequence[str] = ()
+    for key in once:
+        names = names or key
+        twice = table.filter(table.select(key).is_duplicated())
+        if len(twice):
+            raise InputError(f"{path}: {', '.join(twice.select(names).row(0))}: stands twice; {again}")
     return table
