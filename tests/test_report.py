@@ -102,7 +102,7 @@ def whole(path: Path, content: str) -> Callable[[], None]:
 
 BAD = {
     "params gone": (gone(PARAMS), "params.yaml: no such file"),
-    "params broken": (whole(PARAMS, "a: [1"), "params.yaml: not YAML"),
+    "params broken": (whole(PARAMS, "a: [1"), "params.yaml: not readable as YAML"),
     "params no mapping": (whole(PARAMS, "- 1"), "params.yaml: (whole file): found list"),
     "section gone": (text(PARAMS, "report:", "repot:"), "params.yaml: report: missing"),
     "key misspelt": (text(PARAMS, "examples:", "exampels:"), "params.yaml: report.examples: missing"),

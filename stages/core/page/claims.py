@@ -5,7 +5,7 @@ compares the numbers and evaluates the rules; the functions here are the names t
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
@@ -60,15 +60,6 @@ class Claim(Verdict):
 
 
 @dataclass(frozen=True)
-class Null:
-    """The controls that have to be at chance, by name: too `few` entities, `fine`, or `above` chance and in what."""
-
-    few: list[str] = field(default_factory=list)
-    fine: list[str] = field(default_factory=list)
-    above: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
 class Read:
     """What a reference reads of the gradients of the group `place`; `scores`: those with a paired difference."""
 
@@ -80,7 +71,7 @@ class Read:
 def verdict(group: Group, real: Group) -> Verdict:
     """Whether the group came out as its condition needs it. `real`: the reports on the real gradients."""
     rule = "few" if group.few else condition_of(group.key).expected
-    entry = entries_of("verdicts.yaml").get(rule)
+    entry = entries("verdicts.yaml").get(rule)
     if entry is None:
         return Verdict(None, "")
     scores = [compare(group, real, name) for name in entry.get("scores", ACCURACIES) if name in group]
@@ -91,17 +82,15 @@ def verdict(group: Group, real: Group) -> Verdict:
         return Verdict(None, "")
     above = [one for one in scores if one.own.standing == "above"]
     found = {"above": above, "null": [one for one in scores if one not in above]}
-    found |= {name: [one for one in scores if one.way == of] for name, of in WAYS.items()}
+    for name, where in (("lower", "lower"), ("higher", "higher"), ("same", "null")):
+        found[name] = [one for one in scores if one.way == where]
     return Verdict(*said("verdicts.yaml", rule, group=group, real=real, scores=scores, **found))
-
-
-WAYS = {"lower": "lower", "higher": "higher", "same": "null"}
 
 
 def claims(groups: Groups) -> list[Claim]:
     """The claims of claims.yaml whose numbers there are, in its order."""
     found = []
-    for key, entry in entries_of("claims.yaml").items():
+    for key, entry in entries("claims.yaml").items():
         if has(groups, entry["needs"]):
             group = groups[entry["needs"] if entry["needs"] in groups else entry["needs"].rpartition(".")[0]]
             holds, text = said("claims.yaml", key, groups=groups, group=group, claim=entry)
@@ -118,20 +107,14 @@ def findings(groups: Groups, subject: str, lora: bool) -> dict[str, str]:
         lora: whether there is LoRA on the verbaliser.
     """
     names = {"groups": groups, "subject": subject, "lora": lora}
-    texts = {key: said("findings.yaml", key, **names)[1] for key in entries_of("findings.yaml")}
-    return {key: text or entries_of("findings.yaml")[key]["otherwise"] for key, text in texts.items()}
-
-
-@cache
-def entries_of(file: str) -> dict[str, dict[str, Any]]:
-    """The entries of a YAML file of rules and words."""
-    return entries(file)
+    texts = {key: said("findings.yaml", key, **names)[1] for key in entries("findings.yaml")}
+    return {key: text or entries("findings.yaml")[key]["otherwise"] for key, text in texts.items()}
 
 
 @cache
 def parts(file: str, key: str) -> tuple[Any, Any]:
     """The rule of an entry as an expression, and its words as a template."""
-    made, entry = environment(html=False), entries_of(file)[key]
+    made, entry = environment(html=False), entries(file)[key]
     made.filters |= {"named": named}
     made.globals |= {"words": made.get_template("words.j2", globals={"silenced": silenced}).module}
     made.globals |= {one.__name__: one for one in (above, below, beats, beyond_silence)}
@@ -155,23 +138,20 @@ def compare(group: Group, real: Group, name: str) -> Score:
         where = "unknown"
     else:
         where = "lower" if below(own, there) else "higher" if below(there, own) else "null"
-    return Score(group.key, name, own, there, gap, where, rests(group, real, name))
+    silent = there is not None and silenced(group, real) and "reports_spoken" in group
+    return Score(group.key, name, own, there, gap, where, rests(own, there, gap) if silent else "no")
 
 
-def rests(group: Group, real: Group, name: str) -> Rests:
+def rests(own: Estimate, real: Estimate, gap: Estimate | None) -> Rests:
     """Whether a score is lower than the real gradient's only because reports are silent; "unknown": too few speak.
 
     It is, where the reports that speak are not clearly below the real ones that do, or by less than KEPT of the
     difference of all.
     """
-    if not silenced(group, real) or "reports_spoken" not in group or name not in real:
-        return "no"
-    here, there = group[name].spoken, real[name].spoken
-    if here is None or here.low is None or there is None:
+    if own.spoken is None or own.spoken.low is None or real.spoken is None:
         return "unknown"
-    gap = difference(group, name)
-    whole = real[name].value - group[name].value if gap is None else gap.value
-    return "no" if below(here, there) and there.value - here.value >= KEPT * whole else "yes"
+    whole, left = real.value - own.value if gap is None else gap.value, real.spoken.value - own.spoken.value
+    return "no" if below(own.spoken, real.spoken) and left >= KEPT * whole else "yes"
 
 
 def silenced(group: Group, real: Group) -> bool:
@@ -227,9 +207,12 @@ def lower_targets(groups: Groups) -> list[Score]:
     return [one for one in scores if one.way == "lower"]
 
 
-def at_chance(groups: Groups) -> Null:
-    """Which of the controls that have to be at chance are; where chance is not known, at zero."""
-    found = Null()
+def at_chance(groups: Groups) -> dict[str, list[str]]:
+    """The controls that have to be at chance (at zero, where chance is not known), by name.
+
+    "few": of too few entities to tell; "fine": at chance; "above": above chance, and in what.
+    """
+    found: dict[str, list[str]] = {"few": [], "fine": [], "above": []}
     for group in groups.values():
         if condition_of(group.key).expected != "chance":
             continue
@@ -240,9 +223,9 @@ def at_chance(groups: Groups) -> Null:
             if above(one) or (above(one) is None and (one.value if one.low is None else one.low) > 0)
         ]
         if group.few:
-            found.few.append(named(group.key))
+            found["few"].append(named(group.key))
         elif leaks:
-            found.above.append(f"{named(group.key)} in {listed(leaks)}")
+            found["above"].append(f"{named(group.key)} in {listed(leaks)}")
         else:
-            found.fine.append(named(group.key))
+            found["fine"].append(named(group.key))
     return found

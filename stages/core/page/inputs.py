@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from ..data.tables import read_table
 from ..evaluate.estimate import flat, from_json
 from ..evaluate.table import REPORTS
 from ..run.errors import InputError
-from ..run.files import read_json
+from ..run.files import read_json, read_yaml
 from ..run.params import PARAMS, Section, read_sections
 from .metrics import MEASURES
 from .prose import entries
@@ -79,15 +77,7 @@ def read_inputs() -> Inputs:
 
 def read_params() -> dict[str, Any]:
     """All sections of params.yaml but UNSHOWN: the page shows them as they stand."""
-    if not PARAMS.is_file():
-        raise InputError(f"{PARAMS}: no such file; run this in the repository's root")
-    try:
-        params = YAML(typ="safe", pure=True).load(PARAMS.read_text(encoding="utf-8"))
-    except YAMLError as error:
-        raise InputError(f"{PARAMS}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(params, dict):
-        raise InputError(f"{PARAMS}: (whole file): found {type(params).__name__}, wanted sections")
-    return {name: section for name, section in params.items() if name not in UNSHOWN}
+    return {name: section for name, section in read_yaml(PARAMS).items() if name not in UNSHOWN}
 
 
 def read_object(path: Path, *keys: str) -> dict[str, Any]:

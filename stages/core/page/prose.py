@@ -3,13 +3,14 @@
 import math
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup, escape
-from ruamel.yaml import YAML
 
+from ..run.files import read_yaml
 from . import metrics
 
 HERE = Path(__file__).parent
@@ -20,9 +21,10 @@ FILTERS: tuple[Callable[..., Any], ...] = (
 )
 
 
+@cache
 def entries(name: str) -> dict[str, Any]:
     """The entries of a YAML file beside this module."""
-    return YAML(typ="safe", pure=True).load(HERE.joinpath(name).read_text(encoding="utf-8"))
+    return read_yaml(HERE / name)
 
 
 def environment(html: bool) -> jinja2.Environment:

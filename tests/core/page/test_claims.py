@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from stages.core.page.claims import Claim, claims, entries_of
+from stages.core.page.claims import Claim, claims
 from stages.core.page.metrics import groups_of
+from stages.core.page.prose import entries
 from tests.core.page.small import BADLY_SET, BESIDE, groups, numbers, one, with_differences
 
 NATURAL = BESIDE["strength"]["natural"]
@@ -33,7 +34,7 @@ def made(key: str, **changed: Any) -> list[Claim]:
 
 def test_every_claim_says_its_numbers_in_short_sentences_and_what_would_falsify_it() -> None:
     found = claims(groups(**METRICS))
-    assert [one.label for one in found] == [entry["label"] for entry in entries_of("claims.yaml").values()]
+    assert [one.label for one in found] == [entry["label"] for entry in entries("claims.yaml").values()]
     assert all(one.text.endswith(".") and one.falsified for one in found)
     sentences = [sentence for one in found for sentence in one.text.split(". ")]
     assert [sentence for sentence in sentences if len(sentence.split()) > 50] == []

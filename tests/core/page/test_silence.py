@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from stages.core.page.claims import rests, verdict
+from stages.core.page.claims import compare, verdict
 from tests.core.page.small import groups, numbers, with_differences
 
 REAL = numbers(0.99, chance=0.1, spoken=0.99, no_pressure=0.0)
@@ -64,4 +64,4 @@ def test_a_difference_rests_on_silence_where_most_of_it_goes_among_reports_that_
     group: dict[str, Any], how: str
 ) -> None:
     found = groups(decoupling=REAL, controls={"fine_tuned": group})
-    assert rests(found["controls.fine_tuned"], found["decoupling"], "target_accuracy") == how
+    assert compare(found["controls.fine_tuned"], found["decoupling"], "target_accuracy").rests == how
