@@ -21,7 +21,7 @@ from types import ModuleType
 from .core.api.section import Api
 from .core.data.facts import read_domain
 from .core.data.tables import LABELS, PROMPTS, VIRTUAL_STEP, read_table, write_table
-from .core.labels.agreement import known, teachers
+from .core.labels.agreement import agreement_of_teachers, agreement_with_corrections
 from .core.labels.labeller import QUARANTINE, SHIFT, Job, Outcome
 from .core.labels.section import Labels
 from .core.run.errors import InputError
@@ -78,10 +78,10 @@ def write(domain: str, outcome: Outcome) -> None:
 def measure(domain: str, outcome: Outcome) -> None:
     """Adds agreement to the metrics. Only here, after the labels stand, are the known corrections read."""
     prompts = read_table(CORRECTIONS / f"{domain}.parquet", PROMPTS)
-    outcome.metrics["teacher"] = known(outcome.labels, prompts)
+    outcome.metrics["teacher"] = agreement_with_corrections(outcome.labels, prompts)
     if len(outcome.second):
-        outcome.metrics["second"] = known(outcome.second, prompts)
-        outcome.metrics["agreement"] = teachers(outcome.labels, outcome.second)
+        outcome.metrics["second"] = agreement_with_corrections(outcome.second, prompts)
+        outcome.metrics["agreement"] = agreement_of_teachers(outcome.labels, outcome.second)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -97,6 +97,7 @@ def _weights(shifts: list[float]) -> list[float]:
 
 
 def _sum(scores: Iterable[dict[str, float]]) -> dict[str, float]:
+    """Scores added up by entity."""
     total: dict[str, float] = {}
     for part in scores:
         for entity, score in part.items():

@@ -25,7 +25,7 @@ from ..core.evaluate.estimate import to_json
 from ..core.evaluate.metrics import correction_or_label
 from ..core.evaluate.scores import summary
 from ..core.evaluate.section import Evaluation
-from ..core.labels.agreement import known
+from ..core.labels.agreement import agreement_with_corrections
 from ..core.labels.section import Labels
 from ..core.reader.reader import Reader
 from ..core.reader.section import Projector
@@ -118,7 +118,7 @@ def main() -> None:
     (reader,) = trained(data, settings, Scratch("other_teacher"))
     found = scores_of(reader, data, params)
     learnt = taught(data.rows.filter(~pl.col("domain").is_in(settings.held_out_domains)), "train")
-    right = known(labels.join(learnt, on="prompt_id", how="semi"), data.rows)["target_accuracy"]
+    right = agreement_with_corrections(labels.join(learnt, on="prompt_id", how="semi"), data.rows)["target_accuracy"]
     group = f"Taught by {teacher}: {100 * right:.1f} % of {len(learnt)} training labels name the right target"
     write_json(SCORES, {"group": group, "scores": to_json(found)})
     for name, scores in found.items():

@@ -113,9 +113,7 @@ class _Batches:
             db.executemany("INSERT INTO batch_items VALUES (?, ?, ?, ?, ?)", rows)
         lines = b"".join(_line(request) for request in requests)
         upload = self.patient.files.create(file=(f"{identity}.jsonl", lines), purpose="batch")
-        remote = self._create(identity, upload.id)
-        with self.cache.transaction() as db:
-            db.execute("UPDATE batches SET remote = ?, state = 'submitted' WHERE id = ?", (remote, identity))
+        self._note_submitted(identity, self._create(identity, upload.id))
 
     def _create(self, identity: str, file: str) -> str:
         """Makes the batch on the server, once: after an unclear fault its list is asked before it is made again."""
@@ -144,10 +142,13 @@ class _Batches:
         known = self._on_server() if preparing else {}
         for identity in preparing:
             if remote := known.get(identity):
-                with self.cache.transaction() as db:
-                    db.execute("UPDATE batches SET remote = ?, state = 'submitted' WHERE id = ?", (remote, identity))
+                self._note_submitted(identity, remote)
             else:
                 self._drop(identity)
+
+    def _note_submitted(self, identity: str, remote: str) -> None:
+        with self.cache.transaction() as db:
+            db.execute("UPDATE batches SET remote = ?, state = 'submitted' WHERE id = ?", (remote, identity))
 
     def _on_server(self) -> dict[str, str]:
         """Batches on the server that this project made: the id in the cache to the id on the server."""

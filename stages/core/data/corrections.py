@@ -30,7 +30,7 @@ def prompt_split(settings: Prompts, prompt: str) -> str:
     return "test" if draw < settings.test else "validation" if draw < settings.test + settings.validation else "train"
 
 
-def place(
+def split_of(
     settings: Prompts, domain: str, relation: str, fact: Fact, template: str, last: bool, target: str
 ) -> tuple[str, str] | None:
     """The columns (split, held_out) of a row; None if the row is held out for more than one reason.
@@ -106,7 +106,7 @@ def make_prompts(
             for number, template in enumerate(templates):
                 last = number == len(templates) - 1
                 for kind, target in targets_of(settings, domain.domain, relation, fact, material, number):
-                    placed = place(settings, domain.domain, name, fact, template, last, target)
+                    placed = split_of(settings, domain.domain, name, fact, template, last, target)
                     if placed is None:
                         continue
                     prompt = template.format(subject=fact.subject)

@@ -7,7 +7,7 @@ import polars as pl
 import torch
 
 from ..data.gathering import Gathered, taught
-from ..labels.agreement import known
+from ..labels.agreement import agreement_with_corrections
 from ..reader.projectors import STRONGEST, features
 from ..reader.reader import Reader
 from .cases import COUNTERFACTUAL, SEEN, Questions
@@ -60,7 +60,7 @@ def metrics_of(
         **reference_scores(data, train.filter(trained), rows, reports, reader.decoder, how),
         "options": option_scores(data, questions.grid, readers, how),
         "steering": steering_success(data, train, questions.grid, reader.decoder, how),
-        "teacher": known(labels, rows.filter(COUNTERFACTUAL)),
+        "teacher": agreement_with_corrections(labels, rows.filter(COUNTERFACTUAL)),
         "model": {"fact_accuracy": len(set(facts) & set(rows["prompt_id"])) / len(facts)},
     }
 

@@ -11,7 +11,7 @@ import polars as pl
 from .lexicon import words
 
 
-def known(labels: pl.DataFrame, prompts: pl.DataFrame) -> dict[str, int | float]:
+def agreement_with_corrections(labels: pl.DataFrame, prompts: pl.DataFrame) -> dict[str, int | float]:
     """Shares of labels that name the known target, answer (of prompts that have one) and domain; 0 of no rows.
 
     Only labels whose prompt_id stands in `prompts` count.
@@ -27,7 +27,7 @@ def known(labels: pl.DataFrame, prompts: pl.DataFrame) -> dict[str, int | float]
     }
 
 
-def teachers(first: pl.DataFrame, second: pl.DataFrame) -> dict[str, int | float]:
+def agreement_of_teachers(first: pl.DataFrame, second: pl.DataFrame) -> dict[str, int | float]:
     """Shares of the prompts labelled by both on which they agree, and Cohen's kappa of the domain."""
     rows = second.join(first, on="prompt_id", suffix="_first", maintain_order="left")
     return {
