@@ -39,7 +39,7 @@ def plot(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_every_row_of_the_curve_is_drawn_as_it_is(plot: dict[str, Any]) -> None:
-    rows = pl.DataFrame(plot["data"]["values"]).select(curve().columns).cast(dict(curve().schema))
+    rows = pl.DataFrame(plot["data"]["values"]).select(curve().columns).cast(curve().schema)
     assert rows.equals(curve().with_columns(pl.col(*SCORES).round(6)))
     assert "<DVC_METRIC" not in json.dumps(plot)
     assert not [node for node in nodes(plot) if {"aggregate", "bin", "stack"} & {*node}]

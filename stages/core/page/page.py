@@ -44,6 +44,7 @@ def render(inputs: Inputs) -> str:
     subject = "the pocket model" if pocket else str(inputs.model["id"])
     style, script = (HERE.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     projectors = list(inputs.metrics.get("seeds", {}))
+    of_seeds = {name for seed in projectors for name in groups[f"seeds.{seed}"].estimates}
     made = environment(html=True)
     made.globals |= {"SWEPT_WORDS": SWEPT_WORDS, "condition_of": condition_of, "difference": difference}
     made.globals |= {"WIDTH": charts.WIDTH, "HEIGHT": charts.HEIGHT, "NO_HOST": charts.NO_HOST}
@@ -61,7 +62,7 @@ def render(inputs: Inputs) -> str:
         bars=bar_sections(groups),
         held_out=held_out_rows(groups),
         paired=[group for group in groups.values() if any(difference(group, name) for name in MEASURES)],
-        by_seed={label: row for label, row in entries("seeds.yaml").items() if of_a_seed(row["seed"], groups)},
+        by_seed={label: row for label, row in entries("seeds.yaml").items() if row["seed"] in of_seeds},
         projectors=projectors,
         heatmaps=charts.heatmaps(inputs.grid),
         curves=curves(inputs),
@@ -72,11 +73,6 @@ def render(inputs: Inputs) -> str:
         versions=flat(inputs.model["versions"]),
         seeds=sorted(inputs.reports["seed"].unique()),
     )
-
-
-def of_a_seed(name: str, groups: dict[str, Group]) -> bool:
-    """Whether at least one seed of the projector has this number."""
-    return any(key.startswith("seeds.") and name in group for key, group in groups.items())
 
 
 def row_of(group: Group, groups: dict[str, Group]) -> Row:
