@@ -170,7 +170,7 @@ def test_the_control_of_the_docs_is_evaluated_and_shown(tiny_pipeline: Path, war
     path = root / "stages/core/evaluate/conditions.py"
     before, line, after = path.read_text(encoding="utf-8").partition("CONDITIONS = (")
     opening, _, rest = (line + after).partition("\n")
-    path.write_text(f"{before}{example(1)}\n\n{opening}\n{example(2)}{rest}", encoding="utf-8")
+    path.write_text(f"{before}{example(1)}\n\n{opening}\n    {example(2).strip()},\n{rest}", encoding="utf-8")
     warm_python.run(root, "evaluation")
     metrics = json.loads((root / "data/evaluation/metrics.json").read_text(encoding="utf-8"))
     assert metrics["controls"]["halved"]["reports"] > 0
