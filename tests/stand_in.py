@@ -80,6 +80,10 @@ class OnDevice(Tensor):
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """What torch.save keeps comes back on the CPU, as with `map_location="cpu"`."""
+        return self.detach().cpu().__reduce_ex__(protocol)
+
     def untyped_storage(self) -> Any:
         return self.held.untyped_storage()
 
