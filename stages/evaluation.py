@@ -24,7 +24,7 @@ from .core.evaluate.table import REPORTS
 from .core.model import ranks
 from .core.model.opening import open_model
 from .core.reader.card import read_projector_card
-from .core.reader.reader import Reader
+from .core.reader.saving import load_reader
 from .core.run.files import replacing, write_json
 from .core.run.params import Domains, Section, read_sections
 from .core.run.scratch import Scratch
@@ -52,8 +52,8 @@ def work(params: Sections) -> None:
     """Asks for this rank's reports; the first rank then scores and writes all of them."""
     decoder, model = open_model()
     card = read_projector_card(PROJECTOR)
-    readers = [Reader.load(decoder, PROJECTOR, model.id, model.commit, seed) for seed in card.seeds]
-    bias = Reader.load(decoder, PROJECTOR / "bias_only", model.id, model.commit)
+    readers = [load_reader(decoder, PROJECTOR, model.id, model.commit, seed) for seed in card.seeds]
+    bias = load_reader(decoder, PROJECTOR / "bias_only", model.id, model.commit)
     data, said = gather(params.domains, card.layers), continuations(params.domains)
     labels = pl.concat([read_table(Path("data/labels") / f"{name}.parquet", LABELS) for name in params.domains])
     questions = Questions(data.rows, with_premise(data.rows, said), params.domains, params.evaluation)

@@ -23,6 +23,7 @@ from .core.model.decoder import Decoder
 from .core.model.opening import ModelCard, open_model
 from .core.reader.card import Card
 from .core.reader.reader import Reader, new_card
+from .core.reader.saving import save_reader
 from .core.reader.section import Projector
 from .core.reader.training import Curriculum, train
 from .core.run.errors import InputError
@@ -119,7 +120,7 @@ def learn(job: Job, decoder: Decoder, data: Gathered, state: Path, path: Path) -
     if job.folder != BIAS:  # which has no gate to set
         set_gate(reader, data, job.settings)
     path.mkdir()
-    reader.save(path)
+    save_reader(reader, path)
     curve.write_parquet(path / CURVE)
 
 

@@ -28,6 +28,8 @@ from ..core.engine.samples import BadRowsError, Sample
 from ..core.evaluate.section import Evaluation
 from ..core.model.opening import FOLDER, ModelCard, open_model
 from ..core.reader.reader import Reader
+from ..core.reader.reports import prompt_of, written_reports
+from ..core.reader.saving import load_reader
 from ..core.run.errors import InputError
 from ..core.run.params import Domains, Section, read_sections
 from ..core.steps.section import VirtualStep
@@ -94,7 +96,7 @@ class Describer:
                 if not file.is_file():
                     raise InputError(f"no {what} has been trained here ({file} is missing): run make repro")
             decoder, model = open_model()
-            reader = Reader.load(decoder, PROJECTOR, model.id, model.commit)
+            reader = load_reader(decoder, PROJECTOR, model.id, model.commit)
             domains = [name for name in settings.domains if name not in reader.card.held_out_domains]
             entities = frozenset(entity for name in domains for entity in read_domain(name).entities)
         return cls(reader, model, settings, entities)
@@ -146,8 +148,8 @@ class Describer:
             answer_token=self._text(sample.answer[:1]) if sample.answer else None,
             answer_logprob=_known(shifts.answer_before[0]),
             steps=tuple(self._step(shifts, index) for index in range(len(step.step_sizes))),
-            report=self.reader.report([host], read, tokens)[0],
-            without=self.reader.report([host], None, tokens)[0],
+            report=written_reports(self.reader, [host], read, tokens)[0],
+            without=written_reports(self.reader, [host], None, tokens)[0],
             notes=tuple(self._notes(texts, shifts.continuation_before[0], sample)),
         )
 
@@ -170,7 +172,7 @@ class Describer:
                     "wanted words in letters that it knows"
                 )
         limit = self.reader.decoder.context_length
-        asked = len(self.reader.prompt(texts["host"]).ids) + self.settings.evaluation.report_tokens
+        asked = len(prompt_of(self.reader, texts["host"]).ids) + self.settings.evaluation.report_tokens
         if limit is not None and asked > limit:
             raise InputError(f"host: needs {asked} tokens with question and report, wanted at most {limit}: shorten it")
         if texts["answer"] is not None and texts["answer"] == texts["target"]:

@@ -20,7 +20,8 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerState
 from ..core.evaluate.baselines import unembedded
 from ..core.model.decoder import Decoder, residual
 from ..core.model.opening import open_model
-from ..core.reader.reader import Reader
+from ..core.reader.reports import written_reports
+from ..core.reader.saving import load_reader
 from ..core.run.errors import InputError
 from ..core.run.files import replacing
 
@@ -60,7 +61,7 @@ class GradientWatch(TrainerCallback):
             raise InputError(f"every: found {every}, wanted 1 or more steps")
         self.every, self.output = every, output
         self.decoder, card = open_model(data / "model")
-        self.reader = Reader.load(self.decoder, data / "projector", card.id, card.commit)
+        self.reader = load_reader(self.decoder, data / "projector", card.id, card.commit)
         self.records: list[dict[str, Any]] = []
         self._due = False
         self._inputs: dict[str, Tensor] = {}
@@ -115,7 +116,7 @@ class GradientWatch(TrainerCallback):
         gradients = torch.stack(
             [self._labels * self._gradients[layer][rows, at[rows]].float() for layer in self.reader.card.layers], 1
         )
-        reports = self.reader.report([None] * len(taught), gradients, REPORT_TOKENS)
+        reports = written_reports(self.reader, [None] * len(taught), gradients, REPORT_TOKENS)
         shift = unembedded(self.decoder, gradients.cpu().numpy())
         tokenizer = self.decoder.tokenizer
         assert tokenizer is not None

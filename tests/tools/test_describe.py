@@ -19,6 +19,8 @@ from stages.core.model import pocket
 from stages.core.model.decoder import Decoder
 from stages.core.model.opening import card_of
 from stages.core.model.section import Pocket
+from stages.core.reader.reports import written_reports
+from stages.core.reader.saving import save_reader
 from stages.core.run.files import write_json
 from stages.tools import cli
 from stages.tools.describe import Describer
@@ -56,7 +58,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_json(folder / "model.json", card_of(decoder, "pocket", "pocket", "0" * 40).model_dump())
     reader = untrained(decoder, pocket.SLOT, layers=(0, 1), model="pocket")
     (root / "data/projector").mkdir()
-    reader.save(root / "data/projector")
+    save_reader(reader, root / "data/projector")
     write_json(root / "data/projector/projector.json", reader.card.model_dump(mode="json"))
     return root
 
@@ -84,8 +86,8 @@ def test_what_is_shown_is_what_the_pipeline_measures(describer: Describer, descr
     assert described.loss == pytest.approx(-float(measured.target_logprob[0]))
     assert described.strength == pytest.approx(np.linalg.norm(measured.gradient[0], axis=-1).tolist(), rel=1e-5)
     reader = describer.reader
-    assert described.report == reader.report([HOST], torch.from_numpy(measured.gradient), 8)[0]
-    assert described.without == reader.report([HOST], None, 8)[0]
+    assert described.report == written_reports(reader, [HOST], torch.from_numpy(measured.gradient), 8)[0]
+    assert described.without == written_reports(reader, [HOST], None, 8)[0]
     assert described.parsed == parse_report(described.report)
 
 

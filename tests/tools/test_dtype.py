@@ -13,6 +13,7 @@ from stages.core.data.gradient_store import read_store
 from stages.core.model.opening import card_of, open_model, read_card
 from stages.core.model.section import Model
 from stages.core.model.sources import check_model
+from stages.core.reader.reports import prompt_of, read_slots, written_reports
 from stages.tools.preset import read_preset
 from tests.core.engine.families import tiny as tiny_decoder
 from tests.pipeline import tiny
@@ -79,9 +80,9 @@ def test_reading_in_bfloat16_depends_on_the_gradient_and_reports_decode(preset: 
     slot = read_preset(preset).params["projector.slot_token"]
     reader = untrained(tiny_family(FAMILIES[preset], torch.bfloat16), slot)
     gradients = torch.randn(2, 1, 32, generator=torch.Generator().manual_seed(0))
-    one, other = reader.read([reader.prompt(None)] * 2, [()] * 2, reader.vectors(gradients))[:, -1]
+    one, other = read_slots(reader, [prompt_of(reader, None)] * 2, [()] * 2, reader.vectors(gradients))[:, -1]
     assert one.dtype == torch.bfloat16 and one.isfinite().all() and not torch.equal(one, other)
-    assert len(reader.report([None] * 2, gradients, 8)) == 2
+    assert len(written_reports(reader, [None] * 2, gradients, 8)) == 2
 
 
 def test_another_dtype_is_refused_with_what_is_wanted(tmp_path: Path):

@@ -13,6 +13,7 @@ from stages.core.data.grammar import QUESTION
 from stages.core.engine.gradients import activation_gradients
 from stages.core.engine.samples import Sample
 from stages.core.reader.reader import SLOTS, Reader
+from stages.core.reader.reports import prompt_of, read_slots, written_reports
 from stages.tools import cli, params_file
 from stages.tools.dependencies import differences
 from stages.tools.preset import FOLDER, changed, names, read_preset
@@ -55,7 +56,7 @@ def test_the_slots_are_found_in_a_reading_prompt_and_bos_stands_once(preset: str
     tokenizer = reader.decoder.tokenizer
     assert tokenizer is not None
     for host in HOSTS:
-        prompt = reader.prompt(host)
+        prompt = prompt_of(reader, host)
         text = str(tokenizer.decode(prompt.ids))
         assert prompt.slots == list(range(prompt.slots[0], prompt.slots[0] + len(SLOTS)))
         assert [tokenizer.decode([prompt.ids[at]]) for at in prompt.slots] == [reader.card.slot_token] * len(SLOTS)
@@ -83,14 +84,14 @@ def test_the_slot_token_is_one_special_token_of_its_own(preset: str):
 def test_reports_decode_and_depend_on_the_gradient_alone_and_together(preset: str):
     reader = reader_of(preset)
     gradients = torch.randn(len(HOSTS), 1, 32, generator=torch.Generator().manual_seed(0))
-    together = reader.report(HOSTS, gradients, tokens=8)
-    assert together == [reader.report([host], gradients[[i]], 8)[0] for i, host in enumerate(HOSTS)]
-    decoder, prompt = reader.decoder, reader.prompt(HOSTS[0])
-    read = [reader.read([prompt], [()], vectors)[0, -1] for vectors in (reader.vectors(gradients[:1]), None)]
+    together = written_reports(reader, HOSTS, gradients, tokens=8)
+    assert together == [written_reports(reader, [host], gradients[[i]], 8)[0] for i, host in enumerate(HOSTS)]
+    decoder, prompt = reader.decoder, prompt_of(reader, HOSTS[0])
+    read = [read_slots(reader, [prompt], [()], vectors)[0, -1] for vectors in (reader.vectors(gradients[:1]), None)]
     ends = [decoder.logits(normed) for normed in read]
     assert (ends[0] - ends[1]).abs().max() > 0.1 * ends[1].std()
     # Through its window of 16 tokens, the tiny Gemma sees too little of the slots to change its likeliest tokens.
-    assert together != reader.report(HOSTS, None, 8) or preset == "gemma-3-4b-it"
+    assert together != written_reports(reader, HOSTS, None, 8) or preset == "gemma-3-4b-it"
     specials = FAMILIES[preset].special
     assert all(isinstance(report, str) and not any(name in report for name in specials) for report in together)
 
@@ -110,7 +111,7 @@ def test_gradients_are_measured_on_the_family(preset: str, dtype: torch.dtype):
 def test_a_slot_token_of_another_family_is_refused_with_the_key():
     reader = untrained(tiny(FAMILIES["pythia"]), "<|fim_pad|>")
     with pytest.raises(ValueError, match=r"projector.slot_token: '<\|fim_pad\|>' stands 0 times"):
-        reader.prompt(None)
+        prompt_of(reader, None)
 
 
 @every_preset

@@ -13,6 +13,7 @@ from ..data.tables import write_table
 from ..engine.rows import samples_of
 from ..model.decoder import Decoder
 from ..reader.reader import Reader
+from ..reader.reports import reports_of
 from ..reader.shams import Normal
 from ..run.scratch import Scratch
 from .cases import COUNTERFACTUAL, SEEN, Questions
@@ -105,7 +106,7 @@ class Asking:
 def written(reader: Reader, cases: pl.DataFrame, filled: Filled | None, condition: str, tokens: int) -> pl.DataFrame:
     """The reader's reports on the cases, of at most `tokens` tokens, marked (REPORTS); `filled` None: no injection."""
     slots, confidence = filled or (None, None)
-    reports = reader.report_vectors(cases["host"].to_list(), slots, tokens)
+    reports = reports_of(reader, cases["host"].to_list(), slots, tokens)
     known = pl.lit(None) if confidence is None else pl.Series(confidence.cpu().numpy())
     cases = cases.with_columns(condition=pl.lit(condition), seed=pl.lit(reader.seed), confidence=known)
     return scored(cases, reports)

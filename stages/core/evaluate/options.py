@@ -11,6 +11,7 @@ from jaxtyping import Float
 from ..data import grammar
 from ..data.gathering import Gathered
 from ..reader.reader import Reader
+from ..reader.reports import report_losses
 from ..reader.shams import normed
 from ..run.errors import InputError
 from ..run.seeds import keyed_int, keyed_rng
@@ -97,7 +98,7 @@ def report_logprob(
     found = []
     for start in range(0, len(tails), 256):
         rows = slice(start, start + 256)
-        losses, row = reader.report_losses(hosts[rows], tails[rows], reader.vectors(gradients[rows]))
+        losses, row = report_losses(reader, hosts[rows], tails[rows], reader.vectors(gradients[rows]))
         found.append(-losses.new_zeros(len(tails[rows])).index_add(0, row, losses))
     return torch.cat(found)
 

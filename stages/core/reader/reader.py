@@ -1,29 +1,20 @@
 """The model as the reader of its own gradients: projector and slots in, a report in words out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import DynamicCache
 
-from ..engine.batches import in_batches, plan
-from ..engine.prefix import takes_padding
 from ..model.decoder import Decoder
-from ..model.packed import packed_linears
 from ..run.errors import InputError
-from .card import REPLACE, Card, Injection, Lora, read_projector_card
+from .card import REPLACE, Card, Injection, Lora
 from .gate import Gate
-from .injection import ReadingPrompt, check_injection, embedding_norm, read_injected, reading_prompt
+from .injection import check_injection, embedding_norm
 from .lora import Adapter, trained_with
 from .projectors import ARCHITECTURES, Whitened, features
 from .vocabulary import Tokens, in_parts
-from .writing import written
 
 SLOTS = ("strength", "moved_to", "moved_from")
 """What each slot is there to hold, in order."""
@@ -65,45 +56,6 @@ class Reader:
             projector = Whitened(projector, len(card.layers) * card.d_model)
         adapter = None if card.lora_on_the_verbaliser is None else Adapter(decoder, card.lora_on_the_verbaliser)
         return cls(decoder, projector.to(decoder.device), card, seed, adapter)
-
-    @classmethod
-    def load(cls, decoder: Decoder, folder: Path, model: str, commit: str, seed: int | None = None) -> "Reader":
-        """Loads the trained projector of a seed (None: the first) for `model` at `commit`.
-
-        Raises:
-            InputError: the folder has no projector, its card or weights do not fit, or it was made for another model,
-                commit or width.
-        """
-        path = folder / "projector.json"
-        card = read_projector_card(folder)
-        for key, found, wanted in (
-            ("model", card.model, model),
-            ("commit", card.commit, commit),
-            ("d_model", card.d_model, decoder.d_model),
-        ):
-            if found != wanted:
-                raise InputError(
-                    f"{path}: {key}: made for {found!r}, the model here has {wanted!r}; run dvc repro projector"
-                )
-        for layer in card.layers:
-            decoder.check_layer(layer, key=f"{path}: layers")
-        seed = card.seeds[0] if seed is None else seed
-        reader = cls.new(decoder, card, seed)
-        weights = folder / f"seed_{seed}.safetensors"
-        try:
-            reader.kept.load_state_dict(load_file(weights))
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise InputError(f"{weights}: not the weights of {path} ({error}); run dvc repro projector") from error
-        if reader.adapter is not None:
-            reader.adapter.load(folder / f"lora_seed_{seed}.safetensors")
-        return reader
-
-    def save(self, folder: Path) -> None:
-        """Writes projector and gate into an existing folder: `seed_<seed>.safetensors`, and LoRA beside it."""
-        state = {name: value.contiguous() for name, value in self.kept.state_dict().items()}
-        save_file(state, folder / f"seed_{self.seed}.safetensors")
-        if self.adapter is not None:
-            self.adapter.save(folder / f"lora_seed_{self.seed}.safetensors")
 
     def project(self, gradients: Float[Tensor, "batch layer d_model"]) -> Float[Tensor, "batch k d_model"]:
         """What the projector makes of these gradients, before it's sharpened."""
@@ -176,111 +128,9 @@ class Reader:
         """What goes into the slots, without the confidence."""
         return self.fill(gradients)[0]
 
-    def prompt(self, host: str | None) -> ReadingPrompt:
-        """The reading prompt for a host prompt (None: no host)."""
-        return reading_prompt(self.decoder, host, self.card.slot_token, len(SLOTS))
-
     def verbaliser(self) -> AbstractContextManager[None]:
         """Within the block, the model is the one that reads and writes reports: with LoRA, where the card says so."""
         return nullcontext() if self.adapter is None else self.adapter.applied()
-
-    def read(
-        self,
-        prompts: Sequence[ReadingPrompt],
-        tails: Sequence[Sequence[int]],
-        vectors: Float[Tensor, "batch k d_model"] | None,
-    ) -> Float[Tensor, "batch position d_model"]:
-        """The normed residual stream of prompts and what follows them, the vectors injected as the card says.
-
-        See `read_injected`; None: nothing is injected. With LoRA on the verbaliser this is what it makes of the prompt,
-        with vectors or without.
-        """
-        with self.verbaliser():
-            return self._read(prompts, tails, vectors, None)
-
-    def _read(
-        self,
-        prompts: Sequence[ReadingPrompt],
-        tails: Sequence[Sequence[int]],
-        vectors: Float[Tensor, "batch k d_model"] | None,
-        cache: DynamicCache | None,
-    ) -> Float[Tensor, "batch position d_model"]:
-        return read_injected(self.decoder, prompts, tails, vectors, self.card.injection, self.card.norm, cache)
-
-    def report_losses(
-        self,
-        hosts: Sequence[str | None],
-        reports: Sequence[Sequence[int]],
-        vectors: Float[Tensor, "batch k d_model"],
-    ) -> tuple[Float[Tensor, " token"], Int[Tensor, " token"]]:
-        """Cross-entropy (nats) of every token of given reports, and each token's row; logits at those tokens only."""
-        prompts = [self.prompt(host) for host in hosts]
-        hidden = self.read(prompts, [report[:-1] for report in reports], vectors)
-        lengths = torch.tensor([len(report) for report in reports], device=hidden.device)
-        row = torch.arange(len(lengths), device=hidden.device).repeat_interleave(lengths)
-        column = [
-            len(prompt.ids) - 1 + offset
-            for prompt, report in zip(prompts, reports, strict=True)
-            for offset in range(len(report))
-        ]
-        last = hidden[row, torch.tensor(column, device=hidden.device)]
-        said = torch.tensor([token for report in reports for token in report], device=hidden.device)
-
-        def losses(at: slice) -> Tensor:
-            return torch.nn.functional.cross_entropy(self.decoder.logits(last[at]), said[at], reduction="none")
-
-        return torch.cat(in_parts(losses, len(said), self.decoder.vocabulary)), row
-
-    @torch.no_grad()
-    def report(
-        self,
-        hosts: Sequence[str | None],
-        gradients: Float[Tensor, "batch layer d_model"] | None,
-        tokens: int,
-        batch: int = 256,
-    ) -> list[str]:
-        """Greedy reports of at most `tokens` tokens, one a host prompt; `gradients` None: without injection."""
-        vectors = None
-        if gradients is not None:
-            vectors = torch.cat([self.vectors(part) for part in gradients.split(batch)])
-        return self.report_vectors(hosts, vectors, tokens, batch)
-
-    @torch.no_grad()
-    def report_vectors(
-        self,
-        hosts: Sequence[str | None],
-        vectors: Float[Tensor, "batch k d_model"] | None,
-        tokens: int,
-        batch: int = 256,
-    ) -> list[str]:
-        """The same with the slots' vectors given; None: nothing is injected."""
-        tokenizer = self.decoder.tokenizer
-        assert tokenizer is not None
-        prompts = [self.prompt(host) for host in hosts]
-        lengths = [(len(prompt.ids), 0) for prompt in prompts]
-        join = "any" if takes_padding(self.decoder) else "equal"
-        reports = [""] * len(prompts)
-
-        def write(rows: Int[np.ndarray, " row"]) -> tuple[Int[np.ndarray, " row"], list[tuple[int, ...]]]:
-            chosen = None if vectors is None else vectors[torch.from_numpy(rows).to(vectors.device)]
-            return rows, self.write([prompts[row] for row in rows], chosen, tokens)
-
-        batches = plan(lengths, tokens=batch * max(lengths, default=(0, 0))[0], rows=batch, join=join)
-        for rows, texts in in_batches(batches, write, None):
-            for row, ids in zip(rows, texts, strict=True):
-                reports[row] = str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
-        return reports
-
-    @torch.no_grad()
-    def write(
-        self, prompts: Sequence[ReadingPrompt], vectors: Float[Tensor, "batch k d_model"] | None, tokens: int
-    ) -> list[tuple[int, ...]]:
-        """At most `tokens` greedy tokens, one text a prompt; see `read`. The end of a text is not part of it."""
-        lengths = torch.tensor([len(prompt.ids) for prompt in prompts], device=self.decoder.device)
-        cache = DynamicCache()
-        with self.verbaliser(), packed_linears(self.decoder.model):
-            hidden = self._read(prompts, [()] * len(prompts), vectors, cache)
-            return written(self.decoder, hidden, cache, lengths, tokens)
 
 
 def new_card(

@@ -32,6 +32,7 @@ from ..run.errors import InputError
 from ..run.seeds import keyed_int, keyed_rng
 from .projectors import STRONGEST
 from .reader import Reader
+from .reports import report_losses
 from .section import Projector
 from .shams import TRAINED, draw_sham
 from .vocabulary import in_parts
@@ -171,7 +172,7 @@ def report_loss(
     """Mean cross-entropy (nats) of the first `rows` reports' tokens and the end of each."""
     end = min(reader.decoder.eos_ids())
     tails = [[*reader.decoder.continuation(report), end] for report in draws.reports[:rows]]
-    return reader.report_losses(draws.hosts[:rows], tails, vectors[:rows])[0].mean()
+    return report_losses(reader, draws.hosts[:rows], tails, vectors[:rows])[0].mean()
 
 
 @reproducibly()

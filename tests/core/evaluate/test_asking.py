@@ -16,6 +16,7 @@ from stages.core.model.decoder import Decoder
 from stages.core.model.pocket import make_tokenizer, new_model
 from stages.core.model.section import Pocket
 from stages.core.reader.reader import Reader
+from stages.core.reader.reports import reports_of
 from tests.core.conftest import domain
 from tests.core.reader.teaching import new_reader, settings
 
@@ -137,7 +138,7 @@ def test_with_the_gate_open_nothing_is_silenced(cases: dict[str, pl.DataFrame]):
     shut, opened = map(asking.reports, pieces)
     assert (shut["confidence"] < 0.5).all() and opened["confidence"].is_null().all()
     slots = reader.weigh(torch.tensor(asking.vectors(pieces[0])))[0]
-    assert opened["report"].to_list() == reader.report_vectors(opened["host"].to_list(), slots, HOW.report_tokens)
+    assert opened["report"].to_list() == reports_of(reader, opened["host"].to_list(), slots, HOW.report_tokens)
 
 
 def pocket() -> Pocket:

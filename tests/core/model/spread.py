@@ -21,6 +21,7 @@ from stages.core.model import device, packed
 from stages.core.model.decoder import Decoder
 from stages.core.reader.card import REPLACE, Injection, Lora
 from stages.core.reader.reader import Reader, new_card
+from stages.core.reader.reports import report_losses, written_reports
 from stages.core.steps.virtual_step import virtual_steps
 from tests.core.engine.families import tiny_model
 from tests.core.model.test_decoder import words
@@ -77,7 +78,7 @@ def directions(decoder: Decoder) -> torch.Tensor:
 def reports(decoder: Decoder) -> Figures:
     """What readers say."""
     given = directions(decoder)
-    return {how.how: np.array(new_reader(decoder, how).report(HOSTS, given, 4)) for how in (REPLACE, ADDED)}
+    return {how.how: np.array(written_reports(new_reader(decoder, how), HOSTS, given, 4)) for how in (REPLACE, ADDED)}
 
 
 def learning(decoder: Decoder) -> Figures:
@@ -90,7 +91,7 @@ def learning(decoder: Decoder) -> Figures:
     ):
         reader.trained.train()
         vectors = reader.sharpen(reader.naming(reader.project(directions(decoder))))
-        losses, _ = reader.report_losses(HOSTS, [[9, 10], [5], [8, 4, 2]], vectors)
+        losses, _ = report_losses(reader, HOSTS, [[9, 10], [5], [8, 4, 2]], vectors)
         losses.sum().backward()
         found[f"{name} losses"] = losses.detach().cpu().numpy()
         for parameter, value in reader.trained.named_parameters():

@@ -10,6 +10,7 @@ from stages.core.model.decoder import Decoder
 from stages.core.reader.card import REPLACE
 from stages.core.reader.injection import replace_slots
 from stages.core.reader.reader import Reader, new_card
+from stages.core.reader.reports import prompt_of
 from stages.core.reader.section import Projector
 from stages.core.reader.training import Curriculum
 
@@ -46,7 +47,7 @@ def replaced(
     reader: Reader, host: str | None, tail: list[int], vectors: Float[Tensor, "1 k d_model"] | None
 ) -> Float[Tensor, "1 position d_model"]:
     """The embeddings of one reading prompt and its tail, vectors in its slots: what a replacing reader has to read."""
-    prompt = reader.prompt(host)
+    prompt = prompt_of(reader, host)
     embeds = reader.decoder.embed(torch.tensor([[*prompt.ids, *tail]]))
     slots = torch.tensor([prompt.slots])
     return embeds if vectors is None else replace_slots(embeds, slots, vectors, reader.card.norm)

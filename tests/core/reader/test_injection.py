@@ -14,6 +14,7 @@ from stages.core.model.decoder import Decoder
 from stages.core.reader.card import REPLACE, Injection
 from stages.core.reader.injection import embedding_norm, merged, read_injected, reading_prompt, replace_slots
 from stages.core.reader.reader import SLOTS, Reader, new_card
+from stages.core.reader.reports import prompt_of, read_slots, write_tokens
 from stages.core.run.errors import explain
 from stages.core.run.params import Section
 
@@ -54,7 +55,7 @@ def streams(reader: Reader, vectors: torch.Tensor | None) -> list[torch.Tensor]:
     watched = [*reader.decoder.blocks, reader.decoder.norm]
     handles = [module.register_forward_pre_hook(lambda _, given: seen.append(given[0])) for module in watched]
     try:
-        reader.read([reader.prompt(host) for host in HOSTS], [()] * len(HOSTS), vectors)
+        read_slots(reader, [prompt_of(reader, host) for host in HOSTS], [()] * len(HOSTS), vectors)
     finally:
         for handle in handles:
             handle.remove()
@@ -106,8 +107,8 @@ def test_without_injection_the_logits_are_the_untouched_model_s_bit_for_bit(smal
     reader = reader_of(small_decoder, how)
     for prompt in map(reader.prompt, HOSTS):
         untouched = small_decoder.model(input_ids=torch.tensor([prompt.ids])).logits
-        assert torch.equal(small_decoder.logits(reader.read([prompt], [()], None)), untouched)
-        reader.read([prompt], [()], vectors_of(small_decoder)[:1])  # an injection leaves nothing behind
+        assert torch.equal(small_decoder.logits(read_slots(reader, [prompt], [()], None)), untouched)
+        read_slots(reader, [prompt], [()], vectors_of(small_decoder)[:1])  # an injection leaves nothing behind
         assert torch.equal(small_decoder.model(input_ids=torch.tensor([prompt.ids])).logits, untouched)
 
 
@@ -115,9 +116,9 @@ def test_without_injection_the_logits_are_the_untouched_model_s_bit_for_bit(smal
 def test_training_and_reporting_give_the_same_logits(small_decoder: Decoder, how: Injection):
     """In training a prompt is padded on the right and the report is part of it; a report grows token by token."""
     reader, vectors = reader_of(small_decoder, how), vectors_of(small_decoder)
-    prompts = [reader.prompt(host) for host in HOSTS]
+    prompts = [prompt_of(reader, host) for host in HOSTS]
     tails = [small_decoder.continuation(text) for text in ("weak music", "Lima", "strong geography")]
-    training = small_decoder.logits(reader.read(prompts, tails, vectors))
+    training = small_decoder.logits(read_slots(reader, prompts, tails, vectors))
     for row, (prompt, tail) in enumerate(zip(prompts, tails, strict=True)):
         cache = DynamicCache()
         first = read_injected(small_decoder, [prompt], [()], vectors[[row]], how, reader.card.norm, cache)
@@ -132,13 +133,13 @@ def test_training_and_reporting_give_the_same_logits(small_decoder: Decoder, how
 @every_way
 def test_a_report_is_what_training_s_logits_find_likeliest_at_every_token(small_decoder: Decoder, how: Injection):
     reader, vectors = reader_of(small_decoder, how), vectors_of(small_decoder)
-    prompts = [reader.prompt(host) for host in HOSTS]
-    tails = reader.write(prompts, vectors, 6)
-    logits = small_decoder.logits(reader.read(prompts, tails, vectors))
+    prompts = [prompt_of(reader, host) for host in HOSTS]
+    tails = write_tokens(reader, prompts, vectors, 6)
+    logits = small_decoder.logits(read_slots(reader, prompts, tails, vectors))
     for row, (prompt, tail) in enumerate(zip(prompts, tails, strict=True)):
         assert tail == tuple(logits[row, len(prompt.ids) - 1 :][: len(tail)].argmax(-1).tolist())
-        assert tail == reader.write([prompt], vectors[[row]], 6)[0]
-    assert tails != reader.write(prompts, None, 6)
+        assert tail == write_tokens(reader, [prompt], vectors[[row]], 6)[0]
+    assert tails != write_tokens(reader, prompts, None, 6)
 
 
 def test_replacing_leaves_all_other_embeddings_as_they_are(small_decoder: Decoder):
@@ -212,7 +213,7 @@ def test_a_block_that_is_not_there_or_not_read_is_refused(
 def test_slots_decide_what_is_read_and_they_have_a_name_each(small_decoder: Decoder):
     assert SLOTS == ("strength", "moved_to", "moved_from")
     reader = reader_of(small_decoder)
-    prompt, vectors = reader.prompt(HOSTS[0]), vectors_of(small_decoder)
-    logits = [small_decoder.logits(reader.read([prompt], [()], vectors[[row]]))[0] for row in (0, 1)]
+    prompt, vectors = prompt_of(reader, HOSTS[0]), vectors_of(small_decoder)
+    logits = [small_decoder.logits(read_slots(reader, [prompt], [()], vectors[[row]]))[0] for row in (0, 1)]
     before, after = slice(0, prompt.slots[0]), slice(prompt.slots[0], None)
     assert torch.equal(logits[0][before], logits[1][before]) and not torch.allclose(logits[0][after], logits[1][after])

@@ -16,6 +16,8 @@ from stages.core.model.decoder import Decoder
 from stages.core.model.section import Pocket
 from stages.core.reader.card import Injection, Lora
 from stages.core.reader.reader import Reader
+from stages.core.reader.reports import prompt_of, read_slots, write_tokens, written_reports
+from stages.core.reader.saving import load_reader, save_reader
 from stages.core.reader.training import train
 from stages.core.run.files import write_json
 from stages.core.steps.virtual_step import virtual_steps
@@ -46,8 +48,8 @@ def lora_reader(decoder: Decoder, *, seed: int = 0, trained: bool = True) -> Rea
 
 
 def logits(reader: Reader, vectors: torch.Tensor | None) -> torch.Tensor:
-    prompts = [reader.prompt(host) for host in HOSTS]
-    return reader.decoder.logits(reader.read(prompts, [()] * len(HOSTS), vectors)).detach()
+    prompts = [prompt_of(reader, host) for host in HOSTS]
+    return reader.decoder.logits(read_slots(reader, prompts, [()] * len(HOSTS), vectors)).detach()
 
 
 def gradients(reader: Reader) -> torch.Tensor:
@@ -69,7 +71,7 @@ def test_gradients_virtual_steps_and_the_model_itself_are_what_they_were_without
     reader = lora_reader(decoder)
     for _ in range(2):  # before reports are read, and after
         assert all(torch.equal(*pair) for pair in zip(before, measured(decoder), strict=True))
-        reader.report(HOSTS, gradients(reader), 4)
+        written_reports(reader, HOSTS, gradients(reader), 4)
 
 
 def test_what_is_read_without_injection_is_the_verbaliser_s_too(decoder: Decoder):
@@ -83,9 +85,9 @@ def test_what_is_read_without_injection_is_the_verbaliser_s_too(decoder: Decoder
 def test_what_is_written_is_what_is_likeliest_when_read(decoder: Decoder, how: Injection | None):
     reader = lora_reader(decoder)
     reader.card = reader.card if how is None else reader.card.model_copy(update={"injection": how})
-    prompts, vectors = [reader.prompt(host) for host in HOSTS], reader.vectors(gradients(reader)).detach()
-    tails = reader.write(prompts, vectors, 5)
-    found = decoder.logits(reader.read(prompts, tails, vectors))
+    prompts, vectors = [prompt_of(reader, host) for host in HOSTS], reader.vectors(gradients(reader)).detach()
+    tails = write_tokens(reader, prompts, vectors, 5)
+    found = decoder.logits(read_slots(reader, prompts, tails, vectors))
     for row, (prompt, tail) in enumerate(zip(prompts, tails, strict=True)):
         assert tail == tuple(found[row, len(prompt.ids) - 1 :][: len(tail)].argmax(-1).tolist())
 
@@ -119,7 +121,7 @@ def test_training_teaches_projector_and_lora_and_leaves_the_model_alone(
 
 
 def saved(reader: Reader, folder: Path) -> None:
-    reader.save(folder)
+    save_reader(reader, folder)
     write_json(folder / "projector.json", reader.card.model_dump(mode="json"))
 
 
@@ -131,12 +133,12 @@ def test_it_is_saved_beside_the_projector_and_comes_back_the_same(
     assert {path.name for path in tmp_path.iterdir()} == {"projector.json", "seed_0.safetensors", WEIGHTS}
     assert '"lora_on_the_verbaliser": {' in (tmp_path / "projector.json").read_text()
     fresh = Decoder(pocket.new_model(small_settings, pocket.make_tokenizer(small_domains)), decoder.tokenizer)
-    wanted = reader.report(HOSTS, gradients(reader), 5)
+    wanted = written_reports(reader, HOSTS, gradients(reader), 5)
     for where in (decoder, fresh):  # beside the one that was saved, and in a model without any
-        loaded = Reader.load(where, tmp_path, "pocket", "0")
+        loaded = load_reader(where, tmp_path, "pocket", "0")
         vectors = loaded.vectors(gradients(loaded)).detach()
         assert torch.equal(logits(loaded, vectors), logits(reader, vectors))
-        assert loaded.report(HOSTS, gradients(loaded), 5) == wanted
+        assert written_reports(loaded, HOSTS, gradients(loaded), 5) == wanted
 
 
 def test_two_in_a_model_do_not_disturb_each_other(decoder: Decoder):
@@ -166,10 +168,10 @@ def test_weights_that_do_not_fit_are_refused(decoder: Decoder, tmp_path: Path):
     (tmp_path / "projector.json").write_text(card.replace('"rank": 2', '"rank": 3'))
     message = re.escape(str(tmp_path / WEIGHTS)) + ": not the LoRA weights wanted here"
     with pytest.raises(ValueError, match=rf"{message} \(another model's layers, or another rank's\)"):
-        Reader.load(decoder, tmp_path, "pocket", "0")
+        load_reader(decoder, tmp_path, "pocket", "0")
     (tmp_path / WEIGHTS).unlink()
     with pytest.raises(ValueError, match=message):
-        Reader.load(decoder, tmp_path, "pocket", "0")
+        load_reader(decoder, tmp_path, "pocket", "0")
 
 
 def test_peft_is_imported_only_where_it_is_used():

@@ -13,6 +13,8 @@ from stages.core.engine.prefix import Padding
 from stages.core.model.decoder import Decoder
 from stages.core.reader.projectors import ARCHITECTURES
 from stages.core.reader.reader import Reader
+from stages.core.reader.reports import prompt_of, reports_of, written_reports
+from stages.core.reader.saving import load_reader, save_reader
 from stages.core.reader.training import train
 from stages.core.run.files import write_json
 from tests.core.reader.teaching import curriculum, new_reader, replaced, settings
@@ -33,16 +35,16 @@ def gradients(reader: Reader) -> torch.Tensor:
 @pytest.mark.parametrize("injected", [True, False])
 def test_batch_size_and_order_change_no_report(reader: Reader, injected: bool):
     read = gradients(reader) if injected else None
-    wanted = reader.report(HOSTS, read, 5, batch=256)
+    wanted = written_reports(reader, HOSTS, read, 5, batch=256)
     for batch in (1, 5):
-        assert reader.report(HOSTS, read, 5, batch=batch) == wanted
-    backwards = reader.report(HOSTS[::-1], None if read is None else read.flip(0), 5)
+        assert written_reports(reader, HOSTS, read, 5, batch=batch) == wanted
+    backwards = written_reports(reader, HOSTS[::-1], None if read is None else read.flip(0), 5)
     assert backwards[::-1] == wanted and len(set(wanted)) > 1
 
 
 def test_without_injection_the_report_is_what_the_model_itself_goes_on_with(reader: Reader):
-    for host, report in zip(HOSTS, reader.report(HOSTS, None, 5), strict=True):
-        ids = torch.tensor([reader.prompt(host).ids])
+    for host, report in zip(HOSTS, written_reports(reader, HOSTS, None, 5), strict=True):
+        ids = torch.tensor([prompt_of(reader, host).ids])
         plain = reader.decoder.model.generate(ids, max_new_tokens=5, do_sample=False)[0, ids.shape[1] :]  # type: ignore[operator]
         assert report == str(reader.decoder.tokenizer.decode(plain, skip_special_tokens=True)).strip()  # type: ignore[union-attr]
 
@@ -59,27 +61,27 @@ def test_reports_are_those_of_transformers_own_greedy_generation(family: str, in
         embeds = replaced(reader, host, [], None if vectors is None else vectors[[row]])
         ids = decoder.model.generate(inputs_embeds=embeds, max_new_tokens=12, do_sample=False)[0]  # type: ignore[operator]
         wanted.append(str(decoder.tokenizer.decode(ids, skip_special_tokens=True)).strip())  # type: ignore[union-attr]
-    assert reader.report_vectors(HOSTS, vectors, 12) == wanted and len(set(wanted)) > 1
+    assert reports_of(reader, HOSTS, vectors, 12) == wanted and len(set(wanted)) > 1
 
 
 def test_a_report_ends_before_the_token_that_ends_a_text(small_decoder: Decoder, monkeypatch: pytest.MonkeyPatch):
     reader = new_reader(small_decoder, settings(architecture="linear"))
-    whole = reader.report([HOSTS[1]], None, 8)[0]
+    whole = written_reports(reader, [HOSTS[1]], None, 8)[0]
     first, *_, last = small_decoder.continuation(whole)
     monkeypatch.setattr(small_decoder, "eos_ids", lambda: frozenset([last]))
-    cut = reader.report([HOSTS[1]], None, 8)[0]
+    cut = written_reports(reader, [HOSTS[1]], None, 8)[0]
     assert last != first and whole.startswith(cut) and 0 < len(cut) < len(whole)
     monkeypatch.setattr(small_decoder, "eos_ids", lambda: frozenset([first]))
-    assert reader.report([HOSTS[1]], None, 8) == [""]
+    assert written_reports(reader, [HOSTS[1]], None, 8) == [""]
 
 
 def test_a_model_that_takes_no_padding_reports_the_same(reader: Reader, monkeypatch: pytest.MonkeyPatch):
-    wanted = reader.report(HOSTS, gradients(reader), 5)
-    monkeypatch.setattr("stages.core.reader.reader.takes_padding", lambda decoder: False)
+    wanted = written_reports(reader, HOSTS, gradients(reader), 5)
+    monkeypatch.setattr("stages.core.reader.reports.takes_padding", lambda decoder: False)
     monkeypatch.setattr("stages.core.reader.writing.Padding", lambda width, lengths: (
         Padding(width, lengths) if bool((lengths == width).all()) else pytest.fail("padded")
     ))  # fmt: skip
-    assert reader.report(HOSTS, gradients(reader), 5) == wanted
+    assert written_reports(reader, HOSTS, gradients(reader), 5) == wanted
 
 
 def test_slots_hold_a_mean_of_token_embeddings(reader: Reader):
@@ -112,13 +114,13 @@ def test_a_sign_flip_leaves_the_evidence_of_mirrored_slots_and_swaps_them(small_
 
 
 def saved(reader: Reader, folder: Path) -> None:
-    reader.save(folder)
+    save_reader(reader, folder)
     write_json(folder / "projector.json", reader.card.model_dump(mode="json"))
 
 
 def test_a_projector_comes_back_the_same(reader: Reader, tmp_path: Path):
     saved(reader, tmp_path)
-    loaded = Reader.load(reader.decoder, tmp_path, "pocket", "0")
+    loaded = load_reader(reader.decoder, tmp_path, "pocket", "0")
     assert loaded.card == reader.card and loaded.seed == reader.seed and not loaded.projector.training
     assert torch.equal(loaded.vectors(gradients(reader)), reader.vectors(gradients(reader)))
 
@@ -135,10 +137,10 @@ def test_every_architecture_is_trained_on_several_layers_saved_loaded_and_report
     train(reader, lessons, lessons, wanted, tmp_path / "state", lambda steps: None)
     assert any(not torch.equal(value, before[name]) for name, value in reader.projector.named_parameters())
     saved(reader, tmp_path)
-    loaded = Reader.load(small_decoder, tmp_path, "pocket", "0")
+    loaded = load_reader(small_decoder, tmp_path, "pocket", "0")
     read = gradients(reader)
     assert torch.equal(loaded.vectors(read), reader.vectors(read))
-    assert loaded.report(HOSTS, read, 5) == reader.report(HOSTS, read, 5)
+    assert written_reports(loaded, HOSTS, read, 5) == written_reports(reader, HOSTS, read, 5)
     second = read * torch.tensor([1.0, 0.0])[:, None]  # both layers count
     assert torch.equal(loaded.project(second), loaded.project(read)) == (architecture == "bias_only")
 
@@ -181,7 +183,7 @@ def test_a_projector_that_does_not_fit_is_refused(reader: Reader, tmp_path: Path
     spoil, message = BROKEN[fault]
     spoil(tmp_path)
     with pytest.raises(ValueError, match=message):
-        Reader.load(reader.decoder, tmp_path, "pocket", "0")
+        load_reader(reader.decoder, tmp_path, "pocket", "0")
 
 
 def test_an_unknown_architecture_is_named_with_those_that_are_known(small_decoder: Decoder):

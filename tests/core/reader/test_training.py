@@ -9,6 +9,7 @@ from stages.core.data.facts import Domain
 from stages.core.data.grammar import NO_PRESSURE, parse_report
 from stages.core.model.decoder import Decoder
 from stages.core.reader import training
+from stages.core.reader.reports import prompt_of
 from stages.core.reader.training import Curriculum, Spelling, report_loss, spent, train
 from stages.core.run.errors import InputError
 from tests.core.reader.teaching import REFERENCE, curriculum, new_reader, replaced, settings
@@ -117,7 +118,7 @@ def test_the_report_loss_is_the_model_s_own(small_decoder: Decoder, teaching: Cu
     losses = []
     for row, (host, report) in enumerate(zip(draws.hosts[:4], draws.reports[:4], strict=True)):
         tail = [*small_decoder.continuation(report), end]
-        prompt = reader.prompt(host)
+        prompt = prompt_of(reader, host)
         embeds = replaced(reader, host, tail[:-1], vectors[row : row + 1])
         logits = small_decoder.model(inputs_embeds=embeds).logits[0, len(prompt.ids) - 1 :]
         losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(tail), reduction="none"))

@@ -6,6 +6,7 @@ import torch
 from stages.core.evaluate.baselines import extremes
 from stages.core.model.decoder import Decoder
 from stages.core.reader import vocabulary
+from stages.core.reader.reports import report_losses
 from stages.core.reader.training import Spelling
 from tests.core.reader.teaching import new_reader, settings
 
@@ -20,7 +21,7 @@ def results(decoder: Decoder) -> dict[str, torch.Tensor]:
     words = [("strong", "Oslo", "New Delhi"), ("", "no", "no")] * 5
     loss = Spelling(reader).loss(vectors, words) + reader.sharpened(vectors).square().sum()
     tails = [decoder.continuation(word) for word in ("Lima", "New Delhi")]
-    report, row = reader.report_losses([None, None], tails, reader.sharpened(vectors[:2]))
+    report, row = report_losses(reader, [None, None], tails, reader.sharpened(vectors[:2]))
     (loss + report.sum()).backward()
     grads = {f"grad of {name}": value.grad for name, value in reader.projector.named_parameters()}
     up, down = extremes(decoder, read.numpy(), lambda shift: shift)

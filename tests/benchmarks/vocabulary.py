@@ -1,0 +1,107 @@
+"""Measures the memory that reading takes at a large vocabulary, above the model's weights and its embedding.
+
+A Qwen3 of one block with random weights, 262 000 tokens at a width of 2 560, tied embeddings; drawn gradients go
+through the gate's setting, `weigh` and the lens, and one training batch through the slot loss and back. One process,
+one thread. Writes tests/benchmarks/results/vocabulary-<dtype>.json and .md.
+
+  python -m tests.benchmarks.vocabulary                float32, 10 000 gradients: an hour and 4 GB
+  python -m tests.benchmarks.vocabulary --rows 400     memory is the same from some hundred rows on: minutes
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from stages.core.data.gathering import BLOCK_ROWS
+from stages.core.evaluate.conditions import lens_tokens
+from stages.core.model.decoder import Decoder
+from stages.core.reader.reader import Reader, new_card
+from stages.core.reader.training import Spelling
+from tests.benchmarks.engine import RESULTS, machine
+from tests.benchmarks.scaling import peak
+
+TOKENS, WIDTH = 262_000, 2560
+WORDS = ("no", "strong", "weak", "<slot>")
+BATCH = 256
+
+
+def opened(dtype: torch.dtype) -> Decoder:
+    """A model of one small block with a large embedding."""
+    names = ["<end>", "<pad>", "<unknown>", *WORDS, *(f"w{token}" for token in range(3 + len(WORDS), TOKENS))]
+    words = Tokenizer(models.WordLevel({name: token for token, name in enumerate(names)}, unk_token="<unknown>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token=names[0], pad_token=names[1])
+    config = AutoConfig.for_model(
+        "qwen3", vocab_size=TOKENS, hidden_size=WIDTH, intermediate_size=256, num_hidden_layers=1, head_dim=64,
+        num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=True, eos_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return Decoder(AutoModelForCausalLM.from_config(config, dtype=dtype), tokenizer)
+
+
+def measure(rows: int, dtype: torch.dtype) -> dict[str, float]:
+    """Peaks above what the process holds with the model open, MB, and seconds of processor time."""
+    decoder = opened(dtype)
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak begins anew
+    base = peak()
+    card = new_card(
+        decoder, architecture="linear", width=1, layers=(0,), reference=(1.0,), slot_token="<slot>", sharpness=30.0,
+        model="drawn", commit="0", held_out_domains=(), seeds=(0,),
+    )  # fmt: skip
+    readers = [Reader.new(decoder, card, seed) for seed in range(3)]
+    sizes = [min(BLOCK_ROWS, rows - start) for start in range(0, rows, BLOCK_ROWS)]
+    blocks = [torch.randn(size, 1, WIDTH) for size in sizes]
+    found: dict[str, float] = {"rows": rows, "MB held with the model open": base}
+
+    def step(name: str, do: Callable[[], Any]) -> None:
+        start = time.process_time()
+        do()
+        found[f"{name}: peak MB above it"] = peak() - base
+        found[f"{name}: seconds"] = time.process_time() - start
+
+    @torch.no_grad()
+    def weigh() -> None:
+        for block in blocks:
+            readers[1].weigh(block)
+
+    def slot_loss() -> None:
+        vectors = readers[2].project(torch.randn(BATCH, 1, WIDTH))
+        words = [("strong", f"w{row + 9}", f"w{row + 999}") for row in range(BATCH)]
+        Spelling(readers[2]).loss(vectors, words).backward()
+
+    step("three readers opened", lambda: None)
+    step("lens", lambda: [lens_tokens(readers[0], np.asarray(block)) for block in blocks])
+    step("gate set", lambda: readers[0].set_gate(blocks[:1], blocks[:1], 0.6))
+    step("weigh", weigh)
+    step(f"slot loss of {BATCH} rows and back", slot_loss)
+    return found
+
+
+def main() -> None:
+    """Measures and writes the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=10_000, help="gradients")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the parameters")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    facts = {"tokens": TOKENS, "width": WIDTH, "dtype": given.dtype, "date": str(date.today()), **machine()}
+    facts |= measure(given.rows, getattr(torch, given.dtype))
+    stem = RESULTS / f"vocabulary-{given.dtype}"
+    stem.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    lines = ["# Memory of reading at a large vocabulary", ""]
+    lines += [f"{key}: {round(value) if isinstance(value, float) else value}  " for key, value in facts.items()]
+    stem.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main()
