@@ -103,11 +103,11 @@ def test_the_step_raises_the_target_and_lists_as_many_tokens_as_asked(described:
 def test_the_projector_reads_its_own_layers_in_front_of_the_host(describer: Describer, monkeypatch: pytest.MonkeyPatch):
     asked = []
 
-    def report(hosts: list[str | None], gradients: torch.Tensor | None, tokens: int) -> list[str]:
+    def report(_: object, hosts: list[str | None], gradients: torch.Tensor | None, tokens: int) -> list[str]:
         asked.append((hosts, None if gradients is None else gradients.shape, tokens))
         return ["no pressure"]
 
-    monkeypatch.setattr(describer.reader, "report", report)
+    monkeypatch.setattr("stages.tools.describe.written_reports", report)
     assert not describer(PROMPT, "Madrid", HOST).parsed.pressure
     assert asked == [([HOST], (1, 2, 32), 8), ([HOST], None, 8)]
 

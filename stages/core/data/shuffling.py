@@ -13,8 +13,8 @@ from jaxtyping import Float, Int, Integer
 from ..run.seeds import keyed_rng
 from .gathering import BLOCK_ROWS, Vectors
 
-HELD_BLOCKS = 24
-"""Blocks in memory at a time: 12 288 rows."""
+HELD_BLOCKS = 16
+"""Blocks in memory at a time: 8 192 rows."""
 Window = tuple[Int[np.ndarray, " block"], Int[np.ndarray, " _"]]
 
 

@@ -105,7 +105,7 @@ def test_the_norm_is_the_mean_norm_of_embeddings(small_decoder: Decoder):
 @every_way
 def test_without_injection_the_logits_are_the_untouched_model_s_bit_for_bit(small_decoder: Decoder, how: Injection):
     reader = reader_of(small_decoder, how)
-    for prompt in map(reader.prompt, HOSTS):
+    for prompt in [prompt_of(reader, host) for host in HOSTS]:
         untouched = small_decoder.model(input_ids=torch.tensor([prompt.ids])).logits
         assert torch.equal(small_decoder.logits(read_slots(reader, [prompt], [()], None)), untouched)
         read_slots(reader, [prompt], [()], vectors_of(small_decoder)[:1])  # an injection leaves nothing behind
@@ -146,7 +146,7 @@ def test_replacing_leaves_all_other_embeddings_as_they_are(small_decoder: Decode
     reader = reader_of(small_decoder, REPLACE.model_copy(update={"scale": 1.5}))
     vectors = vectors_of(small_decoder)
     before, after = streams(reader, None)[0], streams(reader, vectors)[0]
-    for row, prompt in enumerate(map(reader.prompt, HOSTS)):
+    for row, prompt in enumerate(prompt_of(reader, host) for host in HOSTS):
         wanted = 1.5 * embedding_norm(small_decoder) * F.normalize(vectors[row], dim=-1)
         torch.testing.assert_close(after[row, prompt.slots], wanted)
         after[row, prompt.slots] = before[row, prompt.slots]
@@ -163,7 +163,7 @@ def test_adding_changes_the_residual_after_its_block_there_and_nowhere_else(smal
         assert torch.equal(before[block], after[block])
     before, after = before[how.block + 1], after[how.block + 1]
     wanted = before.clone()
-    for row, prompt in enumerate(map(reader.prompt, HOSTS)):
+    for row, prompt in enumerate(prompt_of(reader, host) for host in HOSTS):
         if how.at == "slots":
             directions = dict(zip(prompt.slots, F.normalize(vectors[row], dim=-1), strict=True))
         else:
