@@ -45,10 +45,12 @@ def test_all_that_resume_are_known():
 def test_each_declared_input_is_part_of_the_key(stage: str, declared: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(declared)
     with Repo(str(declared)) as repo:
-        found = [each for each in repo.index.stages if each.name.partition("@")[0] == stage]
+        found = [
+            each for each in repo.index.stages if str(each.addressing).rpartition(":")[2].partition("@")[0] == stage
+        ]
         files = [str(dep.fs_path) for dep in found[-1].deps if not isinstance(dep, ParamsDependency)]
         sections = [key for dep in found[-1].deps if isinstance(dep, ParamsDependency) for key in dep.params]
-    items = item_of(found[-1].name)
+    items = item_of(str(found[-1].addressing).rpartition(":")[2])
     before = Scratch(stage, *items).folder
     assert len(files) > 5 and sections
     for name in files:

@@ -138,8 +138,9 @@ def compare(group: Group, real: Group, name: str) -> Score:
         where = "unknown"
     else:
         where = "lower" if below(own, there) else "higher" if below(there, own) else "null"
-    silent = there is not None and silenced(group, real) and "reports_spoken" in group
-    return Score(group.key, name, own, there, gap, where, rests(own, there, gap) if silent else "no")
+    if there is None or not silenced(group, real) or "reports_spoken" not in group:
+        return Score(group.key, name, own, there, gap, where, "no")
+    return Score(group.key, name, own, there, gap, where, rests(own, there, gap))
 
 
 def rests(own: Estimate, real: Estimate, gap: Estimate | None) -> Rests:

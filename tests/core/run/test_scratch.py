@@ -53,7 +53,10 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(text: str) -> Callable[[Path], None]:
-    return lambda path: path.write_text(text) and None
+    def make(path: Path) -> None:
+        path.write_text(text)
+
+    return make
 
 
 def test_a_piece_is_made_once_and_cleared():
