@@ -62,7 +62,8 @@ def prepare(root: Path, size: str, count: int) -> None:
     card = card_of(Decoder(model, tokenizer), "pocket", "random weights", "0" * 40)
     (folder / "model.json").write_text(card.model_dump_json(), encoding="utf-8")
     (root / "params.yaml").write_bytes((tiny.ROOT / "params.yaml").read_bytes())
-    tiny.edit_params(root, gradients__layers=layers_of(size))
+    tiny.edit_params(root, domains=[NAME, "history"], gradients__layers=layers_of(size))
+    tiny.declare(root)
 
     def text(*tokens: int) -> str:
         return " ".join(f"w{token}" for token in tokens)

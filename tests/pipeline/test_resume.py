@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
+from dvc.stage import Stage as DvcStage
 
 from stages.core.run.scratch import Scratch
 from tests.pipeline import tiny
@@ -35,6 +36,11 @@ def item_of(address: str) -> tuple[str, ...]:
     return tuple(address.rpartition("@")[2:]) if "@" in address else ()
 
 
+def name_of(stage: DvcStage) -> str:
+    """A stage's name in its dvc.yaml, with the item of its matrix."""
+    return str(stage.addressing).rpartition(":")[2]
+
+
 def test_all_that_resume_are_known():
     assert {
         "model", "gradients", "virtual_step", "projector", "evaluation", "experiment", "leave_one_out", "other_teacher",
@@ -50,7 +56,7 @@ def test_each_declared_input_is_part_of_the_key(stage: str, declared: Path, monk
         ]
         files = [str(dep.fs_path) for dep in found[-1].deps if not isinstance(dep, ParamsDependency)]
         sections = [key for dep in found[-1].deps if isinstance(dep, ParamsDependency) for key in dep.params]
-    items = item_of(str(found[-1].addressing).rpartition(":")[2])
+    items = item_of(name_of(found[-1]))
     before = Scratch(stage, *items).folder
     assert len(files) > 5 and sections
     for name in files:
