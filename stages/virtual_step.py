@@ -14,7 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
-from .core.data.gradient_store import read_store, shards
+from .core.data.gradient_store import open_store, shards
 from .core.data.tables import PROMPTS, VIRTUAL_STEP, read_table, write_table
 from .core.engine.rows import naming_prompts
 from .core.model import ranks
@@ -43,10 +43,9 @@ def main() -> None:
 def work(name: str, settings: VirtualStep) -> None:
     """Computes this rank's pieces; the first rank then writes the table."""
     table = Path("data/prompts") / f"{name}.parquet"
-    store = Path("data/gradients") / f"{name}.zarr"
     prompts = read_table(table, PROMPTS)
-    prompt_ids = prompts["prompt_id"].to_list()
-    layers = read_store(store, prompt_ids, slice(1)).attributes["layers"]
+    store = open_store(Path("data/gradients") / f"{name}.zarr", prompts["prompt_id"].to_list())
+    layers = store.attributes["layers"]
     if settings.layer not in layers:
         raise InputError(
             f"params.yaml: virtual_step.layer: found {settings.layer}, wanted one of gradients.layers {layers}"
@@ -55,7 +54,7 @@ def work(name: str, settings: VirtualStep) -> None:
     decoder, _ = open_model()
 
     def compute(part: slice, advance: Callable[[int], None], path: Path) -> None:
-        gradient = read_store(store, prompt_ids, part).gradient[:, at : at + 1]
+        gradient = store.read("gradient", part)[:, at : at + 1]
         shift_table(decoder, prompts[part], gradient, settings, advance).write_parquet(path)
 
     scratch = Scratch("virtual_step", name)

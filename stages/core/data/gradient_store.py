@@ -4,12 +4,13 @@ Shards of gradients and activations hold SHARD_BYTES or less, before compression
 shard whatever its size, to have few files. Shards are written whole by one writer; inner chunks hold CHUNK_ROWS rows.
 Gradients and activations are rounded to `keep_bits` mantissa bits before writing (numcodecs.BitRound) and stored as
 plain float32 with Blosc(zstd), so that any Zarr v3 reader opens them. The fill value is NaN: a row that was never
-written can't be taken for data.
+written can't be taken for data. The attribute `shards` holds the SHA-256 of every shard file of gradients and
+activations, so that a file that was copied from another run's store is refused.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +22,19 @@ from zarr.codecs import BloscCodec
 from zarr.errors import BaseZarrError
 
 from ..run.errors import InputError, one_line
-from ..run.files import replacing
+from ..run.files import file_hash, replacing
 
 SHARD_BYTES = 32 * 2**20
 CHUNK_ROWS = 64
 ID_BYTES = 16
 ARRAYS = ("gradient", "activation", "target_logprob", "answer_logprob", "top_token")
 """What is stored of each prompt, beside its prompt_id."""
+SHARDED = ("gradient", "activation")
+"""The arrays of as many shards as it takes."""
 FINITE = ("gradient", "activation", "target_logprob")
 """The arrays that hold no NaN."""
 RUN_CHUNKS = 16
 """Chunks that are read together at most, where rows are picked."""
-
-
-@dataclass(frozen=True)
-class Gradients:
-    """What a store holds, in memory. `answer_logprob` is null (masked) where the answer isn't known."""
-
-    prompt_id: list[str]
-    gradient: Float[np.ndarray, "sample layer d_model"]
-    activation: Float[np.ndarray, "sample layer d_model"]
-    target_logprob: Float[np.ndarray, " sample"]
-    answer_logprob: Float[np.ndarray, " sample"]
-    top_token: Int[np.ndarray, " sample"]
-    attributes: dict[str, Any]
 
 
 def shard_rows(layers: int, d_model: int) -> int:
@@ -75,7 +65,7 @@ def write_store(
     """Writes a store from pieces, one a shard, in order; it appears whole or not at all.
 
     A piece holds gradient, activation, target_logprob, answer_logprob and top_token of its rows. The attributes are
-    written first and in sorted order, so that the same content gives the same bytes.
+    written in sorted order, so that the same content gives the same bytes.
 
     Raises:
         InputError: a gradient or activation is NaN or infinite; names the row's prompt_id.
@@ -99,12 +89,7 @@ def write_arrays(
     """Writes checked pieces at `path`, which must not exist."""
     samples = len(prompt_ids)
     _, layers, d_model = pieces[0]["gradient"].shape
-    group = zarr.open_group(
-        path,
-        mode="w-",
-        zarr_format=3,
-        attributes=dict(sorted({**attributes, "samples": samples, "keep_bits": keep_bits}.items())),
-    )
+    group = zarr.open_group(path, mode="w-", zarr_format=3)
     all_rows = math.ceil(samples / CHUNK_ROWS) * CHUNK_ROWS
     some_rows = min(shard_rows(layers, d_model), all_rows)
     blosc = BloscCodec(cname="zstd", clevel=5, shuffle="shuffle")
@@ -121,7 +106,7 @@ def write_arrays(
         )
 
     nan = float("nan")
-    for name in ("gradient", "activation"):
+    for name in SHARDED:
         target = array(name, some_rows, (layers, d_model), "float32", nan)
         start = 0
         for piece in pieces:
@@ -136,6 +121,17 @@ def write_arrays(
         array(name, all_rows, (), dtype, fill)[:] = np.concatenate([piece[name] for piece in pieces])
     ids = np.frombuffer("".join(prompt_ids).encode("ascii"), np.uint8).reshape(-1, ID_BYTES)
     array("prompt_id", all_rows, (ID_BYTES,), "uint8", 0)[:] = ids
+    hashes = {
+        name: [file_hash(shard_file(path, name, number)) for number in range(math.ceil(samples / some_rows))]
+        for name in SHARDED
+    }
+    written = {**attributes, "samples": samples, "keep_bits": keep_bits, "shards": hashes}
+    group.update_attributes(dict(sorted(written.items())))
+
+
+def shard_file(path: Path, name: str, number: int) -> Path:
+    """The file of one shard of an array [sample, layer, d_model]."""
+    return path / name / "c" / str(number) / "0" / "0"
 
 
 def check_finite(path: Path, piece: Mapping[str, np.ndarray], prompt_ids: Sequence[str]) -> None:
@@ -159,6 +155,8 @@ class Store:
     path: Path
     arrays: dict[str, zarr.Array[Any]]
     attributes: dict[str, Any]
+    known: set[Path] = field(default_factory=set)
+    """The shard files that were seen to be those that the store was written with."""
 
     def __len__(self) -> int:
         return self.attributes["samples"]
@@ -167,7 +165,8 @@ class Store:
         """Rows of one array: a slice, or row numbers in ascending order, for which only the chunks with them are read.
 
         Raises:
-            InputError: a shard can't be read, or a row is NaN or infinite (`answer_logprob` may be); names the row.
+            InputError: a shard can't be read or is of another store, or a row is NaN or infinite (`answer_logprob` may
+                be); names the shard or the row.
         """
         array = self.arrays[name]
         try:
@@ -179,7 +178,27 @@ class Store:
             ) from error
         if name in FINITE and not np.isfinite(values).all():
             check_finite(self.path, {name: values}, self.prompt_ids(rows))
+        if name in SHARDED:
+            self.check_shards(name, rows)
         return values
+
+    def check_shards(self, name: str, rows: slice | Int[np.ndarray, " n"]) -> None:
+        """Checks, once each, that the shard files with these rows are those that the store was written with.
+
+        Raises:
+            InputError: one is not.
+        """
+        shards = self.arrays[name].shards
+        assert shards is not None
+        wanted = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
+        for number in np.unique(wanted // shards[0]).tolist():
+            file = shard_file(self.path, name, number)
+            if file not in self.known and file_hash(file) != self.attributes["shards"][name][number]:
+                raise InputError(
+                    f"{file}: not the shard that its store was written with, but one of another run; delete "
+                    f"{self.path} and run dvc repro"
+                )
+            self.known.add(file)
 
     def prompt_ids(self, rows: slice | Int[np.ndarray, " n"] = slice(None)) -> list[str]:
         """The prompt_ids of these rows."""
@@ -217,7 +236,7 @@ def open_store(path: Path, prompt_ids: Sequence[str]) -> Store:
         raise InputError(f"{path}: not a whole gradient store ({what}); {advice}") from error
     store = Store(path, {name: whole(path, name, array) for name, array in found.items()}, attributes)
     layers = attributes.get("layers")
-    for name in ("gradient", "activation"):
+    for name in SHARDED:
         if not isinstance(layers, list) or len(layers) != store.arrays[name].shape[1]:
             raise InputError(f"{path}: layers: found {layers}, wanted the layers of its arrays; {advice}")
     ids = store.read("prompt_id").reshape(-1).view(f"S{ID_BYTES}")
@@ -229,22 +248,6 @@ def open_store(path: Path, prompt_ids: Sequence[str]) -> Store:
         if array.shape[0] != len(ids):
             raise InputError(f"{path}: {name}: found {array.shape[0]} rows, its prompts are {len(ids)}; {advice}")
     return store
-
-
-def read_store(path: Path, prompt_ids: Sequence[str], rows: slice = slice(None)) -> Gradients:
-    """Reads a store: some rows, with all that is stored of them.
-
-    Args:
-        path: the store.
-        prompt_ids: of all its rows.
-        rows: those that are read (and whose numbers are checked); no others are ever held in memory.
-
-    Raises:
-        InputError: see `open_store`; or a row is NaN or infinite.
-    """
-    store = open_store(path, prompt_ids)
-    arrays = {name: store.read(name, rows) for name in ARRAYS}
-    return Gradients(prompt_id=list(prompt_ids)[rows], attributes=store.attributes, **arrays)
 
 
 def whole(path: Path, name: str, array: zarr.Array[Any] | zarr.Group) -> zarr.Array[Any]:

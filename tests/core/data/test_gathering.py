@@ -85,6 +85,7 @@ def test_means_by_answer_are_those_of_the_rows_at_once(data: Gathered):
 
 
 def test_a_nan_is_refused_when_its_row_is_read_and_the_store_and_the_prompt_are_named(data: Gathered):
+    data.activation[np.arange(790)]  # the shards are those that were written; from here on only numbers are checked
     array = zarr.open_group("data/gradients/music.zarr", mode="r+")["activation"]
     assert isinstance(array, zarr.Array)
     array[431, 1, 2] = np.nan

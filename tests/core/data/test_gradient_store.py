@@ -8,8 +8,17 @@ import numpy as np
 import pytest
 import zarr
 
-from stages.core.data.gradient_store import ARRAYS, ID_BYTES, read_store, rounded, shard_rows, shards, write_store
-from stages.core.run.files import content_hash
+from stages.core.data.gradient_store import (
+    ARRAYS,
+    ID_BYTES,
+    Store,
+    open_store,
+    rounded,
+    shard_rows,
+    shards,
+    write_store,
+)
+from stages.core.run.files import content_hash, file_hash
 
 ROWS, LAYERS, WIDTH, BITS = 150, 2, 8, 10
 IDS = [f"{number:0{ID_BYTES}x}" for number in range(ROWS)]
@@ -36,14 +45,20 @@ def store(tmp_path: Path) -> Path:
     return path
 
 
+def read_all(store: Store) -> None:
+    for name in ARRAYS:
+        store.read(name)
+
+
 def test_it_reads_back_within_the_rounding_that_was_asked_for(store: Path):
-    found, wanted = read_store(store, IDS), piece()
-    assert found.prompt_id == IDS
-    assert found.attributes == ATTRIBUTES | {"samples": ROWS, "keep_bits": BITS}
+    found, wanted = open_store(store, IDS), piece()
+    assert found.prompt_ids() == IDS
+    hashes = {name: [file_hash(store / name / "c/0/0/0")] for name in ("gradient", "activation")}
+    assert found.attributes == ATTRIBUTES | {"samples": ROWS, "keep_bits": BITS, "shards": hashes}
     for name in ("gradient", "activation"):
-        assert np.abs(getattr(found, name) / wanted[name] - 1).max() <= 2 ** -(BITS + 1)
+        assert np.abs(found.read(name) / wanted[name] - 1).max() <= 2 ** -(BITS + 1)
     for name in ("target_logprob", "answer_logprob", "top_token"):
-        np.testing.assert_array_equal(getattr(found, name), wanted[name])
+        np.testing.assert_array_equal(found.read(name), wanted[name])
 
 
 @pytest.mark.parametrize("bits", [1, 7, 23])
@@ -60,7 +75,7 @@ def test_plain_zarr_opens_it(store: Path):
     gradient = group["gradient"]
     assert isinstance(gradient, zarr.Array) and gradient.metadata.zarr_format == 3
     assert gradient.shape == (ROWS, LAYERS, WIDTH) and gradient.dtype == np.float32 and np.isnan(gradient.fill_value)
-    np.testing.assert_array_equal(np.asarray(gradient[:]), read_store(store, IDS).gradient)
+    np.testing.assert_array_equal(np.asarray(gradient[:]), open_store(store, IDS).read("gradient"))
     ids = group["prompt_id"]
     assert isinstance(ids, zarr.Array)
     assert [bytes(np.asarray(row)).decode() for row in np.asarray(ids[:])] == IDS
@@ -80,7 +95,9 @@ def test_shards_cover_all_rows_once_and_pieces_join(tmp_path: Path, monkeypatch:
     assert [row for part in parts for row in range(part.start, part.stop)] == list(range(ROWS))
     write_store(tmp_path / "a.zarr", [piece(part.start, part.stop) for part in parts], IDS, BITS, ATTRIBUTES)
     assert len(list((tmp_path / "a.zarr/gradient/c").glob("*/0/0"))) == 3
-    np.testing.assert_array_equal(read_store(tmp_path / "a.zarr", IDS).gradient, rounded(piece()["gradient"], BITS))
+    np.testing.assert_array_equal(
+        open_store(tmp_path / "a.zarr", IDS).read("gradient"), rounded(piece()["gradient"], BITS)
+    )
 
 
 @pytest.mark.parametrize(("bits", "a_gigabyte"), [(7, 85), (10, 65)])
@@ -98,16 +115,16 @@ def test_a_large_store_has_few_files(tmp_path: Path, bits: int, a_gigabyte: int)
 
 
 def test_some_rows_are_those_of_the_whole_and_are_checked_by_themselves(store: Path):
-    whole, some = read_store(store, IDS), read_store(store, IDS, slice(60, 70))
-    assert some.prompt_id == IDS[60:70] and some.attributes == whole.attributes
+    found = open_store(store, IDS)
+    assert found.prompt_ids(slice(60, 70)) == IDS[60:70]
     for name in ARRAYS:
-        np.testing.assert_array_equal(getattr(some, name), getattr(whole, name)[60:70])
+        np.testing.assert_array_equal(found.read(name, slice(60, 70)), found.read(name)[60:70])
     spoil_nan(store)
-    assert read_store(store, IDS, slice(4, 9)).prompt_id == IDS[4:9]
+    assert len(found.read("gradient", slice(4, 9))) == 5
     with pytest.raises(ValueError, match=f"gradient of prompt {IDS[3]}: NaN"):
-        read_store(store, IDS, slice(2, 9))
+        open_store(store, IDS).read("gradient", slice(2, 9))
     with pytest.raises(ValueError, match="its 150 rows are not the 149 prompts"):
-        read_store(store, IDS[1:], slice(4, 9))
+        open_store(store, IDS[1:])
 
 
 @pytest.mark.parametrize("name", ["gradient", "activation", "target_logprob"])
@@ -144,6 +161,12 @@ def edit_attributes(store: Path) -> None:
     group.attrs["layers"] = [0]
 
 
+def take_a_shard_of_another_run(store: Path) -> None:
+    other = store.with_name("other.zarr")
+    write_store(other, [{**piece(), "gradient": 2 * piece()["gradient"]}], IDS, BITS, ATTRIBUTES)
+    shutil.copy(other / "gradient/c/0/0/0", store / "gradient/c/0/0/0")
+
+
 BROKEN: dict[str, tuple[Any, str]] = {
     "a missing shard": (lambda store: (store / "gradient/c/0/0/0").unlink(), "gradient: found 0 of 1 shards: .* cut"),
     "a truncated shard": (truncate, "gradient: a shard can't be read .*: the store was cut short"),
@@ -153,6 +176,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "half of the metadata": (lambda store: (store / "zarr.json").write_text("{"), "not a whole gradient store"),
     "other layers": (edit_attributes, r"layers: found \[0\], wanted the layers of its arrays"),
     "NaN": (spoil_nan, f"gradient of prompt {IDS[3]}: NaN or infinite, wanted numbers; 1 such rows"),
+    "a shard of another run": (take_a_shard_of_another_run, "gradient/c/0/0/0: not the shard that its store was"),
     "nothing": (shutil.rmtree, "no such store; run the stage that writes it"),
 }  # fmt: skip
 
@@ -161,12 +185,12 @@ BROKEN: dict[str, tuple[Any, str]] = {
 def test_a_store_that_is_not_whole_is_refused(store: Path, fault: str):
     spoil, message = BROKEN[fault]
     spoil(store)
-    with pytest.raises(ValueError, match=f"music.zarr: {message}") as caught:
-        read_store(store, IDS)
+    with pytest.raises(ValueError, match=f"music.zarr[:/] ?{message}") as caught:
+        read_all(open_store(store, IDS))
     assert "\n" not in str(caught.value)
 
 
 def test_a_store_of_other_prompts_is_refused(store: Path):
     for ids in (IDS[::-1], IDS[:-1], ["x" * ID_BYTES, *IDS[1:]]):
         with pytest.raises(ValueError, match=r"its 150 rows are not the .* prompts of the table before it"):
-            read_store(store, ids)
+            open_store(store, ids)
