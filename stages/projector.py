@@ -49,18 +49,21 @@ class Sections(Section):
 
 def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) -> Curriculum:
     """The curriculum of a split for a reader's seed."""
-    rows = taught(data.rows.drop("prompt"), split)
-    if rows.is_empty():
+    lessons = (
+        taught(data.rows.lazy(), split)
+        .select(
+            "row",
+            domain="label_domain",
+            moved_to="label_moved_to",
+            moved_from="label_moved_from",
+            flip=~pl.col("label_moved_from").is_in(list(held_out_targets(data.rows))),
+        )
+        .collect()
+    )
+    if lessons.is_empty():
         raise InputError(
             f"data/labels: no usable label in split {split!r}; look at the teacher's agreement (dvc metrics show)"
         )
-    lessons = rows.select(
-        "row",
-        domain="label_domain",
-        moved_to="label_moved_to",
-        moved_from="label_moved_from",
-        flip=~pl.col("label_moved_from").is_in(list(held_out_targets(data.rows))),
-    )
     others, reference = hosts(data.rows, split), reader.card.reference
     return Curriculum(data.gradient, data.activation, lessons, others, reference, settings, reader.seed)
 

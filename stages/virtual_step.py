@@ -44,7 +44,7 @@ def work(name: str, settings: VirtualStep) -> None:
     """Computes this rank's pieces; the first rank then writes the table."""
     table = Path("data/prompts") / f"{name}.parquet"
     prompts = read_table(table, PROMPTS)
-    store = open_store(Path("data/gradients") / f"{name}.zarr", prompts["prompt_id"].to_list())
+    store = open_store(Path("data/gradients") / f"{name}.zarr", prompts["prompt_id"])
     layers = store.attributes["layers"]
     if settings.layer not in layers:
         raise InputError(

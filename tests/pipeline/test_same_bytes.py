@@ -51,7 +51,7 @@ def again(
 # Where the size of batches is set: the engine's in tokens, the reports' and the options' in rows.
 SMALLER = {
     "engine/batches.py": {"CPU_TOKENS = (512, 4096)": "CPU_TOKENS = (16, 16)", "GROUP = 4": "GROUP = 1"},
-    "reader/reader.py": {"batch: int = 256": "batch: int = 3"},
+    "reader/reports.py": {"batch: int = 256": "batch: int = 3"},
     "evaluate/options.py": {"256": "3"},
 }
 

@@ -36,6 +36,7 @@ class Stopped(Exception):
 @pytest.fixture
 def root(tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tiny.copied(tiny_pipeline, tmp_path / "repository")
+    tiny.declare_sweeps(root)
     monkeypatch.chdir(root)
     return root
 

@@ -7,6 +7,7 @@ activations stay in their stores: rows of them are read when they are asked for.
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -23,6 +24,9 @@ TAUGHT = ("domain", "prompt", "target", "split", "held_out", "label_domain", "la
 """The columns that a projector's training reads."""
 SAME = ("model", "commit", "hook_point", "loss", "sign")
 """Attributes that the stores of all domains share."""
+
+
+Table = TypeVar("Table", pl.DataFrame, pl.LazyFrame)
 
 
 class Stored:
@@ -82,12 +86,10 @@ def gather(domains: Sequence[str], layers: Sequence[int], columns: Sequence[str]
     """
     tables, stores = [], []
     for domain in domains:
-        prompts, labels = (
-            read_table(Path("data") / kind / f"{domain}.parquet", kept(schema, columns, start))
-            for kind, schema, start in (("prompts", PROMPTS, ""), ("labels", LABELS, "label_"))
-        )
+        prompts = columns_of(Path("data/prompts") / f"{domain}.parquet", PROMPTS, columns, "")
+        labels = columns_of(Path("data/labels") / f"{domain}.parquet", LABELS, columns, "label_")
         path = Path("data/gradients") / f"{domain}.zarr"
-        stores.append(open_store(path, prompts["prompt_id"].to_list()))
+        stores.append(open_store(path, prompts["prompt_id"]))
         check_attributes(stores[-1], stores[0])
         for layer in layers:
             if layer not in (stored := stores[-1].attributes["layers"]):
@@ -95,7 +97,7 @@ def gather(domains: Sequence[str], layers: Sequence[int], columns: Sequence[str]
                     f"params.yaml: projector.layers: found {layer}, {path} holds {stored}; add it to gradients.layers"
                 )
         table = labelled(prompts, labels)
-        tables.append(table if columns is None else table.select(pl.col(columns).cast(pl.Categorical)))
+        tables.append(table if columns is None else table.select(columns))
     rows = pl.concat(tables).with_row_index("row")
     return Gathered(rows, Stored(stores, "gradient", layers), Stored(stores, "activation", layers), list(layers))
 
@@ -113,10 +115,13 @@ def continuations(domains: Sequence[str]) -> pl.DataFrame:
     return pl.concat(steps).select("prompt_id", "continuation_before").unique("prompt_id", maintain_order=True)
 
 
-def kept(schema: Schema, columns: Sequence[str] | None, start: str) -> Schema:
-    """The columns of a table that are read: prompt_id, and those whose name, after `start`, is among `columns`."""
-    names = schema if columns is None else ["prompt_id", *(name for name in schema if f"{start}{name}" in columns)]
-    return {name: schema[name] for name in names}
+def columns_of(path: Path, schema: Schema, columns: Sequence[str] | None, start: str) -> pl.DataFrame:
+    """A table's prompt_id, and as categories the columns whose name, after `start`, is among `columns`; None: all."""
+    if columns is None:
+        return read_table(path, schema)
+    names = [name for name in schema if f"{start}{name}" in columns]
+    table = read_table(path, {name: schema[name] for name in ["prompt_id", *names]})
+    return table.with_columns(pl.col(names).cast(pl.Categorical))
 
 
 def check_attributes(store: Store, first: Store) -> None:
@@ -175,7 +180,7 @@ def usable() -> pl.Expr:
     )
 
 
-def taught(rows: pl.DataFrame, split: str) -> pl.DataFrame:
+def taught(rows: Table, split: str) -> Table:
     """The rows of a split that a projector is taught from: a usable label, nothing held out.
 
     Neither is a held-out target in the label, which may be wrong, as the entity moved to.
@@ -184,7 +189,7 @@ def taught(rows: pl.DataFrame, split: str) -> pl.DataFrame:
     return rows.filter((pl.col("split") == split) & (pl.col("held_out") == "none") & usable() & seen)
 
 
-def held_out_targets(rows: pl.DataFrame) -> set[str]:
+def held_out_targets(rows: pl.DataFrame | pl.LazyFrame) -> set[str]:
     """The entities that are held out as targets: no training report may name one as moved to."""
     return set(rows.lazy().filter(pl.col("held_out") == "target").select("target").unique().collect()["target"])
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import zarr
 from jaxtyping import Float, Int
 from numcodecs import BitRound
@@ -27,6 +28,8 @@ from ..run.files import file_hash, replacing
 SHARD_BYTES = 32 * 2**20
 CHUNK_ROWS = 64
 ID_BYTES = 16
+ID_ROWS = 4096
+"""Identifiers that are compared together: a million of them as Python's strings would take 65 MB."""
 ARRAYS = ("gradient", "activation", "target_logprob", "answer_logprob", "top_token")
 """What is stored of each prompt, beside its prompt_id."""
 SHARDED = ("gradient", "activation")
@@ -218,7 +221,7 @@ def picked(array: zarr.Array[Any], rows: Int[np.ndarray, " n"]) -> np.ndarray:
     return found
 
 
-def open_store(path: Path, prompt_ids: Sequence[str]) -> Store:
+def open_store(path: Path, prompt_ids: Sequence[str] | pl.Series) -> Store:
     """Opens a store and checks that it is complete and is that of these prompts, in this order.
 
     Raises:
@@ -240,7 +243,8 @@ def open_store(path: Path, prompt_ids: Sequence[str]) -> Store:
         if not isinstance(layers, list) or len(layers) != store.arrays[name].shape[1]:
             raise InputError(f"{path}: layers: found {layers}, wanted the layers of its arrays; {advice}")
     ids = store.read("prompt_id").reshape(-1).view(f"S{ID_BYTES}")
-    if not np.array_equal(ids, np.array(prompt_ids, dtype="S")):
+    parts = range(0, max(len(ids), len(prompt_ids)), ID_ROWS)
+    if any(not np.array_equal(ids[at : at + ID_ROWS], np.array(prompt_ids[at : at + ID_ROWS], "S")) for at in parts):
         raise InputError(
             f"{path}: its {len(ids)} rows are not the {len(prompt_ids)} prompts of the table before it; run dvc repro"
         )

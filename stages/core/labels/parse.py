@@ -6,7 +6,6 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from ..api.chat import Answer, Fault, json_of
-from .lexicon import words
 
 NONE = "none"
 Words = Annotated[str, StringConstraints(strip_whitespace=True)]
@@ -50,8 +49,6 @@ def read_label(answer: Answer, fields: Sequence[str]) -> TeacherLabel:
         raise Fault("wrong_enum", f"domain: found {label.domain!r}, wanted one of {', '.join([*fields, NONE])}")
     if (label.domain == NONE) != (not label.moved_to and not label.moved_from):
         raise Fault("inconsistent", f'domain {label.domain!r}: wanted "none" exactly when both entities are empty')
-    if words(label.moved_to) == words(label.moved_from) != ():
-        raise Fault("inconsistent", f"moved_to: found {label.moved_to!r}, which is moved_from too, wanted another")
     return label
 
 

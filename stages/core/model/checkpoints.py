@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -62,8 +63,10 @@ class Resumable:
     def save(self, step: int, curve: Curve) -> None:
         """Replaces the kept state by the present one."""
         parts = [part.state_dict() for part in (self.module, *self.optimizers, *self.schedules)]
+        content = BytesIO()  # torch's own writing to a file says nothing of a full disk
+        torch.save({"step": step, "curve": curve, "best": self.best, "parts": parts}, content)
         with replacing(self.path) as partial:
-            torch.save({"step": step, "curve": curve, "best": self.best, "parts": parts}, partial)
+            partial.write_bytes(content.getbuffer())
 
     def load(self) -> Curve:
         """Restores the kept state, if there is one, and returns its curve (empty if there is none)."""
