@@ -52,11 +52,12 @@ def test_a_state_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     before = (tmp_path / "a").read_bytes()
     steps(module, state, 3, 5)
 
-    def half(_: object, path: Path) -> None:
-        path.write_bytes(before[:100])
+    def half(path: Path, _content: object) -> None:
+        with path.open("wb") as stream:
+            stream.write(before[:100])
         raise ZeroDivisionError
 
-    monkeypatch.setattr("torch.save", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(ZeroDivisionError):
         state.save(5, [])
     assert (tmp_path / "a").read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ["a"]
