@@ -79,7 +79,6 @@ GOOD = {"summary": "s", "moved_from": "", "moved_to": "a", "domain": "music", "c
         ("wrong_schema", completion('["Paris"]')),
         ("inconsistent", completion(json.dumps(GOOD | {"domain": "none"}))),
         ("inconsistent", completion(json.dumps(GOOD | {"moved_to": " "}))),
-        ("inconsistent", completion(json.dumps(GOOD | {"moved_from": "A"}))),
     ],
 )
 def test_an_answer_that_can_t_be_used_is_repaired_once_or_quarantined(serve: Serve, fault: str, reply: dict[str, Any]):
