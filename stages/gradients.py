@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from .core.data.gradient_store import ARRAYS, shards, write_store
+from .core.data.gradient_store import ARRAYS, SHARDED, shards, write_store
 from .core.data.tables import PROMPTS, read_table
 from .core.engine.gradients import activation_gradients
 from .core.engine.rows import naming_prompts, samples_of
@@ -34,12 +34,16 @@ class Sections(Section):
     gradients: Gradients
 
 
-def compute(decoder: Decoder, prompts: pl.DataFrame, layers: list[int], path: Path, advance) -> None:
+def compute(decoder: Decoder, prompts: pl.DataFrame, settings: Gradients, path: Path, advance) -> None:
     """Writes one shard's arrays to `path` as .npz, in the order of the prompts."""
     arrays: dict[str, np.ndarray] = {}
-    for batch in activation_gradients(decoder, samples_of(decoder, prompts), layers, advance=advance):
+    layers, places = settings.layers, settings.places
+    samples = samples_of(decoder, prompts, places)
+    for batch in activation_gradients(decoder, samples, layers, places, advance=advance):
         for name in ARRAYS:
             values = getattr(batch, name)
+            if name in SHARDED:
+                values = values.reshape(len(values), len(places), len(layers), -1)
             if name not in arrays:
                 arrays[name] = np.empty((len(prompts), *values.shape[1:]), values.dtype)
             arrays[name][batch.rows] = values
@@ -62,13 +66,13 @@ def work(name: str, settings: Gradients) -> None:
     for layer in settings.layers:
         decoder.check_layer(layer, key="params.yaml: gradients.layers")
     scratch = Scratch("gradients", name)
-    parts = list(shards(len(prompts), len(settings.layers), decoder.d_model))
+    parts = list(shards(len(prompts), len(settings.places) * len(settings.layers), decoder.d_model))
     with progress(f"gradients {name}", len(prompts)) as advance:
         for part in ranks.own(parts):
             with naming_prompts(prompts[part], str(table)):
                 scratch.piece(
                     f"{part.start}.npz",
-                    lambda path, part=part: compute(decoder, prompts[part], settings.layers, path, advance),
+                    lambda path, part=part: compute(decoder, prompts[part], settings, path, advance),
                 )
     if not ranks.finished():
         return
@@ -77,7 +81,10 @@ def work(name: str, settings: Gradients) -> None:
     attributes = {
         "model": card.id,
         "commit": card.commit,
-        "hook_point": "residual stream after the block, at the last prompt token",
+        "hook_point": "residual stream after the block, at each place: target_n is the position whose output predicts "
+        "the target's n-th token (target_1: the last prompt token), subject the subject's last token in the prompt",
+        "places": settings.places,
+        "missing": "a place that a row's target is too short for holds zeros",
         "layers": settings.layers,
         "loss": "-log p(target | prompt), teacher-forced over all target tokens, nats",
         "sign": "gradient dL/dh; the update direction is its negative",
@@ -86,7 +93,7 @@ def work(name: str, settings: Gradients) -> None:
     pieces = [np.load(file) for file in files]
     write_store(path, pieces, prompts["prompt_id"].to_list(), settings.keep_bits, attributes)
     scratch.clear()
-    print(f"{path}: {len(prompts)} gradients of layers {settings.layers}")
+    print(f"{path}: {len(prompts)} gradients of layers {settings.layers} at {', '.join(settings.places)}")
 
 
 if __name__ == "__main__":

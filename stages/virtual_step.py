@@ -15,6 +15,7 @@ from pathlib import Path
 import polars as pl
 
 from .core.data.gradient_store import open_store, shards
+from .core.data.places import FIRST
 from .core.data.tables import PROMPTS, VIRTUAL_STEP, read_table, write_table
 from .core.engine.rows import naming_prompts
 from .core.model import ranks
@@ -54,7 +55,7 @@ def work(name: str, settings: VirtualStep) -> None:
     decoder, _ = open_model()
 
     def compute(part: slice, advance: Callable[[int], None], path: Path) -> None:
-        gradient = store.read("gradient", part)[:, at : at + 1]
+        gradient = store.read("gradient", part, [FIRST])[:, 0, at : at + 1]
         shift_table(decoder, prompts[part], gradient, settings, advance).write_parquet(path)
 
     scratch = Scratch("virtual_step", name)

@@ -8,6 +8,7 @@ keeps the reports with the top lens tokens in a Parquet file.
   trainer = Trainer(..., callbacks=[GradientWatch(every=10, output=Path("watch.parquet"))])
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, TrainerState
 
+from ..core.data.places import FIRST, target_token
+from ..core.engine.gradients import at_places
 from ..core.evaluate.baselines import unembedded
 from ..core.model.decoder import Decoder, residual
 from ..core.model.opening import open_model
@@ -112,10 +115,9 @@ class GradientWatch(TrainerCallback):
         at, taught = starts(labels)
         if not taught:
             return
-        rows = torch.tensor(taught, device=at.device)
-        gradients = torch.stack(
-            [self._labels * self._gradients[layer][rows, at[rows]].float() for layer in self.reader.card.layers], 1
-        )
+        index = positions(labels)[taught]
+        streams = [self._gradients[layer][taught] for layer in self.reader.card.layers]
+        gradients = self._labels * torch.stack([at_places(stream, index) for stream in streams], 2).flatten(1, 2)
         reports = written_reports(self.reader, [None] * len(taught), gradients, REPORT_TOKENS)
         shift = unembedded(self.decoder, gradients.cpu().numpy())
         tokenizer = self.decoder.tokenizer
@@ -173,6 +175,14 @@ def starts(labels: Int[Tensor, "row position"]) -> tuple[Int[Tensor, " row"], li
     first = taught.int().argmax(1)
     rows = [row for row in range(len(labels)) if taught[row].any() and first[row] > 0]
     return (first - 1).clamp_min(0), rows
+
+
+def positions(labels: Int[Tensor, "row position"], places: Sequence[str] = (FIRST,)) -> Int[Tensor, "row place"]:
+    """The position of each place `target_<n>`; -1 where a row has fewer labels."""
+    at, _ = starts(labels)
+    number = torch.tensor([target_token(place) for place in places], device=at.device)
+    there = number <= (labels != -100).sum(1, keepdim=True)
+    return torch.where(there, at[:, None] + number - 1, -1)
 
 
 def blocks_of(model: PreTrainedModel, studied: Decoder) -> Any:

@@ -15,7 +15,8 @@ from jaxtyping import Float, Integer
 
 from ..run.errors import InputError
 from ..run.files import read_json
-from .gradient_store import Store, open_store
+from .gradient_store import SHARDED, Store, open_store
+from .places import FIRST
 from .tables import LABELS, PROMPTS, VIRTUAL_STEP, Schema, read_table
 
 BLOCK_ROWS = 512
@@ -32,15 +33,17 @@ Table = TypeVar("Table", pl.DataFrame, pl.LazyFrame)
 class Stored:
     """One array (`gradient` or `activation`) of several stores, one store's rows after another's."""
 
-    def __init__(self, stores: Sequence[Store], name: str, layers: Sequence[int]) -> None:
-        """`layers`: those that are wanted, by number; every store must have them."""
-        self.stores, self.name = stores, name
+    def __init__(
+        self, stores: Sequence[Store], name: str, layers: Sequence[int], places: Sequence[str] = (FIRST,)
+    ) -> None:
+        """`layers`, `places`: those that are wanted, by number and by name; every store must have them."""
+        self.stores, self.name, self.places = stores, name, places
         self.layers = [[store.attributes["layers"].index(layer) for layer in layers] for store in stores]
         self.starts = np.cumsum([0, *map(len, stores)])
-        self.shape = (int(self.starts[-1]), len(layers), stores[0].arrays[name].shape[-1])
+        self.shape = (int(self.starts[-1]), len(places) * len(layers), stores[0].arrays[name].shape[-1])
 
-    def __getitem__(self, rows: Integer[np.ndarray, " n"], /) -> Float[np.ndarray, "n layer d_model"]:
-        """These rows, in the order given, and no others.
+    def __getitem__(self, rows: Integer[np.ndarray, " n"], /) -> Float[np.ndarray, "n vector d_model"]:
+        """These rows, in the order given, and no others; all layers of the first place, then those of the next.
 
         Raises:
             InputError: a shard can't be read, or a row is NaN or infinite; names the store and the row.
@@ -51,7 +54,8 @@ class Stored:
         for number, (store, layers) in enumerate(zip(self.stores, self.layers, strict=True)):
             own = order[ends[number] : ends[number + 1]]
             if len(own):
-                found[own] = store.read(self.name, rows[own] - self.starts[number])[:, layers]
+                values = store.read(self.name, rows[own] - self.starts[number], self.places)
+                found[own] = values[:, :, layers].reshape(len(own), *self.shape[1:])
         return found
 
 
@@ -64,25 +68,33 @@ class Gathered:
     """What is gathered.
 
     `rows`: the prompts table of all domains with `row` (index into `gradient`) and label_* columns (null: no label).
+    `gradient` and `activation` have a vector for each of the `layers` at each of the `places`, place by place.
     """
 
     rows: pl.DataFrame
     gradient: Vectors
     activation: Vectors
     layers: list[int]
+    places: tuple[str, ...] = (FIRST,)
 
 
-def gather(domains: Sequence[str], layers: Sequence[int], columns: Sequence[str] | None = None) -> Gathered:
-    """Reads prompts and labels, and opens the gradients (of these layers), of the domains.
+def gather(
+    domains: Sequence[str],
+    layers: Sequence[int],
+    columns: Sequence[str] | None = None,
+    places: Sequence[str] = (FIRST,),
+) -> Gathered:
+    """Reads prompts and labels, and opens the gradients (of these layers, at these places), of the domains.
 
     Args:
         domains: the domains.
         layers: the layers, by number.
         columns: those of the table that are kept, as categories, which take 4 bytes a row each; None: all, as text.
+        places: the places, by name.
 
     Raises:
         InputError: a table or store is missing, broken or of other prompts, a store is of another model than
-            data/model, or a layer is not in the stores.
+            data/model, or a layer or place is not in the stores.
     """
     tables, stores = [], []
     for domain in domains:
@@ -96,10 +108,14 @@ def gather(domains: Sequence[str], layers: Sequence[int], columns: Sequence[str]
                 raise InputError(
                     f"params.yaml: projector.layers: found {layer}, {path} holds {stored}; add it to gradients.layers"
                 )
+        for place in places:
+            if place not in (stored := stores[-1].attributes["places"]):
+                raise InputError(f"{path}: places: found {stored}, wanted {place!r} too; add it to gradients.places")
         table = labelled(prompts, labels)
         tables.append(table if columns is None else table.select(columns))
     rows = pl.concat(tables).with_row_index("row")
-    return Gathered(rows, Stored(stores, "gradient", layers), Stored(stores, "activation", layers), list(layers))
+    gradient, activation = (Stored(stores, name, layers, places) for name in SHARDED)
+    return Gathered(rows, gradient, activation, list(layers), tuple(places))
 
 
 def labelled(prompts: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:

@@ -1,11 +1,12 @@
 """The gradient store: a Zarr v3 group of sharded arrays, one row a prompt, in the order of the prompts table.
 
-Shards of gradients and activations hold SHARD_BYTES or less, before compression; what has a few bytes a row is one
-shard whatever its size, to have few files. Shards are written whole by one writer; inner chunks hold CHUNK_ROWS rows.
-Gradients and activations are rounded to `keep_bits` mantissa bits before writing (numcodecs.BitRound) and stored as
-plain float32 with Blosc(zstd), so that any Zarr v3 reader opens them. The fill value is NaN: a row that was never
-written can't be taken for data. The attribute `shards` holds the SHA-256 of every shard file of gradients and
-activations, so that a file that was copied from another run's store is refused.
+Gradients and activations are [sample, place, layer, d_model]; a place that a row's target is too short for holds zeros.
+Their shards hold SHARD_BYTES or less, before compression; what has a few bytes a row is one shard whatever its size, to
+have few files. Shards are written whole by one writer; inner chunks hold one place of CHUNK_ROWS rows. Gradients and
+activations are rounded to `keep_bits` mantissa bits before writing (numcodecs.BitRound) and stored as plain float32
+with Blosc(zstd), so that any Zarr v3 reader opens them. The fill value is NaN: a row that was never written can't be
+taken for data. The attribute `shards` holds the SHA-256 of every shard file of gradients and activations, so that a
+file that was copied from another run's store is refused.
 """
 
 import math
@@ -40,14 +41,14 @@ RUN_CHUNKS = 16
 """Chunks that are read together at most, where rows are picked."""
 
 
-def shard_rows(layers: int, d_model: int) -> int:
-    """Rows in a shard of the gradient array: a multiple of CHUNK_ROWS."""
-    return max(1, SHARD_BYTES // (4 * layers * d_model * CHUNK_ROWS)) * CHUNK_ROWS
+def shard_rows(vectors: int, d_model: int) -> int:
+    """Rows in a shard of the gradient array, of so many vectors each: a multiple of CHUNK_ROWS."""
+    return max(1, SHARD_BYTES // (4 * vectors * d_model * CHUNK_ROWS)) * CHUNK_ROWS
 
 
-def shards(samples: int, layers: int, d_model: int) -> Iterator[slice]:
+def shards(samples: int, vectors: int, d_model: int) -> Iterator[slice]:
     """The rows of each shard, in order: the unit of work, of resuming and of writing."""
-    rows = shard_rows(layers, d_model)
+    rows = shard_rows(vectors, d_model)
     for start in range(0, samples, rows):
         yield slice(start, min(start + rows, samples))
 
@@ -91,18 +92,20 @@ def write_arrays(
 ) -> None:
     """Writes checked pieces at `path`, which must not exist."""
     samples = len(prompt_ids)
-    _, layers, d_model = pieces[0]["gradient"].shape
+    _, places, layers, d_model = pieces[0]["gradient"].shape
     group = zarr.open_group(path, mode="w-", zarr_format=3)
     all_rows = math.ceil(samples / CHUNK_ROWS) * CHUNK_ROWS
-    some_rows = min(shard_rows(layers, d_model), all_rows)
+    some_rows = min(shard_rows(places * layers, d_model), all_rows)
     blosc = BloscCodec(cname="zstd", clevel=5, shuffle="shuffle")
 
-    def array(name: str, rows: int, tail: tuple[int, ...], dtype: str, fill: Any) -> zarr.Array[Any]:
+    def array(
+        name: str, rows: int, tail: tuple[int, ...], dtype: str, fill: Any, chunk: tuple[int, ...] | None = None
+    ) -> zarr.Array[Any]:
         return group.create_array(
             name,
             shape=(samples, *tail),
             dtype=dtype,
-            chunks=(CHUNK_ROWS, *tail),
+            chunks=(CHUNK_ROWS, *(chunk or tail)),
             shards=(rows, *tail),
             fill_value=fill,
             compressors=blosc,
@@ -110,7 +113,7 @@ def write_arrays(
 
     nan = float("nan")
     for name in SHARDED:
-        target = array(name, some_rows, (layers, d_model), "float32", nan)
+        target = array(name, some_rows, (places, layers, d_model), "float32", nan, (1, layers, d_model))
         start = 0
         for piece in pieces:
             values = rounded(piece[name], keep_bits)
@@ -133,8 +136,8 @@ def write_arrays(
 
 
 def shard_file(path: Path, name: str, number: int) -> Path:
-    """The file of one shard of an array [sample, layer, d_model]."""
-    return path / name / "c" / str(number) / "0" / "0"
+    """The file of one shard of an array [sample, place, layer, d_model]."""
+    return path / name / "c" / str(number) / "0" / "0" / "0"
 
 
 def check_finite(path: Path, piece: Mapping[str, np.ndarray], prompt_ids: Sequence[str]) -> None:
@@ -164,8 +167,12 @@ class Store:
     def __len__(self) -> int:
         return self.attributes["samples"]
 
-    def read(self, name: str, rows: slice | Int[np.ndarray, " n"] = slice(None)) -> np.ndarray:
+    def read(
+        self, name: str, rows: slice | Int[np.ndarray, " n"] = slice(None), places: Sequence[str] | None = None
+    ) -> np.ndarray:
         """Rows of one array: a slice, or row numbers in ascending order, for which only the chunks with them are read.
+
+        `places`: of gradients and activations, those that are read, in this order; None: all.
 
         Raises:
             InputError: a shard can't be read or is of another store, or a row is NaN or infinite (`answer_logprob` may
@@ -173,7 +180,11 @@ class Store:
         """
         array = self.arrays[name]
         try:
-            values = np.asarray(array[rows]) if isinstance(rows, slice) else picked(array, rows)
+            if name in SHARDED:
+                stored = self.attributes["places"]
+                values = np.stack([picked(array, rows, stored.index(place)) for place in places or stored], 1)
+            else:
+                values = picked(array, rows)
         except (ValueError, RuntimeError, OSError) as error:
             raise InputError(
                 f"{self.path}: {name}: a shard can't be read ({one_line(error)}): the store was cut short; "
@@ -209,15 +220,17 @@ class Store:
         return [bytes(row).decode("ascii", "replace") for row in found]
 
 
-def picked(array: zarr.Array[Any], rows: Int[np.ndarray, " n"]) -> np.ndarray:
-    """Rows of an array, by ascending number, read in runs of neighbouring chunks."""
-    found = np.empty((len(rows), *array.shape[1:]), array.dtype)
+def picked(array: zarr.Array[Any], rows: slice | Int[np.ndarray, " n"], *at: int) -> np.ndarray:
+    """Rows of an array (where its further axes are `at`); those by ascending number in runs of neighbouring chunks."""
+    if isinstance(rows, slice):
+        return np.asarray(array[rows, *at])
+    found = np.empty((len(rows), *array.shape[1 + len(at) :]), array.dtype)
     chunk = rows // CHUNK_ROWS
     ends = np.flatnonzero((np.diff(chunk) > 1) | (np.diff(chunk // RUN_CHUNKS) != 0)) + 1
     for part in np.split(np.arange(len(rows)), ends):
         if len(part):
             start, stop = int(chunk[part[0]]) * CHUNK_ROWS, (int(chunk[part[-1]]) + 1) * CHUNK_ROWS
-            found[part] = np.asarray(array[start:stop])[rows[part] - start]
+            found[part] = np.asarray(array[start:stop, *at])[rows[part] - start]
     return found
 
 
@@ -238,10 +251,11 @@ def open_store(path: Path, prompt_ids: Sequence[str] | pl.Series) -> Store:
         what = f"{type(error).__name__}: {one_line(error)}"
         raise InputError(f"{path}: not a whole gradient store ({what}); {advice}") from error
     store = Store(path, {name: whole(path, name, array) for name, array in found.items()}, attributes)
-    layers = attributes.get("layers")
-    for name in SHARDED:
-        if not isinstance(layers, list) or len(layers) != store.arrays[name].shape[1]:
-            raise InputError(f"{path}: layers: found {layers}, wanted the layers of its arrays; {advice}")
+    for axis, key in ((1, "places"), (2, "layers")):
+        names = attributes.get(key)
+        for name in SHARDED:
+            if not isinstance(names, list) or len(names) != store.arrays[name].shape[axis]:
+                raise InputError(f"{path}: {key}: found {names}, wanted the {key} of its arrays; {advice}")
     ids = store.read("prompt_id").reshape(-1).view(f"S{ID_BYTES}")
     parts = range(0, max(len(ids), len(prompt_ids)), ID_ROWS)
     if any(not np.array_equal(ids[at : at + ID_ROWS], np.array(prompt_ids[at : at + ID_ROWS], "S")) for at in parts):

@@ -1,9 +1,10 @@
-"""Activation gradients: dL/dh at the last prompt token after a block, with L = -log p(target | prompt) in nats.
+"""Activation gradients: dL/dh at some places after a block, with L = -log p(target | prompt) in nats.
 
-Only what is needed is computed. The prompt up to its last token runs once without a graph and stays as keys and values;
-last token and target (the suffix) run through the lower blocks without a graph, since nothing there requires one; the
-residual stream after the lowest wanted layer is made a leaf, and one backward pass from the loss gives every wanted
-layer's gradient. Logits are made at answer positions only.
+Only what is needed is computed. The prompt up to the first place (its last token, or the subject's) runs once without
+a graph and stays as keys and values; the rest of it and the target (the suffix) run through the lower blocks without a
+graph, since nothing there requires one; the residual stream after the lowest wanted layer is made a leaf, and one
+backward pass from the loss gives every wanted layer's gradient at every place. Logits are made at answer positions
+only.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 
+from ..data.places import FIRST
 from ..model.decoder import Decoder, residual, with_residual
 from ..model.packed import packed_linears
 from .batches import padded
@@ -29,16 +31,17 @@ class GradientBatch:
 
     Attributes:
         rows: indices into the samples.
-        gradient: dL/dh (raw; the update direction is minus this), nats per unit of the residual stream.
-        activation: h, the residual stream at the last prompt token after the block.
+        gradient: dL/dh (raw; the update direction is minus this), nats per unit of the residual stream: a vector for
+            each layer at the first place, then for each at the next. Zeros where the target is too short for a place.
+        activation: h, the residual stream there after the block.
         target_logprob: log p(target | prompt), summed over the target's tokens, nats: minus the loss.
         answer_logprob: the same of the answer; NaN where there is none.
         top_token: the token that the model finds most likely after the prompt.
     """
 
     rows: Int[np.ndarray, " b"]
-    gradient: Float32[np.ndarray, "b layer d_model"]
-    activation: Float32[np.ndarray, "b layer d_model"]
+    gradient: Float32[np.ndarray, "b vector d_model"]
+    activation: Float32[np.ndarray, "b vector d_model"]
     target_logprob: Float32[np.ndarray, " b"]
     answer_logprob: Float32[np.ndarray, " b"]
     top_token: Int[np.ndarray, " b"]
@@ -48,6 +51,7 @@ def activation_gradients(
     decoder: Decoder,
     samples: Sequence[Sample],
     layers: Sequence[int],
+    places: Sequence[str] = (FIRST,),
     *,
     advance: Callable[[int], None] | None = None,
     tokens: int | None = None,
@@ -57,7 +61,8 @@ def activation_gradients(
     Args:
         decoder: the frozen model.
         samples: what to measure.
-        layers: 0-based block indices; the second axis of the results is in this order.
+        layers: 0-based block indices, in the order wanted.
+        places: names of places (see `places`), in the order wanted; all are of one loss and one backward pass.
         advance: told the number of rows after each batch.
         tokens: most tokens in a pass; None: worked out.
 
@@ -67,21 +72,22 @@ def activation_gradients(
         InputError: a layer that the model does not have, or one twice.
     """
     check_layers(decoder, layers)
-    check_samples(decoder, samples)
+    check_samples(decoder, samples, places)
     yield from over_prefixes(
         decoder,
         samples,
-        lambda batch, rows, prefix: measure(decoder, batch, rows, layers, prefix),
+        lambda batch, rows, prefix: measure(decoder, batch, rows, layers, prefix, places),
         follow=lambda sample: len(sample.target) - 1,
-        versions=max((len(sample.target) for sample in samples), default=1),
+        versions=max((sample.suffix(places) for sample in samples), default=1),
         advance=advance,
         tokens=tokens,
+        places=places,
     )
 
 
 @dataclass(frozen=True)
 class _Suffix:
-    """What follows the prefix: the last prompt token and all but the last token of what is predicted.
+    """What follows the prefix: the rest of the prompt and all but the last token of what is predicted.
 
     `row`, `position`, `token`: one entry for each predicted token. `first`: where a row's first predicted token stands
     among those.
@@ -94,13 +100,13 @@ class _Suffix:
     first: Int[Tensor, " b"]
 
     @staticmethod
-    def of(prompts: Sequence[tuple[int, ...]], follows: Sequence[tuple[int, ...]], device: torch.device) -> "_Suffix":
+    def of(rests: Sequence[tuple[int, ...]], follows: Sequence[tuple[int, ...]], device: torch.device) -> "_Suffix":
         lengths = np.array([len(follow) for follow in follows])
         first = lengths.cumsum() - lengths
         row = np.repeat(np.arange(len(follows)), lengths)
-        position = np.arange(len(row)) - np.repeat(first, lengths)
+        position = np.arange(len(row)) - np.repeat(first + 1 - [len(rest) for rest in rests], lengths)
         token = np.array([token for follow in follows for token in follow])
-        ids = padded([(prompt[-1], *follow[:-1]) for prompt, follow in zip(prompts, follows, strict=True)], device)
+        ids = padded([(*rest, *follow[:-1]) for rest, follow in zip(rests, follows, strict=True)], device)
         return _Suffix(ids, *(torch.as_tensor(part, device=device) for part in (row, position, token, first)))
 
     def logprobs(
@@ -114,28 +120,38 @@ class _Suffix:
 
 
 def measure(
-    decoder: Decoder, batch: Sequence[Sample], rows: Int[np.ndarray, " b"], layers: Sequence[int], prefix: Prefix
+    decoder: Decoder,
+    batch: Sequence[Sample],
+    rows: Int[np.ndarray, " b"],
+    layers: Sequence[int],
+    prefix: Prefix,
+    places: Sequence[str] = (FIRST,),
 ) -> GradientBatch:
-    """Gradients, activations and log-probabilities of one batch, whose prefixes have been run.
+    """Gradients, activations and log-probabilities of one batch, whose prefixes (before all places) have been run.
 
     Raises:
         BadRowsError: a loss or gradient is not finite.
     """
-    suffix = _Suffix.of([sample.prompt for sample in batch], [sample.target for sample in batch], decoder.device)
+    starts = [sample.start(places) for sample in batch]
+    rests = [sample.prompt[start:] for sample, start in zip(batch, starts, strict=True)]
+    suffix = _Suffix.of(rests, [sample.target for sample in batch], decoder.device)
     with torch.enable_grad(), packed_linears(decoder.model), _stream_from(decoder.blocks, layers) as streams:
         normed = _run(decoder, suffix.ids, prefix)
         logprob, logits, partition = suffix.logprobs(decoder, normed)
         gradients = torch.autograd.grad(-logprob.sum(), [streams[layer] for layer in layers])
 
-    def at_last(tensors: Sequence[Float[Tensor, "b position d_model"]]) -> Float32[np.ndarray, "b layer d_model"]:
-        return torch.stack([tensor.detach()[:, 0].float().cpu() for tensor in tensors], dim=1).numpy()
+    found = [[sample.position(place) for place in places] for sample in batch]
+    index = (torch.tensor(found) - torch.tensor(starts)[:, None]).clamp_min(-1)
+
+    def taken(tensors: Sequence[Float[Tensor, "b position d_model"]]) -> Float32[np.ndarray, "b vector d_model"]:
+        return torch.stack([at_places(tensor, index).cpu() for tensor in tensors], dim=2).flatten(1, 2).numpy()
 
     first = logits.detach()[suffix.first]
-    answer_logprob = _answer_logprobs(decoder, batch, prefix, first, partition.detach()[suffix.first])
+    answer_logprob = _answer_logprobs(decoder, batch, rests, prefix, first, partition.detach()[suffix.first])
     result = GradientBatch(
         rows=rows,
-        gradient=at_last(gradients),
-        activation=at_last([streams[layer] for layer in layers]),
+        gradient=taken(gradients),
+        activation=taken([streams[layer] for layer in layers]),
         target_logprob=logprob.detach().float().cpu().numpy(),
         answer_logprob=answer_logprob,
         top_token=first.argmax(-1).cpu().numpy(),
@@ -146,10 +162,20 @@ def measure(
     return result
 
 
+def at_places(
+    stream: Float[Tensor, "b position d_model"], index: Int[Tensor, "b place"]
+) -> Float32[Tensor, "b place d_model"]:
+    """The vectors at some positions of each row; zeros where the index is -1."""
+    index = index.to(stream.device)
+    rows = torch.arange(len(index), device=stream.device)[:, None]
+    return stream.detach()[rows, index.clamp_min(0)].float().masked_fill((index < 0)[..., None], 0)
+
+
 @torch.no_grad()
 def _answer_logprobs(
     decoder: Decoder,
     batch: Sequence[Sample],
+    rests: Sequence[tuple[int, ...]],
     prefix: Prefix,
     first: Float[Tensor, "b vocabulary"],
     partition: Float[Tensor, " b"],
@@ -164,7 +190,7 @@ def _answer_logprobs(
     longer = [index for index, answer in known if len(answer) > 1]
     if longer:
         answers = [answer for _, answer in known if len(answer) > 1]
-        suffix = _Suffix.of([batch[index].prompt for index in longer], answers, decoder.device)
+        suffix = _Suffix.of([rests[index] for index in longer], answers, decoder.device)
         own = prefix.select(torch.tensor(longer, device=decoder.device))
         with packed_linears(decoder.model):
             logprob, _, _ = suffix.logprobs(decoder, _run(decoder, suffix.ids, own))
@@ -174,9 +200,8 @@ def _answer_logprobs(
 
 def _run(decoder: Decoder, ids: Int[Tensor, "b position"], prefix: Prefix) -> Float[Tensor, "b position d_model"]:
     """The normed residual stream of tokens that follow a prefix."""
-    return decoder.body(
-        input_ids=ids, past_key_values=prefix.fork(), use_cache=True, **prefix.arguments(ids.shape[1])
-    ).last_hidden_state
+    where = prefix.arguments(ids.shape[1], decoder.context_length)
+    return decoder.body(input_ids=ids, past_key_values=prefix.fork(), use_cache=True, **where).last_hidden_state
 
 
 @contextmanager

@@ -68,9 +68,9 @@ class Prefix:
     cache: DynamicCache
     padding: Padding
 
-    def arguments(self, count: int) -> dict[str, Tensor]:
-        """Mask and positions for a model that reads `count` more tokens after the prefixes."""
-        return self.padding.arguments(count)
+    def arguments(self, count: int, context: int | None = None) -> dict[str, Tensor]:
+        """Mask and positions (below `context`) for a model that reads `count` more tokens after the prefixes."""
+        return self.padding.arguments(count, context=context)
 
     def fork(self) -> DynamicCache:
         """A cache that starts with these keys and values and grows on its own."""
@@ -199,27 +199,31 @@ def over_prefixes(
     versions: int,
     advance: Callable[[int], None] | None,
     tokens: int | None,
+    places: Sequence[str] = (),
 ) -> Iterator[Result]:
-    """Runs the prompts up to their last token, in batches, and yields what `compute` makes of each batch.
+    """Runs the prompts up to the first place, in batches, and yields what `compute` makes of each batch.
 
     Args:
         decoder: the model.
         samples: all rows.
         compute: is given a batch's samples, their indices and their prefixes.
         follow: how many tokens follow a sample's prompt.
-        versions: how often a row's last token is carried through the upper blocks.
+        versions: most positions of a row, or versions of its last token, that go through the upper blocks.
         advance: told the number of rows after each batch.
         tokens: most tokens in a pass; None: worked out (`token_budget`).
+        places: where gradients are taken; a prefix ends before the first of them, and before the last prompt token.
     """
     budget = tokens or token_budget(decoder)
     size = group_tokens(decoder, budget)
-    lengths = [(len(sample.prompt), follow(sample)) for sample in samples]
+    starts = [sample.start(places) for sample in samples]
+    rows = zip(samples, starts, strict=True)
+    lengths = [(start + 1, len(sample.prompt) - 1 - start + follow(sample)) for sample, start in rows]
     join = "any" if takes_padding(decoder) else "equal"
     batches = plan(lengths, tokens=size, rows=max(1, size // versions), join=join)
 
     def work(rows: Rows) -> Result:
-        batch = [samples[row] for row in rows]
-        return compute(batch, rows, run_prefix(decoder, [sample.prompt[:-1] for sample in batch], tokens=budget))
+        prefix = run_prefix(decoder, [samples[row].prompt[: starts[row]] for row in rows], tokens=budget)
+        return compute([samples[row] for row in rows], rows, prefix)
 
     yield from in_batches(batches, work, advance)
 

@@ -1,18 +1,23 @@
 """Rows of the prompts table as samples for the engine, and the engine's errors in terms of that table."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import polars as pl
 
+from ..data.places import SUBJECT
 from ..model.decoder import Decoder
 from ..run.errors import InputError
 from .samples import BadRowsError, Sample
 
 
-def samples_of(decoder: Decoder, prompts: pl.DataFrame) -> list[Sample]:
-    """One sample a row: token ids of prompt, target and answer, the last two as they follow the prompt."""
-    return [
+def samples_of(decoder: Decoder, prompts: pl.DataFrame, places: Sequence[str] = ()) -> list[Sample]:
+    """One sample a row: token ids of prompt, target and answer, the last two as they follow the prompt.
+
+    The subject's last token is looked for where `subject` is one of the places.
+    """
+    samples = [
         Sample(
             prompt=tuple(decoder.tokens(prompt)),
             target=tuple(decoder.continuation(target)),
@@ -20,6 +25,26 @@ def samples_of(decoder: Decoder, prompts: pl.DataFrame) -> list[Sample]:
         )
         for prompt, target, answer in prompts.select("prompt", "target", "answer").iter_rows()
     ]
+    if SUBJECT not in places:
+        return samples
+    texts = prompts.select("prompt", "template", "subject").iter_rows()
+    return [
+        replace(sample, subject=subject_token(decoder, sample.prompt, *text))
+        for sample, text in zip(samples, texts, strict=True)
+    ]
+
+
+def subject_token(decoder: Decoder, tokens: tuple[int, ...], prompt: str, template: str, subject: str) -> int | None:
+    """The index of the subject's last token among the prompt's tokens.
+
+    None where the template with the subject is not the prompt, or a token goes on behind the subject: the tokens of the
+    text that ends with it have to be the prompt's first.
+    """
+    before, found, _ = template.partition("{subject}")
+    if not found or template.replace("{subject}", subject) != prompt:
+        return None
+    own = tuple(decoder.tokens(before + subject))
+    return len(own) - 1 if own == tokens[: len(own)] else None
 
 
 @contextmanager

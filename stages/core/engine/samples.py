@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..data.places import SUBJECT, target_token
 from ..model.decoder import Decoder
 from ..run.errors import InputError
 
@@ -11,11 +12,31 @@ NAMED_ROWS = 10
 
 @dataclass(frozen=True)
 class Sample:
-    """One row: token ids of the prompt (special tokens included), of the target, and of the answer where known."""
+    """One row: token ids of the prompt (special tokens included), of the target, and of the answer where known.
+
+    `subject`: the index of the subject's last token in the prompt; None: not asked for, or not found.
+    """
 
     prompt: tuple[int, ...]
     target: tuple[int, ...]
     answer: tuple[int, ...] | None = None
+    subject: int | None = None
+
+    def start(self, places: Sequence[str]) -> int:
+        """The index of the first token that a gradient at these places, or the loss, needs."""
+        return self.position(SUBJECT) if SUBJECT in places else len(self.prompt) - 1
+
+    def suffix(self, places: Sequence[str]) -> int:
+        """The number of tokens that are read from there on: all but the target's last."""
+        return len(self.prompt) + len(self.target) - 1 - self.start(places)
+
+    def position(self, place: str) -> int:
+        """The index of a place among the tokens of prompt and target; -1: the target is too short for it."""
+        if place == SUBJECT:
+            assert self.subject is not None
+            return self.subject
+        number = target_token(place)
+        return len(self.prompt) + number - 2 if number <= len(self.target) else -1
 
 
 class BadRowsError(InputError):
@@ -29,12 +50,13 @@ class BadRowsError(InputError):
         super().__init__(f"{reason}: {len(self.rows)} {'rows' if len(self.rows) > 1 else 'row'}: {named}{more}")
 
 
-def check_samples(decoder: Decoder, samples: Sequence[Sample]) -> None:
+def check_samples(decoder: Decoder, samples: Sequence[Sample], places: Sequence[str] = ()) -> None:
     """Refuses rows that have no loss, before anything is computed.
 
     Raises:
         BadRowsError: a prompt or target is empty, an answer is empty or equal to its target, a token is outside the
-            vocabulary, or prompt and target (or answer) together are longer than the context.
+            vocabulary, prompt and target (or answer) together are longer than the context, or a subject is asked for
+            and the prompt has none.
     """
     limit = decoder.context_length
 
@@ -47,6 +69,9 @@ def check_samples(decoder: Decoder, samples: Sequence[Sample]) -> None:
         tokens = (*sample.prompt, *sample.target, *(sample.answer or ()))
         return any(not 0 <= token < decoder.vocabulary for token in tokens)
 
+    def no_subject(sample: Sample) -> bool:
+        return SUBJECT in places and (sample.subject is None or not 0 <= sample.subject < len(sample.prompt))
+
     rules = {
         "empty prompt (found 0 tokens, wanted at least 1)": lambda sample: not sample.prompt,
         "empty target (found 0 tokens, wanted at least 1)": lambda sample: not sample.target,
@@ -54,6 +79,7 @@ def check_samples(decoder: Decoder, samples: Sequence[Sample]) -> None:
         "target equal to the answer (wanted different tokens)": lambda sample: sample.target == sample.answer,
         f"token id outside the vocabulary (wanted 0 to {decoder.vocabulary - 1})": unknown_token,
         f"prompt and target longer than the context (wanted at most {limit} tokens)": too_long,
+        "subject not found in the prompt (wanted its template's, and a token that ends where it does)": no_subject,
     }
     for reason, broken in rules.items():
         if rows := [row for row, sample in enumerate(samples) if broken(sample)]:
