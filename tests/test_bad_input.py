@@ -127,7 +127,7 @@ def lose_shard(root: Path) -> None:
 def nan(root: Path) -> None:
     array = zarr.open_group(root / STORE, mode="r+")["gradient"]
     assert isinstance(array, zarr.Array)
-    array[5, 1, 3] = np.nan
+    array[5, 0, 1, 3] = np.nan
 
 
 def another_run(root: Path) -> None:

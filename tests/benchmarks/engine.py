@@ -157,6 +157,7 @@ def storage(decoder: Decoder, samples: list[Sample], layer: int) -> dict[str, fl
     batches = list(activation_gradients(decoder, samples[:64], [layer]))
     names = ("gradient", "activation", "target_logprob", "answer_logprob", "top_token")
     piece = {name: np.concatenate([getattr(batch, name) for batch in batches]) for name in names}
+    piece |= {name: piece[name][:, None] for name in ("gradient", "activation")}  # one place
     times = max(1, 4096 // len(piece["gradient"]))
     rng = np.random.default_rng(0)
     piece = {name: np.concatenate([values] * times) for name, values in piece.items()}

@@ -30,6 +30,7 @@ from stages import projector
 from stages.core.data.facts import Domain, read_domain
 from stages.core.data.gathering import TAUGHT, gather
 from stages.core.data.gradient_store import shards, write_store
+from stages.core.data.places import FIRST
 from stages.core.data.tables import LABELS, PROMPTS, write_table
 from stages.core.model.decoder import Decoder
 from stages.core.model.opening import card_of, open_model
@@ -70,7 +71,8 @@ def prepare(root: Path, count: int) -> None:
     card = card_of(Decoder(model, tokenizer), "pocket", "random weights", "0" * 40)
     Path("data/model/model.json").write_text(card.model_dump_json(), encoding="utf-8")
     layers = params.projector.layers
-    attributes = {"model": card.id, "commit": card.commit, "hook_point": "", "loss": "", "sign": "", "layers": layers}
+    attributes = {"model": card.id, "commit": card.commit, "hook_point": "", "loss": "", "sign": ""}
+    attributes |= {"layers": layers, "places": [FIRST]}
     for number, domain in enumerate(domains):
         rows = count // len(domains)
         ids = [f"{number:02x}{row:014x}" for row in range(rows)]
@@ -84,7 +86,7 @@ class Drawn(list[Mapping[str, np.ndarray]]):
 
     def __init__(self, rows: int, layers: int, d_model: int, seed: int) -> None:
         super().__init__({} for _ in shards(rows, layers, d_model))
-        self.parts, self.shape, self.seed = list(shards(rows, layers, d_model)), (layers, d_model), seed
+        self.parts, self.shape, self.seed = list(shards(rows, layers, d_model)), (1, layers, d_model), seed
 
     def __getitem__(self, index: Any) -> Any:
         rows = self.parts[index].stop - self.parts[index].start

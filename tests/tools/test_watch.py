@@ -13,7 +13,7 @@ from stages.core.model.opening import open_model
 from stages.core.reader.card import read_projector_card
 from stages.core.run.files import file_hash
 from stages.tools import watch_demo
-from stages.tools.watch import GradientWatch, starts
+from stages.tools.watch import GradientWatch, positions, starts
 
 
 def rows(decoder, facts: list[tuple[str, str]]) -> list[dict[str, list[int]]]:
@@ -64,6 +64,8 @@ def test_the_gradient_is_read_right_before_the_first_label() -> None:
     labels = torch.tensor([[-100, -100, 5, 6], [-100, 7, -100, -100], [-100, -100, -100, -100], [9, 8, -100, -100]])
     at, taught = starts(labels)
     assert taught == [0, 1] and at[:2].tolist() == [1, 0]
+    assert positions(labels)[taught].tolist() == [[1], [0]]
+    assert positions(labels, ["target_2", "target_1"])[taught].tolist() == [[2, 1], [-1, 0]]
 
 
 def test_without_a_projector_it_refuses(tmp_path: Path) -> None:

@@ -13,12 +13,13 @@ from stages.core.data.tables import LABELS, PROMPTS, write_table
 from stages.core.run.files import write_json
 
 SIZES = {"music": 700, "history": 90}
-LAYERS, WIDTH = [1, 3], 8
-RUN = {"model": "tiny", "commit": "0", "hook_point": "residual", "loss": "nats", "sign": "gradient", "layers": LAYERS}
+LAYERS, PLACES, WIDTH = [1, 3], ["target_1", "target_2"], 8
+RUN = {"model": "tiny", "commit": "0", "hook_point": "residual", "loss": "nats", "sign": "gradient"}
+RUN |= {"layers": LAYERS, "places": PLACES}
 
 
 def numbers(seed: int, rows: int) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((rows, len(LAYERS), WIDTH)).astype(np.float32)
+    return np.random.default_rng(seed).standard_normal((rows, len(PLACES), len(LAYERS), WIDTH)).astype(np.float32)
 
 
 def made(domain: str) -> dict[str, np.ndarray]:
@@ -37,7 +38,10 @@ def make(domain: str, **changes: object) -> None:
     )
     write_table(Path(f"data/labels/{domain}.parquet"), labels, LABELS)
     whole = made(domain)
-    pieces = [{name: values[part] for name, values in whole.items()} for part in shards(rows, len(LAYERS), WIDTH)]
+    pieces = [
+        {name: values[part] for name, values in whole.items()}
+        for part in shards(rows, len(PLACES) * len(LAYERS), WIDTH)
+    ]
     write_store(Path(f"data/gradients/{domain}.zarr"), pieces, ids, 23, RUN | changes)
 
 
@@ -54,7 +58,7 @@ def data(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 def test_any_rows_in_any_order_are_those_of_the_stores_one_after_another(data: Gathered):
     rows = np.array([789, 3, 699, 700, 3, 65, 64, 63, 400])
     for name in ("gradient", "activation"):
-        whole = np.concatenate([made(domain)[name] for domain in SIZES])
+        whole = np.concatenate([made(domain)[name] for domain in SIZES])[:, 0]
         vectors = getattr(data, name)
         assert vectors.shape == whole.shape
         np.testing.assert_array_equal(vectors[rows], whole[rows])
@@ -68,6 +72,22 @@ def test_layers_are_taken_by_number_and_blocks_are_of_one_size(data: Gathered):
     rows = np.arange(0, 790, 1)
     np.testing.assert_array_equal(upper[rows], data.gradient[rows][:, 1:])
     assert [len(block) for block in blocks(upper, rows)] == [BLOCK_ROWS, 790 - BLOCK_ROWS]
+
+
+def test_several_places_are_given_one_after_another_each_with_its_layers(data: Gathered):
+    both = gather(list(SIZES), LAYERS[::-1], places=PLACES[::-1])
+    rows = np.array([789, 3, 700])
+    whole = np.concatenate([made(domain)["activation"] for domain in SIZES])
+    assert both.activation.shape == (790, 4, WIDTH) and both.places == ("target_2", "target_1")
+    np.testing.assert_array_equal(both.activation[rows], whole[rows][:, ::-1, ::-1].reshape(3, 4, WIDTH))
+    assert data.places == ("target_1",)
+
+
+def test_a_place_or_layer_that_a_store_lacks_is_refused(data: Gathered):
+    with pytest.raises(ValueError, match=r"music.zarr: places: found \['target_1', 'target_2'\], wanted 'subject' too"):
+        gather(list(SIZES), LAYERS, places=["target_1", "subject"])
+    with pytest.raises(ValueError, match=r"projector.layers: found 2, data/gradients/music.zarr holds \[1, 3\]"):
+        gather(list(SIZES), [2])
 
 
 def test_the_columns_that_are_kept_hold_the_same_words(data: Gathered):
@@ -88,7 +108,7 @@ def test_a_nan_is_refused_when_its_row_is_read_and_the_store_and_the_prompt_are_
     data.activation[np.arange(790)]  # the shards are those that were written; from here on only numbers are checked
     array = zarr.open_group("data/gradients/music.zarr", mode="r+")["activation"]
     assert isinstance(array, zarr.Array)
-    array[431, 1, 2] = np.nan
+    array[431, 0, 1, 2] = np.nan
     assert len(data.activation[np.array([430, 432])]) == 2
     with pytest.raises(
         ValueError, match=rf"music.zarr: activation of prompt m{431:0{ID_BYTES - 1}x}: NaN .* 1 such row"

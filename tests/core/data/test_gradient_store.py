@@ -20,17 +20,17 @@ from stages.core.data.gradient_store import (
 )
 from stages.core.run.files import content_hash, file_hash
 
-ROWS, LAYERS, WIDTH, BITS = 150, 2, 8, 10
+ROWS, PLACES, LAYERS, WIDTH, BITS = 150, 3, 2, 8, 10
 IDS = [f"{number:0{ID_BYTES}x}" for number in range(ROWS)]
-ATTRIBUTES = {"model": "tiny", "layers": [0, 1], "sign": "gradient"}
+ATTRIBUTES = {"model": "tiny", "places": ["target_1", "target_2", "subject"], "layers": [0, 1], "sign": "gradient"}
 
 
 def piece(start: int = 0, stop: int = ROWS) -> dict[str, np.ndarray]:
     """Rows of a made-up store; the answer is unknown in every third."""
     rng = np.random.default_rng(0)
     whole = {
-        "gradient": rng.standard_normal((ROWS, LAYERS, WIDTH)).astype(np.float32) * 1e-3,
-        "activation": rng.standard_normal((ROWS, LAYERS, WIDTH)).astype(np.float32),
+        "gradient": rng.standard_normal((ROWS, PLACES, LAYERS, WIDTH)).astype(np.float32) * 1e-3,
+        "activation": rng.standard_normal((ROWS, PLACES, LAYERS, WIDTH)).astype(np.float32),
         "target_logprob": -rng.random(ROWS).astype(np.float32),
         "answer_logprob": np.where(np.arange(ROWS) % 3, -1, np.nan).astype(np.float32),
         "top_token": rng.integers(0, 50, ROWS),
@@ -53,7 +53,7 @@ def read_all(store: Store) -> None:
 def test_it_reads_back_within_the_rounding_that_was_asked_for(store: Path):
     found, wanted = open_store(store, IDS), piece()
     assert found.prompt_ids() == IDS
-    hashes = {name: [file_hash(store / name / "c/0/0/0")] for name in ("gradient", "activation")}
+    hashes = {name: [file_hash(store / name / "c/0/0/0/0")] for name in ("gradient", "activation")}
     assert found.attributes == ATTRIBUTES | {"samples": ROWS, "keep_bits": BITS, "shards": hashes}
     for name in ("gradient", "activation"):
         assert np.abs(found.read(name) / wanted[name] - 1).max() <= 2 ** -(BITS + 1)
@@ -74,7 +74,11 @@ def test_plain_zarr_opens_it(store: Path):
     group = zarr.open_group(store, mode="r")
     gradient = group["gradient"]
     assert isinstance(gradient, zarr.Array) and gradient.metadata.zarr_format == 3
-    assert gradient.shape == (ROWS, LAYERS, WIDTH) and gradient.dtype == np.float32 and np.isnan(gradient.fill_value)
+    assert (
+        gradient.shape == (ROWS, PLACES, LAYERS, WIDTH)
+        and gradient.dtype == np.float32
+        and np.isnan(gradient.fill_value)
+    )
     np.testing.assert_array_equal(np.asarray(gradient[:]), open_store(store, IDS).read("gradient"))
     ids = group["prompt_id"]
     assert isinstance(ids, zarr.Array)
@@ -90,11 +94,11 @@ def test_the_same_content_gives_the_same_bytes(store: Path, tmp_path: Path):
 
 def test_shards_cover_all_rows_once_and_pieces_join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("stages.core.data.gradient_store.SHARD_BYTES", 1)
-    parts = list(shards(ROWS, LAYERS, WIDTH))
+    parts = list(shards(ROWS, PLACES * LAYERS, WIDTH))
     assert shard_rows(LAYERS, WIDTH) == 64 and [part.stop - part.start for part in parts] == [64, 64, 22]
     assert [row for part in parts for row in range(part.start, part.stop)] == list(range(ROWS))
     write_store(tmp_path / "a.zarr", [piece(part.start, part.stop) for part in parts], IDS, BITS, ATTRIBUTES)
-    assert len(list((tmp_path / "a.zarr/gradient/c").glob("*/0/0"))) == 3
+    assert len(list((tmp_path / "a.zarr/gradient/c").glob("*/0/0/0"))) == 3
     np.testing.assert_array_equal(
         open_store(tmp_path / "a.zarr", IDS).read("gradient"), rounded(piece()["gradient"], BITS)
     )
@@ -105,13 +109,24 @@ def test_a_large_store_has_few_files(tmp_path: Path, bits: int, a_gigabyte: int)
     """At most 13, and so many a gigabyte on disk (docs/data.md); here one row more than a shard holds."""
     d_model = 2560
     rows = shard_rows(1, d_model) + 1
-    draw = np.random.default_rng(0).standard_normal((rows, 1, d_model), dtype=np.float32)
+    draw = np.random.default_rng(0).standard_normal((rows, 1, 1, d_model), dtype=np.float32)
     per_row = {name: np.zeros(rows) for name in ("target_logprob", "answer_logprob", "top_token")}
     whole = {"gradient": draw * 1e-3, "activation": draw, **per_row}
     pieces = [{name: values[part] for name, values in whole.items()} for part in shards(rows, 1, d_model)]
     write_store(tmp_path / "a.zarr", pieces, [f"{number:016x}" for number in range(rows)], bits, ATTRIBUTES)
     files = [path for path in (tmp_path / "a.zarr").rglob("*") if path.is_file()]
     assert len(files) <= 13 + a_gigabyte * sum(path.stat().st_size for path in files) / 1e9
+
+
+def test_places_are_read_by_name_and_cost_the_chunks_of_their_own(store: Path):
+    found = open_store(store, IDS)
+    rows = np.array([3, 70, 149])
+    for name in ("gradient", "activation"):
+        whole = found.read(name)
+        np.testing.assert_array_equal(found.read(name, rows, ["subject", "target_1"]), whole[rows][:, [2, 0]])
+        np.testing.assert_array_equal(found.read(name, slice(60, 70), ["target_2"]), whole[60:70, 1:2])
+    spoil_nan(store)
+    assert len(open_store(store, IDS).read("gradient", rows, ["target_2", "subject"])) == 3
 
 
 def test_some_rows_are_those_of_the_whole_and_are_checked_by_themselves(store: Path):
@@ -141,16 +156,16 @@ def test_nan_is_refused_before_it_is_written_and_the_prompt_is_named(tmp_path: P
 def spoil_nan(store: Path) -> None:
     array = zarr.open_group(store, mode="r+")["gradient"]
     assert isinstance(array, zarr.Array)
-    array[3, 1, 2] = np.nan
+    array[3, 0, 1, 2] = np.nan
 
 
 def truncate(store: Path) -> None:
-    shard = store / "gradient/c/0/0/0"
+    shard = store / "gradient/c/0/0/0/0"
     shard.write_bytes(shard.read_bytes()[:-100])
 
 
 def flip(store: Path) -> None:
-    shard = store / "activation/c/0/0/0"
+    shard = store / "activation/c/0/0/0/0"
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
@@ -161,22 +176,27 @@ def edit_attributes(store: Path) -> None:
     group.attrs["layers"] = [0]
 
 
+def no_places(store: Path) -> None:
+    del zarr.open_group(store, mode="r+").attrs["places"]
+
+
 def take_a_shard_of_another_run(store: Path) -> None:
     other = store.with_name("other.zarr")
     write_store(other, [{**piece(), "gradient": 2 * piece()["gradient"]}], IDS, BITS, ATTRIBUTES)
-    shutil.copy(other / "gradient/c/0/0/0", store / "gradient/c/0/0/0")
+    shutil.copy(other / "gradient/c/0/0/0/0", store / "gradient/c/0/0/0/0")
 
 
 BROKEN: dict[str, tuple[Any, str]] = {
-    "a missing shard": (lambda store: (store / "gradient/c/0/0/0").unlink(), "gradient: found 0 of 1 shards: .* cut"),
+    "a missing shard": (lambda store: (store / "gradient/c/0/0/0/0").unlink(), "gradient: found 0 of 1 shards: .* cut"),
     "a truncated shard": (truncate, "gradient: a shard can't be read .*: the store was cut short"),
     "a flipped bit of an index": (flip, "activation: a shard can't be read .*: the store was cut short"),
     "a missing array": (lambda store: shutil.rmtree(store / "top_token"), "not a whole gradient store .*top_token"),
     "no metadata": (lambda store: (store / "zarr.json").unlink(), "not a whole gradient store"),
     "half of the metadata": (lambda store: (store / "zarr.json").write_text("{"), "not a whole gradient store"),
     "other layers": (edit_attributes, r"layers: found \[0\], wanted the layers of its arrays"),
+    "no places, as of old": (no_places, "places: found None, wanted the places of its arrays; delete it and run"),
     "NaN": (spoil_nan, f"gradient of prompt {IDS[3]}: NaN or infinite, wanted numbers; 1 such rows"),
-    "a shard of another run": (take_a_shard_of_another_run, "gradient/c/0/0/0: not the shard that its store was"),
+    "a shard of another run": (take_a_shard_of_another_run, "gradient/c/0/0/0/0: not the shard that its store was"),
     "nothing": (shutil.rmtree, "no such store; run the stage that writes it"),
 }  # fmt: skip
 

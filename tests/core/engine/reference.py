@@ -6,12 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stages.core.data.places import FIRST
 from stages.core.engine.samples import Sample
 from stages.core.model.decoder import Decoder, residual, with_residual
 
 
 def draw(count: int, vocabulary: int, seed: int = 0, longest: int = 12) -> list[Sample]:
-    """Random samples: prompts of 1 to `longest` tokens, targets of 1 to 3, answers of 1 to 3 or none."""
+    """Random samples: prompts of 1 to `longest` tokens, targets of 1 to 3, answers of 1 to 3 or none, subjects anywhere."""
     rng = np.random.default_rng(seed)
 
     def some(low: int, high: int) -> tuple[int, ...]:
@@ -22,7 +23,7 @@ def draw(count: int, vocabulary: int, seed: int = 0, longest: int = 12) -> list[
         prompt, target = some(1, longest), some(1, 3)
         answer = some(1, 3) if len(samples) % 4 else None
         if answer != target:
-            samples.append(Sample(prompt, target, answer))
+            samples.append(Sample(prompt, target, answer, subject=len(samples) * 5 % len(prompt)))
     return samples
 
 
@@ -32,8 +33,8 @@ def logprob(decoder: Decoder, prompt: Sequence[int], follow: Sequence[int]) -> T
     return sum((logits[len(prompt) - 1 + step, token] for step, token in enumerate(follow)), torch.tensor(0.0))
 
 
-def gradient(decoder: Decoder, sample: Sample, layer: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """dL/dh and h at the last prompt token after the layer's block, and log p(target | prompt)."""
+def gradient(decoder: Decoder, sample: Sample, layer: int, place: str = FIRST) -> tuple[np.ndarray, np.ndarray, float]:
+    """dL/dh and h at a place after the layer's block (zeros where there is none), and log p(target | prompt)."""
     kept: list[Tensor] = []
 
     def keep(_module: object, _arguments: object, output: object) -> object:
@@ -47,7 +48,9 @@ def gradient(decoder: Decoder, sample: Sample, layer: int) -> tuple[np.ndarray, 
     finally:
         handle.remove()
     (found,) = torch.autograd.grad(-value, kept)
-    position = len(sample.prompt) - 1
+    position = sample.position(place)
+    if position < 0:
+        return np.zeros(decoder.d_model), np.zeros(decoder.d_model), value.item()
     return found[0, position].numpy(), kept[0][0, position].detach().numpy(), value.item()
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from stages.core.engine.samples import BadRowsError, Sample, check_layers, check_samples
@@ -22,6 +24,21 @@ def test_a_bad_row_is_refused_and_named(bad: Sample, message: str) -> None:
     with pytest.raises(BadRowsError, match=f"{message}.*: 2 rows: 1, 3") as caught:
         check_samples(tiny("qwen3"), [GOOD, bad, GOOD, bad])
     assert caught.value.rows == [1, 3]
+
+
+@pytest.mark.parametrize("subject", [None, 2, -1])
+def test_a_row_without_the_subject_that_is_asked_for_is_refused(subject: int | None) -> None:
+    samples = [replace(GOOD, subject=1), replace(GOOD, subject=subject)]
+    check_samples(tiny("qwen3"), samples)
+    with pytest.raises(BadRowsError, match="subject not found in the prompt .*: 1 row: 1"):
+        check_samples(tiny("qwen3"), samples, ["target_1", "subject"])
+
+
+def test_places_are_positions_of_prompt_and_target() -> None:
+    sample = Sample((5, 6, 7), (8, 9), subject=1)
+    assert [sample.position(place) for place in ("target_1", "target_2", "target_3", "subject")] == [2, 3, -1, 1]
+    assert (sample.start(["target_1"]), sample.suffix(["target_1"])) == (2, 2)
+    assert (sample.start(["target_1", "subject"]), sample.suffix(["subject"])) == (1, 3)
 
 
 def test_rows_that_fill_the_context_are_taken() -> None:

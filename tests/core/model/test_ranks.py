@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[3]
 PARAMS = """
 gradients:
   layers: [0, 2]
+  places: [target_1, target_2]
   keep_bits: 10
 virtual_step:
   layer: 2

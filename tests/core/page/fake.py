@@ -61,7 +61,7 @@ model:
   source: pocket
   revision: null
   pocket: {d_model: 128, layers: 4, heads: 4, steps: 900, batch: 128, learning_rate: 0.003, seed: 0}
-gradients: {layers: [1], keep_bits: 10}
+gradients: {layers: [1], places: [target_1], keep_bits: 10}
 projector: {architecture: mlp, width: 512, layers: [1], steps: 1800, batch: 64, learning_rate: 0.002, seed: 0}
 report:
   examples: 4
