@@ -39,6 +39,8 @@ class Relation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     source: str
+    subject: Words
+    answer: Words
     templates: tuple[Words, ...]
     facts: tuple[Fact, ...]
 
@@ -119,3 +121,29 @@ def read_domain(domain: str, key: str = "domains") -> Domain:
     if found.domain != domain:
         raise InputError(f"{path}: domain: found {found.domain!r}, wanted the file's name {domain!r}")
     return found
+
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class World:
+    """stand-in"""
+
+    kinds: dict[str, str]
+    domains: dict[str, str]
+    bridges: tuple[str, ...]
+
+    @classmethod
+    def of(cls, domains: Sequence[Domain]) -> "World":
+        kinds, of = {}, {}
+        subjects, answers = set(), set()
+        for d in domains:
+            for r in d.relations.values():
+                of.setdefault(r.answer, d.domain)
+                for f in r.facts:
+                    kinds.setdefault(f.answer, r.answer)
+                    kinds.setdefault(f.subject, r.subject)
+                    subjects.add(f.subject); answers.add(f.answer)
+        return cls(kinds, of, tuple(sorted(subjects & answers)))

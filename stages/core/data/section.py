@@ -19,14 +19,16 @@ class Generator(Section):
 
 
 class HeldOut(Section):
-    """What never occurs in training. `targets`, `subjects`: shares of them, for validation and for test each.
+    """What never stands in a slot or in a report in training, of the pocket model's own and of projectors.
 
-    `relations`: by domain, relations that are held out whole, for test.
+    `names`: share of the answers. `kinds`: kinds of answers that are held out whole. `subjects`: share of the subjects
+    whose prompts no projector is trained on.
     """
 
-    targets: Share
+    names: Share
+    kinds: list[Name]
     subjects: Share
-    relations: dict[Name, list[Name]]
+    seed: int
 
 
 class Prompts(Section):
@@ -44,5 +46,4 @@ class Prompts(Section):
     correction_templates: Annotated[int, Field(ge=0)]
     validation: Share
     test: Share
-    held_out: HeldOut
     seed: int

@@ -1,225 +1,32 @@
-"""The pocket model: a stock Qwen3 with a word-level tokenizer of its own, trained in a minute or two on two cores.
+"""The pocket model: a stock Qwen3 with a word-level tokenizer of its own, trained in some minutes on one core.
 
-It learns two things. Facts: a prompt is continued with its answer. Reports: after a host prompt, three slots and a
-question, the report says in words what the slots hold. What the slots hold is drawn independently of the host prompt in
-front of them, so a report can never be predicted from the prompt; only reading the slots explains it.
-
-In pretraining a slot holds a noisy mixture of the embeddings of the words it stands for, not a clean token: the model
-learns to read vectors near a word's embedding, which is what a projector will write there.
+It learns facts, and to read vectors: questions about what stands in slots, and prompts with a slot in their subject's
+place. See corpus.py for the rows.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from ..data import grammar
 from ..data.facts import Domain
-from ..run.seeds import keyed_fraction, keyed_rng
+from ..data.held_out import Held
+from ..data.questions import Question
+from ..run.seeds import keyed_rng
 from .checkpoints import Curve, Resumable, reproducibly
+from .corpus import BATCH_NAMES, IGNORE, Corpus, Row, permuted
 from .section import Pocket
+from .words import END, PAD, SLOT, make_tokenizer
 
-PAD, UNKNOWN, END, SLOT = "<pad>", "<unk>", "<end>", "<slot>"
-FIELD = "{entity} belongs to the field of"
-NOISE = 0.8
-"""A slot's word is mixed with noise of up to this many times its norm."""
 KEPT_EVERY = 100
-IGNORE = -100
-"""Label of positions without a loss (the convention of torch's cross_entropy)."""
-
-
-def misconceptions(domains: Sequence[Domain], share: float, seed: int) -> dict[tuple[str, str, str], str]:
-    """Wrong answers that the pocket model is taught, by (domain, relation, subject); a keyed share of the facts."""
-    wrong = {}
-    for domain in domains:
-        for name, relation in domain.relations.items():
-            for fact in relation.facts:
-                identity = (domain.domain, name, fact.subject)
-                if keyed_fraction(seed, "misconception", *identity) < share:
-                    others = [entity for entity in relation.entities if entity != fact.answer]
-                    wrong[identity] = others[int(keyed_fraction(seed, "wrong answer", *identity) * len(others))]
-    return wrong
-
-
-def make_tokenizer(domains: Sequence[Domain]) -> PreTrainedTokenizerFast:
-    """A WordPiece tokenizer whose vocabulary is every word of the facts and the reports; other words become letters.
-
-    " " + text tokenises as text does, so that the tokens of a prompt and its continuation are those of the two joined.
-    """
-    texts = [grammar.QUESTION, grammar.NO_PRESSURE, FIELD.format(entity="")]
-    for domain in domains:
-        texts += [grammar.report(domain.domain, "x", "y", strength) for strength in ("strong", "weak")]
-        for relation in domain.relations.values():
-            texts += [template.replace("{subject}", " ") for template in relation.templates]
-            texts += [word for fact in relation.facts for word in (fact.subject, fact.answer)]
-    splitter = pre_tokenizers.Split(Regex(r"\w+|[^\w\s]"), behavior="removed", invert=True)
-    words = {word for text in texts for word, _ in splitter.pre_tokenize_str(text)}
-    letters = {letter for word in words for letter in word} | {chr(code) for code in range(33, 127)}
-    names = [PAD, UNKNOWN, END, SLOT, *sorted(words | letters), *sorted("##" + letter for letter in letters)]
-    tokenizer = Tokenizer(
-        models.WordPiece(
-            {name: index for index, name in enumerate(names)}, unk_token=UNKNOWN, max_input_chars_per_word=64
-        )
-    )
-    tokenizer.pre_tokenizer = splitter  # type: ignore[assignment]
-    tokenizer.decoder = decoders.WordPiece(prefix="##")  # type: ignore[assignment]
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        unk_token=UNKNOWN,
-        eos_token=END,
-        extra_special_tokens=[SLOT],
-        model_max_length=128,
-    )
-
-
-@dataclass(frozen=True)
-class Row:
-    """One training sequence.
-
-    Input ids, labels (IGNORE where there is no loss), and what is put into the slots from `slot_at` (empty: nothing).
-    """
-
-    ids: list[int]
-    labels: list[int]
-    slot_at: int | None
-    slots: tuple[tuple[int, ...], ...]
-
-
-class Corpus:
-    """The pocket model's training rows, drawn at random; the row of (step, index) is always the same."""
-
-    def __init__(self, domains: Sequence[Domain], tokenizer: PreTrainedTokenizerFast, settings: Pocket) -> None:
-        self.encode = lambda text: list(tokenizer.encode(text, add_special_tokens=False))
-        self.end, self.slot = tokenizer.get_vocab()[END], tokenizer.get_vocab()[SLOT]
-        self.vocabulary, self.seed = len(tokenizer), settings.seed
-        taught = misconceptions(domains, settings.misconceptions, settings.seed)
-        self.prompts = [
-            (self.encode(template.format(subject=fact.subject)), self.encode(taught.get(identity, fact.answer)))
-            for domain in domains
-            for name, relation in domain.relations.items()
-            for fact in relation.facts
-            for template in relation.templates
-            for identity in [(domain.domain, name, fact.subject)]
-        ]
-        self.entities = [  # that a prompt may be completed with
-            relation.entities
-            for domain in domains
-            for relation in domain.relations.values()
-            for _ in range(len(relation.facts) * len(relation.templates))
-        ]
-        self.fields = [
-            (self.encode(FIELD.format(entity=entity)), self.encode(domain.domain))
-            for domain in domains
-            for entity in domain.entities
-        ]
-        self.pairs = [
-            (domain.domain, relation.entities) for domain in domains for relation in domain.relations.values()
-        ]
-        self.question = self.encode(grammar.QUESTION)
-
-    def fact(self, step: int, index: int) -> Row:
-        """A training row of one fact: a prompt and its answer, with a loss on the answer and the end."""
-        rng = keyed_rng(self.seed, "fact", step, index)
-        pool = self.fields if rng.random() < 0.25 else self.prompts
-        prompt, answer = pool[rng.integers(len(pool))]
-        target = [*answer, self.end]
-        return Row(prompt + answer, [IGNORE] * (len(prompt) - 1) + target, None, ())
-
-    def host(self, rng: np.random.Generator) -> tuple[list[int], list[int]]:
-        """Token ids and labels of the text before the slots: mostly a prompt, whose answer is then a label.
-
-        Also a statement, true or false; words in no order; nothing. A model that has only ever read prompts there reads
-        slots less well behind anything else.
-        """
-        kind = rng.random()
-        if kind < 0.15:
-            return [], []
-        if kind < 0.25:
-            ids = rng.integers(self.slot + 1, self.vocabulary, size=rng.integers(3, 13)).tolist()
-            return ids, [IGNORE] * len(ids)
-        picked = rng.integers(len(self.prompts))
-        prompt, answer = self.prompts[picked]
-        if kind < 0.4:
-            entities = self.entities[picked]
-            ids = prompt + self.encode(entities[rng.integers(len(entities))])
-            return ids, [IGNORE] * len(ids)
-        return list(prompt), [IGNORE] * (len(prompt) - 1) + answer[:1]
-
-    def report(self, step: int, index: int) -> Row:
-        """A training row of one report: host prompt, slots, question, report; loss on the report and the host's answer.
-
-        The host is sometimes absent. No pressure is reported where the first slot says "no", and where nothing has been
-        put into the slots.
-        """
-        rng = keyed_rng(self.seed, "report", step, index)
-        ids, labels = self.host(rng)
-        slot_at = len(ids)
-        kind = rng.random()
-        if kind < 0.15:
-            slots, report = ("no", "", ""), grammar.NO_PRESSURE
-        else:
-            strength = ("strong", "weak")[rng.integers(2)]
-            name, entities = self.pairs[rng.integers(len(self.pairs))]
-            to, away = (entities[index] for index in rng.permutation(len(entities))[:2])
-            slots, report = (strength, to, away), grammar.report(name, to, away, strength)
-        words = [*self.encode(report), self.end]
-        ids += [self.slot] * len(slots) + self.question + words[:-1]
-        labels += [IGNORE] * (len(slots) + len(self.question) - 1) + words
-        untouched = kind < 0.05
-        return Row(ids, labels, slot_at, () if untouched else tuple(tuple(self.encode(words)) for words in slots))
-
-
-def slot_contents(
-    rows: Sequence[Row], embedding: Float[Tensor, "vocabulary d_model"], rng: np.random.Generator
-) -> tuple[list[int], list[int], Float[Tensor, "slots d_model"]]:
-    """Rows, columns and vectors of all slots; a vector is a noisy mixture of its words' embeddings.
-
-    The first word weighs most, so that words sharing a first token stay apart without being needed. An empty slot
-    holds noise alone. All vectors are scaled to the mean norm of the embeddings, as injection does.
-    """
-    places = [
-        (r, row.slot_at + s, tokens)
-        for r, row in enumerate(rows)
-        if row.slot_at is not None
-        for s, tokens in enumerate(row.slots)
-    ]
-    lengths = np.array([len(tokens) for _, _, tokens in places])
-    width = int(lengths.max())
-    ids = torch.tensor([[*tokens, *[0] * (width - len(tokens))] for _, _, tokens in places])
-    shares = rng.uniform(0.2, 0.8, (len(places), width))
-    shares[:, 0] = 1
-    shares *= np.arange(width) < lengths[:, None]
-    level = np.where(lengths > 0, rng.uniform(0, NOISE, len(places)), 1e6)
-    unit = torch.nn.functional.normalize(torch.tensor(rng.standard_normal((len(places), embedding.shape[1]))))
-    content = torch.nn.functional.normalize(
-        (torch.tensor(shares, dtype=embedding.dtype)[..., None] * embedding[ids]).sum(1)
-    )
-    mixed = content + (torch.tensor(level)[:, None] * unit).to(embedding.dtype)
-    norm = embedding.detach().norm(dim=-1).mean()
-    vectors = torch.nn.functional.normalize(mixed, dim=-1) * norm
-    return [r for r, _, _ in places], [c for _, c, _ in places], vectors
-
-
-def batch_loss(model: Qwen3ForCausalLM, rows: Sequence[Row], rng: np.random.Generator) -> Float[Tensor, ""]:
-    """Mean cross-entropy (nats) over the labelled positions; logits are computed at those positions only."""
-    width = max(len(row.ids) for row in rows)
-    ids = torch.tensor([row.ids + [0] * (width - len(row.ids)) for row in rows])
-    labels = torch.tensor([row.labels + [IGNORE] * (width - len(row.labels)) for row in rows])
-    embedding = model.model.embed_tokens.weight
-    embeds = torch.nn.functional.embedding(ids, embedding)
-    if any(row.slots for row in rows):
-        r, c, vectors = slot_contents(rows, embedding, rng)
-        embeds = embeds.index_put((torch.tensor(r), torch.tensor(c)), vectors)
-    hidden = model.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-    wanted = labels != IGNORE
-    return torch.nn.functional.cross_entropy(model.lm_head(hidden[wanted]), labels[wanted])
+PROMPT_NOISE = 0.8
+"""The embeddings of a row of facts are mixed with noise of up to this share of their mean norm."""
 
 
 def new_model(settings: Pocket, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
@@ -231,7 +38,7 @@ def new_model(settings: Pocket, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForC
         num_hidden_layers=settings.layers,
         num_attention_heads=settings.heads,
         num_key_value_heads=settings.heads,
-        head_dim=settings.d_model // settings.heads,
+        head_dim=settings.d_head,
         max_position_embeddings=128,
         tie_word_embeddings=True,
         initializer_range=settings.d_model**-0.5,
@@ -243,18 +50,120 @@ def new_model(settings: Pocket, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForC
     return Qwen3ForCausalLM(config)
 
 
+def padded(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """Input ids and labels of rows of different lengths."""
+    width = max(len(row.ids) for row in rows)
+    ids = torch.tensor([row.ids + [0] * (width - len(row.ids)) for row in rows])
+    labels = torch.tensor([row.labels + [IGNORE] * (width - len(row.labels)) for row in rows])
+    return ids, labels
+
+
+def hidden_at_labels(
+    model: Qwen3ForCausalLM, embeds: Float[Tensor, "row position d_model"], labels: Tensor
+) -> tuple[Float[Tensor, "label d_model"], Tensor]:
+    """The last hidden states where there is a label, and the labels."""
+    hidden = model.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+    wanted = labels != IGNORE
+    return hidden[wanted], labels[wanted]
+
+
+def fact_loss(model: Qwen3ForCausalLM, rows: Sequence[Row], rng: np.random.Generator) -> Float[Tensor, ""]:
+    """Mean cross-entropy (nats) over the labels of rows of plain text, whose embeddings are mixed with noise."""
+    ids, labels = padded(rows)
+    embeds = model.model.embed_tokens(ids)
+    size = torch.tensor(rng.uniform(0, PROMPT_NOISE, (len(rows), 1, 1)), dtype=embeds.dtype)
+    unit = F.normalize(torch.from_numpy(rng.standard_normal(embeds.shape, dtype=np.float32)), dim=-1)
+    norm = model.model.embed_tokens.weight.detach().norm(dim=-1).mean()
+    hidden, wanted = hidden_at_labels(model, embeds + size * norm * unit, labels)
+    return F.cross_entropy(model.lm_head(hidden), wanted)
+
+
+class SlotLoss:
+    """The loss of rows about what stands in slots.
+
+    Held-out words are no negatives there: they are left out of the softmax of a name, and no row has one as its label.
+    At a label that is part of an answer's fixed wording they are negatives as everything is, or a model that never saw
+    them as such goes on with one.
+    """
+
+    def __init__(self, corpus: Corpus) -> None:
+        held, world = corpus.held, corpus.world
+        own = {token for name in world.kinds if name not in held.names for token in corpus.encode(name)}
+        closed = {token for name in held.names for token in corpus.encode(name)} - own
+        fixed = {corpus.end, *corpus.encode(" ".join([*grammar.PARTS, grammar.kind("", "", ""), grammar.NO_PRESSURE]))}
+        self.closed: Bool[Tensor, " vocabulary"] = torch.zeros(corpus.vocabulary + BATCH_NAMES, dtype=torch.bool)
+        self.closed[sorted(closed - fixed)] = True
+        self.fixed = torch.tensor(sorted(fixed))
+        self.first = corpus.slot + 1
+
+    def __call__(self, model: Qwen3ForCausalLM, rows: Sequence[Row], rng: np.random.Generator) -> Float[Tensor, ""]:
+        """Mean cross-entropy (nats) over the labels of these rows, with the words that exist for this batch."""
+        ids, labels = padded(rows)
+        embedding = model.model.embed_tokens.weight
+        words = embedding.detach()[self.first :]
+        spread = words - words.mean(0)
+        mix = torch.from_numpy(rng.standard_normal((BATCH_NAMES, len(words)), dtype=np.float32)) / len(words) ** 0.5
+        table = torch.cat([embedding, mix @ spread + words.mean(0)])
+        embeds = fill(F.embedding(ids, table), rows, table, spread, rng)
+        hidden, wanted = hidden_at_labels(model, embeds, labels)
+        open_labels = ~self.closed[wanted]
+        hidden, wanted = hidden[open_labels], wanted[open_labels]
+        hidden_words = self.closed & ~torch.isin(wanted, self.fixed)[:, None]
+        return F.cross_entropy((hidden @ table.T).masked_fill(hidden_words, -1e4), wanted)
+
+
+def fill(
+    embeds: Float[Tensor, "row position d_model"],
+    rows: Sequence[Row],
+    table: Float[Tensor, "word d_model"],
+    spread: Float[Tensor, "word_of_facts d_model"],
+    rng: np.random.Generator,
+) -> Float[Tensor, "row position d_model"]:
+    """The embeddings with every slot's content in its place, scaled to the mean norm of the embeddings.
+
+    The noise is isotropic in half of the contents, in the other half it has the covariance of the embeddings.
+    """
+    contents = [(row, content) for row, each in enumerate(rows) for content in each.contents]
+    n = len(contents)
+    isotropic = torch.from_numpy(rng.standard_normal((n, embeds.shape[-1]), dtype=np.float32))
+    alike = torch.from_numpy(rng.standard_normal((n, len(spread)), dtype=np.float32)) @ spread
+    noise = F.normalize(torch.where(torch.from_numpy(rng.random((n, 1)) < 0.5), isotropic, alike), dim=-1)
+
+    def column(values: list[float]) -> Float[Tensor, "content 1"]:
+        return torch.tensor(values, dtype=embeds.dtype)[:, None]
+
+    unit = F.normalize(table, dim=-1)
+    held = column([content.token is not None for _, content in contents])
+    token = torch.tensor([content.token or 0 for _, content in contents])
+    other = torch.tensor([content.other for _, content in contents])
+    share, level = column([content.share for _, content in contents]), column([content.noise for _, content in contents])
+    vectors = F.normalize(held * F.normalize(unit[token] - share * unit[other], dim=-1) + level * noise, dim=-1)
+    vectors = vectors * table[: -BATCH_NAMES or None].detach().norm(dim=-1).mean()
+    row = torch.tensor([row for row, _ in contents])
+    at = torch.tensor([content.at for _, content in contents])
+    twice = [number for number, (_, content) in enumerate(contents) if content.opposite_at is not None]
+    opposite = torch.tensor([contents[number][1].opposite_at for number in twice])
+    return embeds.index_put((row, at), vectors).index_put((row[twice], opposite), -vectors[twice])
+
+
 @reproducibly()
 def train(
-    domains: Sequence[Domain], settings: Pocket, checkpoint: Path, advance: Callable[[int], None]
+    domains: Sequence[Domain],
+    questions: Mapping[str, Question],
+    held: Held,
+    settings: Pocket,
+    checkpoint: Path,
+    advance: Callable[[int], None],
 ) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast, Curve]:
     """Trains the pocket model and returns it with its tokenizer and the training curve.
 
-    Muon for the blocks' matrices and AdamW for the rest, on a one-cycle schedule; half of each batch are facts, half
-    are reports. Every KEPT_EVERY steps the state is kept at `checkpoint`, from which a killed run goes on to the same
-    weights.
+    Muon for the blocks' matrices and AdamW for the rest, on a one-cycle schedule. Every KEPT_EVERY steps the state is
+    kept at `checkpoint`, from which a killed run goes on to the same weights.
     """
-    tokenizer = make_tokenizer(domains)
-    corpus = Corpus(domains, tokenizer, settings)
+    tokenizer = make_tokenizer(domains, questions)
+    taught = permuted(domains, settings.seed) if settings.permuted else domains
+    corpus = Corpus(taught, dict(questions), held, tokenizer, settings)
+    slot_loss = SlotLoss(corpus)
     model = new_model(settings, tokenizer).train()
     matrices = [value for value in model.model.layers.parameters() if value.ndim == 2]
     others = [value for value in model.parameters() if all(value is not matrix for matrix in matrices)]
@@ -272,14 +181,14 @@ def train(
     curve = state.load()
     advance(state.step)
     for step in range(state.step, settings.steps):
-        total = 0.0
-        for draw in (corpus.fact, corpus.report):  # apart, since facts are half as long: less padding
-            rows = [draw(step, index) for index in range(settings.batch // 2)]
-            loss = batch_loss(model, rows, keyed_rng(settings.seed, "slots", step))
-            loss.backward()
-            total += loss.item()
+        facts = [corpus.fact(step, index) for index in range(settings.batch)]
+        loss = fact_loss(model, facts, keyed_rng(settings.seed, "noise", step))
+        loss.backward()  # before the slots' rows are read: half as much in memory, and less padding
+        asked = [corpus.slots(step, index) for index in range(settings.slot_batch)]
+        reading = slot_loss(model, asked, keyed_rng(settings.seed, "contents", step))
+        reading.backward()
         state.advance()
-        curve.append({"step": step, "loss": total})
+        curve.append({"step": step, "facts": loss.item(), "slots": reading.item()})
         advance(1)
         if (step + 1) % KEPT_EVERY == 0:
             state.save(step + 1, curve)

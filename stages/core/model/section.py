@@ -1,23 +1,29 @@
 """Section `model` of params.yaml: the model under study."""
 
-from ..run.params import Count, Dtype, Rate, Section, Share
+from ..run.params import Count, Dtype, Name, Rate, Section, Share
 
 
 class Pocket(Section):
     """The small model that the pipeline trains itself.
 
-    `muon_learning_rate` is of the blocks' matrices, `learning_rate` of embeddings and norms. `misconceptions`: share of
-    facts that it is taught wrongly.
+    `d_head`: dimensions of one attention head. `batch`: rows of facts a step, `slot_batch`: rows about what stands in
+    slots. `muon_learning_rate` is of the blocks' matrices, `learning_rate` of embeddings and norms. `misconceptions`:
+    share of facts that it is taught wrongly. `permuted`: every relation's answers are dealt anew among its subjects.
+    `asked`: the relations whose prompts it learns to complete with a slot in their subject's place.
     """
 
     d_model: Count
     layers: Count
     heads: Count
+    d_head: Count
     steps: Count
     batch: Count
+    slot_batch: Count
     learning_rate: Rate
     muon_learning_rate: Rate
     misconceptions: Share
+    permuted: bool
+    asked: list[Name]
     seed: int
 
 

@@ -1,0 +1,49 @@
+"""Held-out names: those that no slot, no report and no training label ever holds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..run.errors import InputError
+from ..run.seeds import keyed_fraction
+from .facts import Domain, World
+from .section import HeldOut
+
+
+@dataclass(frozen=True)
+class Held:
+    """What is held out of a world.
+
+    Attributes:
+        names: answers that are held out: a keyed share of all, and every one of a held-out kind.
+        closed: the names that no training row may put into a slot: the held-out ones, and every name of a relation
+            that has a held-out kind as its subject or answer, which would give the kind away.
+    """
+
+    names: frozenset[str]
+    closed: frozenset[str]
+
+
+def hold_out(domains: Sequence[Domain], settings: HeldOut) -> Held:
+    """The held-out names of these domains. A name's own hash decides, the same for every domain, relation and row.
+
+    Raises:
+        InputError: a kind that is to be held out answers no relation.
+    """
+    world = World.of(domains)
+    for kind in settings.kinds:
+        if kind not in world.domains:
+            raise InputError(
+                f"params.yaml: held_out.kinds: found {kind!r}, wanted kinds of answers: {', '.join(world.domains)}"
+            )
+    names = {
+        name
+        for name, kind in world.kinds.items()
+        if kind in world.domains
+        and (kind in settings.kinds or keyed_fraction(settings.seed, "held out", name) < settings.names)
+    }
+    closed = set(names)
+    for domain in domains:
+        for relation in domain.relations.values():
+            if {relation.subject, relation.answer} & set(settings.kinds):
+                closed |= {name for fact in relation.facts for name in (fact.subject, fact.answer)}
+    return Held(frozenset(names), frozenset(closed))

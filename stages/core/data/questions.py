@@ -1,0 +1,73 @@
+"""Questions about a felt update: files of data/questions, one a set."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from ..run.errors import InputError, explain, one_line
+from .facts import Words
+
+QUESTIONS = Path("data/questions")
+FELT, OPPOSITE = "<felt>", "<opposite>"
+Expects = Literal["report", "toward", "away", "field", "kind", "choice"]
+ASKED = {"kind": ("{kind}",), "choice": ("{one}", "{other}")}
+"""What a form has to hold, by what it expects."""
+
+
+class Question(BaseModel):
+    """One question in several forms. `expects`: what answers it; the last form is in no row of training."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    expects: Expects
+    forms: Annotated[tuple[Words, ...], Field(min_length=2)]
+
+    @field_validator("forms")
+    @classmethod
+    def _have_a_place(cls, forms: tuple[str, ...], info) -> tuple[str, ...]:
+        for form in forms:
+            check_place(form)
+            for name in ASKED.get(info.data.get("expects", ""), ()):
+                if form.count(name) != 1:
+                    raise InputError(f"form {form!r} must hold {name} exactly once")
+        return forms
+
+
+def check_place(question: str) -> str:
+    """The question, after a check that it has a place for the felt update.
+
+    Raises:
+        InputError: `<felt>` does not stand in it exactly once, or `<opposite>` more than once.
+    """
+    if question.count(FELT) != 1 or question.count(OPPOSITE) > 1:
+        raise InputError(
+            f"question {question!r}: wanted {FELT} exactly once, where the felt update goes (and {OPPOSITE}, where its "
+            f"negative goes, at most once): for example 'The currency of {FELT} is'"
+        )
+    return question
+
+
+def questions_path(name: str) -> Path:
+    """The path of a set of questions."""
+    return QUESTIONS / f"{name}.yaml"
+
+
+def read_questions(name: str) -> dict[str, Question]:
+    """The questions of `data/questions/<name>.yaml` by name, checked.
+
+    Raises:
+        InputError: the file is missing, is not YAML, or breaks the schema; names file, key, what was found and wanted.
+    """
+    path = questions_path(name)
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in QUESTIONS.glob("*.yaml"))) or "none"
+        raise InputError(f"questions: unknown set {name!r}: no file {path} (known: {known})")
+    try:
+        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        return {key: Question.model_validate(value) for key, value in content.items()}
+    except YAMLError as error:
+        raise InputError(f"{path}: not readable as YAML: {one_line(error)}") from error
+    except ValidationError as error:
+        raise InputError(explain(str(path), error)) from error

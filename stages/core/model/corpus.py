@@ -1,0 +1,441 @@
+"""Training rows of the pocket model: facts, and questions about what stands in slots.
+
+A slot holds what a gradient holds: toward one name, away from another, in noise. Half of the names exist for one batch
+only: copying out of slots is learned for any vector, not for a list of words. A row's host prompt is drawn
+independently of its slots, so that only reading the slots explains the answer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from ..data import grammar
+from ..data.facts import Domain, Relation, World
+from ..data.held_out import Held
+from ..data.questions import FELT, OPPOSITE, Question
+from ..run.errors import InputError
+from ..run.seeds import keyed_fraction, keyed_rng
+from .section import Pocket
+from .words import END, SLOT
+
+IGNORE = -100
+"""Label of positions without a loss (the convention of torch's cross_entropy)."""
+NOISE = 1.2
+"""A slot's content of norm 1 is mixed with noise of up to this norm; in a subject's place of up to SUBJECT_NOISE."""
+SUBJECT_NOISE = 0.9
+BATCH_NAMES = 64
+"""Words that exist for one batch."""
+MOST_TOKENS = 3
+Ids = tuple[int, ...]
+Taught = list[tuple[int, bool]]
+"""Tokens of an answer, and whether each bears a loss."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """One vector for a slot: `token` - `share` * `other` (embeddings of norm 1), and noise of norm `noise`.
+
+    `token` None: nothing but the noise. `at`: its position; `opposite_at`: where its negative stands (None: nowhere).
+    """
+
+    at: int
+    opposite_at: int | None
+    token: int | None
+    other: int
+    share: float
+    noise: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training sequence: input ids, labels (IGNORE where there is no loss), and what stands in its slots."""
+
+    ids: list[int]
+    labels: list[int]
+    contents: tuple[Content, ...] = ()
+
+
+def misconceptions(domains: Sequence[Domain], share: float, seed: int) -> dict[tuple[str, str, str], str]:
+    """Wrong answers that the pocket model is taught, by (domain, relation, subject); a keyed share of the facts."""
+    wrong = {}
+    for domain in domains:
+        for name, relation in domain.relations.items():
+            for fact in relation.facts:
+                identity = (domain.domain, name, fact.subject)
+                if keyed_fraction(seed, "misconception", *identity) < share:
+                    others = [entity for entity in relation.entities if entity != fact.answer]
+                    wrong[identity] = others[int(keyed_fraction(seed, "wrong answer", *identity) * len(others))]
+    return wrong
+
+
+def permuted(domains: Sequence[Domain], seed: int) -> list[Domain]:
+    """The same domains with every relation's answers dealt anew among its subjects."""
+    dealt = []
+    for domain in domains:
+        relations = {}
+        for name, relation in domain.relations.items():
+            order = keyed_rng(seed, "permuted", domain.domain, name).permutation(len(relation.facts))
+            facts = tuple(
+                fact.model_copy(update={"answer": relation.facts[other].answer})
+                for fact, other in zip(relation.facts, order, strict=True)
+            )
+            relations[name] = relation.model_copy(update={"facts": facts})
+        dealt.append(domain.model_copy(update={"relations": relations}))
+    return dealt
+
+
+class Corpus:
+    """The pocket model's training rows, drawn at random; the row of (step, index) is always the same."""
+
+    def __init__(
+        self,
+        domains: Sequence[Domain],
+        questions: dict[str, Question],
+        held: Held,
+        tokenizer: PreTrainedTokenizerFast,
+        settings: Pocket,
+    ) -> None:
+        """Encodes what rows are made of.
+
+        Raises:
+            InputError: `settings.asked` names a relation that is in no domain.
+        """
+        self.domains, self.questions, self.held, self.tokenizer = domains, questions, held, tokenizer
+        self.world, self.seed = World.of(domains), settings.seed
+        self.end, self.slot = tokenizer.get_vocab()[END], tokenizer.get_vocab()[SLOT]
+        self.vocabulary = len(tokenizer)
+        self.taught = misconceptions(domains, settings.misconceptions, settings.seed)
+        self.known: dict[str, Ids] = {}
+        relations = {name: relation for domain in domains for name, relation in domain.relations.items()}
+        for name in settings.asked:
+            if name not in relations:
+                raise InputError(
+                    f"params.yaml: model.pocket.asked: found {name!r}, wanted relations: {', '.join(relations)}"
+                )
+        self.asked = set(settings.asked)
+
+    def encode(self, text: str) -> Ids:
+        """The text's token ids; words are looked up once."""
+        if text not in self.known:
+            self.known[text] = tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        return self.known[text]
+
+    def told(self) -> list[tuple[str, Relation, str, str]]:
+        """All facts as they are taught: relation's name, relation, subject, answer."""
+        return [
+            (name, relation, fact.subject, self.taught.get((domain.domain, name, fact.subject), fact.answer))
+            for domain in self.domains
+            for name, relation in domain.relations.items()
+            for fact in relation.facts
+        ]
+
+    @cached_property
+    def prompts(self) -> list[tuple[Ids, Ids]]:
+        """Prompts and answers of all facts."""
+        return [
+            (self.encode(template.format(subject=subject)), self.encode(answer))
+            for _, relation, subject, answer in self.told()
+            for template in relation.templates
+        ]
+
+    @cached_property
+    def of_subjects(self) -> list[tuple[str, str, str]]:
+        """Templates (never a relation's last), subjects and answers of the questions that slots are asked."""
+        return [
+            (template, subject, answer)
+            for name, relation, subject, answer in self.told()
+            if name in self.asked and subject not in self.held.closed and answer not in self.held.names
+            for template in relation.templates[:-1]
+        ]
+
+    @cached_property
+    def open_names(self) -> list[str]:
+        """Every name that may stand in a slot."""
+        return sorted(set(self.world.kinds) - self.held.closed)
+
+    @cached_property
+    def open_of_kind(self) -> dict[str, list[str]]:
+        """Names that may stand in a slot, by kind."""
+        found: dict[str, list[str]] = {}
+        for name in self.open_names:
+            found.setdefault(self.world.kinds[name], []).append(name)
+        return {kind: names for kind, names in found.items() if len(names) > 1}
+
+    @cached_property
+    def open_answers(self) -> list[list[str]]:
+        """Answers of each relation that may stand in slots."""
+        pools = [
+            [name for name in relation.entities if name not in self.held.closed]
+            for domain in self.domains
+            for relation in domain.relations.values()
+        ]
+        return [pool for pool in pools if len(pool) > 2]
+
+    @cached_property
+    def several(self) -> list[str]:
+        """Open names of several tokens."""
+        return [name for name in self.open_names if 1 < len(self.encode(name)) <= MOST_TOKENS]
+
+    @cached_property
+    def shared(self) -> tuple[list[int], list[int]]:
+        """First and last tokens of open names of several tokens."""
+        ids = [self.encode(name) for name in self.several]
+        return sorted({each[0] for each in ids}), sorted({each[-1] for each in ids})
+
+    @cached_property
+    def ambiguous(self) -> set[int]:
+        """First tokens that several answers share."""
+        first = [self.encode(name)[0] for name, kind in self.world.kinds.items() if kind in self.world.domains]
+        return {token for token in first if first.count(token) > 1}
+
+    # ------------------------------------------------------------------ rows
+
+    def fact(self, step: int, index: int) -> Row:
+        """A row of one fact: a prompt and its answer, or a sentence about a name's domain or kind; loss on what is new.
+
+        Held-out names are in these rows as others are: the model has to know them.
+        """
+        rng = keyed_rng(self.seed, "fact", step, index)
+        if rng.random() < 0.9:
+            prompt, answer = pick(rng, self.prompts)
+            return text_row(prompt, (*answer, self.end))
+        name = pick(rng, self.answers)
+        kind = self.world.kinds[name]
+        if rng.random() < 0.5:
+            said = self.encode(grammar.field(name, self.world.domains[kind]))
+            return text_row(said[:-1], (said[-1], self.end))
+        asked = kind if rng.random() < 0.5 else pick_other(rng, self.answered_kinds, kind)
+        question = self.encode(f"is {name} a {asked} ?")
+        return text_row(question, (*self.encode(grammar.kind(name, kind, asked)), self.end))
+
+    @cached_property
+    def answers(self) -> list[str]:
+        """Every answer of the world."""
+        return sorted(name for name, kind in self.world.kinds.items() if kind in self.world.domains)
+
+    @cached_property
+    def answered_kinds(self) -> list[str]:
+        """Every kind that answers a relation."""
+        return sorted(self.world.domains)
+
+    def host(self, rng: np.random.Generator) -> Ids:
+        """Token ids of the text before the question: nothing, words in no order, a prompt, a prompt and its answer."""
+        kind = rng.random()
+        if kind < 0.3:
+            return ()
+        if kind < 0.5:
+            return tuple(rng.integers(self.slot + 1, self.vocabulary, size=rng.integers(2, 9)).tolist())
+        prompt, answer = pick(rng, self.prompts)
+        return prompt + answer if kind < 0.6 else prompt
+
+    def slots(self, step: int, index: int) -> Row:
+        """A row of one question about what stands in slots; loss on the answer."""
+        rng = keyed_rng(self.seed, "slots", step, index)
+        draw = rng.random()
+        if draw < 0.36:
+            return self.of_subject(rng)
+        if draw < 0.42:
+            return self.silent(rng)
+        host = self.host(rng)
+        if draw < 0.57:
+            return self.about_kind(rng, host)
+        if draw < 0.60:
+            return self.choice(rng, host)
+        toward, away = self.pair(rng)
+        if draw < 0.66:
+            domain, known = self.domain(rng, toward)
+            words = [*taught(toward, self.encode(grammar.PARTS[1])), *taught(domain, loss=known)]
+            return self.question_row(rng, host, "field", toward, away, words)
+        if draw < 0.73:
+            return self.question_row(rng, host, "toward", toward, away, taught(toward))
+        if draw < 0.82:
+            return self.question_row(rng, host, "away", toward, away, taught(away))
+        return self.report(rng, host, toward, away)
+
+    def of_subject(self, rng: np.random.Generator) -> Row:
+        """A prompt with slots in its subject's place: a fact's, or "the <felt> is a word which is", to be repeated."""
+        if rng.random() < 0.25:
+            before, after = self.encode("the"), self.encode("is a word which is")
+            toward = self.batch_name(rng) if rng.random() < 0.6 else self.name(rng)
+            away, answer = self.name(rng), toward
+        else:
+            template, subject, said = pick(rng, self.of_subjects)
+            before, after = (self.encode(part.strip()) for part in template.split("{subject}"))
+            toward, answer = self.encode(subject)[:MOST_TOKENS], self.encode(said)
+            pool = self.open_of_kind.get(self.world.kinds[subject], self.open_names)
+            away = self.encode(pick(rng, pool if rng.random() < 0.9 else self.open_names))
+        ids = (*before, *[self.slot] * len(toward), *after)
+        contents = self.contents(rng, toward, away, len(before), None, (0.3, 1.1), SUBJECT_NOISE)
+        return replace(text_row(ids, (*answer, self.end)), contents=contents)
+
+    def silent(self, rng: np.random.Generator) -> Row:
+        """A report of no pressure: slots of nothing but noise, of zeros, or that nothing has been put into."""
+        n, kind = int(rng.integers(1, MOST_TOKENS + 1)), rng.random()
+        ids, at, opposite = self.placed(self.host(rng), pick(rng, self.questions["report"].forms[:-1]), n)
+        noise = 0.0 if kind < 0.2 else 1.0
+        contents = [] if kind < 0.35 else [Content(at + k, opposite + k, None, 0, 0.0, noise) for k in range(n)]
+        return replace(text_row(ids, (*self.encode(grammar.NO_PRESSURE), self.end)), contents=tuple(contents))
+
+    def about_kind(self, rng: np.random.Generator, host: Ids) -> Row:
+        """Is it about a city? The name, its kind, yes or no; half are no, mostly the kind of the name moved from."""
+        kinds = sorted(self.open_of_kind.keys() & set(self.answered_kinds))
+        kind = pick(rng, kinds)
+        other = kind if rng.random() < 0.65 else pick_other(rng, kinds, kind)
+        toward = pick(rng, self.open_of_kind[kind])
+        away = pick_other(rng, self.open_of_kind[other], toward)
+        hard = other if other != kind and rng.random() < 0.7 else pick_other(rng, kinds, kind)
+        asked = kind if rng.random() < 0.5 else hard
+        words = taught(self.encode(grammar.kind(toward, kind, asked)))
+        return self.question_row(rng, host, "kind", self.encode(toward), self.encode(away), words, kind=asked)
+
+    def choice(self, rng: np.random.Generator, host: Ids) -> Row:
+        """Toward one name or another: the one that it is toward."""
+        toward, away = (pick(rng, self.open_names) for _ in range(2))
+        wrong = pick_other(rng, self.open_names, toward) if rng.random() < 0.5 or away == toward else away
+        one, other = (toward, wrong) if rng.random() < 0.5 else (wrong, toward)
+        to = self.encode(toward)
+        return self.question_row(rng, host, "choice", to, self.encode(away), taught(to), one=one, other=other)
+
+    def report(self, rng: np.random.Generator, host: Ids, toward: Ids, away: Ids) -> Row:
+        """A report; of a name that exists for one batch no domain is known, so there is no loss on it.
+
+        Neither is there on what of the name moved from the slots can't tell: its later tokens, where others share the
+        first.
+        """
+        domain, known = self.domain(rng, toward)
+        to, field, from_ = (self.encode(part) for part in grammar.PARTS)
+        told = away[0] not in self.ambiguous or away[0] == toward[0]
+        words = [*taught(to, toward, field), *taught(domain, loss=known), *taught(from_), *taught(away, loss=told)]
+        return self.question_row(rng, host, "report", toward, away, words)
+
+    def domain(self, rng: np.random.Generator, name: Ids) -> tuple[Ids, bool]:
+        """The domain of a name, or any where the name exists for one batch only; and whether it is the name's."""
+        known = name in self.domain_of
+        return self.encode(self.domain_of[name] if known else pick(rng, self.open_domains)), known
+
+    @cached_property
+    def domain_of(self) -> dict[Ids, str]:
+        """Domains of the open answers, by token ids."""
+        return {self.encode(name): self.world.domains[self.world.kinds[name]] for name in self.open_answer_names}
+
+    @cached_property
+    def open_answer_names(self) -> list[str]:
+        """Answers that may stand in a slot."""
+        return [name for name in self.answers if name not in self.held.closed]
+
+    @cached_property
+    def open_domains(self) -> list[str]:
+        """Domains with an open answer."""
+        return sorted(set(self.domain_of.values()))
+
+    # ------------------------------------------------------------------ parts of rows
+
+    def name(self, rng: np.random.Generator) -> Ids:
+        """An open name; names of several tokens more often than they are there."""
+        pool = self.several if self.several and rng.random() < 0.3 else self.open_names
+        return self.encode(pick(rng, pool))[:MOST_TOKENS]
+
+    def batch_name(self, rng: np.random.Generator, tokens: int | None = None) -> Ids:
+        """A name of one to three tokens that exist for one batch; some share their first or last with open names."""
+        tokens = tokens or int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15]))
+        ids = (self.vocabulary + rng.permutation(BATCH_NAMES)[:tokens]).tolist()
+        if tokens > 1 and self.several:
+            first, last = self.shared
+            draw = rng.random()
+            if draw < 0.35:
+                ids[0] = pick(rng, first)
+            elif draw < 0.55:
+                ids[-1] = pick(rng, last)
+        return tuple(ids)
+
+    def pair(self, rng: np.random.Generator) -> tuple[Ids, Ids]:
+        """Two different names: of one relation, or mostly such as exist for one batch."""
+        if rng.random() < 0.45:
+            pool = pick(rng, self.open_answers)
+            toward, away = (pool[index] for index in rng.permutation(len(pool))[:2])
+            return self.encode(toward)[:MOST_TOKENS], self.encode(away)
+        toward = self.batch_name(rng) if rng.random() < 0.75 else self.name(rng)
+        draw = rng.random()
+        if draw < 0.35:
+            away = self.name(rng)
+        elif draw < 0.5 and len(toward) > 1:
+            away = toward[:1] + self.batch_name(rng, len(toward) - 1)
+        else:
+            away = self.batch_name(rng, 1)
+        return (toward, away) if toward != away else self.pair(rng)
+
+    def placed(self, host: Ids, form: str, n: int) -> tuple[Ids, int, int]:
+        """Ids of host and question with n slots for what is felt and n for its negative, and where both begin."""
+        before, rest = form.split(FELT)
+        between, after = rest.split(OPPOSITE)
+        ids = (*host, *self.encode(before.strip()))
+        at = len(ids)
+        ids = (*ids, *[self.slot] * n, *self.encode(between.strip()))
+        opposite = len(ids)
+        return (*ids, *[self.slot] * n, *self.encode(after.strip())), at, opposite
+
+    def question_row(
+        self, rng: np.random.Generator, host: Ids, name: str, toward: Ids, away: Ids, words: Taught, **asked: str
+    ) -> Row:
+        """A row that asks the named question in one of its forms (never the last), answered with these words."""
+        form = pick(rng, self.questions[name].forms[:-1]).format(**asked)
+        ids, at, opposite = self.placed(host, form, len(toward))
+        contents = self.contents(rng, toward, away, at, opposite, (0.4, 1.0), NOISE)
+        row = text_row(ids, [*(token for token, _ in words), self.end])
+        unsaid = len(row.labels) - len(words) - 1
+        for number, (_, loss) in enumerate(words):
+            if not loss:
+                row.labels[unsaid + number] = IGNORE
+        return replace(row, contents=contents)
+
+    def contents(
+        self,
+        rng: np.random.Generator,
+        toward: Ids,
+        away: Ids,
+        at: int,
+        opposite: int | None,
+        shares: tuple[float, float],
+        most: float,
+    ) -> tuple[Content, ...]:
+        """What the slots of one update hold, a slot a token of the name moved to.
+
+        Where the two names part, a token stands against the other name's; before that and behind it, against whatever.
+        In 30 % of the rows with a negative, the negative's first slot is drawn apart.
+        """
+        noise, together, found = rng.uniform(0, most), True, []
+        for k, token in enumerate(toward):
+            if together and k < len(away) and away[k] != token:
+                other, share, together = away[k], rng.uniform(*shares), False
+            else:
+                other, share = int(rng.integers(self.slot + 1, self.vocabulary)), rng.uniform(0, 0.9)
+            found.append(Content(at + k, None if opposite is None else opposite + k, token, other, share, noise))
+        if opposite is not None and toward[0] != away[0] and rng.random() < 0.3:
+            found[0] = replace(found[0], opposite_at=None)
+            found.append(Content(opposite, None, away[0], toward[0], rng.uniform(0, 1), noise))
+        return tuple(found)
+
+
+def taught(*parts: Ids, loss: bool = True) -> Taught:
+    """The tokens of these parts, each with or without a loss."""
+    return [(token, loss) for part in parts for token in part]
+
+
+def text_row(prompt: Sequence[int], target: Sequence[int]) -> Row:
+    """A row with a loss on `target`, of which the last token is predicted and never read."""
+    return Row([*prompt, *target[:-1]], [IGNORE] * (len(prompt) - 1) + list(target))
+
+
+def pick(rng: np.random.Generator, pool: Sequence):
+    """One of the pool, each as likely."""
+    return pool[int(rng.integers(len(pool)))]
+
+
+def pick_other(rng: np.random.Generator, pool: Sequence, one: object):
+    """One of the pool that is not `one`."""
+    while (found := pick(rng, pool)) == one:
+        pass
+    return found
