@@ -17,7 +17,7 @@ from shutil import copytree, ignore_patterns
 import polars as pl
 import torch
 
-from .core.data.gathering import TAUGHT, Gathered, blocks, gather, held_out_targets, hosts, taught
+from .core.data.gathering import TAUGHT, Gathered, blocks, gather, hosts, taught
 from .core.model import ranks
 from .core.model.decoder import Decoder
 from .core.model.opening import ModelCard, open_model
@@ -56,7 +56,6 @@ def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) 
             domain="label_domain",
             moved_to="label_moved_to",
             moved_from="label_moved_from",
-            flip=~pl.col("label_moved_from").is_in(list(held_out_targets(data.rows))),
         )
         .collect()
     )
@@ -64,17 +63,17 @@ def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) 
         raise InputError(
             f"data/labels: no usable label in split {split!r}; look at the teacher's agreement (dvc metrics show)"
         )
-    others, reference = hosts(data.rows, split), reader.card.reference
-    return Curriculum(data.gradient, data.activation, lessons, others, reference, settings, reader.seed)
+    return Curriculum(data.gradient, data.activation, lessons, hosts(data.rows, split), settings, reader.seed)
 
 
 def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Projector) -> Card:
     """The card of the projectors to be trained; their reference norm is the median over training gradients, a layer.
 
-    The median is that of all norms, which take 4 bytes a gradient and layer.
+    The norms are those at the first place. The median is that of all, which take 4 bytes a gradient and layer.
     """
     rows = data.rows.select("row", "split").filter(pl.col("split") == "train")["row"].to_numpy()
-    norms = torch.cat([torch.from_numpy(block).norm(dim=-1) for block in blocks(data.gradient, rows)])
+    first = slice(len(settings.layers))
+    norms = torch.cat([torch.from_numpy(block[:, first]).norm(dim=-1) for block in blocks(data.gradient, rows)])
     reference = norms.median(0).values
     return new_card(
         decoder,
@@ -84,9 +83,10 @@ def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Proje
         whiten=settings.whiten,
         lora_on_the_verbaliser=settings.lora,
         layers=tuple(settings.layers),
+        places=tuple(settings.places),
         reference=tuple(reference.tolist()),
         slot_token=settings.slot_token,
-        sharpness=settings.sharpness,
+        question=settings.question,
         model=model.id,
         commit=model.commit,
         held_out_domains=tuple(settings.held_out_domains),
@@ -120,8 +120,6 @@ def learn(job: Job, decoder: Decoder, data: Gathered, state: Path, path: Path) -
     """Trains one projector; writes its weights and curve into the folder `path`."""
     reader = Reader.new(decoder, job.card, job.seed)
     curve = teach(reader, data, job.settings, state / job.folder)
-    if job.folder != BIAS:  # which has no gate to set
-        set_gate(reader, data, job.settings)
     path.mkdir()
     save_reader(reader, path)
     curve.write_parquet(path / CURVE)
@@ -135,12 +133,6 @@ def teach(reader: Reader, data: Gathered, settings: Projector, folder: Path) -> 
     with progress(f"projector, seed {reader.seed}", settings.steps) as advance:
         curve = train(reader, teaching, validation, settings, folder / f"seed_{reader.seed}.pt", advance)
     return pl.DataFrame(curve).select(pl.lit(reader.seed).alias("seed"), pl.all())
-
-
-def set_gate(reader: Reader, data: Gathered, settings: Projector) -> None:
-    """Sets a trained reader's gate."""
-    training, validation = (curriculum(data, split, reader, settings).blocks() for split in ("train", "validation"))
-    reader.set_gate(training, validation, settings.gate)
 
 
 def main() -> None:
@@ -158,7 +150,7 @@ def main() -> None:
 def work(params: Sections, seen: list[str]) -> None:
     """Trains this rank's projectors on the domains `seen`; the first rank then writes all of them."""
     settings = params.projector
-    data = gather(seen, settings.layers, TAUGHT)
+    data = gather(seen, settings.layers, TAUGHT, settings.places)
     decoder, model = open_model()
     card = card_for(decoder, model, data, settings)
     scratch = Scratch("projector")
@@ -178,7 +170,7 @@ def work(params: Sections, seen: list[str]) -> None:
     scratch.clear()
     best = curve.group_by("seed").agg(pl.col("validation_loss").min())["validation_loss"]
     how = f"{settings.architecture} with LoRA on the verbaliser" if settings.lora else settings.architecture
-    print(f"{folder}: {how}, seeds {settings.seeds}, validation loss {best.mean():.3f} nats a token")
+    print(f"{folder}: {how}, seeds {settings.seeds}, {best.mean():.3f} nats a token in validation")
 
 
 if __name__ == "__main__":

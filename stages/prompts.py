@@ -17,7 +17,7 @@ from types import ModuleType
 from .core.api.section import Api
 from .core.data.corrections import make_prompts
 from .core.data.facts import read_domain
-from .core.data.section import Prompts
+from .core.data.section import HeldOut, Prompts
 from .core.data.tables import PROMPTS, write_table
 from .core.run.params import Section, read_sections
 from .core.run.stage import run
@@ -26,6 +26,7 @@ from .core.run.stage import run
 class Sections(Section):
     """What this stage reads of params.yaml."""
 
+    held_out: HeldOut
     prompts: Prompts
     api: Api
 
@@ -50,7 +51,9 @@ def main() -> None:
         bill = chosen.estimate(domain, params.prompts, params.api)
         print(f"{domain.domain}: {params.prompts.generator}: {bill}")
         return
-    table = make_prompts(domain, params.prompts, chosen.material(domain, params.prompts, params.api))
+    table = make_prompts(
+        domain, params.prompts, params.held_out, chosen.material(domain, params.prompts, params.api)
+    )
     path = Path("data/prompts") / f"{domain.domain}.parquet"
     write_table(path, table, PROMPTS)
     print(f"{path}: {len(table)} corrections of {table['prompt'].n_unique()} prompts")

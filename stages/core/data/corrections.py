@@ -1,8 +1,8 @@
 """The prompts table: corrections (prompt, answer that the model gives, target that it should give) and their splits.
 
-What is held out is decided by a hash of the entity, subject or template itself, the same in every domain and for every
-row, so that no order of work and no other domain can leak it: an entity held out as a target is never a target in
-training, a held-out subject, template or relation never trains. A row that would be held out for two reasons is left
+What is held out is decided by a hash of the name, subject or template itself, the same in every domain and for every
+row, so that no order of work and no other domain can leak it: a held-out name is in no training row, neither as target
+nor as answer; a held-out subject, template or kind never trains. A row that would be held out for two reasons is left
 out, so that each held-out score has one cause.
 """
 
@@ -11,17 +11,11 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from ..run.errors import InputError
 from ..run.seeds import digest, keyed_fraction, keyed_rng
 from .facts import Domain, Fact, Relation
-from .section import Prompts
+from .held_out import held
+from .section import HeldOut, Prompts
 from .tables import PROMPTS
-
-
-def held_out_split(settings: Prompts, share: float, *identity: str) -> str:
-    """ "test" or "validation" for the `share` of identities held out for each, "train" for the rest."""
-    draw = keyed_fraction(settings.seed, "held out", *identity)
-    return "test" if draw < share else "validation" if draw < 2 * share else "train"
 
 
 def prompt_split(settings: Prompts, prompt: str) -> str:
@@ -31,24 +25,31 @@ def prompt_split(settings: Prompts, prompt: str) -> str:
 
 
 def split_of(
-    settings: Prompts, domain: str, relation: str, fact: Fact, template: str, last: bool, target: str
+    settings: Prompts,
+    out: HeldOut,
+    relation: tuple[str, str, Relation],
+    fact: Fact,
+    template: str,
+    last: bool,
+    target: str,
 ) -> tuple[str, str] | None:
     """The columns (split, held_out) of a row; None if the row is held out for more than one reason.
 
-    `last`: the template is its relation's last one, which is the one held out (for test).
+    `relation`: its domain, name and content. `last`: the template is its relation's last one, which is the one held
+    out. Of two held-out names it is the target's that counts.
     """
-    reasons = {
-        "target": held_out_split(settings, settings.held_out.targets, "target", target),
-        "subject": held_out_split(settings, settings.held_out.subjects, "subject", domain, relation, fact.subject),
-        "template": "test" if last else "train",
-        "relation": "test" if relation in settings.held_out.relations.get(domain, ()) else "train",
-    }
-    held = [(reason, split) for reason, split in reasons.items() if split != "train"]
-    if len(held) > 1:
+    domain, name, content = relation
+    names = {"target": held(out, target, content.answer), "answer": held(out, fact.answer, content.answer)}
+    reasons = ["kind" if "kind" in names.values() else next((one for one, why in names.items() if why), None)]
+    if keyed_fraction(out.seed, "held out", domain, name, fact.subject) < out.subjects:
+        reasons.append("subject")
+    if last:
+        reasons.append("template")
+    reasons = [reason for reason in reasons if reason]
+    if len(reasons) > 1:
         return None
-    if held:
-        reason, split = held[0]
-        return split, reason
+    if reasons:
+        return "test", reasons[0]
     return prompt_split(settings, template.format(subject=fact.subject)), "none"
 
 
@@ -82,22 +83,16 @@ def targets_of(
 
 
 def make_prompts(
-    domain: Domain, settings: Prompts, generated: Mapping[tuple[str, str], Material] | None = None
+    domain: Domain,
+    settings: Prompts,
+    out: HeldOut,
+    generated: Mapping[tuple[str, str], Material] | None = None,
 ) -> pl.DataFrame:
     """The prompts table of a domain (columns: tables.PROMPTS), in the order of its facts file.
 
-    `generated`: material by (relation, subject). Its templates stand before the relation's last one, which stays the
-    one that is held out.
-
-    Raises:
-        InputError: a relation that is to be held out is not one of the domain's.
+    `out`: what is held out. `generated`: material by (relation, subject). Its templates stand before the relation's
+    last one, which stays the one that is held out.
     """
-    for name in settings.held_out.relations.get(domain.domain, ()):
-        if name not in domain.relations:
-            raise InputError(
-                f"params.yaml: prompts.held_out.relations.{domain.domain}: found {name!r}, wanted one of "
-                f"{', '.join(domain.relations)}"
-            )
     rows = []
     for name, relation in domain.relations.items():
         for fact in relation.facts:
@@ -106,7 +101,7 @@ def make_prompts(
             for number, template in enumerate(templates):
                 last = number == len(templates) - 1
                 for kind, target in targets_of(settings, domain.domain, relation, fact, material, number):
-                    placed = split_of(settings, domain.domain, name, fact, template, last, target)
+                    placed = split_of(settings, out, (domain.domain, name, relation), fact, template, last, target)
                     if placed is None:
                         continue
                     prompt = template.format(subject=fact.subject)

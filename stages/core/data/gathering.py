@@ -21,7 +21,7 @@ from .tables import LABELS, PROMPTS, VIRTUAL_STEP, Schema, read_table
 
 BLOCK_ROWS = 512
 """Rows read together where all are gone through, whatever the size of the stores' shards: the sums stay the same."""
-TAUGHT = ("domain", "prompt", "target", "split", "held_out", "label_domain", "label_moved_to", "label_moved_from")
+TAUGHT = ("domain", "prompt", "target", "answer", "split", "held_out", "label_domain", "label_moved_to", "label_moved_from")
 """The columns that a projector's training reads."""
 SAME = ("model", "commit", "hook_point", "loss", "sign")
 """Attributes that the stores of all domains share."""
@@ -199,15 +199,21 @@ def usable() -> pl.Expr:
 def taught(rows: Table, split: str) -> Table:
     """The rows of a split that a projector is taught from: a usable label, nothing held out.
 
-    Neither is a held-out target in the label, which may be wrong, as the entity moved to.
+    Neither is a held-out name in the label, which may be wrong.
     """
-    seen = ~pl.col("label_moved_to").is_in(list(held_out_targets(rows)))
-    return rows.filter((pl.col("split") == split) & (pl.col("held_out") == "none") & usable() & seen)
+    out = list(held_out_names(rows))
+    named = pl.col("label_moved_to").is_in(out) | pl.col("label_moved_from").is_in(out)
+    return rows.filter((pl.col("split") == split) & (pl.col("held_out") == "none") & usable() & ~named)
 
 
-def held_out_targets(rows: pl.DataFrame | pl.LazyFrame) -> set[str]:
-    """The entities that are held out as targets: no training report may name one as moved to."""
-    return set(rows.lazy().filter(pl.col("held_out") == "target").select("target").unique().collect()["target"])
+def held_out_names(rows: pl.DataFrame | pl.LazyFrame) -> set[str]:
+    """The names that are held out, as targets or as answers: no training report may hold one."""
+    reasons = {"target": ("target", "kind"), "answer": ("answer", "kind")}
+    parts = [
+        rows.lazy().filter(pl.col("held_out").is_in(why)).select(name=pl.col(column).cast(pl.String))
+        for column, why in reasons.items()
+    ]
+    return set(pl.concat(parts).unique().collect()["name"].drop_nulls())
 
 
 def hosts(rows: pl.DataFrame, split: str) -> dict[str, pl.Series]:

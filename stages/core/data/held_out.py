@@ -9,6 +9,16 @@ from .facts import Domain, World
 from .section import HeldOut
 
 
+def held(settings: HeldOut, name: str, kind: str) -> str | None:
+    """Why an answer of this kind is held out: "kind", "name", or None where it is not.
+
+    The name's own hash decides, the same for every domain, relation and row.
+    """
+    if kind in settings.kinds:
+        return "kind"
+    return "name" if keyed_fraction(settings.seed, "held out", name) < settings.names else None
+
+
 @dataclass(frozen=True)
 class Held:
     """What is held out of a world.
@@ -24,7 +34,7 @@ class Held:
 
 
 def hold_out(domains: Sequence[Domain], settings: HeldOut) -> Held:
-    """The held-out names of these domains. A name's own hash decides, the same for every domain, relation and row.
+    """The held-out names of these domains.
 
     Raises:
         InputError: a kind that is to be held out answers no relation.
@@ -35,12 +45,7 @@ def hold_out(domains: Sequence[Domain], settings: HeldOut) -> Held:
             raise InputError(
                 f"params.yaml: held_out.kinds: found {kind!r}, wanted kinds of answers: {', '.join(world.domains)}"
             )
-    names = {
-        name
-        for name, kind in world.kinds.items()
-        if kind in world.domains
-        and (kind in settings.kinds or keyed_fraction(settings.seed, "held out", name) < settings.names)
-    }
+    names = {name for name, kind in world.kinds.items() if kind in world.domains and held(settings, name, kind)}
     closed = set(names)
     for domain in domains:
         for relation in domain.relations.values():

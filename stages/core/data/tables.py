@@ -23,7 +23,7 @@ PROMPTS = {
     "target": pl.String,
     "kind": pl.String,  # counterfactual | correction
     "split": pl.String,  # train | validation | test
-    "held_out": pl.String,  # none | subject | target | template | relation
+    "held_out": pl.String,  # none | target | answer | kind | subject | template
 }
 VIRTUAL_STEP = {
     "prompt_id": pl.String,

@@ -29,6 +29,17 @@ SUBJECT_NOISE = 0.9
 BATCH_NAMES = 64
 """Words that exist for one batch."""
 MOST_TOKENS = 3
+SHARES = {
+    "subject": 0.30,
+    "silent": 0.07,
+    "kind": 0.17,
+    "choice": 0.05,
+    "field": 0.05,
+    "toward": 0.06,
+    "away": 0.10,
+    "report": 0.20,
+}
+"""Shares of the rows about what stands in slots."""
 Ids = tuple[int, ...]
 Taught = list[tuple[int, bool]]
 """Tokens of an answer, and whether each bears a loss."""
@@ -224,36 +235,34 @@ class Corpus:
     def host(self, rng: np.random.Generator) -> Ids:
         """Token ids of the text before the question: nothing, words in no order, a prompt, a prompt and its answer."""
         kind = rng.random()
-        if kind < 0.3:
+        if kind < 0.4:
             return ()
-        if kind < 0.5:
+        if kind < 0.55:
             return tuple(rng.integers(self.slot + 1, self.vocabulary, size=rng.integers(2, 9)).tolist())
         prompt, answer = pick(rng, self.prompts)
-        return prompt + answer if kind < 0.6 else prompt
+        return prompt + answer if kind < 0.65 else prompt
 
     def slots(self, step: int, index: int) -> Row:
         """A row of one question about what stands in slots; loss on the answer."""
         rng = keyed_rng(self.seed, "slots", step, index)
-        draw = rng.random()
-        if draw < 0.36:
+        name = str(rng.choice(list(SHARES), p=list(SHARES.values())))
+        if name == "subject":
             return self.of_subject(rng)
-        if draw < 0.42:
+        if name == "silent":
             return self.silent(rng)
         host = self.host(rng)
-        if draw < 0.57:
+        if name == "kind":
             return self.about_kind(rng, host)
-        if draw < 0.60:
+        if name == "choice":
             return self.choice(rng, host)
         toward, away = self.pair(rng)
-        if draw < 0.66:
+        if name == "report":
+            return self.report(rng, host, toward, away)
+        words = taught(toward if name == "toward" else away)
+        if name == "field":
             domain, known = self.domain(rng, toward)
             words = [*taught(toward, self.encode(grammar.PARTS[1])), *taught(domain, loss=known)]
-            return self.question_row(rng, host, "field", toward, away, words)
-        if draw < 0.73:
-            return self.question_row(rng, host, "toward", toward, away, taught(toward))
-        if draw < 0.82:
-            return self.question_row(rng, host, "away", toward, away, taught(away))
-        return self.report(rng, host, toward, away)
+        return self.question_row(rng, host, name, toward, away, words)
 
     def of_subject(self, rng: np.random.Generator) -> Row:
         """A prompt with slots in its subject's place: a fact's, or "the <felt> is a word which is", to be repeated."""
@@ -275,8 +284,8 @@ class Corpus:
         """A report of no pressure: slots of nothing but noise, of zeros, or that nothing has been put into."""
         n, kind = int(rng.integers(1, MOST_TOKENS + 1)), rng.random()
         ids, at, opposite = self.placed(self.host(rng), pick(rng, self.questions["report"].forms[:-1]), n)
-        noise = 0.0 if kind < 0.2 else 1.0
-        contents = [] if kind < 0.35 else [Content(at + k, opposite + k, None, 0, 0.0, noise) for k in range(n)]
+        noise = 0.0 if kind < 0.1 else 1.0
+        contents = [] if 0.1 <= kind < 0.2 else [Content(at + k, opposite + k, None, 0, 0.0, noise) for k in range(n)]
         return replace(text_row(ids, (*self.encode(grammar.NO_PRESSURE), self.end)), contents=tuple(contents))
 
     def about_kind(self, rng: np.random.Generator, host: Ids) -> Row:

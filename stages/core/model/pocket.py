@@ -25,6 +25,8 @@ from .section import Pocket
 from .words import END, PAD, SLOT, make_tokenizer
 
 KEPT_EVERY = 100
+GROUPS = 3
+"""Passes that a batch is cut into, by length."""
 PROMPT_NOISE = 0.8
 """The embeddings of a row of facts are mixed with noise of up to this share of their mean norm."""
 
@@ -59,12 +61,17 @@ def padded(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
 
 
 def hidden_at_labels(
-    model: Qwen3ForCausalLM, embeds: Float[Tensor, "row position d_model"], labels: Tensor
+    model: Qwen3ForCausalLM, embeds: Float[Tensor, "row position d_model"], rows: Sequence[Row], labels: Tensor
 ) -> tuple[Float[Tensor, "label d_model"], Tensor]:
-    """The last hidden states where there is a label, and the labels."""
-    hidden = model.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-    wanted = labels != IGNORE
-    return hidden[wanted], labels[wanted]
+    """The last hidden states where there is a label, and the labels; rows of a length go together, for less padding."""
+    found = []
+    for group in np.array_split(np.argsort([len(row.ids) for row in rows], kind="stable"), GROUPS):
+        width = max(len(rows[row].ids) for row in group)
+        hidden = model.model(inputs_embeds=embeds[group, :width], use_cache=False).last_hidden_state
+        own = labels[group, :width]
+        found.append((hidden[own != IGNORE], own[own != IGNORE]))
+    hidden, wanted = zip(*found, strict=True)
+    return torch.cat(hidden), torch.cat(wanted)
 
 
 def fact_loss(model: Qwen3ForCausalLM, rows: Sequence[Row], rng: np.random.Generator) -> Float[Tensor, ""]:
@@ -74,7 +81,7 @@ def fact_loss(model: Qwen3ForCausalLM, rows: Sequence[Row], rng: np.random.Gener
     size = torch.tensor(rng.uniform(0, PROMPT_NOISE, (len(rows), 1, 1)), dtype=embeds.dtype)
     unit = F.normalize(torch.from_numpy(rng.standard_normal(embeds.shape, dtype=np.float32)), dim=-1)
     norm = model.model.embed_tokens.weight.detach().norm(dim=-1).mean()
-    hidden, wanted = hidden_at_labels(model, embeds + size * norm * unit, labels)
+    hidden, wanted = hidden_at_labels(model, embeds + size * norm * unit, rows, labels)
     return F.cross_entropy(model.lm_head(hidden), wanted)
 
 
@@ -105,7 +112,7 @@ class SlotLoss:
         mix = torch.from_numpy(rng.standard_normal((BATCH_NAMES, len(words)), dtype=np.float32)) / len(words) ** 0.5
         table = torch.cat([embedding, mix @ spread + words.mean(0)])
         embeds = fill(F.embedding(ids, table), rows, table, spread, rng)
-        hidden, wanted = hidden_at_labels(model, embeds, labels)
+        hidden, wanted = hidden_at_labels(model, embeds, rows, labels)
         open_labels = ~self.closed[wanted]
         hidden, wanted = hidden[open_labels], wanted[open_labels]
         hidden_words = self.closed & ~torch.isin(wanted, self.fixed)[:, None]

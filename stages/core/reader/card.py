@@ -58,10 +58,11 @@ class Card(BaseModel):
     width: int
     whiten: bool
     layers: tuple[int, ...]
+    places: tuple[str, ...]  # of the gradients that it reads, a slot each
     d_model: int
-    reference: tuple[float, ...]  # median |g| of the training gradients, a layer
+    reference: tuple[float, ...]  # median |g| of the training gradients at the first place, a layer
     slot_token: str
-    sharpness: float  # how strongly a slot's vector is drawn to the nearest token embeddings
+    question: str  # what a report answers, with <felt> where the slots go
     norm: float  # mean norm of the model's input embeddings
     injection: Injection
     lora_on_the_verbaliser: Lora | None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from ..data.grammar import QUESTION
+from ..data.questions import FELT, OPPOSITE
 from ..model.decoder import Decoder, residual, with_residual
 from ..run.errors import InputError
 from .card import Injection
@@ -22,22 +22,60 @@ from .vocabulary import embedding_norms
 
 @dataclass(frozen=True)
 class ReadingPrompt:
-    """Token ids of a host prompt, the slots and the question; `slots` are the slots' positions in `ids`."""
+    """Token ids of a host prompt and a question, and the positions of its slots: of what is felt, and its negative."""
 
     ids: list[int]
-    slots: list[int]
+    felt: list[int]
+    opposite: list[int]
+
+    @property
+    def slots(self) -> list[int]:
+        """All slots' positions."""
+        return self.felt + self.opposite
 
 
-def reading_prompt(decoder: Decoder, host: str | None, slot_token: str, slots: int) -> ReadingPrompt:
-    """The prompt that the model reads when it reports: host, slots, question; as a user's turn where it has chat turns.
+@dataclass(frozen=True)
+class Slots:
+    """Vectors for slots: what is felt and its negative at each place, and how many places each row has."""
+
+    felt: Float[Tensor, "row place d_model"]
+    opposite: Float[Tensor, "row place d_model"]
+    count: Int[Tensor, " row"]
+
+    def __len__(self) -> int:
+        return len(self.count)
+
+    def __getitem__(self, rows: slice | Int[Tensor, " n"]) -> "Slots":
+        """Those of some rows."""
+        return Slots(self.felt[rows], self.opposite[rows], self.count[rows])
+
+    def of(self, prompts: Sequence[ReadingPrompt]) -> Float[Tensor, "slot d_model"]:
+        """The vectors of the prompts' slots, one prompt's (felt, then opposite) after another's."""
+        both = torch.stack([self.felt, self.opposite])
+        where = [
+            (side, row, place)
+            for row, prompt in enumerate(prompts)
+            for side, positions in enumerate((prompt.felt, prompt.opposite))
+            for place in range(len(positions))
+        ]
+        side, row, place = torch.tensor(where, device=both.device).T
+        return both[side, row, place]
+
+
+def reading_prompt(decoder: Decoder, host: str | None, question: str, slot_token: str, places: int) -> ReadingPrompt:
+    """The prompt that the model reads: host and question, with a slot a place; a user's turn where it has chat turns.
+
+    `question` has `<felt>` where the slots go, and perhaps `<opposite>` behind it for those of the negative.
 
     Raises:
-        InputError: the tokenizer does not turn `slot_token` into one token of its own, so that slots can't be found.
+        InputError: the tokenizer does not turn `slot_token` into one token of its own, so that slots can't be found; or
+            the prompt is longer than the model's context.
     """
     tokenizer = decoder.tokenizer
     assert tokenizer is not None
     slot_id = tokenizer.convert_tokens_to_ids(slot_token)
-    text = " ".join(part for part in (host, slot_token * slots, QUESTION) if part)
+    slots = slot_token * places
+    text = " ".join(part for part in (host, question.replace(FELT, slots).replace(OPPOSITE, slots)) if part)
     if tokenizer.chat_template:
         turn = [{"role": "user", "content": text}]
         text = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
@@ -45,12 +83,18 @@ def reading_prompt(decoder: Decoder, host: str | None, slot_token: str, slots: i
     else:
         ids = decoder.tokens(text)
     found = [position for position, token in enumerate(ids) if token == slot_id]
-    if len(found) != slots or found != list(range(found[0], found[0] + slots)):
+    wanted = places * (1 + question.count(OPPOSITE))
+    if len(found) != wanted:
         raise InputError(
             f"projector.slot_token: {slot_token!r} stands {len(found)} times in the tokens of a reading prompt, wanted "
-            f"{slots} in a row: choose a single token of this model's vocabulary that no host prompt contains"
+            f"{wanted}: choose a single token of this model's vocabulary that no host prompt or question contains"
         )
-    return ReadingPrompt(ids, found)
+    if decoder.context_length is not None and len(ids) >= decoder.context_length:
+        raise InputError(
+            f"question {question!r}: found {len(ids)} tokens with its host prompt, wanted fewer than the model's "
+            f"context of {decoder.context_length}: ask something shorter"
+        )
+    return ReadingPrompt(ids, found[:places], found[places:])
 
 
 def embedding_norm(decoder: Decoder) -> float:
@@ -78,7 +122,7 @@ def read_injected(
     decoder: Decoder,
     prompts: Sequence[ReadingPrompt],
     tails: Sequence[Sequence[int]],
-    vectors: Float[Tensor, "batch k d_model"] | None,
+    slots: Slots | None,
     how: Injection,
     norm: float,
     cache: DynamicCache | None = None,
@@ -90,15 +134,15 @@ def read_injected(
     - add: after block `how.block` the residual stream h becomes h + scale |h| v at the chosen positions (norm-matched:
       what is added has `scale` times the norm of h there), for a unit vector v. Other positions and earlier blocks stay
       as they are. At the slots, v is the slot's own vector; at the prompt's last token or at every token of it
-      (special tokens and template included), v is `merged`.
-    - no vectors: nothing is injected, and the slots keep the slot token's own embedding.
+      (special tokens and template included), v is the direction of the sum of what is felt at all places.
+    - no slots given: nothing is injected, and the slots keep the slot token's own embedding.
 
     What follows the prompt (`tails`, and what is generated later) is never injected into.
 
     Args:
         decoder: the model.
         prompts, tails: rows are padded on the right, where a causal model never looks.
-        vectors: what goes in; only their directions count.
+        slots: what goes in, a row a prompt; only directions count.
         how: where it goes and how strongly.
         norm: the mean norm of embeddings.
         cache: filled with the rows' keys and values; None: they aren't kept.
@@ -110,11 +154,11 @@ def read_injected(
     width = max(map(len, rows))
     embeds = decoder.embed(torch.tensor([row + [0] * (width - len(row)) for row in rows]))
     arguments = {"use_cache": cache is not None, "past_key_values": cache}
-    if vectors is not None and how.how == "replace":
-        embeds = replace_slots(embeds, slots_of(prompts, embeds.device), vectors, how.scale * norm)
-    if vectors is None or how.block is None:
+    if slots is not None and how.how == "replace":
+        embeds = replace_slots(embeds, prompts, slots.of(prompts), how.scale * norm)
+    if slots is None or how.block is None:
         return decoder.body(inputs_embeds=embeds, **arguments).last_hidden_state
-    directions = spread(prompts, vectors, how.at, width)
+    directions = spread(prompts, slots, how.at, width)
 
     def add(_module: nn.Module, _arguments: Any, output: Any) -> Any:
         stream = residual(output)
@@ -128,48 +172,33 @@ def read_injected(
         handle.remove()
 
 
-def slots_of(prompts: Sequence[ReadingPrompt], device: torch.device) -> Int[Tensor, "batch k"]:
-    """The slots' positions."""
-    return torch.tensor([prompt.slots for prompt in prompts], device=device)
-
-
 def replace_slots(
     embeds: Float[Tensor, "batch position d_model"],
-    slots: Int[Tensor, "batch k"],
-    vectors: Float[Tensor, "batch k d_model"],
+    prompts: Sequence[ReadingPrompt],
+    vectors: Float[Tensor, "slot d_model"],
     norm: float,
 ) -> Float[Tensor, "batch position d_model"]:
-    """Replaces (not adds) the embeddings at `slots` by `vectors`, each scaled to `norm`.
+    """Replaces (not adds) the embeddings at the prompts' slots by `vectors`, each scaled to `norm` (zero stays zero).
 
     All other positions stay as they are.
     """
-    rows = torch.arange(len(slots), device=embeds.device)[:, None]
-    scaled = F.normalize(vectors, dim=-1) * norm
-    return embeds.index_put((rows, slots), scaled.to(embeds.dtype))
-
-
-def merged(vectors: Float[Tensor, "batch k d_model"]) -> Float[Tensor, "batch d_model"]:
-    """All slots' vectors as one of norm 1: the sum of their directions, the last subtracted.
-
-    The last slot holds what is moved away from. Were it added, "to A, away from B" and "to B, away from A" would be the
-    same vector.
-    """
-    unit = F.normalize(vectors, dim=-1)
-    return F.normalize(unit.sum(1) - 2 * unit[:, -1], dim=-1)
+    where = [(row, position) for row, prompt in enumerate(prompts) for position in prompt.slots]
+    row, position = torch.tensor(where, device=embeds.device).T
+    return embeds.index_put((row, position), (F.normalize(vectors, dim=-1) * norm).to(embeds.dtype))
 
 
 def spread(
-    prompts: Sequence[ReadingPrompt],
-    vectors: Float[Tensor, "batch k d_model"],
-    at: Literal["slots", "last", "every"],
-    width: int,
+    prompts: Sequence[ReadingPrompt], slots: Slots, at: Literal["slots", "last", "every"], width: int
 ) -> Float[Tensor, "batch width d_model"]:
-    """The unit vector that goes to each position, and zero where nothing goes."""
-    device = vectors.device
+    """The unit vector that goes to each position, and zero where nothing goes.
+
+    Outside the slots that is the direction of the sum of what is felt at all places.
+    """
+    felt = slots.felt
     if at == "slots":
-        nothing = vectors.new_zeros((len(prompts), width, vectors.shape[-1]))
-        return replace_slots(nothing, slots_of(prompts, device), vectors, 1.0)
-    lengths = torch.tensor([len(prompt.ids) for prompt in prompts], device=device)[:, None]
-    position = torch.arange(width, device=device)
+        nothing = felt.new_zeros((len(prompts), width, felt.shape[-1]))
+        return replace_slots(nothing, prompts, slots.of(prompts), 1.0)
+    lengths = torch.tensor([len(prompt.ids) for prompt in prompts], device=felt.device)[:, None]
+    position = torch.arange(width, device=felt.device)
     chosen = position == lengths - 1 if at == "last" else position < lengths
-    return chosen[..., None] * merged(vectors)[:, None]
+    return chosen[..., None] * F.normalize(F.normalize(felt, dim=-1).sum(1), dim=-1)[:, None]

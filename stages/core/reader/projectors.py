@@ -1,7 +1,8 @@
-"""Projectors: maps from the update direction to the vectors that fill the slots.
+"""Projectors: maps from the update direction at one place to the vector that fills a slot.
 
-Each takes the normalised update direction of one or more layers and the gradient's strength, and returns one vector a
-slot (its norm is set by the injection). To add an architecture, write a class here and name it in ARCHITECTURES.
+Each takes the normalised update directions of one or more layers, side by side, and returns one vector (the injection
+sets its norm). The same map reads the direction's negative: what an update moves toward is what its negative moves away
+from. To add an architecture, write a class here and name it in ARCHITECTURES.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,122 +11,103 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-STRENGTH_BOUND = 5.0
-"""The strength feature, ln(|g| / reference), is clipped to plus or minus this; a gradient of zero is at minus this."""
-
-STRONGEST = 2.5
-"""In training a gradient is scaled to exp(x) times the reference norm, x uniform from minus this to this."""
-
 DROPOUT = 0.2
 
 RIDGE = 1e-3
 """Added to every variance before whitening, as a share of their mean: what hardly varies is not blown up."""
 
 
-def features(
-    gradient: Float[Tensor, "batch layer d_model"], reference: Float[Tensor, " layer"]
-) -> tuple[Float[Tensor, "batch layer*d_model"], Float[Tensor, "batch 1"]]:
-    """The update direction -g, each layer's part normalised to sqrt(d_model) (zero stays zero), and the strength.
+def directions(gradient: Float[Tensor, "*row layer d_model"]) -> Float[Tensor, "*row layer*d_model"]:
+    """The update direction -g, each layer's part normalised to sqrt(d_model) (zero stays zero), side by side."""
+    unit = torch.nn.functional.normalize(-gradient, dim=-1)
+    return (unit * gradient.shape[-1] ** 0.5).flatten(-2)
 
-    Strength: the mean over layers of ln(|g_l| / reference_l), clipped to STRENGTH_BOUND.
-    """
-    norm = gradient.norm(dim=-1)
-    direction = torch.nn.functional.normalize(-gradient, dim=-1) * gradient.shape[-1] ** 0.5
-    strength = (norm / reference).clamp_min(1e-12).log().mean(-1, keepdim=True)
-    return direction.flatten(1), strength.clamp(-STRENGTH_BOUND, STRENGTH_BOUND)
+
+class Raw(nn.Module):
+    """The update direction of the last of the layers itself: nothing is trained."""
+
+    def __init__(self, layers: int, d_model: int, width: int) -> None:
+        super().__init__()
+        self.d_model = d_model
+
+    def forward(self, direction: Float[Tensor, "*b f"]) -> Float[Tensor, "*b d"]:
+        return direction[..., -self.d_model :]
 
 
 class BiasOnly(nn.Module):
-    """Ignores the gradient: the same learned vectors always. What it reports is the template."""
+    """Ignores the gradient: the same learned vector always. What it reports is the template."""
 
-    def __init__(self, layers: int, d_model: int, slots: int, width: int) -> None:
+    def __init__(self, layers: int, d_model: int, width: int) -> None:
         super().__init__()
-        self.bias = nn.Parameter(torch.randn(slots, d_model))
+        self.bias = nn.Parameter(torch.randn(d_model))
 
-    def forward(self, direction: Float[Tensor, "b f"], strength: Float[Tensor, "b 1"]) -> Float[Tensor, "b k d"]:
-        return self.bias.expand(len(direction), -1, -1)
+    def forward(self, direction: Float[Tensor, "*b f"]) -> Float[Tensor, "*b d"]:
+        return self.bias.expand(*direction.shape[:-1], -1)
 
 
 class Scale(nn.Module):
-    """One scale a slot and layer, nothing else: the direction itself. The strength is not read; zero stays zero."""
+    """One scale a layer, nothing else: a sum of the layers' directions.
 
-    def __init__(self, layers: int, d_model: int, slots: int, width: int) -> None:
+    The scales begin small and of either sign, so that training can turn the sign of each. With a single layer there is
+    nothing to train: only the sign would count.
+    """
+
+    def __init__(self, layers: int, d_model: int, width: int) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(slots, layers))
+        self.scale = nn.Parameter(torch.randn(layers) / 10)
 
-    def forward(self, direction: Float[Tensor, "b f"], strength: Float[Tensor, "b 1"]) -> Float[Tensor, "b k d"]:
-        return self.scale @ direction.unflatten(1, (self.scale.shape[1], -1))
+    def forward(self, direction: Float[Tensor, "*b f"]) -> Float[Tensor, "*b d"]:
+        return (self.scale[:, None] * direction.unflatten(-1, (len(self.scale), -1))).sum(-2)
 
 
-class ScalarAffine(nn.Module):
-    """One scale a slot and layer, and a bias a slot: the direction itself, with no change of basis."""
+class ScalarAffine(Scale):
+    """One scale a layer, and a bias: the direction itself, with no change of basis."""
 
-    def __init__(self, layers: int, d_model: int, slots: int, width: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(slots, layers))
-        self.strength = nn.Parameter(torch.zeros(slots, d_model))
-        self.bias = nn.Parameter(torch.zeros(slots, d_model))
+    def __init__(self, layers: int, d_model: int, width: int) -> None:
+        super().__init__(layers, d_model, width)
+        self.bias = nn.Parameter(torch.zeros(d_model))
 
-    def forward(self, direction: Float[Tensor, "b f"], strength: Float[Tensor, "b 1"]) -> Float[Tensor, "b k d"]:
-        layers = direction.unflatten(1, (self.scale.shape[1], -1))
-        return self.scale @ layers + strength[..., None] * self.strength + self.bias
+    def forward(self, direction: Float[Tensor, "*b f"]) -> Float[Tensor, "*b d"]:
+        return super().forward(direction) + self.bias
 
 
 class Linear(nn.Module):
-    """One full matrix a slot, and a bias."""
+    """One full matrix, and a bias."""
 
-    def __init__(self, layers: int, d_model: int, slots: int, width: int) -> None:
+    def __init__(self, layers: int, d_model: int, width: int) -> None:
         super().__init__()
-        self.slots = slots
-        self.map = nn.Linear(layers * d_model + 1, slots * d_model)
+        self.map: nn.Module = nn.Linear(layers * d_model, d_model)
 
-    def forward(self, direction: Float[Tensor, "b f"], strength: Float[Tensor, "b 1"]) -> Float[Tensor, "b k d"]:
-        return self.map(torch.cat([direction, strength], 1)).unflatten(1, (self.slots, -1))
+    def forward(self, direction: Float[Tensor, "*b f"]) -> Float[Tensor, "*b d"]:
+        return self.map(direction)
 
 
 class LowRank(Linear):
     """A linear map through a bottleneck of `width` dimensions."""
 
-    def __init__(self, layers: int, d_model: int, slots: int, width: int) -> None:
-        super().__init__(layers, d_model, slots, width)
-        down = nn.Linear(layers * d_model + 1, width, bias=False)
-        self.map = nn.Sequential(down, nn.Linear(width, slots * d_model))  # type: ignore[assignment]
+    def __init__(self, layers: int, d_model: int, width: int) -> None:
+        super().__init__(layers, d_model, width)
+        self.map = nn.Sequential(nn.Linear(layers * d_model, width, bias=False), nn.Linear(width, d_model))
 
 
 class MLP(Linear):
     """One hidden layer of `width` units with GELU; in training a share DROPOUT of them is dropped at random."""
 
-    def __init__(self, layers: int, d_model: int, slots: int, width: int) -> None:
-        super().__init__(layers, d_model, slots, width)
-        hidden = nn.Linear(layers * d_model + 1, width)
-        parts = hidden, nn.GELU(), nn.Dropout(DROPOUT), nn.Linear(width, slots * d_model)
-        self.map = nn.Sequential(*parts)  # type: ignore[assignment]
+    def __init__(self, layers: int, d_model: int, width: int) -> None:
+        super().__init__(layers, d_model, width)
+        self.map = nn.Sequential(
+            nn.Linear(layers * d_model, width), nn.GELU(), nn.Dropout(DROPOUT), nn.Linear(width, d_model)
+        )
 
 
-class MirrorMLP(nn.Module):
-    """An MLP whose last two slots are read by one map, from the direction and from its negative.
-
-    What an update moves toward is what its negative moves away from, so both share all they learn.
-    """
-
-    def __init__(self, layers: int, d_model: int, slots: int, width: int) -> None:
-        super().__init__()
-        self.first = MLP(layers, d_model, slots - 2, width)
-        self.entity = MLP(layers, d_model, 1, width)
-
-    def forward(self, direction: Float[Tensor, "b f"], strength: Float[Tensor, "b 1"]) -> Float[Tensor, "b k d"]:
-        parts = self.first(direction, strength), self.entity(direction, strength), self.entity(-direction, strength)
-        return torch.cat(parts, 1)
-
-
-ARCHITECTURES: dict[str, Callable[[int, int, int, int], nn.Module]] = {
+ARCHITECTURES: dict[str, Callable[[int, int, int], nn.Module]] = {
+    "raw": Raw,
     "bias_only": BiasOnly,
     "scale": Scale,
     "scalar_affine": ScalarAffine,
     "linear": Linear,
     "low_rank": LowRank,
     "mlp": MLP,
-    "mirror_mlp": MirrorMLP,
 }
 
 
@@ -137,8 +119,8 @@ class Whitened(nn.Module):
         self.projector = projector
         self.register_buffer("matrix", torch.eye(size))
 
-    def forward(self, direction: Float[Tensor, "b f"], strength: Float[Tensor, "b 1"]) -> Float[Tensor, "b k d"]:
-        return self.projector(direction @ self.matrix, strength)
+    def forward(self, direction: Float[Tensor, "*b f"]) -> Float[Tensor, "*b d"]:
+        return self.projector(direction @ self.matrix)
 
     @torch.no_grad()
     def fit(self, blocks: Iterable[Float[Tensor, "_ f"]]) -> None:

@@ -1,4 +1,4 @@
-"""The model as the reader of its own gradients: projector and slots in, a report in words out."""
+"""The model as the reader of its own gradients: what a gradient puts into slots."""
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -6,18 +6,15 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..model.decoder import Decoder
 from ..run.errors import InputError
 from .card import REPLACE, Card, Injection, Lora
-from .gate import Gate
-from .injection import check_injection, embedding_norm
+from .injection import Slots, check_injection, embedding_norm
 from .lora import Adapter, trained_with
-from .projectors import ARCHITECTURES, Whitened, features
-from .vocabulary import Tokens, in_parts
-
-SLOTS = ("strength", "moved_to", "moved_from")
-"""What each slot is there to hold, in order."""
+from .projectors import ARCHITECTURES, Whitened, directions
+from .vocabulary import Tokens
 
 
 class Reader:
@@ -32,16 +29,11 @@ class Reader:
     ) -> None:
         self.decoder, self.projector, self.card, self.seed = decoder, projector, card, seed
         self.adapter, self.trained = adapter, trained_with(projector, adapter).eval()
-        self.reference = torch.tensor(card.reference, device=decoder.device)
         self.tokens = Tokens(decoder)
-        self.numbers = len(SLOTS) * len(self.tokens)
-        self.silence = decoder.continuation("no")[0]
-        self.gate = Gate(card.d_model, len(card.layers), self.silence).to(decoder.device)
-        self.kept = nn.ModuleDict({"projector": projector, "gate": self.gate})
 
     @classmethod
     def new(cls, decoder: Decoder, card: Card, seed: int) -> "Reader":
-        """A reader with an untrained projector and an open gate; the seed gives its weights.
+        """A reader with an untrained projector; the seed gives its weights.
 
         Raises:
             InputError: the architecture is unknown, names those that are known; see `check_injection`.
@@ -51,82 +43,47 @@ class Reader:
             raise InputError(f"params.yaml: projector.architecture: found {card.architecture!r}, wanted one of {known}")
         check_injection(decoder, card.injection)
         torch.manual_seed(seed)
-        projector = ARCHITECTURES[card.architecture](len(card.layers), card.d_model, len(SLOTS), card.width)
+        projector = ARCHITECTURES[card.architecture](len(card.layers), card.d_model, card.width)
         if card.whiten:
             projector = Whitened(projector, len(card.layers) * card.d_model)
         adapter = None if card.lora_on_the_verbaliser is None else Adapter(decoder, card.lora_on_the_verbaliser)
         return cls(decoder, projector.to(decoder.device), card, seed, adapter)
 
-    def project(self, gradients: Float[Tensor, "batch layer d_model"]) -> Float[Tensor, "batch k d_model"]:
-        """What the projector makes of these gradients, before it's sharpened."""
-        return self.projector(*features(gradients.to(self.decoder.device), self.reference))
+    def by_place(self, gradients: Float[Tensor, "row place*layer d_model"]) -> Float[Tensor, "row place layer d_model"]:
+        """The gradients with places and layers apart."""
+        return gradients.to(self.decoder.device).unflatten(1, (len(self.card.places), len(self.card.layers)))
 
-    def fit_whitening(self, blocks: Iterable[Float[Tensor, "_ layer d_model"]]) -> None:
-        """Takes the whitening, where the card asks for one, from training gradients, some at a time."""
+    def read(self, gradients: Float[Tensor, "row place*layer d_model"]) -> Slots:
+        """What these gradients put into the slots (the injection sets the norm).
+
+        The projector of the update direction at each place, and of its negative. A row has as many places as gradients
+        that are not zero, and at least one.
+        """
+        placed = self.by_place(gradients)
+        direction = directions(placed)
+        count = (placed.flatten(2) != 0).any(-1).sum(-1).clamp_min(1)
+        return Slots(self.projector(direction), self.projector(-direction), count)
+
+    def fit_whitening(self, blocks: Iterable[Float[Tensor, "_ place*layer d_model"]]) -> None:
+        """Takes the whitening, where the card asks for one, from training gradients at all places, some at a time."""
         if isinstance(self.projector, Whitened):
-            self.projector.fit(features(block, self.reference.cpu())[0] for block in blocks)
+            parts = (directions(self.by_place(block)).flatten(0, 1) for block in blocks)
+            self.projector.fit(part[(part != 0).any(-1)] for part in parts)
 
-    def naming(self, vectors: Float[Tensor, "batch k d_model"]) -> Float[Tensor, "batch k vocabulary"]:
-        """Scores (logits) of the model's tokens: sharpness times the cosine of a vector to their embeddings."""
-        return self.card.sharpness * self.tokens.cosines(vectors)
+    def freed(self, slots: Slots, toward: Iterable[str], away: Iterable[str]) -> Slots:
+        """What is felt without its part along the name that it moves away from; two names a row, as the reader says.
 
-    def sharpen(self, scores: Float[Tensor, "batch k vocabulary"]) -> Float[Tensor, "batch k d_model"]:
-        """The mean of the token embeddings (each of norm 1), weighted by the softmax of the scores of `naming`.
-
-        The model's own vocabulary as a prior: a slot holds near words, not a direction between all of them.
+        At the first place where the two names' tokens differ, the direction of the token's embedding of the name moved
+        away from is projected out. Without that name nothing is.
         """
-        return self.tokens.mean(scores.softmax(-1))
-
-    def sharpened(self, vectors: Float[Tensor, "batch k d_model"]) -> Float[Tensor, "batch k d_model"]:
-        """What the slots hold for these vectors of the projector: `sharpen` of `naming`, some rows at a time."""
-        parts = in_parts(lambda at: self.sharpen(self.naming(vectors[at])), len(vectors), self.numbers)
-        return torch.cat(parts)
-
-    def weigh(
-        self, gradients: Float[Tensor, "batch layer d_model"]
-    ) -> tuple[Float[Tensor, "batch k d_model"], Float[Tensor, " batch"]]:
-        """What the slots would hold for these gradients, and the gate's evidence that they are any."""
-
-        def part(at: slice) -> tuple[Tensor, Tensor]:
-            directions, strength = features(gradients[at].to(self.decoder.device), self.reference)
-            scores = self.naming(self.projector(directions, strength))
-            slots = self.sharpen(scores)
-            return slots, self.gate.evidence(scores / self.card.sharpness, slots, directions)
-
-        slots, evidence = zip(*in_parts(part, len(gradients), self.numbers), strict=True)
-        return torch.cat(slots), torch.cat(evidence)
-
-    @torch.no_grad()
-    def set_gate(
-        self,
-        training: Iterable[Float[Tensor, "_ layer d_model"]],
-        validation: Iterable[Float[Tensor, "_ layer d_model"]],
-        share: float,
-    ) -> None:
-        """Sets the gate: what explains directions from training gradients, the threshold from validation gradients.
-
-        Both come some at a time.
-        """
-        device = self.decoder.device
-        self.gate.explain((self.weigh(part)[0], features(part.to(device), self.reference)[0]) for part in training)
-        self.gate.set(torch.cat([self.weigh(part)[1] for part in validation]), share)
-
-    def fill(
-        self, gradients: Float[Tensor, "batch layer d_model"]
-    ) -> tuple[Float[Tensor, "batch k d_model"], Float[Tensor, " batch"]]:
-        """What goes into the slots for these gradients (their norm is set by the injection), and the confidence.
-
-        Where the confidence is below 0.5, the first slot holds the word "no": the model is told that nothing is felt,
-        whatever the other slots hold, and reports no pressure.
-        """
-        slots, evidence = self.weigh(gradients)
-        confidence = self.gate.confidence(evidence)
-        first = torch.where((confidence < 0.5)[:, None], self.tokens[self.silence], slots[:, 0])
-        return torch.cat([first[:, None], slots[:, 1:]], 1), confidence
-
-    def vectors(self, gradients: Float[Tensor, "batch layer d_model"]) -> Float[Tensor, "batch k d_model"]:
-        """What goes into the slots, without the confidence."""
-        return self.fill(gradients)[0]
+        felt = F.normalize(slots.felt, dim=-1).clone()
+        for row, names in enumerate(zip(toward, away, strict=True)):
+            to, from_ = (self.decoder.continuation(name) if name else [] for name in names)
+            place = next((k for k, token in enumerate(from_) if to[k : k + 1] != [token]), len(from_))
+            if place < min(len(from_), int(slots.count[row])):
+                token = self.tokens[from_[place]]
+                felt[row, place] -= (felt[row, place] @ token) * token
+        return Slots(felt, slots.opposite, slots.count)
 
     def verbaliser(self) -> AbstractContextManager[None]:
         """Within the block, the model is the one that reads and writes reports: with LoRA, where the card says so."""

@@ -1,6 +1,7 @@
-"""What a reader reports: its prompt with vectors in the slots, the losses of given reports, and reports it writes."""
+"""What a reader answers: prompts with vectors in their slots, the losses of given answers, and answers it writes."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -8,63 +9,80 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
+from ..data.grammar import NO_PRESSURE
 from ..engine.batches import in_batches, plan
 from ..engine.prefix import takes_padding
 from ..model.packed import packed_linears
-from .injection import ReadingPrompt, read_injected, reading_prompt
-from .reader import SLOTS, Reader
+from .injection import ReadingPrompt, Slots, read_injected, reading_prompt
+from .reader import Reader
 from .vocabulary import in_parts
 from .writing import written
 
 
-def prompt_of(reader: Reader, host: str | None) -> ReadingPrompt:
-    """The reading prompt for a host prompt (None: no host)."""
-    return reading_prompt(reader.decoder, host, reader.card.slot_token, len(SLOTS))
+@dataclass(frozen=True)
+class Answers:
+    """What a reader writes.
+
+    Attributes:
+        texts: one a prompt.
+        pressure: the probability that the answer does not begin as "no pressure" does.
+    """
+
+    texts: list[str]
+    pressure: Float[Tensor, " row"]
+
+
+def prompts_of(
+    reader: Reader, hosts: Sequence[str | None], questions: str | Sequence[str], slots: Slots | None
+) -> list[ReadingPrompt]:
+    """A prompt a host (None: no host), with the slots that its row of `slots` fills (None: one place).
+
+    `questions`: one for all, or one a host.
+    """
+    asked = [questions] * len(hosts) if isinstance(questions, str) else questions
+    counts = [1] * len(hosts) if slots is None else slots.count.tolist()
+    return [
+        reading_prompt(reader.decoder, host, question, reader.card.slot_token, count)
+        for host, question, count in zip(hosts, asked, counts, strict=True)
+    ]
 
 
 def read_slots(
-    reader: Reader,
-    prompts: Sequence[ReadingPrompt],
-    tails: Sequence[Sequence[int]],
-    vectors: Float[Tensor, "batch k d_model"] | None,
+    reader: Reader, prompts: Sequence[ReadingPrompt], tails: Sequence[Sequence[int]], slots: Slots | None
 ) -> Float[Tensor, "batch position d_model"]:
-    """The normed residual stream of prompts and what follows them, the vectors injected as the card says.
+    """The normed residual stream of prompts and what follows them, the slots' vectors injected as the card says.
 
     See `read_injected`; None: nothing is injected. With LoRA on the verbaliser this is what it makes of the prompt,
     with vectors or without.
     """
     with reader.verbaliser():
-        return _read(reader, prompts, tails, vectors, None)
+        return _read(reader, prompts, tails, slots, None)
 
 
 def _read(
     reader: Reader,
     prompts: Sequence[ReadingPrompt],
     tails: Sequence[Sequence[int]],
-    vectors: Float[Tensor, "batch k d_model"] | None,
+    slots: Slots | None,
     cache: DynamicCache | None,
 ) -> Float[Tensor, "batch position d_model"]:
-    return read_injected(reader.decoder, prompts, tails, vectors, reader.card.injection, reader.card.norm, cache)
+    return read_injected(reader.decoder, prompts, tails, slots, reader.card.injection, reader.card.norm, cache)
 
 
-def report_losses(
-    reader: Reader,
-    hosts: Sequence[str | None],
-    reports: Sequence[Sequence[int]],
-    vectors: Float[Tensor, "batch k d_model"],
+def answer_losses(
+    reader: Reader, prompts: Sequence[ReadingPrompt], answers: Sequence[Sequence[int]], slots: Slots
 ) -> tuple[Float[Tensor, " token"], Int[Tensor, " token"]]:
-    """Cross-entropy (nats) of every token of given reports, and each token's row; logits at those tokens only."""
-    prompts = [prompt_of(reader, host) for host in hosts]
-    hidden = read_slots(reader, prompts, [report[:-1] for report in reports], vectors)
-    lengths = torch.tensor([len(report) for report in reports], device=hidden.device)
+    """Cross-entropy (nats) of every token of given answers, and each token's row; logits at those tokens only."""
+    hidden = read_slots(reader, prompts, [answer[:-1] for answer in answers], slots)
+    lengths = torch.tensor([len(answer) for answer in answers], device=hidden.device)
     row = torch.arange(len(lengths), device=hidden.device).repeat_interleave(lengths)
     column = [
         len(prompt.ids) - 1 + offset
-        for prompt, report in zip(prompts, reports, strict=True)
-        for offset in range(len(report))
+        for prompt, answer in zip(prompts, answers, strict=True)
+        for offset in range(len(answer))
     ]
     last = hidden[row, torch.tensor(column, device=hidden.device)]
-    said = torch.tensor([token for report in reports for token in report], device=hidden.device)
+    said = torch.tensor([token for answer in answers for token in answer], device=hidden.device)
 
     def losses(at: slice) -> Tensor:
         return torch.nn.functional.cross_entropy(reader.decoder.logits(last[at]), said[at], reduction="none")
@@ -73,54 +91,47 @@ def report_losses(
 
 
 @torch.no_grad()
-def written_reports(
+def answers_of(
     reader: Reader,
     hosts: Sequence[str | None],
-    gradients: Float[Tensor, "batch layer d_model"] | None,
+    questions: str | Sequence[str],
+    slots: Slots | None,
     tokens: int,
     batch: int = 256,
-) -> list[str]:
-    """Greedy reports of at most `tokens` tokens, one a host prompt; `gradients` None: without injection."""
-    vectors = None
-    if gradients is not None:
-        vectors = torch.cat([reader.vectors(part) for part in gradients.split(batch)])
-    return reports_of(reader, hosts, vectors, tokens, batch)
-
-
-@torch.no_grad()
-def reports_of(
-    reader: Reader,
-    hosts: Sequence[str | None],
-    vectors: Float[Tensor, "batch k d_model"] | None,
-    tokens: int,
-    batch: int = 256,
-) -> list[str]:
-    """Greedy reports of at most `tokens` tokens, one a host prompt; `vectors`: the slots' (None: without injection)."""
+) -> Answers:
+    """Greedy answers of at most `tokens` tokens, one a host prompt; see `prompts_of`. None: without injection."""
     tokenizer = reader.decoder.tokenizer
     assert tokenizer is not None
-    prompts = [prompt_of(reader, host) for host in hosts]
+    prompts = prompts_of(reader, hosts, questions, slots)
     lengths = [(len(prompt.ids), 0) for prompt in prompts]
     join = "any" if takes_padding(reader.decoder) else "equal"
-    reports = [""] * len(prompts)
+    texts, pressure = [""] * len(prompts), torch.ones(len(prompts))
 
-    def write(rows: Int[np.ndarray, " row"]) -> tuple[Int[np.ndarray, " row"], list[tuple[int, ...]]]:
-        chosen = None if vectors is None else vectors[torch.from_numpy(rows).to(vectors.device)]
+    def write(rows: Int[np.ndarray, " row"]) -> tuple[Int[np.ndarray, " row"], tuple[list[tuple[int, ...]], Tensor]]:
+        chosen = None if slots is None else slots[torch.from_numpy(rows).to(slots.felt.device)]
         return rows, write_tokens(reader, [prompts[row] for row in rows], chosen, tokens)
 
     batches = plan(lengths, tokens=batch * max(lengths, default=(0, 0))[0], rows=batch, join=join)
-    for rows, texts in in_batches(batches, write, None):
-        for row, ids in zip(rows, texts, strict=True):
-            reports[row] = str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
-    return reports
+    for rows, (answers, felt) in in_batches(batches, write, None):
+        pressure[torch.from_numpy(rows)] = felt.cpu()
+        for row, ids in zip(rows, answers, strict=True):
+            texts[row] = str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+    return Answers(texts, pressure)
 
 
 @torch.no_grad()
 def write_tokens(
-    reader: Reader, prompts: Sequence[ReadingPrompt], vectors: Float[Tensor, "batch k d_model"] | None, tokens: int
-) -> list[tuple[int, ...]]:
-    """At most `tokens` greedy tokens, one text a prompt; see `read_slots`. The end of a text is not part of it."""
+    reader: Reader, prompts: Sequence[ReadingPrompt], slots: Slots | None, tokens: int
+) -> tuple[list[tuple[int, ...]], Float[Tensor, " row"]]:
+    """At most `tokens` greedy tokens, one text a prompt, and the probability that it does not begin with "no".
+
+    See `read_slots`. The end of a text is not part of it.
+    """
     lengths = torch.tensor([len(prompt.ids) for prompt in prompts], device=reader.decoder.device)
+    silence = reader.decoder.continuation(NO_PRESSURE)[0]
     cache = DynamicCache()
     with reader.verbaliser(), packed_linears(reader.decoder.model):
-        hidden = _read(reader, prompts, [()] * len(prompts), vectors, cache)
-        return written(reader.decoder, hidden, cache, lengths, tokens)
+        hidden = _read(reader, prompts, [()] * len(prompts), slots, cache)
+        first = reader.decoder.logits(hidden[torch.arange(len(lengths)), lengths - 1])
+        pressure = 1 - first.float().softmax(-1)[:, silence]
+        return written(reader.decoder, first.argmax(-1), cache, lengths, tokens), pressure

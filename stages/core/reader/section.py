@@ -2,8 +2,9 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from ..data.questions import check_place
 from ..run.params import Count, Name, Rate, Section, Share
 from .card import Injection, Lora
 
@@ -14,12 +15,12 @@ class Projector(Section):
     `layers`: the stored layers whose gradients it reads, all at once. `width`: hidden units (mlp) or rank (low_rank).
     `whiten`: update directions are whitened first, by the statistics of the training gradients.
     `lora`: LoRA on the verbaliser; null: the model that reads is the frozen one that was measured.
-    `batch` rows a step bear the slot loss (weight `slot_loss`), the first `report_batch` of them the report loss.
-    `flips`, `shams`: shares of training rows that are sign-flipped, or (of those without report loss) no gradient at
-    all. `context_noise`: how much of another row's activation is mixed into a training gradient (standard deviation,
-    fraction of its norm). `gate`: the evidence from which on a pressure is
-    reported, as a fraction of the validation gradients' median.
-    `sharpness`: the inverse temperature at which slots are drawn to the model's own token embeddings.
+    `places`: those of gradients.places that it reads, a slot each. `question`: what a report answers; <felt> is where
+    the slots go, <opposite> where their negatives go.
+    `batch` rows a step bear the slot loss (weight `slot_loss`; 0: the words of reports teach alone), the first
+    `report_batch` of them the report loss. `flips`, `shams`: shares of training rows that are sign-flipped, or no
+    gradient at all. `context_noise`: how much of another row's activation is mixed into a training gradient (standard
+    deviation, fraction of its norm). `sharpness`: the inverse temperature of the slot loss.
     """
 
     architecture: str
@@ -28,6 +29,8 @@ class Projector(Section):
     whiten: bool
     lora: Lora | None
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    places: Annotated[list[str], Field(min_length=1)]
+    question: Annotated[str, AfterValidator(check_place)]
     held_out_domains: list[Name]
     slot_token: str
     steps: Count
@@ -43,5 +46,4 @@ class Projector(Section):
     validate_every: Count
     validation_batch: Count
     patience: Count
-    gate: Share
     seeds: Annotated[list[int], Field(min_length=1)]

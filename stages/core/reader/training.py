@@ -1,14 +1,13 @@
 """Training of a projector: the model stays frozen, only the map from update direction to slots learns.
 
-Two losses on the same draw. Report: cross-entropy of the report's tokens (nats), given host, slots and question, on the
-first rows of a batch. Slot: cross-entropy of naming what each slot should hold among all tokens of the model, by cosine
-to their embeddings; it needs no forward pass of the model, so it sees many more rows.
+Report loss: cross-entropy of the report's tokens (nats), given host, question and slots, on the first rows of a batch.
+Slot loss, where it is asked for: cross-entropy of naming the token that each slot should hold among all tokens of the
+model, by cosine to their embeddings; it needs no forward pass of the model, so it sees many more rows.
 
-Every row draws a host prompt of another domain than the gradient's (or none), a strength (the gradient is scaled),
-perhaps a sign flip (report with the two entities swapped), and context noise: the activation of another training row,
-in a random amount, is mixed into the gradient, so that the projector reads past what comes of the prompt. In a share of
-the rows without report loss a sham stands in place of the gradient, and both entity slots are taught to name nothing
-("no"); the gate is set by what that leaves.
+Every row draws a host prompt of another domain than the gradient's (or none), perhaps a sign flip (report with the two
+entities swapped), and context noise: the activation of another training row, in a random amount, is mixed into the
+gradient, so that the projector reads past what comes of the prompt. In a share of the rows a sham stands in place of
+the gradient, and the report is that of no pressure.
 """
 
 import math
@@ -30,9 +29,9 @@ from ..data.shuffling import Shuffled
 from ..model.checkpoints import Curve, Resumable, reproducibly
 from ..run.errors import InputError
 from ..run.seeds import keyed_int, keyed_rng
-from .projectors import STRONGEST
+from .injection import Slots
 from .reader import Reader
-from .reports import report_losses
+from .reports import answer_losses, prompts_of
 from .section import Projector
 from .shams import TRAINED, draw_sham
 from .vocabulary import in_parts
@@ -40,12 +39,12 @@ from .vocabulary import in_parts
 
 @dataclass(frozen=True)
 class Draws:
-    """One batch: gradients [batch, layer, d_model], the report of each, its host, and what the slots should hold."""
+    """One batch: gradients, the report of each, its host, and the names moved to and from (None: a sham)."""
 
-    gradients: Float[Tensor, "batch layer d_model"]
+    gradients: Float[Tensor, "batch place*layer d_model"]
     reports: list[str]
     hosts: list[str | None]
-    slots: list[tuple[str, str, str]]
+    names: list[tuple[str, str] | None]
 
 
 class Curriculum:
@@ -57,7 +56,6 @@ class Curriculum:
         activations: Vectors,
         lessons: pl.DataFrame,
         hosts: Mapping[str, Sequence[str] | pl.Series],
-        reference: Sequence[float],
         settings: Projector,
         seed: int,
     ) -> None:
@@ -65,14 +63,11 @@ class Curriculum:
 
         Args:
             gradients, activations: by row; read as they are drawn.
-            lessons: columns row, and what is to be reported of its gradient: domain, moved_to, moved_from. `flip`: -g
-                may be taught too, with the two entities swapped.
+            lessons: columns row, and what is to be reported of its gradient: domain, moved_to, moved_from.
             hosts: prompts by domain.
-            reference: the norm that "strong" and "weak" are told apart at, a layer.
             settings, seed: of the training.
         """
         self.gradients, self.lessons, self.hosts, self.settings, self.seed = gradients, lessons, hosts, settings, seed
-        self.reference = torch.tensor(reference)
         self.rows = lessons["row"].to_numpy()
         self.shuffled = Shuffled(self.rows, (gradients, activations), seed)
 
@@ -81,34 +76,29 @@ class Curriculum:
         return map(torch.from_numpy, blocks(self.gradients, self.rows))
 
     def draw(self, split: str, step: int, size: int, reported: int) -> Draws:
-        """A batch of `size` rows, the first `reported` of which are never shams."""
+        """A batch of `size` rows, the first `reported` of which may be shams."""
         rng, noise = keyed_rng(self.seed, split, step), keyed_rng(self.seed, split, step, "context")
         parts, chosen = [], []
         for rows, beside in self.shuffled.batch(split, step, size):
             parts.append(self.in_context(noise, rows, beside))
             chosen.append(rows)
         gradients, picked = torch.cat(parts), self.lessons[np.concatenate(chosen)]
-        factors = np.exp(rng.uniform(-STRONGEST, STRONGEST, size))
-        gradients *= (torch.tensor(factors, dtype=torch.float32)[:, None] * self.reference / gradients.norm(dim=-1))[
-            ..., None
-        ]
         flips, shams, bare = rng.random((3, size)) < np.array([[self.settings.flips], [self.settings.shams], [0.1]])
-        reports, hosts, slots = [], [], []
-        told = picked.select("domain", "moved_to", "moved_from", "flip").iter_rows()
-        for row, (domain, to, away, flip) in enumerate(told):
+        reports, hosts, names = [], [], []
+        told = picked.select("domain", "moved_to", "moved_from").iter_rows()
+        for row, (domain, to, away) in enumerate(told):
             hosts.append(None if bare[row] else self.host(rng, domain))
-            if shams[row] and row >= reported:
+            if shams[row] and row < reported:
                 gradients[row] = torch.from_numpy(draw_sham(TRAINED, rng, gradients[row].numpy()))
                 reports.append(grammar.NO_PRESSURE)
-                slots.append(("", "no", "no"))
+                names.append(None)
                 continue
-            if flips[row] and flip:
+            if flips[row]:
                 gradients[row] *= -1
                 to, away = away, to
-            strength = "strong" if factors[row] > 1 else "weak"
-            reports.append(grammar.report(domain, to, away, strength))
-            slots.append((strength, to, away))
-        return Draws(gradients, reports, hosts, slots)
+            reports.append(grammar.report(domain, to, away))
+            names.append((to, away))
+        return Draws(gradients, reports, hosts, names)
 
     def in_context(
         self, rng: np.random.Generator, rows: Int[np.ndarray, " n"], beside: Int[np.ndarray, " m"]
@@ -131,48 +121,35 @@ class Curriculum:
         return pool[int(rng.integers(len(pool)))]
 
 
-class Spelling:
-    """What a slot should hold to name a word: its tokens, the first weighing twice as much as each of the others."""
-
-    def __init__(self, reader: Reader) -> None:
-        self.reader = reader
-        self.known: dict[str, list[int]] = {}
-
-    def loss(self, vectors: Float[Tensor, "batch k d_model"], slots: Sequence[tuple[str, ...]]) -> Float[Tensor, ""]:
-        """Cross-entropy (nats) of naming the words' tokens among all the model's, over slots that hold a word.
-
-        `vectors`: those of the reader's `project`.
-        """
-        row, slot, token, share = [], [], [], []
-        for r, words in enumerate(slots):
-            for s, word in enumerate(words):
-                if word and word not in self.known:
-                    self.known[word] = self.reader.decoder.continuation(word)
-                ids = self.known[word] if word else []
-                for position, identity in enumerate(ids):
-                    row.append(r)
-                    slot.append(s)
-                    token.append(identity)
-                    share.append((1.0 if position == 0 else 0.5) / (0.5 + 0.5 * len(ids)))
-        of = torch.tensor([row, slot, token], device=vectors.device)
-        weights = torch.tensor(share, device=vectors.device)
-
-        def part(at: slice) -> Tensor:
-            own = (of[0] >= at.start) & (of[0] < at.stop)
-            logs = self.reader.naming(vectors[at]).log_softmax(-1)
-            return -(logs[of[0, own] - at.start, of[1, own], of[2, own]] * weights[own]).sum()
-
-        losses = in_parts(part, len(vectors), self.reader.numbers)
-        return torch.stack(losses).sum() / weights.sum()
-
-
-def report_loss(
-    reader: Reader, draws: Draws, vectors: Float[Tensor, "batch k d_model"], rows: int
+def slot_loss(
+    reader: Reader, slots: Slots, names: Sequence[tuple[str, str] | None], sharpness: float
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy (nats) of the first `rows` reports' tokens and the end of each."""
+    """Mean cross-entropy (nats) of the slots' tokens among all the model's; logits are cosines times `sharpness`.
+
+    What is felt should hold the tokens of the name moved to, one a place; the negative's first slot the first token of
+    the name moved from.
+    """
+    places = []
+    for row, pair in enumerate(names):
+        if pair is not None:
+            to, away = (reader.decoder.continuation(name) for name in pair)
+            places += [(0, row, place, token) for place, token in enumerate(to[: int(slots.count[row])])]
+            places.append((1, row, 0, away[0]))
+    side, row, place, token = torch.tensor(places, device=slots.felt.device).T
+    vectors = torch.stack([slots.felt, slots.opposite])[side, row, place]
+
+    def part(at: slice) -> Tensor:
+        return F.cross_entropy(sharpness * reader.tokens.cosines(vectors[at]), token[at], reduction="sum")
+
+    return torch.stack(in_parts(part, len(vectors), len(reader.tokens))).sum() / len(vectors)
+
+
+def report_loss(reader: Reader, draws: Draws, slots: Slots) -> Float[Tensor, ""]:
+    """Mean cross-entropy (nats) of the tokens, and the end, of as many reports as there are rows of slots."""
     end = min(reader.decoder.eos_ids())
-    tails = [[*reader.decoder.continuation(report), end] for report in draws.reports[:rows]]
-    return report_losses(reader, draws.hosts[:rows], tails, vectors[:rows])[0].mean()
+    answers = [[*reader.decoder.continuation(report), end] for report in draws.reports[: len(slots)]]
+    prompts = prompts_of(reader, draws.hosts[: len(slots)], reader.card.question, slots)
+    return answer_losses(reader, prompts, answers, slots)[0].mean()
 
 
 @reproducibly()
@@ -188,9 +165,18 @@ def train(
 
     AdamW on a one-cycle schedule. Every `validate_every` steps the report loss on a fixed validation batch is taken;
     the weights that had the lowest are kept, and training stops when `patience` validations bring no lower one. A
-    killed run goes on from `checkpoint`.
+    killed run goes on from `checkpoint`. A reader with nothing to train is left as it is; its curve is one point.
     """
-    spelling = Spelling(reader)
+    held = validation.draw("validation", 0, settings.validation_batch, settings.validation_batch)
+    validation.shuffled.forget()
+
+    def validate() -> float:
+        reader.trained.eval()
+        with torch.no_grad():
+            return report_loss(reader, held, reader.read(held.gradients)).item()
+
+    if not list(reader.trained.parameters()):
+        return [{"step": 0, "train_loss": math.nan, "validation_loss": validate()}]
     groups: list[dict[str, Any]] = [{"params": list(reader.projector.parameters())}]
     if reader.adapter is not None and settings.lora is not None:
         groups.append({"params": list(reader.adapter.weights.parameters()), "lr": settings.lora.learning_rate})
@@ -200,8 +186,6 @@ def train(
     )
     state = Resumable(checkpoint, reader.trained, [optimizer], [schedule])
     curve = state.load()
-    held = validation.draw("validation", 0, settings.validation_batch, settings.validation_batch)
-    validation.shuffled.forget()
     advance(state.step)
     reader.trained.train()
     for step in range(state.step, settings.steps):
@@ -209,17 +193,15 @@ def train(
             break
         torch.manual_seed(keyed_int(reader.seed, "dropout", step))  # the same whether the run was killed before or not
         draws = teaching.draw("train", step, settings.batch, settings.report_batch)
-        vectors = reader.project(draws.gradients)
-        loss = report_loss(reader, draws, reader.sharpened(vectors[: settings.report_batch]), settings.report_batch)
+        slots = reader.read(draws.gradients)
+        loss = report_loss(reader, draws, slots[: settings.report_batch])
         if settings.slot_loss:
-            loss = loss + settings.slot_loss * spelling.loss(vectors, draws.slots)
+            loss = loss + settings.slot_loss * slot_loss(reader, slots, draws.names, settings.sharpness)
         loss.backward()
         state.advance()
         advance(1)
         if (step + 1) % settings.validate_every == 0 or step + 1 == settings.steps:
-            reader.trained.eval()
-            with torch.no_grad():
-                held_loss = report_loss(reader, held, reader.vectors(held.gradients), settings.validation_batch).item()
+            held_loss = validate()
             reader.trained.train()
             if not math.isfinite(held_loss):
                 raise InputError(

@@ -71,13 +71,6 @@ class Tokens:
             return unit @ self[self.parts[0]].T
         return torch.cat([made_again(lambda unit, ids: unit @ self[ids].T, unit, ids) for ids in self.parts], -1)
 
-    def mean(self, weights: Float[Tensor, "batch k vocabulary"]) -> Float[Tensor, "batch k d_model"]:
-        """The mean of the directions of all tokens, weighted."""
-        if len(self.parts) == 1:
-            return weights @ self[self.parts[0]]
-        pairs = zip(weights.split([len(ids) for ids in self.parts], -1), self.parts, strict=True)
-        return torch.stack([made_again(lambda share, ids: share @ self[ids], *pair) for pair in pairs]).sum(0)
-
 
 def embedding_norms(decoder: Decoder) -> Iterator[Float[Tensor, " _"]]:
     """The norms of the model's input embeddings, some at a time."""

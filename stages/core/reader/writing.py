@@ -1,7 +1,7 @@
 """What a model writes after a reading pass: greedy text, from the pass's own keys and values."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -13,7 +13,7 @@ from ..model.decoder import Decoder
 @torch.no_grad()
 def written(
     decoder: Decoder,
-    hidden: Float[Tensor, "row position d_model"],
+    firsts: Int[Tensor, " row"],
     cache: DynamicCache,
     lengths: Int[Tensor, " row"],
     tokens: int,
@@ -22,13 +22,12 @@ def written(
 
     Args:
         decoder: the model.
-        hidden, cache: what the pass gave; rows begin at 0 and are padded on the right. The cache is used up.
+        firsts: each row's first token.
+        cache: what the pass gave; rows begin at 0 and are padded on the right. The cache is used up.
         lengths: each row's own tokens.
         tokens: most tokens of a text.
     """
-    last = hidden[torch.arange(len(lengths), device=hidden.device), lengths - 1]
-    padding = lay_right(cache, lengths)
-    return greedy(decoder, cache, padding, decoder.logits(last).argmax(-1), tokens)
+    return greedy(decoder, cache, lay_right(cache, lengths), firsts, tokens)
 
 
 def lay_right(cache: DynamicCache, lengths: Int[Tensor, " row"]) -> Padding:
