@@ -32,6 +32,7 @@ from stages.core.data.gradient_store import shard_rows
 from stages.core.data.tables import PROMPTS, write_table
 from stages.core.model.decoder import Decoder
 from stages.core.model.opening import card_of
+from stages.core.run.params import read_sections
 from tests.benchmarks.engine import RESULTS, build, machine
 from tests.benchmarks.work import SIZES, draw, marks
 from tests.pipeline import tiny
@@ -137,7 +138,8 @@ def main() -> None:
         print(json.dumps(measure()))
         return
     layers = layers_of(given.size)
-    shard = shard_rows(len(layers), SIZES[given.size][0])
+    places = read_sections(gradients.Sections).gradients.places
+    shard = shard_rows(len(places) * len(layers), SIZES[given.size][0])
     facts = {"size": given.size, "layers": layers, "rows in a shard": shard, "date": str(date.today()), **machine()}
     found: dict[int, dict[str, float]] = {}
     for count in given.samples:

@@ -12,7 +12,7 @@ from stages.core.model.decoder import Decoder, residual, with_residual
 
 
 def draw(count: int, vocabulary: int, seed: int = 0, longest: int = 12) -> list[Sample]:
-    """Random samples: prompts of 1 to `longest` tokens, targets of 1 to 3, answers of 1 to 3 or none, subjects anywhere."""
+    """Random samples: prompts of 1 to `longest` tokens, targets of 1 to 3, answers of 1 to 3 or none, any subject."""
     rng = np.random.default_rng(seed)
 
     def some(low: int, high: int) -> tuple[int, ...]:

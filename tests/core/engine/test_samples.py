@@ -30,7 +30,7 @@ def test_a_bad_row_is_refused_and_named(bad: Sample, message: str) -> None:
 def test_a_row_without_the_subject_that_is_asked_for_is_refused(subject: int | None) -> None:
     samples = [replace(GOOD, subject=1), replace(GOOD, subject=subject)]
     check_samples(tiny("qwen3"), samples)
-    with pytest.raises(BadRowsError, match="subject not found in the prompt .*: 1 row: 1"):
+    with pytest.raises(BadRowsError, match=r"subject not found in the prompt .*: 1 row: 1"):
         check_samples(tiny("qwen3"), samples, ["target_1", "subject"])
 
 
