@@ -1,20 +1,21 @@
 """Trains the pocket model, or pins and checks a model of yours.
 
-Reads data/facts/*.yaml (pocket only). Writes data/model/: model.json (id, commit, shape, versions), and for the pocket
-model the model itself in Hugging Face format and curve.csv. Params: model, domains. No GPU: the pocket model is trained
-on the CPU, a minute or two on two cores.
+Reads data/facts/*.yaml and data/questions/*.yaml (pocket only). Writes data/model/: model.json (id, commit, shape,
+versions), and for the pocket model the model itself in Hugging Face format and curve.csv. Params: model, and for the
+pocket model domains, questions, held_out. No GPU: the pocket model is trained on the CPU, some minutes on two cores.
 
   python -m stages.model
 """
 
 from pathlib import Path
 
-from .core.data.facts import read_domain
+from .core.data.section import HeldOut
 from .core.model.section import Model
-from .core.model.sources import check_model, train_pocket
+from .core.model.sources import Lessons, check_model, train_pocket
 from .core.run.files import replacing
-from .core.run.params import Domains, Section, read_sections
-from .core.run.stage import parse, run
+from .core.run.params import Domains, Names, Section, read_sections
+from .core.run.scratch import Scratch
+from .core.run.stage import parse, progress, run
 
 
 class Sections(Section):
@@ -27,6 +28,8 @@ class PocketSections(Section):
     """What this stage also reads of params.yaml to train the pocket model."""
 
     domains: Domains
+    questions: Names
+    held_out: HeldOut
 
 
 def main() -> None:
@@ -37,8 +40,13 @@ def main() -> None:
     with replacing(folder) as partial:
         partial.mkdir()
         if settings.source == "pocket":
-            domains = [read_domain(name) for name in read_sections(PocketSections).domains]
-            card = train_pocket(domains, settings, partial)
+            scratch = Scratch("model")
+            state = scratch.folder / "state.pt"
+            world = read_sections(PocketSections)
+            lessons = Lessons.read(world.domains, world.questions, world.held_out)
+            with progress("model", settings.pocket.steps) as advance:
+                card = train_pocket(lessons, settings, "pocket", state, partial, advance)
+            scratch.clear()
         else:
             card = check_model(settings, partial)
     print(f"{folder}: {card.id}, {card.n_layers} layers of {card.d_model}")

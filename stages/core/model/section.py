@@ -39,3 +39,10 @@ class Model(Section):
     revision: str | None
     dtype: Dtype
     pocket: Pocket
+
+
+class Peer(Section):
+    """A further pocket model, trained as the one under study is but for its `seed` and whether facts are `permuted`."""
+
+    seed: int
+    permuted: bool

@@ -1,37 +1,58 @@
 """Makes the model under study: trains the pocket model, or checks a local folder or a Hub model at a pinned commit."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 from huggingface_hub import model_info
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from ..data.facts import Domain
+from ..data.facts import Domain, read_domain
+from ..data.held_out import Held, hold_out
+from ..data.questions import Question, read_questions
+from ..data.section import HeldOut
 from ..run.errors import InputError
 from ..run.files import content_hash, write_json
 from ..run.params import Dtype
-from ..run.scratch import Scratch
-from ..run.stage import progress
 from . import pocket
 from .decoder import Decoder
 from .opening import DTYPES, ModelCard, card_of
 from .section import Model
 
 
-def train_pocket(domains: Sequence[Domain], settings: Model, folder: Path) -> ModelCard:
-    """Trains the pocket model on the domains and saves it, its card and its curve in `folder`."""
-    scratch = Scratch("model")
-    with progress("model", settings.pocket.steps) as advance:
-        model, tokenizer, curve = pocket.train(domains, settings.pocket, scratch.folder / "state.pt", advance)
+@dataclass(frozen=True)
+class Lessons:
+    """What a pocket model is taught."""
+
+    domains: Sequence[Domain]
+    questions: Mapping[str, Question]
+    held: Held
+
+    @classmethod
+    def read(cls, domains: Sequence[str], questions: Sequence[str], out: HeldOut) -> "Lessons":
+        """Those of the files of these names, less what is held out.
+
+        Raises:
+            InputError: a file is missing or breaks its schema, or no answer is the subject of another relation.
+        """
+        facts = [read_domain(name) for name in domains]
+        asked = {key: one for name in questions for key, one in read_questions(name).items()}
+        return cls(facts, asked, hold_out(facts, out))
+
+
+def train_pocket(
+    lessons: Lessons, settings: Model, name: str, state: Path, folder: Path, advance: Callable[[int], None]
+) -> ModelCard:
+    """Trains a pocket model and saves it, its card and its curve in `folder`; `state`: where a killed run goes on."""
+    taught = lessons.domains, lessons.questions, lessons.held
+    model, tokenizer, curve = pocket.train(*taught, settings.pocket, state, advance)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     pl.DataFrame(curve).write_csv(folder / "curve.csv")
     commit = content_hash(folder / "model.safetensors")[:40]
-    opened = Decoder.load(folder, dtype=DTYPES[settings.dtype])
-    card = card_of(opened, "pocket", "pocket", commit)
+    card = card_of(Decoder.load(folder, dtype=DTYPES[settings.dtype]), "pocket", name, commit)
     write_json(folder / "model.json", card.model_dump())
-    scratch.clear()
     return card
 
 

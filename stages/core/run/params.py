@@ -41,6 +41,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+Names = Annotated[list[Name], Field(min_length=1)]
 Domains = Annotated[list[Name], Field(min_length=2)]
 
 
