@@ -219,7 +219,9 @@ def written(domain: Domain) -> str:
     """The domain as YAML, in the layout of the project's own facts files."""
     lines = [f"domain: {domain.domain}", f"description: {_scalar(domain.description)}", "relations:"]
     for name, relation in domain.relations.items():
-        lines += [f"  {name}:", f"    source: {_quoted(relation.source)}", "    templates:"]
+        lines += [f"  {name}:", f"    source: {_quoted(relation.source)}"]
+        lines += [f"    subject: {_scalar(relation.subject)}", f"    answer: {_scalar(relation.answer)}"]
+        lines += ["    templates:"]
         lines += [f"      - {_quoted(template)}" for template in relation.templates]
         lines += ["    facts:"]
         lines += [f"      - {{subject: {_scalar(f.subject)}, answer: {_scalar(f.answer)}}}" for f in relation.facts]

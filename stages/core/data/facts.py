@@ -1,7 +1,12 @@
-"""A domain's facts: one YAML file with relations, their templates and their (subject, answer) pairs."""
+"""A domain's facts: one YAML file with relations, their templates and their (subject, answer) pairs.
 
+The domains together are a world: a graph, as answers of relations are subjects of others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
@@ -24,6 +29,8 @@ def spaced_once(text: str) -> str:
 
 
 Words = Annotated[str, Field(strict=True), AfterValidator(spaced_once)]
+Kind = Annotated[str, Field(strict=True, pattern=r"^[a-z]+$")]
+"""What an entity is, in one lower-case noun: city, country, element."""
 
 
 class Fact(BaseModel):
@@ -35,10 +42,12 @@ class Fact(BaseModel):
 
 
 class Relation(BaseModel):
-    """Templates that end right before the answer, and the facts that fill them."""
+    """Templates that end right before the answer, the facts that fill them, and the kinds of their two sides."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     source: str
+    subject: Kind
+    answer: Kind
     templates: tuple[Words, ...]
     facts: tuple[Fact, ...]
 
@@ -92,6 +101,70 @@ class Domain(BaseModel):
     def entities(self) -> tuple[str, ...]:
         """The distinct answers of all relations, in order of first occurrence."""
         return tuple(dict.fromkeys(entity for relation in self.relations.values() for entity in relation.entities))
+
+
+@dataclass(frozen=True)
+class World:
+    """The facts of several domains as one graph."""
+
+    kinds: dict[str, str]
+    """The kind of each entity, subjects and answers."""
+    domains: dict[str, str]
+    """The domain in which a kind is answered; kinds of subjects alone have none."""
+    bridges: tuple[str, ...]
+    """The entities that are the answer of one relation and the subject of another, sorted."""
+    relations: tuple[tuple[str, str, Relation], ...]
+    """Domain, name and content of each relation."""
+
+    @classmethod
+    def of(cls, domains: Sequence[Domain]) -> Self:
+        """The world that these domains make.
+
+        Raises:
+            InputError: a kind is answered in two domains, or an entity has two kinds; names the files and both.
+        """
+        kinds: dict[str, str] = {}
+        answered: dict[str, str] = {}
+        named: dict[str, Path] = {}
+        relations = tuple((each.domain, name, found) for each in domains for name, found in each.relations.items())
+        for domain, name, relation in relations:
+            if answered.setdefault(relation.answer, domain) != domain:
+                raise InputError(
+                    f"{facts_path(domain)}: relations.{name}.answer: kind {relation.answer!r} is answered in "
+                    f"{facts_path(answered[relation.answer])} already, wanted one domain for a kind: move the relation "
+                    "there, or name another kind"
+                )
+            sides = {(fact.subject, relation.subject): None for fact in relation.facts}
+            sides |= {(fact.answer, relation.answer): None for fact in relation.facts}
+            for entity, kind in sides:
+                if kinds.setdefault(entity, kind) != kind:
+                    raise InputError(
+                        f"{facts_path(domain)}: relations.{name}: {entity!r} is a {kind} here and a {kinds[entity]} in "
+                        f"{named[entity]}, wanted one kind: rename one of the two entities, or leave it out"
+                    )
+                named.setdefault(entity, facts_path(domain))
+        subjects = {fact.subject for *_, relation in relations for fact in relation.facts}
+        answers = {fact.answer for *_, relation in relations for fact in relation.facts}
+        return cls(kinds, answered, tuple(sorted(subjects & answers)), relations)
+
+    def questions(self, kind: str) -> list[tuple[str, str, Relation]]:
+        """Domain, name and content of the relations whose subjects are of this kind."""
+        return [each for each in self.relations if each[2].subject == kind]
+
+    def bridged(self) -> Self:
+        """The world itself, after a check that there is a bridge to ask about.
+
+        Raises:
+            InputError: no answer is the subject of a relation; names the domains and says what to do.
+        """
+        if not self.bridges:
+            names = ", ".join(dict.fromkeys(domain for domain, *_ in self.relations))
+            raise InputError(
+                f"data/facts of {names}: a world without a single bridge: no answer of a relation is a subject of "
+                "another, so there is nothing to ask about a felt entity: add a relation about an answer, or a domain "
+                "that has one"
+            )
+        return self
 
 
 def facts_path(domain: str) -> Path:
