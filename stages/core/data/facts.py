@@ -6,7 +6,7 @@ The domains together are a world: a graph, as answers of relations are subjects 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
@@ -117,7 +117,7 @@ class World:
     """Domain, name and content of each relation."""
 
     @classmethod
-    def of(cls, domains: Sequence[Domain]) -> Self:
+    def of(cls, domains: Sequence[Domain]) -> "World":
         """The world that these domains make.
 
         Raises:
@@ -151,7 +151,7 @@ class World:
         """Domain, name and content of the relations whose subjects are of this kind."""
         return [each for each in self.relations if each[2].subject == kind]
 
-    def bridged(self) -> Self:
+    def bridged(self) -> "World":
         """The world itself, after a check that there is a bridge to ask about.
 
         Raises:
