@@ -28,9 +28,20 @@ def spaced_once(text: str) -> str:
     return text
 
 
+def noun(text: str) -> str:
+    """The text unchanged, after a check that it can name a kind.
+
+    Raises:
+        InputError: it isn't one word of lower-case letters.
+    """
+    if not (text.isalpha() and text.islower()):
+        raise InputError(f"found {text!r}, wanted a noun of one lower-case word, as city or element")
+    return text
+
+
 Words = Annotated[str, Field(strict=True), AfterValidator(spaced_once)]
-Kind = Annotated[str, Field(strict=True, pattern=r"^[a-z]+$")]
-"""What an entity is, in one lower-case noun: city, country, element."""
+Kind = Annotated[str, Field(strict=True), AfterValidator(noun)]
+"""What an entity is: city, country, element."""
 
 
 class Fact(BaseModel):
