@@ -26,7 +26,7 @@ IMPORT = """Turns facts of yours into a domain: data/facts/NAME.yaml, with what 
 Reads LRE tables (JSON), CounterFact (JSON), CSV, TSV and Parquet with named columns; several SOURCEs make several
 relations of one domain. Writes data/facts/NAME.yaml, and with --add params.yaml and dvc.yaml. No GPU, seconds.
 
-  gradaware import-facts ../shared/lre/company_hq.json --domain business --add
+  gradaware import-facts ../shared/lre/object_superclass.json --domain things --add
   gradaware import-facts athletes.csv --domain sport --subject athlete --answer sport --add \\
     --template "The sport of {subject} is" --template "What {subject} is known for is"
 """
@@ -75,7 +75,15 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="a prompt with {subject} that ends right before the answer, in front of the source's own; "
-        "give it two to four times or more; RELATION=TEXT for one relation only",
+        "give it two or three times or more; RELATION=TEXT for one relation only",
+    )
+    importing.add_argument(
+        "--kinds",
+        metavar="SUBJECT,ANSWER",
+        action="append",
+        default=[],
+        help="what subjects and answers are, one lower-case noun each, as country,city; RELATION=SUBJECT,ANSWER for one "
+        "relation only; default: what the source says (LRE), or the names of the columns",
     )
     importing.add_argument("--limit", metavar="N", type=int, help="at most N facts a relation, the first ones")
     importing.add_argument("--plain", action="store_true", help="leave out answers that the pocket model can't write")
@@ -121,6 +129,7 @@ def import_facts(options: argparse.Namespace) -> None:
         credit=options.credit,
         force=options.force,
         add=options.add,
+        kinds=options.kinds,
     )
     show(imported, options.add, Console(highlight=False, markup=False, soft_wrap=False))
 

@@ -30,12 +30,16 @@ class Columns:
 
 @dataclass(frozen=True)
 class Found:
-    """One relation as a file has it. `templates` hold {} or {subject}; `pairs` are (subject, answer), "" if missing."""
+    """One relation as a file has it. `templates` hold {} or {subject}; `pairs` are (subject, answer), "" if missing.
+
+    `kinds` are what the file calls its subjects and its answers, "" if it doesn't say.
+    """
 
     relation: str
     source: str
     templates: tuple[str, ...]
     pairs: tuple[tuple[str, str], ...]
+    kinds: tuple[str, str] = ("", "")
 
 
 def read_source(path: Path, form: Format | None = None, columns: Columns | None = None) -> list[Found]:
@@ -66,14 +70,16 @@ def read_source(path: Path, form: Format | None = None, columns: Columns | None 
 
 
 def _lre(path: Path, content: Any) -> Found:
-    """One relation: `samples` of subject and object; templates with {} (and _zs: the zero-shot ones)."""
+    """One relation: `samples` of subject and object; templates with {} (and _zs: the zero-shot ones); kinds."""
     name = str(_key(path, content, "name"))
     templates = [*_key(path, content, "prompt_templates"), *content.get("prompt_templates_zs", [])]
     pairs = [
         (_text(_key(path, sample, "subject", f"samples.{i}.")), _text(_key(path, sample, "object", f"samples.{i}.")))
         for i, sample in enumerate(_key(path, content, "samples"))
     ]
-    return Found(name, f"LRE {path.stem}", tuple(templates), tuple(pairs))
+    said = content.get("properties", {})
+    kinds = _text(said.get("domain_name")), _text(said.get("range_name"))
+    return Found(name, f"LRE {path.stem}", tuple(templates), tuple(pairs), kinds)
 
 
 def _counterfact(path: Path, content: Any) -> list[Found]:
@@ -96,7 +102,7 @@ def _counterfact(path: Path, content: Any) -> list[Found]:
 
 
 def _table(path: Path, kind: Format, columns: Columns) -> list[Found]:
-    """One relation, or one for each value of the relation column; every cell is read as text."""
+    """One relation, or one for each value of the relation column; cells are read as text, column names as kinds."""
     try:
         if kind == "parquet":
             table = pl.read_parquet(path)
@@ -115,7 +121,8 @@ def _table(path: Path, kind: Format, columns: Columns) -> list[Found]:
     grouped: dict[str, list[tuple[str, str]]] = {}
     for relation, subject, answer in zip(relations, subjects, answers, strict=True):
         grouped.setdefault(_text(relation), []).append((_text(subject), _text(answer)))
-    return [Found(name, path.name, (), tuple(pairs)) for name, pairs in grouped.items()]
+    kinds = columns.subject or "", columns.answer or ""
+    return [Found(name, path.name, (), tuple(pairs), kinds) for name, pairs in grouped.items()]
 
 
 def _text(value: Any) -> str:

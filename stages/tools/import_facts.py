@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from tokenizers import decoders
 
-from ..core.data.facts import Domain, Fact, Relation, facts_path
+from ..core.data.facts import Domain, Fact, Relation, World, facts_path, noun, read_domain
 from ..core.data.grammar import report
 from ..core.labels.lexicon import words
 from ..core.run.errors import InputError, explain
@@ -25,7 +25,7 @@ from . import params_file
 from .dependencies import differences
 from .fact_sources import Columns, Format, Found, read_source
 
-FEWEST, WANTED = 2, 4
+FEWEST, WANTED = 2, 3
 """Templates a relation: what the schema takes, and what the project's own domains have."""
 GIVEN_AWAY = 0.1
 """A template whose own words name the answers of more than this share of the facts is dropped, not the facts."""
@@ -143,6 +143,23 @@ def templates_of(found: Found, given: Sequence[str], facts: Sequence[Fact], left
     return kept
 
 
+def kinds_of(found: Found, given: Sequence[str]) -> tuple[str, str]:
+    """The kinds of a relation's subjects and answers: the last one given ("country,city"), else the file's own.
+
+    Raises:
+        InputError: they are not two lower-case words.
+    """
+    kinds = given[-1] if given else ",".join(found.kinds)
+    subject, _, answer = kinds.partition(",")
+    try:
+        return noun(subject), noun(answer)
+    except InputError as error:
+        raise InputError(
+            f"relation {slug(found.relation)!r}: kinds of subjects and answers: found {kinds!r}, wanted two nouns of one "
+            "lower-case word each: give them with --kinds country,city"
+        ) from error
+
+
 def without_named(facts: Sequence[Fact], templates: Sequence[str], left: Left) -> list[Fact]:
     """Drops facts whose answer stands in a template."""
     own = [template.replace("{subject}", " ") for template in templates]
@@ -168,11 +185,12 @@ def build(
     limit: int | None = None,
     plain: bool = False,
     credit: str | None = None,
+    kinds: Sequence[str] = (),
 ) -> Imported:
-    """The domain that these relations make.
+    """The domain that these relations make; `templates` and `kinds` ("country,city") may begin with "RELATION=".
 
     Raises:
-        InputError: the name is no domain's name, no relation is left, or one has no template; says what to do.
+        InputError: the name is no domain's name, no relation is left, or one lacks a template or a kind; says what to do.
     """
     try:
         TypeAdapter(Name).validate_python(domain)
@@ -197,7 +215,10 @@ def build(
         if len({fact.answer for fact in facts}) < 2:
             left.note("relation dropped: fewer than two answers, and a correction needs another to move to", name)
         else:
-            relations[name] = Relation(source=credit or each.source, templates=tuple(kept), facts=tuple(facts))
+            subject, answer = kinds_of(each, [*_given(kinds, name)])
+            relations[name] = Relation(
+                source=credit or each.source, subject=subject, answer=answer, templates=tuple(kept), facts=tuple(facts)
+            )
     if not relations:
         reasons = "; ".join(reason for left in result.left.values() for reason in left.counts) or "it holds no rows"
         raise InputError(f"nothing is left to import: {reasons}")
@@ -206,7 +227,7 @@ def build(
 
 
 def _given(templates: Sequence[str], relation: str) -> Iterator[str]:
-    """The command line's templates that are meant for a relation."""
+    """What the command line gives (templates, kinds) that is meant for a relation."""
     for template in templates:
         named = re.fullmatch(r"(\w+)=(.*)", template)
         if named is None:
@@ -219,7 +240,9 @@ def written(domain: Domain) -> str:
     """The domain as YAML, in the layout of the project's own facts files."""
     lines = [f"domain: {domain.domain}", f"description: {_scalar(domain.description)}", "relations:"]
     for name, relation in domain.relations.items():
-        lines += [f"  {name}:", f"    source: {_quoted(relation.source)}", "    templates:"]
+        lines += [f"  {name}:", f"    source: {_quoted(relation.source)}"]
+        lines += [f"    subject: {_scalar(relation.subject)}", f"    answer: {_scalar(relation.answer)}"]
+        lines += ["    templates:"]
         lines += [f"      - {_quoted(template)}" for template in relation.templates]
         lines += ["    facts:"]
         lines += [f"      - {{subject: {_scalar(f.subject)}, answer: {_scalar(f.answer)}}}" for f in relation.facts]
@@ -245,22 +268,24 @@ def import_domain(
     credit: str | None = None,
     force: bool = False,
     add: bool = False,
+    kinds: Sequence[str] = (),
 ) -> Imported:
     """Reads the sources and writes data/facts/<domain>.yaml; with `add`, also params.yaml and dvc.yaml.
 
     Raises:
-        InputError: the file is there already (without `force`), or see `build` and `read_source`; nothing is written.
+        InputError: the file is there already (without `force`), with `add` the domain does not fit the world of the
+            others, or see `build` and `read_source`; nothing is written.
     """
     path = facts_path(domain)
     if path.exists() and not force:
         raise InputError(f"{path}: is there already: choose another --domain, or overwrite it with --force")
     found = [relation for source in sources for relation in read_source(source, form, columns)]
     description = f"Imported from {', '.join(source.name for source in sources)}"
-    imported = build(found, domain, description, templates, limit, plain, credit)
+    imported = build(found, domain, description, templates, limit, plain, credit, kinds)
     text = written(imported.domain)
     assert Domain.model_validate(YAML(typ="safe").load(text)) == imported.domain, path
     before = params_file.read() if add else ""
-    after = _added(before, domain) if add else ""
+    after = _added(before, imported.domain) if add else ""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
     if add:
@@ -269,8 +294,10 @@ def import_domain(
     return imported
 
 
-def _added(text: str, domain: str) -> str:
-    """params.yaml with the domain in `domains` and in `labels.lexicon`."""
+def _added(text: str, domain: Domain) -> str:
+    """params.yaml with the domain in `domains` and in `labels.lexicon`, after a check that it fits the others."""
     params = params_file.content(text)
+    others = [name for name in params["domains"] if name != domain.domain and facts_path(name).is_file()]
+    World.of([*map(read_domain, others), domain])
     lists = {"domains": params["domains"], "labels.lexicon": params["labels"]["lexicon"]}
-    return params_file.edited(text, {key: [*dict.fromkeys([*old, domain])] for key, old in lists.items()})
+    return params_file.edited(text, {key: [*dict.fromkeys([*old, domain.domain])] for key, old in lists.items()})

@@ -11,18 +11,26 @@ from stages.core.model.decoder import Decoder
 from stages.core.model.section import Pocket
 
 FACTS = {
-    "geography": ("The capital of {subject} is", ["Peru Lima", "Norway Oslo", "Japan Tokyo", "India New Delhi"]),
+    "geography": (
+        "The capital of {subject} is",
+        "country",
+        "city",
+        ["Peru Lima", "Norway Oslo", "Japan Tokyo", "India New Delhi"],
+    ),
     "music": (
         "The composer of {subject} is",
+        "opera",
+        "composer",
         ["Tosca Puccini", "Carmen Bizet", "Aida Verdi", "Salome Richard Strauss"],
     ),
 }
 
 
 def domain(name: str) -> Domain:
-    template, pairs = FACTS[name]
+    template, subject, answer, pairs = FACTS[name]
     facts = [dict(zip(("subject", "answer"), pair.split(" ", 1), strict=True)) for pair in pairs]
-    relation = {"source": "known", "templates": [template, f"It is known that {template.lower()}"], "facts": facts}
+    templates = [template, f"It is known that {template.lower()}"]
+    relation = {"source": "known", "subject": subject, "answer": answer, "templates": templates, "facts": facts}
     return Domain.model_validate({"domain": name, "description": "", "relations": {"of": relation}})
 
 

@@ -12,7 +12,13 @@ from tests.labellers.world import ENTITIES, STEP_SIZES, step
 
 def domain_of(name: str, entities: list[str]) -> Domain:
     facts = [{"subject": f"s{number}", "answer": entity} for number, entity in enumerate(entities)]
-    thing = {"source": "", "templates": ("{subject} is", "{subject} has"), "facts": facts}
+    thing = {
+        "source": "",
+        "subject": "subject",
+        "answer": "thing",
+        "templates": ("{subject} is", "{subject} has"),
+        "facts": facts,
+    }
     return Domain.model_validate({"domain": name, "description": "", "relations": {"thing": thing}})
 
 

@@ -128,7 +128,15 @@ def write_facts() -> None:
         content = {
             "domain": domain,
             "description": "made up",
-            "relations": {"thing": {"source": "made up", "templates": templates, "facts": facts}},
+            "relations": {
+                "thing": {
+                    "source": "made up",
+                    "subject": "subject",
+                    "answer": domain,
+                    "templates": templates,
+                    "facts": facts,
+                }
+            },
         }
         with Path(f"data/facts/{domain}.yaml").open("w", encoding="utf-8") as stream:
             YAML().dump(content, stream)

@@ -54,11 +54,15 @@ def test_counterfact_becomes_one_relation_for_each_id(here: Path):
         case("P413", "{} plays as", "Edwin van der Sar", "goalkeeper"),
         case("P413", "{}, the", "Robert Vernon", "outfielder"),
     ]
-    imported = import_domain([saved(here, "counterfact.json", cases)], "people")
+    imported = import_domain(
+        [saved(here, "counterfact.json", cases)], "people", kinds=["person,trade", "P103=person,tongue"]
+    )
     assert {name: relation.templates for name, relation in read_domain("people").relations.items()} == {
         "p103": ("The mother tongue of {subject} is", "{subject}, a native"),
         "p413": ("{subject} plays as", "{subject}, the"),
     }
+    found = imported.domain.relations
+    assert [(each.subject, each.answer) for each in found.values()] == [("person", "tongue"), ("person", "trade")]
     assert imported.domain.relations["p103"].source == "CounterFact P103"
 
 

@@ -126,6 +126,29 @@ def test_a_table_without_templates_says_how_to_give_them(here: Path):
         build(found, "x", "")
 
 
+def test_kinds_are_those_of_the_source_or_of_the_command_line(here: Path):
+    table = saved(here, "x.csv", "thing,Its Colour\nA,red\nB,blue\n")
+    found = read_source(table, columns=Columns("thing", "Its Colour"))
+    templates = ["The {} is", "A {} is"]
+    with pytest.raises(ValueError, match=r"relation 'x': kinds .*found 'thing,Its Colour', wanted two nouns .*--kinds"):
+        build(found, "x", "", templates)
+    for given in (["thing,colour"], ["a,b", "x=thing,colour", "y=c,d"]):
+        relation = build(found, "x", "", templates, kinds=given).domain.relations["x"]
+        assert (relation.subject, relation.answer) == ("thing", "colour")
+    gem = build(read_source(saved(here, "gem.json", OWN["gem_colour"])), "gem", "").domain.relations["gem_colour"]
+    assert (gem.subject, gem.answer) == ("a", "b")
+
+
+def test_what_does_not_fit_the_world_is_not_added(repository: Path):
+    table = saved(repository, "clubs.csv", "club,city\nAjax,Amsterdam\nBarca,Barcelona\n")
+    given = ["The home of {} is", "{} is at home in"]
+    before = (repository / "params.yaml").read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match=r"kind 'city' is answered in data/facts/geography.yaml already"):
+        import_domain([table], "sport", columns=Columns("club", "city"), templates=given, add=True)
+    assert not (repository / "data/facts/sport.yaml").exists()
+    assert (repository / "params.yaml").read_text(encoding="utf-8") == before
+
+
 def test_what_is_written_reads_back_as_it_was_whatever_it_looks_like(here: Path):
     odd = {
         "No": "yes",
@@ -165,7 +188,8 @@ def test_pocket_spelling_is_what_the_pocket_tokenizer_writes():
 
     answers = ("Kara Zor-El", "Washington D.C.", "New Delhi", "O'Neil", "H2O", "Brasília")
     facts = [{"subject": answer, "answer": answer} for answer in answers]
-    relation = {"source": "x", "templates": ["The {subject} is", "A {subject} is"], "facts": facts}
+    templates = ["The {subject} is", "A {subject} is"]
+    relation = {"source": "x", "subject": "name", "answer": "name", "templates": templates, "facts": facts}
     domain = Domain.model_validate({"domain": "odd", "description": "", "relations": {"odd": relation}})
     tokenizer = make_tokenizer([domain])
     for answer in answers:
@@ -201,7 +225,7 @@ def test_the_summary_names_what_was_left_out_what_is_thin_and_the_next_step(
     for said in (
         "1 the prompt names the answer: Big Barda → Big Barda",
         "1 template made up from the relation's name, as there was one only: 'The hero of {subject} is'",
-        "fewer than 4 templates: hero",
+        "fewer than 3 templates: hero",
         "facts 2 of 80, answers 2 of 40, relations 1 of 2",
         "(Kara Zor-El → Kara Zor - El)",
         "--add --force",
