@@ -1,8 +1,8 @@
 """Asks the model what it reads in each gradient, in front of foreign hosts and under every control, and scores it.
 
 Reads data/model/, data/peers/, data/projector/, data/questions/ and, of all domains, data/facts, data/prompts,
-data/gradients, data/virtual_step and data/labels. Writes data/evaluation/: metrics.json, reports.parquet (every report),
-answers.parquet (every answer to a question), grid.csv and conditions.csv (plots). Params: evaluation, domains,
+data/gradients, data/virtual_step and data/labels. Writes data/evaluation/: metrics.json, reports.parquet (every
+report), answers.parquet (every answer to a question), grid.csv and conditions.csv (plots). Params: evaluation, domains,
 questions, model. Every GPU that is found is used, each for whole conditions and seeds; the pocket model takes a
 minute or two on two cores. Resumes condition by condition.
 

@@ -39,7 +39,7 @@ class Interview:
     @classmethod
     def of(cls, questions: Questions, world: World, sets: dict[str, Question], trained: Sequence[str]) -> "Interview":
         """About the gradients of the grid, and of held-out targets and kinds."""
-        how = questions.settings
+        how, test = questions.settings, questions.test.filter(COUNTERFACTUAL)
         held = [
             picked(
                 questions.test.filter((pl.col("held_out") == value) & COUNTERFACTUAL), how.gradients, how.seed, value

@@ -148,7 +148,7 @@ def fill(
         column([content.noise for _, content in contents]),
     )
     vectors = F.normalize(held * F.normalize(unit[token] - share * unit[other], dim=-1) + level * noise, dim=-1)
-    vectors = vectors * table[: -BATCH_NAMES or None].detach().norm(dim=-1).mean()
+    vectors = vectors * table[:-BATCH_NAMES].detach().norm(dim=-1).mean()
     row = torch.tensor([row for row, _ in contents])
     at = torch.tensor([content.at for _, content in contents])
     twice = [number for number, (_, content) in enumerate(contents) if content.opposite_at is not None]
