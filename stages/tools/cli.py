@@ -26,7 +26,7 @@ IMPORT = """Turns facts of yours into a domain: data/facts/NAME.yaml, with what 
 Reads LRE tables (JSON), CounterFact (JSON), CSV, TSV and Parquet with named columns; several SOURCEs make several
 relations of one domain. Writes data/facts/NAME.yaml, and with --add params.yaml and dvc.yaml. No GPU, seconds.
 
-  gradaware import-facts ../shared/lre/verb_past_tense.json --domain grammar --add
+  gradaware import-facts painter.json --domain paintings --add
   gradaware import-facts athletes.csv --domain sport --subject athlete --answer sport --add \\
     --template "The sport of {subject} is" --template "What {subject} is known for is"
 """

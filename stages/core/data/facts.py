@@ -151,7 +151,7 @@ class World:
                 if kinds.setdefault(entity, kind) != kind:
                     raise InputError(
                         f"{facts_path(domain)}: relations.{name}: {entity!r} has kind {kind!r} here and "
-                        f"{kinds[entity]!r} in {named[entity]}, wanted one: rename one of the two entities, or leave it out"
+                        f"{kinds[entity]!r} in {named[entity]}, wanted one: rename one of the two, or leave it out"
                     )
                 named.setdefault(entity, facts_path(domain))
         subjects = {fact.subject for *_, relation in relations for fact in relation.facts}
