@@ -41,9 +41,7 @@ class Interview:
         """About the gradients of the grid, and of held-out targets and kinds."""
         how, test = questions.settings, questions.test.filter(COUNTERFACTUAL)
         held = [
-            picked(
-                questions.test.filter((pl.col("held_out") == value) & COUNTERFACTUAL), how.gradients, how.seed, value
-            )
+            picked(test.filter(pl.col("held_out") == value), how.gradients, how.seed, value)
             for value in GROUPS.values()
             if value != "none"
         ]
