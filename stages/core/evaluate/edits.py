@@ -25,10 +25,11 @@ def edit_scores(reader: Reader, rows: pl.DataFrame, slots: Slots, world: World, 
     """What a real fine-tuning step on one fact does to the answers about what is felt.
 
     For each of `how.edits` facts that a felt name is asked about, in a relation that slots were never asked: the model
-    is fine-tuned (all weights, at most STEPS steps of Adam, until it says the new answer in plain text) on the fact with
-    another answer, in the relation's templates but the last. `flips`: the felt name's question, in the last template, is
-    answered with the new answer. `others_change`: of OTHERS answers about other felt names and relations, the share that
-    is not as before. `learnt`: the plain question is answered with the new answer. Weights are put back each time.
+    is fine-tuned (all weights, at most STEPS steps of Adam, until it says the new answer in plain text) on the fact
+    with another answer, in the relation's templates but the last. `flips`: the felt name's question, in the last
+    template, is answered with the new answer. `others_change`: of OTHERS answers about other felt names and relations,
+    the share that is not as before. `learnt`: the plain question is answered with the new answer. Weights are put back
+    each time.
 
     Args:
         reader: the model.
