@@ -49,11 +49,11 @@ class Reader:
         adapter = None if card.lora_on_the_verbaliser is None else Adapter(decoder, card.lora_on_the_verbaliser)
         return cls(decoder, projector.to(decoder.device), card, seed, adapter)
 
-    def by_place(self, gradients: Float[Tensor, "row place*layer d_model"]) -> Float[Tensor, "row place layer d_model"]:
-        """The gradients with places and layers apart."""
+    def by_place(self, gradients: Float[Tensor, "row vector d_model"]) -> Float[Tensor, "row place layer d_model"]:
+        """The gradients, all layers of a place and then those of the next, with places and layers apart."""
         return gradients.to(self.decoder.device).unflatten(1, (len(self.card.places), len(self.card.layers)))
 
-    def read(self, gradients: Float[Tensor, "row place*layer d_model"]) -> Slots:
+    def read(self, gradients: Float[Tensor, "row vector d_model"]) -> Slots:
         """What these gradients put into the slots (the injection sets the norm).
 
         The projector of the update direction at each place, and of its negative. A row has as many places as gradients
@@ -64,7 +64,7 @@ class Reader:
         count = (placed.flatten(2) != 0).any(-1).sum(-1).clamp_min(1)
         return Slots(self.projector(direction), self.projector(-direction), count)
 
-    def fit_whitening(self, blocks: Iterable[Float[Tensor, "_ place*layer d_model"]]) -> None:
+    def fit_whitening(self, blocks: Iterable[Float[Tensor, "_ vector d_model"]]) -> None:
         """Takes the whitening, where the card asks for one, from training gradients at all places, some at a time."""
         if isinstance(self.projector, Whitened):
             parts = (directions(self.by_place(block)).flatten(0, 1) for block in blocks)
