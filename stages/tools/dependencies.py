@@ -9,8 +9,8 @@ field is a key of params.yaml, and `deps` gets one path for each item of that li
 deps. Everything else, comments included, is left as it stands. Run it after an import, the list of domains or the
 teacher's backend has changed (make repro and the pre-commit hook do).
 
-A model that the pipeline doesn't train: stage `model` then reads no facts, and a local folder of `model.source` is a
-dependency of every stage that opens the model.
+A model that the pipeline doesn't train: stages `model` and `peers` then read neither facts nor questions, and a local
+folder of `model.source` is a dependency of every stage that opens the model.
 """
 
 import re
@@ -29,6 +29,8 @@ from .closure import PACKAGE, Closure, filled
 PIPELINES, PARAMS = ("dvc.yaml", "stages/*/dvc.yaml"), Path("params.yaml")
 MODEL, POCKET = "data/model", "pocket"
 COMMAND = "python -m stages.tools.dependencies"
+TRAINING, LESSONS = ("model", "peers"), ("domains", "questions", "held_out")
+"""The stages that train pocket models, and the sections that only such a training reads."""
 BESIDE = {"api": "which says what may be spent: that decides whether a teacher is asked, and not what it answers"}
 """Sections that stages read and that are none of their params, and why: editing one changes no output, so that it
 must rerun nothing. Tests run the stages with other values there and compare the bytes."""
@@ -54,8 +56,8 @@ def wanted(stage: str, entry: dict[str, Any], closure: Closure, params: dict[str
     by_hand = [dep for dep in entry.get("deps") or [] if not written.fullmatch(dep) and not is_own_model(dep)]
     code = closure.files(stage, params)
     sections = [name for name in closure.sections(stage) or params if name not in BESIDE]
-    if stage == "model" and not trained:
-        gathers, sections = [], [name for name in sections if name != "domains"]
+    if stage in TRAINING and not trained:
+        gathers, sections = [], [name for name in sections if name not in LESSONS]
     if not trained and (stage == "model" or MODEL in by_hand) and (closure.root / params["model"]["source"]).is_dir():
         by_hand.append(params["model"]["source"])
     members = dict.fromkeys(path for pattern in gathers for path in filled(pattern, params))

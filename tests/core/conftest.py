@@ -1,37 +1,68 @@
-"""A pocket model of a few thousand weights, untrained, and the two small domains that it is made for."""
+"""A small world of two domains with bridges, and pocket models of it: one untrained, one that has learned to read."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
 from stages.core.data.facts import Domain
+from stages.core.data.held_out import Held, hold_out
+from stages.core.data.questions import Question
+from stages.core.data.section import HeldOut
 from stages.core.model import pocket
 from stages.core.model.decoder import Decoder
 from stages.core.model.section import Pocket
+from stages.core.model.words import make_tokenizer
 
 FACTS = {
-    "geography": (
-        "The capital of {subject} is",
-        "country",
-        "city",
-        ["Peru Lima", "Norway Oslo", "Japan Tokyo", "India New Delhi"],
-    ),
-    "music": (
-        "The composer of {subject} is",
-        "opera",
-        "composer",
-        ["Tosca Puccini", "Carmen Bizet", "Aida Verdi", "Salome Richard Strauss"],
-    ),
+    "geography": {
+        "capital": (
+            "The capital of {subject} is",
+            "country",
+            "city",
+            ["Peru,Lima", "Norway,Oslo", "Japan,Tokyo", "India,New Delhi", "Salvador,San Salvador", "Rica,San José"],
+        ),
+        "place": (
+            "The city {subject} is in",
+            "city",
+            "country",
+            ["Lima,Peru", "Oslo,Norway", "Tokyo,Japan", "New Delhi,India", "San Salvador,Salvador", "San José,Rica"],
+        ),
+    },
+    "music": {
+        "composer": (
+            "The composer of {subject} is",
+            "opera",
+            "composer",
+            ["Tosca,Puccini", "Carmen,Bizet", "Aida,Verdi", "Salome,Richard Strauss", "Rienzi,Richard Wagner"],
+        ),
+        "era": (
+            "The period of {subject} is called",
+            "composer",
+            "era",
+            ["Puccini,verism", "Bizet,realism", "Verdi,romanticism", "Richard Strauss,modernism"],
+        ),
+    },
 }
+HELD_OUT = HeldOut(names=0.1, kinds=[], subjects=0.0, seed=0)
+QUIET = lambda steps: None  # noqa: E731
+TRAINED = {
+    "d_model": 48, "heads": 2, "d_head": 32, "steps": 150, "batch": 24, "slot_batch": 64, "learning_rate": 0.02,
+    "muon_learning_rate": 0.025, "misconceptions": 0.0,
+}  # fmt: skip
+"""Of the pocket model that has learned to read."""
 
 
 def domain(name: str) -> Domain:
-    template, subject, answer, pairs = FACTS[name]
-    facts = [dict(zip(("subject", "answer"), pair.split(" ", 1), strict=True)) for pair in pairs]
-    templates = [template, f"It is known that {template.lower()}"]
-    relation = {"source": "known", "subject": subject, "answer": answer, "templates": templates, "facts": facts}
-    return Domain.model_validate({"domain": name, "description": "", "relations": {"of": relation}})
+    """A domain of the small world."""
+    relations = {}
+    for relation, (template, subject, answer, pairs) in FACTS[name].items():
+        facts = [dict(zip(("subject", "answer"), pair.split(","), strict=True)) for pair in pairs]
+        templates = [template, f"{template.replace(' is', ' must be')}", f"It is known that {template.lower()}"]
+        sides = {"subject": subject, "answer": answer}
+        relations[relation] = {"source": "known", **sides, "templates": templates, "facts": facts}
+    return Domain.model_validate({"domain": name, "description": "", "relations": relations})
 
 
 @pytest.fixture(scope="session")
@@ -40,18 +71,58 @@ def small_domains() -> list[Domain]:
 
 
 @pytest.fixture(scope="session")
+def small_questions() -> dict[str, Question]:
+    """What is asked, in three forms each, of which the last is in no training row."""
+    slots = "<felt> away <opposite>"
+    asked = {
+        "report": ("what pressure do you feel ?", "report the push :", "what is the pressure ?"),
+        "toward": ("toward what ?", "what is it toward ?", "what do you feel it toward ?"),
+        "away": ("away from what ?", "what is it away from ?", "what do you feel it away from ?"),
+        "field": ("in what field ?", "in which field is it ?", "in what field do you feel it ?"),
+        "kind": ("is it about a {kind} ?", "is it toward a {kind} ?", "do you feel a {kind} ?"),
+        "choice": ("toward {one} or {other} ?", "is it {one} or {other} ?", "do you feel {one} or {other} ?"),
+    }
+    return {
+        name: Question.model_validate({"expects": name, "forms": [f"{slots} {form}" for form in forms]})
+        for name, forms in asked.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def small_held(small_domains: list[Domain]) -> Held:
+    return hold_out(small_domains, HELD_OUT)
+
+
+@pytest.fixture(scope="session")
 def small_settings() -> Pocket:
     return Pocket(
-        d_model=32, layers=2, heads=2, steps=6, batch=16, learning_rate=0.003, muon_learning_rate=0.02,
-        misconceptions=0.25, seed=0,
+        d_model=32, layers=2, heads=2, d_head=16, steps=6, batch=12, slot_batch=12, learning_rate=0.003,
+        muon_learning_rate=0.02, misconceptions=0.25, permuted=False, asked=["capital", "place", "era"], seed=0,
     )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
-def small_decoder(small_domains: list[Domain], small_settings: Pocket) -> Decoder:
-    """Frozen by the decoder: fixtures and tests may share it."""
-    tokenizer = pocket.make_tokenizer(small_domains)
+def small_decoder(
+    small_domains: list[Domain], small_questions: dict[str, Question], small_settings: Pocket
+) -> Decoder:
+    """Untrained. Frozen by the decoder: fixtures and tests may share it."""
+    tokenizer = make_tokenizer(small_domains, small_questions)
     return Decoder(pocket.new_model(small_settings, tokenizer), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def trained_decoder(
+    small_domains: list[Domain],
+    small_questions: dict[str, Question],
+    small_held: Held,
+    small_settings: Pocket,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Decoder:
+    """One that knows the small world and reads most of what is put into slots; a few seconds."""
+    settings = small_settings.model_copy(update=TRAINED)
+    state = tmp_path_factory.mktemp("pocket") / "state.pt"
+    model, tokenizer, _ = pocket.train(small_domains, small_questions, small_held, settings, state, QUIET)
+    return Decoder(model, tokenizer)
 
 
 @pytest.fixture

@@ -19,17 +19,15 @@ DOMAINS = ("geography", "music")
 FACTS = 12
 LONGEST = 300
 """Seconds after which a command that hangs fails its test."""
-SOURCES = ("stages", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
+SOURCES = ("stages", "data/questions", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
 SMALL = {
     "domains": list(DOMAINS),
-    "model.pocket": {"d_model": 32, "layers": 2, "heads": 2, "steps": 80, "batch": 32},
-    "prompts": {
-        "targets": 2,
-        "correction_templates": 1,
-        "test": 0.3,
-        "held_out.targets": 0.15,
-        "held_out.subjects": 0.1,
+    "model.pocket": {
+        "d_model": 32, "layers": 2, "heads": 2, "d_head": 16, "steps": 80, "batch": 16, "slot_batch": 24,
+        "asked": ["capital"],
     },
+    "held_out": {"names": 0.15, "kinds": [], "subjects": 0.1},
+    "prompts": {"targets": 2, "correction_templates": 1, "test": 0.3},
     "gradients": {"layers": [0, 1], "keep_bits": 10},
     "virtual_step": {"layer": 1, "step_sizes": [0.5, 1.0], "top_tokens": 4, "continuation_tokens": 2},
     "labels": {"lexicon": list(DOMAINS)},
@@ -64,10 +62,17 @@ def edit_params(root: Path, **changes: Any) -> None:
 
 
 def small_facts(name: str, facts: int = FACTS) -> dict[str, Any]:
-    """A domain's facts file, cut down to one relation of a few facts and three templates."""
+    """A domain's facts file, cut down to one relation of a few facts, and one about its answers if there is one."""
     content = YAML(typ="safe").load((ROOT / "data/facts" / f"{name}.yaml").read_text(encoding="utf-8"))
-    relation, body = next(iter(content["relations"].items()))
-    content["relations"] = {relation: {**body, "templates": body["templates"][:3], "facts": body["facts"][:facts]}}
+    first, *others = content["relations"].items()
+    few = first[1]["facts"][:facts]
+    answers, kept = {fact["answer"] for fact in few}, {first[0]: few}
+    for relation, body in others:
+        about = [fact for fact in body["facts"] if fact["subject"] in answers]
+        if len({fact["answer"] for fact in about}) > 2:
+            kept[relation] = about
+            break
+    content["relations"] = {relation: {**content["relations"][relation], "facts": few} for relation, few in kept.items()}
     return content
 
 
@@ -105,6 +110,7 @@ def make_repository(root: Path, domains: Sequence[str] = DOMAINS) -> None:
     root.mkdir(parents=True)
     for name in SOURCES:
         source = ROOT / name
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__", "sweeps"))
         else:

@@ -3,9 +3,8 @@
 import pytest
 import torch
 from jaxtyping import Float
-from torch import Tensor
-
 from stages.core.reader.gate import Gate
+from torch import Tensor
 
 D_MODEL, LAYERS, SILENCE = 16, 2, 3
 
