@@ -162,7 +162,9 @@ def main() -> None:
     scores = group_scores(reports, how) | {"two_hop": two_hop(reader, reports, data, params, freed)}
     parameters = sum(value.numel() for value in reader.trained.parameters())
     write_json(FOLDER / f"{options.name}.json", {"parameters": parameters, **to_json(scores)})
-    print(f"{options.name}: {parameters} trained parameters, target {scores['decoupling']['target_accuracy'].value:.3f}")
+    print(
+        f"{options.name}: {parameters} trained parameters, target {scores['decoupling']['target_accuracy'].value:.3f}"
+    )
 
 
 if __name__ == "__main__":

@@ -68,7 +68,9 @@ class GradientWatch(TrainerCallback):
         self.decoder, card = open_model(data / "model")
         self.reader = load_reader(self.decoder, data / "projector", card.id, card.commit)
         if SUBJECT in self.reader.card.places:
-            raise InputError(f"{data}/projector: places: found {SUBJECT}, wanted target_1, ...: a batch marks no subject")
+            raise InputError(
+                f"{data}/projector: places: found {SUBJECT}, wanted target_1, ...: a batch marks no subject"
+            )
         self.records: list[dict[str, Any]] = []
         self._due = False
         self._inputs: dict[str, Tensor] = {}
