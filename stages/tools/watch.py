@@ -41,7 +41,7 @@ COLUMNS = {
     "pressure": pl.Float32,  # the probability that the report does not begin as "no pressure" does
     "tokens_up": pl.List(pl.String),
     "tokens_down": pl.List(pl.String),
-    "gradient_norm": pl.Float32,  # of this row's own loss at the first place, nats a unit of the stream; mean over layers
+    "gradient_norm": pl.Float32,  # of this row's own loss, nats per unit of the residual stream; mean over layers
 }
 
 

@@ -3,9 +3,10 @@
 A row is one experiment. `group` and `name` are its words on the page. `changes` is a JSON object of what it has in
 section `projector` of params.yaml: every key that differs anywhere in the table, those that this experiment leaves as
 they were among them, so that it says the same when params.yaml changes; and `freed`, which no section has: whether
-two-hop questions are asked without the part along the name moved away from. In the table `other_teacher` it is {}: its rows
-are of one projector, on different gradients. `parameters`: how many are trained (empty: not counted). `seeds` are those of the projector ("0", or "0+1": reports of both at
-once). `settings` is a digest of all else that the experiments depend on.
+two-hop questions are asked without the part along the name moved away from. In the table `other_teacher` it is {}: its
+rows are of one projector, on different gradients. `parameters`: how many are trained (empty: not counted). `seeds` are
+those of the projector ("0", or "0+1": reports of both at once). `settings` is a digest of all else that the
+experiments depend on.
 """
 
 import json
@@ -120,8 +121,8 @@ def read_sweep(name: str, params: dict[str, Any]) -> Sweep:
     """Reads and checks a table.
 
     Raises:
-        InputError: no command makes it; it is missing or unreadable, has no rows, a row twice, rows of several settings or seeds, rows that
-            change different keys, or a number that is no fraction.
+        InputError: no command makes it; it is missing or unreadable, has no rows, a row twice, rows of several
+            settings or seeds, rows that change different keys, or a number that is no fraction.
     """
     if name not in MADE_BY:
         raise InputError(f"params.yaml: report.sweeps: found {name}, wanted some of {', '.join(MADE_BY)}")
