@@ -39,12 +39,12 @@ def check_place(question: str) -> str:
     """The question, after a check that it has a place for the felt update.
 
     Raises:
-        InputError: `<felt>` does not stand in it exactly once, or `<opposite>` more than once.
+        InputError: `<felt>` does not stand in it exactly once, or `<opposite>` more than once or before it.
     """
-    if question.count(FELT) != 1 or question.count(OPPOSITE) > 1:
+    if question.count(FELT) != 1 or question.count(OPPOSITE) > 1 or OPPOSITE in question.split(FELT)[0]:
         raise InputError(
             f"question {question!r}: wanted {FELT} exactly once, where the felt update goes (and {OPPOSITE}, where its "
-            f"negative goes, at most once): for example 'The currency of {FELT} is'"
+            f"negative goes, at most once and behind it): for example 'The currency of {FELT} is'"
         )
     return question
 

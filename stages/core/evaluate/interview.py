@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -16,6 +17,7 @@ from ..reader.reader import Reader
 from .answers import GROUPS, asked
 from .baselines import nearest_entities
 from .cases import COUNTERFACTUAL, SEEN, Questions, picked
+from .edits import edit_scores
 from .knowledge import about, answered, dealt, looked_up, readings, with_marks, with_own
 from .peers import PEERS, own_cases, own_slots, peer_reader, reported
 from .section import Evaluation
@@ -69,6 +71,12 @@ class Interview:
         reports, answers = self.from_knowledge(reader, cases, own_slots(reader, cases), name)
         rows = self.rows(reader, self.cases)
         return reports, pl.concat([answers, answered(reader, rows, "foreign", slots, self.how.report_tokens, name)])
+
+    def edits(self, reader: Reader, slots: Slots) -> dict[str, Any]:
+        """The group `edits` of metrics.json, where edits are asked for; see `edit_scores`."""
+        if not self.how.edits:
+            return {}
+        return {"edits": edit_scores(reader, self.rows(reader, self.cases), slots, self.world, self.how)}
 
     def rows(self, reader: Reader, cases: pl.DataFrame) -> pl.DataFrame:
         """The questions about these cases, with the reader's own answers."""

@@ -24,8 +24,8 @@ def reference_scores(
     """What can be read without the model's reports, of the very gradients that the reports are about.
 
     `without_model`: the entities nearest to what stands in the slots, which no model has read; `ceiling`: a linear
-    probe taught the known corrections of `train`; `floor`: the lens; `retrieval`: the correction of the nearest training
-    gradient. Each has its scores on the gradients of the decoupling group and, one level below by
+    probe taught the known corrections of `train`; `floor`: the lens; `retrieval`: the correction of the nearest
+    training gradient. Each has its scores on the gradients of the decoupling group and, one level below by
     the group's name, on those of every other group with reports; see `against_reports`.
 
     Args:

@@ -135,7 +135,7 @@ def read_injected(
     - add: after block `how.block` the residual stream h becomes h + scale |h| v at the chosen positions (norm-matched:
       what is added has `scale` times the norm of h there), for a unit vector v. Other positions and earlier blocks stay
       as they are. At the slots, v is the slot's own vector; at the prompt's last token or at every token of it
-      (special tokens and template included), v is the direction of the sum of what is felt at all places.
+      (special tokens and template included), v is the direction of the sum of what is felt at all its places.
     - no slots given: nothing is injected, and the slots keep the slot token's own embedding.
 
     What follows the prompt (`tails`, and what is generated later) is never injected into.
@@ -193,7 +193,7 @@ def spread(
 ) -> Float[Tensor, "batch width d_model"]:
     """The unit vector that goes to each position, and zero where nothing goes.
 
-    Outside the slots that is the direction of the sum of what is felt at all places.
+    Outside the slots that is the direction of the sum of what is felt at all places that a row has.
     """
     felt = slots.felt
     if at == "slots":
@@ -202,4 +202,6 @@ def spread(
     lengths = torch.tensor([len(prompt.ids) for prompt in prompts], device=felt.device)[:, None]
     position = torch.arange(width, device=felt.device)
     chosen = position == lengths - 1 if at == "last" else position < lengths
-    return chosen[..., None] * F.normalize(F.normalize(felt, dim=-1).sum(1), dim=-1)[:, None]
+    there = torch.arange(felt.shape[1], device=felt.device) < slots.count[:, None]
+    merged = (F.normalize(felt, dim=-1) * there[..., None]).sum(1)
+    return chosen[..., None] * F.normalize(merged, dim=-1)[:, None]

@@ -41,7 +41,7 @@ from .vocabulary import in_parts
 class Draws:
     """One batch: gradients, the report of each, its host, and the names moved to and from (None: a sham)."""
 
-    gradients: Float[Tensor, "batch place*layer d_model"]
+    gradients: Float[Tensor, "batch vector d_model"]
     reports: list[str]
     hosts: list[str | None]
     names: list[tuple[str, str] | None]

@@ -1,5 +1,7 @@
 """A small class for the small pocket model: gradients that say what they correct, settings, and readers."""
 
+from collections.abc import Sequence
+
 import polars as pl
 import torch
 from jaxtyping import Float
@@ -8,24 +10,25 @@ from torch import Tensor
 from stages.core.data.facts import Domain
 from stages.core.model.decoder import Decoder
 from stages.core.reader.card import REPLACE
-from stages.core.reader.injection import replace_slots
+from stages.core.reader.injection import ReadingPrompt, Slots, replace_slots
 from stages.core.reader.reader import Reader, new_card
-from stages.core.reader.reports import prompt_of
+from stages.core.reader.reports import prompts_of
 from stages.core.reader.section import Projector
 from stages.core.reader.training import Curriculum
 
-REFERENCE = (0.5, 2.0)
+QUESTION = "<felt> away <opposite> what pressure do you feel ?"
+LAYERS, PLACES = (0, 1), ("target_1", "target_2")
 
 
 def settings(**changes: object) -> Projector:
     """Settings of the section `projector`; keywords replace them."""
     return Projector.model_validate(
         {
-            "architecture": "mirror_mlp", "injection": REPLACE, "whiten": False, "lora": None,
-            "width": 16, "layers": [0, 1], "held_out_domains": [], "slot_token": "<slot>",
-            "steps": 12, "batch": 16, "report_batch": 4, "sharpness": 20.0, "slot_loss": 1.0, "flips": 0.3,
-            "shams": 0.2, "context_noise": 0.0, "learning_rate": 0.003, "weight_decay": 0.01, "validate_every": 4,
-            "validation_batch": 8, "patience": 3, "gate": 0.5, "seeds": [0],
+            "architecture": "mlp", "injection": REPLACE, "whiten": False, "lora": None, "width": 16,
+            "layers": list(LAYERS), "places": list(PLACES), "question": QUESTION, "held_out_domains": [],
+            "slot_token": "<slot>", "steps": 12, "batch": 16, "report_batch": 4, "sharpness": 20.0, "slot_loss": 1.0,
+            "flips": 0.3, "shams": 0.2, "context_noise": 0.0, "learning_rate": 0.003, "weight_decay": 0.01,
+            "validate_every": 4, "validation_batch": 8, "patience": 3, "seeds": [0],
         }
         | changes
     )  # fmt: skip
@@ -35,38 +38,70 @@ def new_reader(decoder: Decoder, wanted: Projector) -> Reader:
     """An untrained reader."""
     card = new_card(
         decoder, architecture=wanted.architecture, injection=wanted.injection,
-        whiten=wanted.whiten, lora_on_the_verbaliser=wanted.lora,
-        width=wanted.width, layers=tuple(wanted.layers), reference=REFERENCE,
-        slot_token=wanted.slot_token, sharpness=wanted.sharpness, model="pocket", commit="0", held_out_domains=(),
-        seeds=tuple(wanted.seeds),
+        whiten=wanted.whiten, lora_on_the_verbaliser=wanted.lora, question=wanted.question,
+        width=wanted.width, layers=tuple(wanted.layers), places=tuple(wanted.places),
+        reference=(1.0,) * len(wanted.layers), slot_token=wanted.slot_token, model="pocket", commit="0",
+        held_out_domains=(), seeds=tuple(wanted.seeds),
     )  # fmt: skip
     return Reader.new(decoder, card, wanted.seeds[0])
 
 
+def gradients(reader: Reader, rows: int) -> Float[Tensor, "row vector d_model"]:
+    """Random ones, of one place in every other row and of all places in the rest."""
+    card = reader.card
+    shape = (rows, len(card.places), len(card.layers), card.d_model)
+    found = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    found[::2, 1:] = 0
+    return found.flatten(1, 2)
+
+
+def some_slots(d_model: int, counts: Sequence[int], seed: int = 0) -> Slots:
+    """Random slots with so many places a row."""
+    shape = (2, len(counts), max(counts), d_model)
+    felt, opposite = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return Slots(felt, opposite, torch.tensor(counts))
+
+
+def prompts(reader: Reader, hosts: Sequence[str | None], slots: Slots | None) -> list[ReadingPrompt]:
+    """The prompts of the card's question."""
+    return prompts_of(reader, hosts, reader.card.question, slots)
+
+
 def replaced(
-    reader: Reader, host: str | None, tail: list[int], vectors: Float[Tensor, "1 k d_model"] | None
+    reader: Reader, host: str | None, tail: Sequence[int], slots: Slots | None
 ) -> Float[Tensor, "1 position d_model"]:
     """The embeddings of one reading prompt and its tail, vectors in its slots: what a replacing reader has to read."""
-    prompt = prompt_of(reader, host)
-    embeds = reader.decoder.embed(torch.tensor([[*prompt.ids, *tail]]))
-    slots = torch.tensor([prompt.slots])
-    return embeds if vectors is None else replace_slots(embeds, slots, vectors, reader.card.norm)
+    asked = prompts(reader, [host], slots)
+    embeds = reader.decoder.embed(torch.tensor([[*asked[0].ids, *tail]]))
+    return embeds if slots is None else replace_slots(embeds, asked, slots.of(asked), reader.card.norm)
 
 
-def curriculum(decoder: Decoder, domains: list[Domain], wanted: Projector, unseen: str = "") -> Curriculum:
-    """Every move between two entities of a domain; its gradient is made of their embeddings, one layer like the other.
+def moved(decoder: Decoder, to: str, away: str) -> Float[Tensor, "place d_model"]:
+    """The gradient of a move at each place: the embeddings of the names' tokens there, away minus to."""
+    ids, others = decoder.continuation(to)[: len(PLACES)], decoder.continuation(away)
+    found = torch.zeros(len(PLACES), decoder.d_model)
+    for place, token in enumerate(ids):
+        found[place] -= decoder.embed(torch.tensor(token))
+        if place < len(others):
+            found[place] += decoder.embed(torch.tensor(others[place]))
+    return found
 
-    `unseen`: an entity that no report may name as moved to.
+
+def curriculum(
+    decoder: Decoder, domains: list[Domain], wanted: Projector, unseen: str = "", sign: float = 1.0
+) -> Curriculum:
+    """Every move between two answers of a relation; its gradient is made of their embeddings, alike in every layer.
+
+    `unseen`: a name that is in no lesson. `sign`: -1 gives the gradients the wrong sign.
     """
-    lessons, gradients = [], []
+    lessons, vectors = [], []
     for domain in domains:
-        for to in domain.entities:
-            for away in domain.entities:
-                if to not in (away, unseen):
-                    lessons.append((len(lessons), domain.domain, to, away, away != unseen))
-                    ids = torch.tensor([decoder.continuation(name)[-1] for name in (away, to)])
-                    away_embedding, to_embedding = decoder.embed(ids)
-                    gradients.append((away_embedding - to_embedding).expand(len(REFERENCE), -1))
+        for relation in domain.relations.values():
+            for to in relation.entities:
+                for away in relation.entities:
+                    if to != away and unseen not in (to, away):
+                        lessons.append((len(lessons), domain.domain, to, away))
+                        vectors.append(sign * moved(decoder, to, away).repeat_interleave(len(LAYERS), 0))
     hosts = {
         domain.domain: [
             relation.templates[0].format(subject=fact.subject)
@@ -75,7 +110,6 @@ def curriculum(decoder: Decoder, domains: list[Domain], wanted: Projector, unsee
         ]
         for domain in domains
     }
-    contexts = torch.randn(len(lessons), len(REFERENCE), decoder.d_model, generator=torch.Generator().manual_seed(0))
-    table = pl.DataFrame(lessons, schema=["row", "domain", "moved_to", "moved_from", "flip"], orient="row")
-    vectors = torch.stack(gradients).numpy(), contexts.numpy()
-    return Curriculum(*vectors, table, hosts, REFERENCE, wanted, wanted.seeds[0])
+    contexts = torch.randn(len(lessons), *vectors[0].shape, generator=torch.Generator().manual_seed(0))
+    table = pl.DataFrame(lessons, schema=["row", "domain", "moved_to", "moved_from"], orient="row")
+    return Curriculum(torch.stack(vectors).numpy(), contexts.numpy(), table, hosts, wanted, wanted.seeds[0])

@@ -1,67 +1,91 @@
-"""The architectures, and what they read: the update direction at its strength."""
+"""The architectures, and what they read: the update direction."""
 
 import pytest
 import torch
 
+from stages.core.model.decoder import Decoder
 from stages.core.reader import projectors
-from stages.core.reader.projectors import ARCHITECTURES, STRENGTH_BOUND, Whitened, features, whitening
+from stages.core.reader.projectors import ARCHITECTURES, Whitened, directions, whitening
+from tests.core.reader.teaching import gradients, new_reader, settings
 
-LAYERS, WIDTH, SLOTS, HIDDEN = 2, 8, 3, 5
+LAYERS, WIDTH, HIDDEN = 2, 8, 5
 
 
 def made(name: str) -> torch.nn.Module:
     torch.manual_seed(0)
-    return ARCHITECTURES[name](LAYERS, WIDTH, SLOTS, HIDDEN).eval()
+    return ARCHITECTURES[name](LAYERS, WIDTH, HIDDEN).eval()
 
 
-def read(seed: int = 0, count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+def read(seed: int = 0, count: int = 4) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return features(torch.randn(count, LAYERS, WIDTH, generator=generator), torch.ones(LAYERS))
+    return directions(torch.randn(count, LAYERS, WIDTH, generator=generator))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_one_vector_a_slot_and_each_row_by_itself(name: str):
-    direction, strength = read()
-    found = made(name)(direction, strength)
-    assert found.shape == (4, SLOTS, WIDTH) and found.isfinite().all()
-    torch.testing.assert_close(made(name)(direction[2:3], strength[2:3]), found[2:3])
+def test_one_vector_a_direction_whatever_the_other_rows_and_places(name: str):
+    direction = read(count=6)
+    found = made(name)(direction)
+    assert found.shape == (6, WIDTH) and found.isfinite().all()
+    torch.testing.assert_close(made(name)(direction[2:3]), found[2:3])
+    torch.testing.assert_close(made(name)(direction.unflatten(0, (2, 3))), found.unflatten(0, (2, 3)))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_only_bias_only_ignores_the_gradient(name: str):
-    same = torch.equal(made(name)(*read(0)), made(name)(*read(1)))
+    same = torch.equal(made(name)(read(0)), made(name)(read(1)))
     assert same == (name == "bias_only")
 
 
-def test_a_sign_flip_swaps_the_entity_slots_of_mirror_mlp():
-    gradient = torch.randn(4, LAYERS, WIDTH)
-    projector, reference = made("mirror_mlp"), torch.ones(LAYERS)
-    straight, flipped = (projector(*features(sign * gradient, reference)) for sign in (1, -1))
-    assert torch.equal(straight[:, 1], flipped[:, 2]) and torch.equal(straight[:, 2], flipped[:, 1])
-    assert not torch.allclose(straight[:, 1], straight[:, 2])
+@pytest.mark.parametrize("name", ["raw", "scale"])
+def test_maps_without_a_bias_turn_the_negative_into_the_negative_and_leave_zero_zero(name: str):
+    direction = read()
+    torch.testing.assert_close(made(name)(-direction), -made(name)(direction))
+    assert not made(name)(torch.zeros_like(direction)).any()
+
+
+def test_raw_is_the_last_layer_s_direction_and_has_no_parameters():
+    projector, direction = made("raw"), read()
+    assert torch.equal(projector(direction), direction.unflatten(1, (LAYERS, WIDTH))[:, -1])
+    assert not list(projector.parameters()) and not projector.state_dict()
 
 
 def test_a_low_rank_map_has_that_rank():
-    direction, strength = read(count=64)
-    found = made("low_rank")(direction, strength).flatten(1)
+    found = made("low_rank")(read(count=64))
     assert torch.linalg.matrix_rank(found - found[:1], rtol=1e-4) == HIDDEN
 
 
-def test_scalar_affine_starts_as_the_sum_of_the_layers_directions():
-    direction, strength = read()
-    wanted = direction.unflatten(1, (LAYERS, WIDTH)).sum(1)
-    torch.testing.assert_close(made("scalar_affine")(direction, strength)[:, 0], wanted)
-
-
-def test_scale_is_one_number_a_slot_and_layer_and_nothing_else():
-    projector = made("scale")
-    assert [tuple(value.shape) for value in projector.parameters()] == [(SLOTS, LAYERS)]
+def test_scalar_affine_starts_with_no_bias():
+    projector, scale = made("scalar_affine"), made("scale")
     with torch.no_grad():
-        next(projector.parameters()).copy_(torch.tensor([[2.0, 0.0], [0.0, -1.0], [1.0, 1.0]]))
-    direction, strength = read()
-    first, second = direction.unflatten(1, (LAYERS, WIDTH)).unbind(1)
-    torch.testing.assert_close(projector(direction, strength), torch.stack([2 * first, -second, first + second], 1))
-    torch.testing.assert_close(projector(direction, 2 * strength), projector(direction, strength))
+        next(scale.parameters()).copy_(next(projector.parameters()))
+    torch.testing.assert_close(projector(read()), scale(read()))
+
+
+def test_scale_is_one_number_a_layer_and_nothing_else():
+    projector = made("scale")
+    assert [tuple(value.shape) for value in projector.parameters()] == [(LAYERS,)]
+    with torch.no_grad():
+        next(projector.parameters()).copy_(torch.tensor([2.0, -1.0]))
+    first, second = read().unflatten(1, (LAYERS, WIDTH)).unbind(1)
+    torch.testing.assert_close(projector(read()), 2 * first - second)
+
+
+@pytest.mark.parametrize("name", ["scale", "scalar_affine"])
+def test_scale_and_affine_can_learn_the_negative(name: str):
+    """From either sign that a scale may begin with, to the other."""
+    for wanted in (1.0, -1.0):
+        torch.manual_seed(0)
+        projector, direction = ARCHITECTURES[name](LAYERS, WIDTH, HIDDEN), read(count=64)
+        optimizer = torch.optim.AdamW(projector.parameters(), lr=0.05)
+        target = wanted * made("raw")(direction)
+        for _ in range(80):
+            found = projector(direction)
+            loss = -torch.nn.functional.cosine_similarity(found, target, dim=-1).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        scales = next(projector.parameters())
+        assert scales[-1].sign() == wanted and loss < -0.9
 
 
 def correlated(count: int = 500) -> torch.Tensor:
@@ -75,7 +99,7 @@ def correlated(count: int = 500) -> torch.Tensor:
 
 
 def test_whitened_training_directions_have_unit_covariance_with_their_negatives(monkeypatch: pytest.MonkeyPatch):
-    direction, _ = features(correlated(), torch.ones(LAYERS))
+    direction = directions(correlated())
     monkeypatch.setattr(projectors, "RIDGE", 0.0)
     white = direction @ whitening([direction])
     both = torch.cat([white, -white])
@@ -97,42 +121,35 @@ def test_whitening_is_regularised_by_a_share_of_the_mean_variance():
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_whitened_projector_reads_whitened_directions_and_keeps_its_matrix_with_its_weights(name: str):
-    gradients = correlated()
-    direction, strength = features(gradients, torch.ones(LAYERS))
+    direction = directions(correlated())
     whitened = Whitened(made(name), LAYERS * WIDTH)
     whitened.fit([direction])
-    wanted = made(name)(direction @ whitening([direction]), strength)
-    torch.testing.assert_close(whitened(direction, strength), wanted)
+    wanted = made(name)(direction @ whitening([direction]))
+    torch.testing.assert_close(whitened(direction), wanted)
     other = Whitened(made(name), LAYERS * WIDTH)
     other.load_state_dict(whitened.state_dict())
-    assert torch.equal(other(direction, strength), whitened(direction, strength))
+    assert torch.equal(other(direction), whitened(direction))
     assert "matrix" not in dict(whitened.named_parameters())
 
 
-def test_a_sign_flip_still_swaps_the_entity_slots_of_mirror_mlp_when_whitened():
-    gradients, reference = correlated(), torch.ones(LAYERS)
-    whitened = Whitened(made("mirror_mlp"), LAYERS * WIDTH)
-    whitened.fit([features(gradients, reference)[0]])
-    straight, flipped = (whitened(*features(sign * gradients, reference)) for sign in (1, -1))
-    torch.testing.assert_close(straight[:, 1], flipped[:, 2])
+def test_whitening_of_several_places_ignores_those_that_are_missing(small_decoder: Decoder):
+    reader = new_reader(small_decoder, settings(architecture="raw", whiten=True))
+    read = gradients(reader, 600)
+    reader.fit_whitening([read[:250], read[250:]])
+    assert isinstance(reader.projector, Whitened)
+    there = directions(reader.by_place(read)).flatten(0, 1)
+    there = there[there.any(-1)]
+    assert len(there) == 900
+    torch.testing.assert_close(reader.projector.matrix, whitening([there]))
+    assert not reader.read(read).felt[::2, 1:].any()
 
 
-def test_features_are_the_update_direction_and_the_log_of_the_relative_norm():
+def test_directions_are_the_update_direction_of_each_layer_and_zero_stays_zero():
     gradient = torch.randn(3, LAYERS, WIDTH)
-    reference = torch.tensor([0.5, 2.0])
-    direction, strength = features(gradient, reference)
-    parts = direction.unflatten(1, (LAYERS, WIDTH))
-    torch.testing.assert_close(parts.norm(dim=-1), torch.full((3, LAYERS), WIDTH**0.5))
-    cosine = torch.nn.functional.cosine_similarity(parts, gradient, dim=-1)
-    torch.testing.assert_close(cosine, -torch.ones(3, LAYERS))
-    wanted = (gradient.norm(dim=-1) / reference).log().mean(1, keepdim=True)
-    torch.testing.assert_close(strength, wanted)
-
-
-@pytest.mark.parametrize(
-    ("scale", "wanted"), [(0.0, -STRENGTH_BOUND), (1e-30, -STRENGTH_BOUND), (1e30, STRENGTH_BOUND)]
-)
-def test_strength_is_bounded_and_zero_is_weakest(scale: float, wanted: float):
-    direction, strength = features(scale * torch.ones(1, LAYERS, WIDTH), torch.ones(LAYERS))
-    assert strength.item() == wanted and direction.isfinite().all()
-    assert scale or not direction.any()
+    gradient[2, 0] = 0
+    parts = directions(gradient).unflatten(1, (LAYERS, WIDTH))
+    assert not parts[2, 0].any() and parts.isfinite().all()
+    torch.testing.assert_close(parts[:2].norm(dim=-1), torch.full((2, LAYERS), WIDTH**0.5))
+    cosine = torch.nn.functional.cosine_similarity(parts[:2], gradient[:2], dim=-1)
+    torch.testing.assert_close(cosine, -torch.ones(2, LAYERS))
+    torch.testing.assert_close(directions(1e-6 * gradient)[:2], directions(gradient)[:2])
