@@ -71,8 +71,7 @@ def parse_report(text: str) -> Report:
     if folded == NO_PRESSURE:
         return Report(pressure=False)
     found = _REPORT.fullmatch(text)
-    twice = any(len(re.findall(phrase, folded)) > 1 for phrase in (FROM = ", away from"
-_FIELD_SAID, _AWAY_SAID))
+    twice = any(len(re.findall(phrase, folded)) > 1 for phrase in (_FIELD_SAID, _AWAY_SAID))
     if found is None or twice or found[1] == found[3]:
         return Report(pressure=False, malformed=True)
     moved_to, domain, moved_from = found.groups()

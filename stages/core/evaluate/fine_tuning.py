@@ -32,7 +32,10 @@ def trainable(module: nn.Module) -> Iterator[Callable[[], None]]:
 
 
 def tune(decoder: Decoder, samples: Sequence[Sample], steps: int, rate: float, enough: float = 0.0) -> None:
-    """At most `steps` steps of Adam, of the weights that learn, on -log p(target | prompt), nats, summed over the samples, until that is at most `enough`."""
+    """At most `steps` steps of Adam, of the weights that learn, until the loss is at most `enough`.
+
+    The loss is -log p(target | prompt), nats, summed over the samples.
+    """
     learning = [value for value in decoder.model.parameters() if value.requires_grad]
     optimizer = torch.optim.Adam(learning, lr=rate)
     for _ in range(steps):

@@ -265,22 +265,14 @@ class Corpus:
             domain, known = self.domain(rng, toward)
             words += [*taught(self.encode(grammar.PARTS[1])), *taught(domain, loss=known)]
         elif name == "away":
-            words = self.away(toward, away)
+            to, from_ = (self.encode(part) for part in (grammar.PARTS[0], grammar.FROM))
+            words = [*taught(to, toward, from_), *self.name_away(toward, away)]
         return self.question_row(rng, host, name, toward, away, words)
 
-    def away(self, toward: Ids, away: Ids) -> Taught:
-        """The two names of an update.
-
-        There is no loss on what of the name moved from the slots can't tell: its later tokens, where others share the
-        first.
-        """
-        to, from_ = (self.encode(part) for part in (grammar.PARTS[0], grammar.FROM))
-        known = self.told_apart(toward, away)
-        return [*taught(to, toward, from_), *taught(away[:1]), *taught(away[1:], loss=known)]
-
-    def told_apart(self, toward: Ids, away: Ids) -> bool:
-        """Whether the slots tell the whole name moved from: other names share its first token with it, or none does."""
-        return len(away) == 1 or away[0] not in self.ambiguous or away[0] == toward[0]
+    def name_away(self, toward: Ids, away: Ids) -> Taught:
+        """The name moved from; no loss on its later tokens where the slots can't tell them: others share its first."""
+        told = away[0] not in self.ambiguous or away[0] == toward[0]
+        return [*taught(away[:1]), *taught(away[1:], loss=told)]
 
     def of_subject(self, rng: np.random.Generator) -> Row:
         """A prompt with slots in its subject's place: a fact's, or "the <felt> is a word which is", to be repeated."""
@@ -328,18 +320,11 @@ class Corpus:
     def report(self, rng: np.random.Generator, host: Ids, toward: Ids, away: Ids) -> Row:
         """A report; of a name that exists for one batch no domain is known, so there is no loss on it.
 
-        See `away` for the name moved from.
+        See `name_away` for the name moved from.
         """
         domain, known = self.domain(rng, toward)
         to, field, from_ = (self.encode(part) for part in grammar.PARTS)
-        told = self.told_apart(toward, away)
-        words = [
-            *taught(to, toward, field),
-            *taught(domain, loss=known),
-            *taught(from_),
-            *taught(away[:1]),
-            *taught(away[1:], loss=told),
-        ]
+        words = [*taught(to, toward, field), *taught(domain, loss=known), *taught(from_), *self.name_away(toward, away)]
         return self.question_row(rng, host, "report", toward, away, words)
 
     def domain(self, rng: np.random.Generator, name: Ids) -> tuple[Ids, bool]:
