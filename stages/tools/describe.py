@@ -33,7 +33,7 @@ from ..core.model.decoder import Decoder
 from ..core.model.opening import FOLDER, ModelCard, open_model
 from ..core.reader.injection import Slots
 from ..core.reader.reader import Reader, new_card
-from ..core.reader.reports import Answers, answers_of, prompts_of
+from ..core.reader.reports import answers_of, prompts_of
 from ..core.reader.saving import load_reader
 from ..core.reader.section import Projector
 from ..core.run.errors import InputError
@@ -169,9 +169,9 @@ class Describer:
         own = gradient[:, :, [layers.index(layer) for layer in card.layers]]
         read = own[:, [places.index(place) for place in card.places]].reshape(1, -1, gradient.shape[-1])
         with torch.no_grad():
-            slots = self.reader.read(torch.from_numpy(read))
-        report, idle = (self._say([host], [card.question], filled) for filled in (slots, None))
-        answers, others = (self._say([None] * len(questions), questions, filled).texts for filled in (slots, None))
+            slots, confidence = self.reader.fill(torch.from_numpy(read))
+        (report,), (without,) = (self._say([host], [card.question], filled) for filled in (slots, None))
+        answers, others = (self._say([None] * len(questions), questions, filled) for filled in (slots, None))
         says = self._text(shifts.continuation_before[0])
         norms = np.linalg.norm(own[0, places.index(card.places[0])], axis=-1)
         return Description(
@@ -191,14 +191,14 @@ class Describer:
             answer_token=self._text(sample.answer[:1]) if sample.answer else None,
             answer_logprob=_known(shifts.answer_before[0]),
             steps=tuple(self._step(shifts, index) for index in range(len(step.step_sizes))),
-            report=report.texts[0],
-            pressure=float(report.pressure[0]),
-            without=idle.texts[0],
+            report=report,
+            confidence=float(confidence[0]) if card.reference else None,
+            without=without,
             asked=tuple(map(Asked, questions, answers, others)),
             notes=tuple(self._notes(texts, questions, shifts.continuation_before[0], sample)),
         )
 
-    def _say(self, hosts: Sequence[str | None], questions: Sequence[str], slots: Slots | None) -> Answers:
+    def _say(self, hosts: Sequence[str | None], questions: Sequence[str], slots: Slots | None) -> list[str]:
         """What the model answers, with the same slots in each question (None: untouched ones).
 
         Raises:

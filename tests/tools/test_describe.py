@@ -23,7 +23,7 @@ from stages.core.model.section import Model
 from stages.core.model.sources import Lessons, train_pocket
 from stages.core.model.words import SLOT
 from stages.core.reader.injection import Slots
-from stages.core.reader.reports import Answers, answers_of
+from stages.core.reader.reports import answers_of
 from stages.core.reader.saving import save_reader
 from stages.core.run.files import write_json
 from stages.tools import cli
@@ -95,7 +95,8 @@ def slots_of(describer: Describer, target: str) -> tuple[np.ndarray, float, Slot
     sample = Sample(tuple(decoder.tokens(PROMPT)), tuple(decoder.continuation(target)))
     measured = next(activation_gradients(decoder, [sample], [0, 1], PLACES))
     with torch.no_grad():
-        slots = describer.reader.read(torch.from_numpy(measured.gradient))
+        slots, confidence = describer.reader.fill(torch.from_numpy(measured.gradient))
+    assert confidence[0] > 0.5
     return measured.gradient.reshape(2, 2, -1), float(measured.target_logprob[0]), slots
 
 
@@ -105,21 +106,16 @@ def test_what_is_shown_is_what_the_pipeline_measures(describer: Describer, descr
     usual = describer.reader.card.reference
     assert described.strength == pytest.approx((np.linalg.norm(gradient[0], axis=-1) / usual).tolist(), rel=1e-5)
     reader, question = describer.reader, describer.reader.card.question
-    said, idle = (answers_of(reader, [HOST], question, filled, 8) for filled in (slots, None))
-    assert (described.report, described.without) == (said.texts[0], idle.texts[0])
-    assert described.pressure == pytest.approx(float(said.pressure[0]), rel=1e-5)
+    said = [answers_of(reader, [HOST], question, filled, 8)[0] for filled in (slots, None)]
+    assert [described.report, described.without] == said
     assert described.parsed == parse_report(described.report)
 
 
 def test_any_question_is_answered_from_the_same_slots_without_the_host(describer: Describer, described: Description):
     _, _, slots = slots_of(describer, "Madrid")
-    wanted = [
-        Asked(
-            question, *(answers_of(describer.reader, [None], question, filled, 8).texts[0] for filled in (slots, None))
-        )
-        for question in ASK
-    ]
-    assert list(described.asked) == wanted
+    for question, found in zip(ASK, described.asked, strict=True):
+        said = (answers_of(describer.reader, [None], question, filled, 8)[0] for filled in (slots, None))
+        assert found == Asked(question, *said)
 
 
 def test_a_name_of_several_tokens_is_read_a_slot_a_token(describer: Describer):
@@ -127,7 +123,7 @@ def test_a_name_of_several_tokens_is_read_a_slot_a_token(describer: Describer):
     assert slots.count.tolist() == [2]
     question = ASK[0]
     asked = describer(PROMPT, "New Delhi", ask=[question]).asked
-    assert asked[0].answer == answers_of(describer.reader, [None], question, slots, 8).texts[0]
+    assert asked[0].answer == answers_of(describer.reader, [None], question, slots, 8)[0]
 
 
 def test_without_a_projector_the_raw_update_direction_answers(root: Path, tmp_path: Path):
@@ -158,9 +154,11 @@ def test_the_step_raises_the_target_and_lists_as_many_tokens_as_asked(described:
 def test_the_projector_reads_its_own_layers_in_front_of_the_host(describer: Describer, monkeypatch: pytest.MonkeyPatch):
     asked = []
 
-    def answers(_: object, hosts: list[str | None], questions: list[str], slots: Slots | None, tokens: int) -> Answers:
+    def answers(
+        _: object, hosts: list[str | None], questions: list[str], slots: Slots | None, tokens: int
+    ) -> list[str]:
         asked.append((hosts, questions, None if slots is None else slots.felt.shape, tokens))
-        return Answers(["no pressure"] * len(hosts), torch.zeros(len(hosts)))
+        return ["no pressure"] * len(hosts)
 
     monkeypatch.setattr("stages.tools.describe.answers_of", answers)
     assert not describer(PROMPT, "Madrid", HOST).parsed.pressure
