@@ -121,9 +121,7 @@ class Description:
             Text(),
             self._shifts(),
             Text(),
-            Text(
-                f"With this gradient in its slots, {self._where()}, the model reports (pressure {self.pressure:.3f}):"
-            ),
+            Text(f"With this gradient in its slots, {self._where()}, the model reports{self._gate()}:"),
             Padding(Text(self.report or NOTHING, "bold"), (0, 0, 0, 2)),
             Text(f"{IDLE}:"),
             Padding(Text(self.without or NOTHING, "dim"), (0, 0, 0, 2)),
