@@ -16,7 +16,7 @@ from stages.core.page.sweep import FOLDER
 from tests.core.page import fake
 
 PARAMS = Path("params.yaml")
-SWEEP = FOLDER / "projector.csv"
+SWEEP = FOLDER / "ladder.csv"
 
 
 @pytest.fixture(autouse=True)
