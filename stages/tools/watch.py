@@ -129,7 +129,7 @@ class GradientWatch(TrainerCallback):
             slots, confidence = self.reader.fill(gradients.flatten(1, 2))
         reports = answers_of(self.reader, [None] * len(taught), card.question, slots, REPORT_TOKENS)
         first = gradients[:, 0]
-        shift = unembedded(self.decoder, first.cpu().numpy())
+        shift = unembedded(self.decoder, first[:, -1].cpu().numpy())
         tokenizer = self.decoder.tokenizer
         assert tokenizer is not None
 
