@@ -140,7 +140,7 @@ def fill(
         return torch.tensor(values, dtype=embeds.dtype)[:, None]
 
     unit = F.normalize(table, dim=-1)
-    held = column([content.token is not None for _, content in contents])
+    held = column([float(content.token is not None) for _, content in contents])
     token = torch.tensor([content.token or 0 for _, content in contents])
     other = torch.tensor([content.other for _, content in contents])
     share, level = (

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from stages.core.evaluate.estimate import Estimate
 from stages.core.evaluate.statistics import FEWEST
-from stages.core.page.sweep import FOLDER, LEAVE_ONE_OUT, PROJECTOR, Experiment, table_of
+from stages.core.page.sweep import FOLDER, LADDER, LEAVE_ONE_OUT, Experiment, table_of
 from tests.core.page.small import BESIDE, CARD, MODEL, one
 
 FACTS = {
@@ -65,7 +65,7 @@ gradients: {layers: [1], places: [target_1], keep_bits: 10}
 projector: {architecture: mlp, width: 512, layers: [1], steps: 1800, batch: 64, learning_rate: 0.002, seed: 0}
 report:
   examples: 4
-  sweeps: [projector, leave_one_out]
+  sweeps: [ladder, leave_one_out]
 """
 
 
@@ -258,7 +258,7 @@ def sweeps(folder: Path) -> None:
             share = share_of(0.2 + 0.3 * layer + 0.1 * number)
             metrics.append({"decoupling": share, **({"held_out_target": share} if number else {})})
             found.append(Experiment(group, architecture, {"architecture": architecture, "layers": layers}))
-    table_of(found, metrics, params, [0]).write_csv(folder / f"{PROJECTOR}.csv")
+    table_of(found, metrics, params, [0]).write_csv(folder / f"{LADDER}.csv")
     left = [Experiment("Never trained on", domain, {"held_out_domains": [domain]}) for domain in DOMAINS]
     scores = [{"decoupling": share_of(0.1 + number / 20)} for number in range(len(DOMAINS))]
     table_of(left, scores, params, [0]).write_csv(folder / f"{LEAVE_ONE_OUT}.csv")
