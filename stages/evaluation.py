@@ -1,8 +1,9 @@
 """Asks the model what it reads in each gradient, in front of foreign hosts and under every control, and scores it.
 
-Reads data/model/, data/projector/ and, of all domains, data/prompts, data/gradients, data/virtual_step and data/labels.
-Writes data/evaluation/: metrics.json, reports.parquet (every report), grid.csv and conditions.csv (plots). Params:
-evaluation, domains. Every GPU that is found is used, each for whole conditions and seeds; the pocket model takes a
+Reads data/model/, data/peers/, data/projector/, data/questions/ and, of all domains, data/facts, data/prompts,
+data/gradients, data/virtual_step and data/labels. Writes data/evaluation/: metrics.json, reports.parquet (every
+report), answers.parquet (every answer to a question), grid.csv and conditions.csv (plots). Params: evaluation, domains,
+questions, model. Every GPU that is found is used, each for whole conditions and seeds; the pocket model takes a
 minute or two on two cores. Resumes condition by condition.
 
   python -m stages.evaluation
@@ -12,21 +13,27 @@ from pathlib import Path
 
 import polars as pl
 
+from .core.data.facts import World, read_domain
 from .core.data.gathering import continuations, gather
+from .core.data.questions import read_questions
 from .core.data.tables import LABELS, read_table, write_table
+from .core.evaluate.answers import ANSWERS
 from .core.evaluate.asking import Asking, pieces_of
 from .core.evaluate.cases import Questions, with_premise
 from .core.evaluate.estimate import to_json
+from .core.evaluate.interview import Interview, peers_of
 from .core.evaluate.metrics import condition_table, grid_table, metrics_of
+from .core.evaluate.peers import peer_names
 from .core.evaluate.scores import SCORES
 from .core.evaluate.section import Evaluation
 from .core.evaluate.table import REPORTS
 from .core.model import ranks
 from .core.model.opening import open_model
+from .core.model.section import Model
 from .core.reader.card import read_projector_card
 from .core.reader.saving import load_reader
 from .core.run.files import replacing, write_json
-from .core.run.params import Domains, Section, read_sections
+from .core.run.params import Domains, Names, Section, read_sections
 from .core.run.scratch import Scratch
 from .core.run.stage import parse, progress, run
 
@@ -38,6 +45,8 @@ class Sections(Section):
     """What this stage reads of params.yaml."""
 
     domains: Domains
+    questions: Names
+    model: Model
     evaluation: Evaluation
 
 
@@ -54,9 +63,11 @@ def work(params: Sections) -> None:
     card = read_projector_card(PROJECTOR)
     readers = [load_reader(decoder, PROJECTOR, model.id, model.commit, seed) for seed in card.seeds]
     bias = load_reader(decoder, PROJECTOR / "bias_only", model.id, model.commit)
-    data, said = gather(params.domains, card.layers), continuations(params.domains)
+    data, said = gather(params.domains, card.layers, places=card.places), continuations(params.domains)
     labels = pl.concat([read_table(Path("data/labels") / f"{name}.parquet", LABELS) for name in params.domains])
     questions = Questions(data.rows, with_premise(data.rows, said), params.domains, params.evaluation)
+    world = World.of([read_domain(name) for name in params.domains])
+    sets = {key: one for name in params.questions for key, one in read_questions(name).items()}
     scratch = Scratch("evaluation")
     pieces = pieces_of(questions, readers, bias)
     with progress("evaluation", sum(len(piece.cases) for piece in pieces)) as advance:
@@ -64,11 +75,21 @@ def work(params: Sections) -> None:
     if not ranks.finished():
         return
     reports = pl.concat([read_table(scratch.folder / piece.file, REPORTS) for piece in pieces])
-    metrics = metrics_of(reports, data, questions, readers, labels)
+    interview = Interview.of(questions, world, sets, params.model.pocket.asked)
+    slots = interview.slots(readers[0], data)
+    answers, peers = [interview.of_main(readers[0], slots)], []
+    for name, peer in peers_of(peer_names(), readers[0]):
+        told, said = interview.of_peer(peer, slots, name)
+        peers.append(told)
+        answers.append(said)
+    answers = pl.concat(answers)
+    edits = interview.edits(readers[0], slots)
+    metrics = metrics_of(reports, answers, peers, data, questions, readers, labels)
     with replacing(OUTPUT) as partial:
         partial.mkdir()
         write_table(partial / "reports.parquet", reports, REPORTS)
-        write_json(partial / "metrics.json", to_json(metrics))
+        write_table(partial / "answers.parquet", answers, ANSWERS)
+        write_json(partial / "metrics.json", to_json(metrics | edits))
         grid_table(reports).write_csv(partial / "grid.csv")
         condition_table(metrics).write_csv(partial / "conditions.csv")
     scratch.clear()

@@ -51,9 +51,7 @@ def main() -> None:
         bill = chosen.estimate(domain, params.prompts, params.api)
         print(f"{domain.domain}: {params.prompts.generator}: {bill}")
         return
-    table = make_prompts(
-        domain, params.prompts, params.held_out, chosen.material(domain, params.prompts, params.api)
-    )
+    table = make_prompts(domain, params.prompts, params.held_out, chosen.material(domain, params.prompts, params.api))
     path = Path("data/prompts") / f"{domain.domain}.parquet"
     write_table(path, table, PROMPTS)
     print(f"{path}: {len(table)} corrections of {table['prompt'].n_unique()} prompts")

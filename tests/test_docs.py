@@ -119,10 +119,10 @@ def test_a_table_becomes_a_row_of_the_report_in_two_commands(tiny_pipeline: Path
     tools = 'gradaware() { python -m stages.tools.cli "$@"; }; make() { command make -o .venv/.built "$@"; }'
     (block,) = blocks("adding-a-domain.md")
     done = tiny.command(root, "bash", "-c", "\n".join(["set -e", tools, block]), warm=warm_python)
-    assert "1 the prompt names the answer: diesel engine → Diesel" in done.stdout
+    assert "1 the prompt names the answer: Portrait of Whistler → Whistler" in done.stdout
     reports = pl.read_parquet(root / "data/evaluation/reports.parquet")
-    assert "inventions" in reports["gradient_domain"].to_list()
-    assert "inventions" in (root / "data/report/index.html").read_text(encoding="utf-8")
+    assert "artworks" in reports["gradient_domain"].to_list()
+    assert "artworks" in (root / "data/report/index.html").read_text(encoding="utf-8")
     assert not differences(root, write=False)
     assert (root / "docs/results/metrics.json").is_file()
 

@@ -26,7 +26,7 @@ IMPORT = """Turns facts of yours into a domain: data/facts/NAME.yaml, with what 
 Reads LRE tables (JSON), CounterFact (JSON), CSV, TSV and Parquet with named columns; several SOURCEs make several
 relations of one domain. Writes data/facts/NAME.yaml, and with --add params.yaml and dvc.yaml. No GPU, seconds.
 
-  gradaware import-facts ../shared/lre/object_superclass.json --domain things --add
+  gradaware import-facts painter.json --domain paintings --add
   gradaware import-facts athletes.csv --domain sport --subject athlete --answer sport --add \\
     --template "The sport of {subject} is" --template "What {subject} is known for is"
 """
@@ -82,8 +82,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="SUBJECT,ANSWER",
         action="append",
         default=[],
-        help="what subjects and answers are, one lower-case noun each, as country,city; RELATION=SUBJECT,ANSWER for one "
-        "relation only; default: what the source says (LRE), or the names of the columns",
+        help="what subjects and answers are, one lower-case noun each, as country,city; RELATION=SUBJECT,ANSWER for "
+        "one relation only; default: what the source says (LRE), or the names of the columns",
     )
     importing.add_argument("--limit", metavar="N", type=int, help="at most N facts a relation, the first ones")
     importing.add_argument("--plain", action="store_true", help="leave out answers that the pocket model can't write")

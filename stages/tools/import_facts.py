@@ -155,8 +155,8 @@ def kinds_of(found: Found, given: Sequence[str]) -> tuple[str, str]:
         return noun(subject), noun(answer)
     except InputError as error:
         raise InputError(
-            f"relation {slug(found.relation)!r}: kinds of subjects and answers: found {kinds!r}, wanted two nouns of one "
-            "lower-case word each: give them with --kinds country,city"
+            f"relation {slug(found.relation)!r}: kinds of subjects and answers: found {kinds!r}, wanted two nouns of "
+            "one lower-case word each: give them with --kinds country,city"
         ) from error
 
 
@@ -190,7 +190,8 @@ def build(
     """The domain that these relations make; `templates` and `kinds` ("country,city") may begin with "RELATION=".
 
     Raises:
-        InputError: the name is no domain's name, no relation is left, or one lacks a template or a kind; says what to do.
+        InputError: the name is no domain's name, no relation is left, or one has no template or no kinds; says what to
+            do.
     """
     try:
         TypeAdapter(Name).validate_python(domain)

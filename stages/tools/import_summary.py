@@ -10,7 +10,7 @@ from ..core.data.facts import Relation, facts_path
 from .import_facts import FEWEST, WANTED, Imported, pocket_spelling
 
 FEW = 20
-FACTS, ANSWERS, RELATIONS = 80, 40, 2
+FACTS, ANSWERS, RELATIONS = 100, 60, 2
 """What each of the project's own domains has at least."""
 
 

@@ -226,7 +226,7 @@ def test_the_summary_names_what_was_left_out_what_is_thin_and_the_next_step(
         "1 the prompt names the answer: Big Barda → Big Barda",
         "1 template made up from the relation's name, as there was one only: 'The hero of {subject} is'",
         "fewer than 3 templates: hero",
-        "facts 2 of 80, answers 2 of 40, relations 1 of 2",
+        "facts 2 of 100, answers 2 of 60, relations 1 of 2",
         "(Kara Zor-El → Kara Zor - El)",
         "--add --force",
     ):

@@ -150,8 +150,8 @@ class World:
             for entity, kind in sides:
                 if kinds.setdefault(entity, kind) != kind:
                     raise InputError(
-                        f"{facts_path(domain)}: relations.{name}: {entity!r} is a {kind} here and a {kinds[entity]} in "
-                        f"{named[entity]}, wanted one kind: rename one of the two entities, or leave it out"
+                        f"{facts_path(domain)}: relations.{name}: {entity!r} has kind {kind!r} here and "
+                        f"{kinds[entity]!r} in {named[entity]}, wanted one: rename one of the two, or leave it out"
                     )
                 named.setdefault(entity, facts_path(domain))
         subjects = {fact.subject for *_, relation in relations for fact in relation.facts}

@@ -21,7 +21,17 @@ from .tables import LABELS, PROMPTS, VIRTUAL_STEP, Schema, read_table
 
 BLOCK_ROWS = 512
 """Rows read together where all are gone through, whatever the size of the stores' shards: the sums stay the same."""
-TAUGHT = ("domain", "prompt", "target", "answer", "split", "held_out", "label_domain", "label_moved_to", "label_moved_from")
+TAUGHT = (
+    "domain",
+    "prompt",
+    "target",
+    "answer",
+    "split",
+    "held_out",
+    "label_domain",
+    "label_moved_to",
+    "label_moved_from",
+)
 """The columns that a projector's training reads."""
 SAME = ("model", "commit", "hook_point", "loss", "sign")
 """Attributes that the stores of all domains share."""

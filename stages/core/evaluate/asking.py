@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-import numpy as np
 import polars as pl
 import torch
 
@@ -12,12 +11,13 @@ from ..data.gathering import Gathered, Means, blocks
 from ..data.tables import write_table
 from ..engine.rows import samples_of
 from ..model.decoder import Decoder
+from ..reader.injection import Slots
 from ..reader.reader import Reader
-from ..reader.reports import reports_of
+from ..reader.reports import answers_of
 from ..reader.shams import Normal
 from ..run.scratch import Scratch
 from .cases import COUNTERFACTUAL, SEEN, Questions
-from .conditions import ALL, Condition, Filled, Pool, Vectors
+from .conditions import CONDITIONS, Condition, Pool, Vectors
 from .fine_tuning import activation_moves
 from .scores import scored
 from .table import REPORTS
@@ -44,7 +44,7 @@ def pieces_of(questions: Questions, seeds: Sequence[Reader], bias: Reader) -> li
     """
     first = seeds[:1] if seeds[0].adapter is None else seeds
     who = {"seeds": seeds, "first seed": first, "bias only": [bias]}
-    asked = [(condition, condition.cases(questions)) for condition in ALL]
+    asked = [(condition, condition.cases(questions)) for condition in CONDITIONS]
     return [Piece(one, cases, reader) for one, cases in asked if len(cases) for reader in who[one.readers]]
 
 
@@ -79,7 +79,6 @@ class Asking:
             piece.cases.rename({"gradient_domain": "domain"}),
             self.data.gradient[at],
             self.data.activation[at],
-            np.array(piece.reader.card.reference, dtype=np.float32),
             self.settings.seed,
             *self.training,
             moves=partial(self.moves, piece.cases),
@@ -91,10 +90,10 @@ class Asking:
         condition, cases, reader = piece.condition, piece.cases, piece.reader
         vectors = self.vectors(piece)
         with torch.no_grad():
-            filled = None if vectors is None else condition.fill(reader, vectors)
+            slots = None if vectors is None else condition.fill(reader, vectors)
         if condition.swapped:
             cases = cases.rename({"target": "answer", "answer": "target"})
-        return written(reader, cases, filled, condition.name, self.settings.report_tokens)
+        return written(reader, cases, slots, condition.name, self.settings.report_tokens)
 
     def keep(self, pieces: Iterable[Piece], scratch: Scratch, advance: Callable[[int], None]) -> None:
         """Keeps the reports of each piece in `scratch` as soon as it is done."""
@@ -103,10 +102,9 @@ class Asking:
             advance(len(piece.cases))
 
 
-def written(reader: Reader, cases: pl.DataFrame, filled: Filled | None, condition: str, tokens: int) -> pl.DataFrame:
-    """The reader's reports on the cases, of at most `tokens` tokens, marked (REPORTS); `filled` None: no injection."""
-    slots, confidence = filled or (None, None)
-    reports = reports_of(reader, cases["host"].to_list(), slots, tokens)
-    known = pl.lit(None) if confidence is None else pl.Series(confidence.cpu().numpy())
-    cases = cases.with_columns(condition=pl.lit(condition), seed=pl.lit(reader.seed), confidence=known)
-    return scored(cases, reports)
+def written(reader: Reader, cases: pl.DataFrame, slots: Slots | None, condition: str, tokens: int) -> pl.DataFrame:
+    """The reader's reports on the cases, of at most `tokens` tokens, marked (REPORTS); `slots` None: no injection."""
+    reports = answers_of(reader, cases["host"].to_list(), reader.card.question, slots, tokens)
+    confidence = pl.Series(reports.pressure.numpy())
+    cases = cases.with_columns(condition=pl.lit(condition), seed=pl.lit(reader.seed), confidence=confidence)
+    return scored(cases, reports.texts)

@@ -11,15 +11,18 @@ from torch.nn import functional as F
 from ..data.gathering import BLOCK_ROWS, Vectors, blocks
 from ..data.shuffling import Shuffled
 from ..model.decoder import Decoder
+from ..reader.injection import Slots
+from ..reader.projectors import directions
+from ..reader.reader import Reader
 from ..reader.vocabulary import in_parts
 
 PROBE_STEPS = 300
 PROBE_BATCH = 512
 
 
-def directions(gradients: Float[np.ndarray, "sample layer d_model"]) -> Float[torch.Tensor, "sample f"]:
-    """Normalised update directions, layers side by side, at the scale that projectors read."""
-    return (F.normalize(-torch.tensor(gradients), dim=-1) * gradients.shape[-1] ** 0.5).flatten(1)
+def flat(gradients: Float[np.ndarray, "sample vector d_model"]) -> Float[torch.Tensor, "sample f"]:
+    """Update directions as projectors read them, all places' and layers' side by side."""
+    return directions(torch.tensor(gradients))
 
 
 def probe(
@@ -50,29 +53,29 @@ def probe(
         parts = [(shuffled.vectors(0, rows), rows) for rows, _ in shuffled.batch("probe", step, PROBE_BATCH)]
         drawn, picked = (np.concatenate(each) for each in zip(*parts, strict=True))
         optimizer.zero_grad()
-        logits = head(directions(drawn)).split(sizes, 1)
+        logits = head(flat(drawn)).split(sizes, 1)
         losses = [F.cross_entropy(part, of) for part, of in zip(logits, y[picked].T, strict=True)]
         torch.stack(losses).sum().backward()
         optimizer.step()
         schedule.step()
     with torch.no_grad():
-        best = [part.argmax(1).numpy() for part in head(directions(test)).split(sizes, 1)]
+        best = [part.argmax(1).numpy() for part in head(flat(test)).split(sizes, 1)]
     return pl.DataFrame({column: classes[at] for (column, classes), at in zip(names.items(), best, strict=True)})
 
 
 @torch.no_grad()
 def unembedded(
-    decoder: Decoder, gradients: Float[np.ndarray, "sample layer d_model"]
+    decoder: Decoder, gradients: Float[np.ndarray, "sample d_model"]
 ) -> Float[torch.Tensor, "sample vocabulary"]:
-    """The update direction of the last layer asked for, times the final norm's weight, times the head."""
-    direction = F.normalize(-torch.tensor(gradients[:, -1]), dim=-1).to(decoder.device, decoder.dtype)
+    """The update direction, times the final norm's weight, times the head."""
+    direction = F.normalize(-torch.tensor(gradients), dim=-1).to(decoder.device, decoder.dtype)
     weight = getattr(decoder.norm, "weight", None)
     return decoder.head(direction * weight if weight is not None else direction).float()
 
 
 def extremes(
     decoder: Decoder,
-    gradients: Float[np.ndarray, "sample layer d_model"],
+    gradients: Float[np.ndarray, "sample d_model"],
     among: Callable[[Float[torch.Tensor, "_ vocabulary"]], Float[torch.Tensor, "_ token"]],
 ) -> list[Int[torch.Tensor, " sample"]]:
     """The token, of those that `among` picks, that the unembedded update direction raises most, and lowers most."""
@@ -84,9 +87,7 @@ def extremes(
     return [torch.cat(each) for each in zip(*in_parts(part, len(gradients), decoder.vocabulary), strict=True)]
 
 
-def lens(
-    decoder: Decoder, gradients: Float[np.ndarray, "sample layer d_model"], lexicon: dict[str, str]
-) -> pl.DataFrame:
+def lens(decoder: Decoder, gradients: Float[np.ndarray, "sample d_model"], lexicon: dict[str, str]) -> pl.DataFrame:
     """The entities whose first tokens rise and fall most in the unembedded update direction; no training.
 
     `lexicon`: domain by entity. Columns of the result: domain, moved_to (rises most), moved_from (falls most).
@@ -103,14 +104,43 @@ def lens(
     )
 
 
+@torch.no_grad()
+def nearest_entities(reader: Reader, slots: Slots, lexicon: dict[str, str]) -> pl.DataFrame:
+    """The entities nearest to what stands in the slots, by cosine to their tokens' embeddings; no model takes part.
+
+    Moved to: the largest mean cosine, of the tokens to what is felt at their places, among entities of as many tokens
+    as the row has places. Moved from: the first token nearest to the negative at the first place. `lexicon`: domain by
+    entity. Columns of the result: domain (that of the entity moved to), moved_to, moved_from.
+    """
+    entities, most = list(lexicon), slots.felt.shape[1]
+    tokens = [reader.decoder.continuation(entity)[:most] for entity in entities]
+    lengths = torch.tensor([len(ids) for ids in tokens], device=slots.count.device)
+    scores = torch.zeros((len(slots), len(entities)), device=slots.felt.device)
+    for place in range(most):
+        ids = torch.tensor([ids[place] if place < len(ids) else 0 for ids in tokens], device=slots.felt.device)
+        cosine = F.normalize(slots.felt[:, place], dim=-1) @ reader.tokens[ids].T
+        scores += torch.where(place < lengths, cosine, 0.0)
+    ups = (scores / lengths).masked_fill(lengths != slots.count[:, None], -torch.inf).argmax(1).tolist()
+    first = reader.tokens[torch.tensor([ids[0] for ids in tokens], device=slots.felt.device)]
+    downs = (F.normalize(slots.opposite[:, 0], dim=-1) @ first.T).argmax(1).tolist()
+    moved_to = [entities[up] for up in ups]
+    return pl.DataFrame(
+        {
+            "domain": [lexicon[entity] for entity in moved_to],
+            "moved_to": moved_to,
+            "moved_from": [entities[down] for down in downs],
+        }
+    )
+
+
 def nearest(
     gradients: Vectors, train: Integer[np.ndarray, " n"], test: Float[np.ndarray, "m layer d_model"]
 ) -> Int[np.ndarray, " m"]:
     """Which of the rows `train` has the update direction of largest cosine to each test row's: no learning."""
-    asked, found = directions(test), torch.zeros(len(test), dtype=torch.long)
+    asked, found = flat(test), torch.zeros(len(test), dtype=torch.long)
     best = torch.full((len(test),), -torch.inf)
     for number, block in enumerate(blocks(gradients, train)):
-        nearer = (asked @ directions(block).T).max(1)
+        nearer = (asked @ flat(block).T).max(1)
         found = torch.where(nearer.values > best, nearer.indices + number * BLOCK_ROWS, found)
         best = torch.maximum(best, nearer.values)
     return found.numpy()

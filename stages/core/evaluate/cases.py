@@ -16,7 +16,7 @@ from .section import Evaluation
 NO_HOST = "none"
 SEEN = pl.col("held_out") == "none"
 COUNTERFACTUAL = pl.col("kind") == "counterfactual"
-HELD_OUT = ("target", "subject", "template", "relation")
+HELD_OUT = ("target", "answer", "kind", "subject", "template")
 
 
 class Questions:

@@ -4,26 +4,25 @@ Randomness is keyed on the row's prompt_id, so that what a row gets is the same 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from ..data.gathering import Means
 from ..reader import shams
+from ..reader.injection import Slots
 from ..reader.reader import Reader
 from ..run.errors import InputError
 from ..run.seeds import keyed_int, keyed_rng
 from .baselines import extremes
 from .cases import Questions
 
-Vectors = Float[np.ndarray, "_ layer d_model"]
-Filled = tuple[Float[Tensor, "row k d_model"], Float[Tensor, " row"] | None]
-"""What goes into the slots, and the confidence that a gradient was read (None: the gate had no part)."""
+Vectors = Float[np.ndarray, "_ vector d_model"]
+"""A vector for each layer at the first place, then for each at the next."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,6 @@ class Pool:
 
     Attributes:
         rows: the cases; columns prompt_id, domain, target and answer.
-        reference: the norm that "strong" and "weak" are told apart at.
         likeness: the distribution of training gradients.
         means: the mean activations of training prompts, by answer.
         moves: computes how each row's activation moves when the model is fine-tuned on that row.
@@ -41,7 +39,6 @@ class Pool:
     rows: pl.DataFrame
     gradients: Vectors
     activations: Vectors
-    reference: Float[np.ndarray, " layer"]
     seed: int
     likeness: shams.Normal
     means: Means
@@ -138,40 +135,28 @@ def steering_vector(pool: Pool) -> Vectors:
     return -shams.normed(np.stack(moves), pool.gradients)
 
 
-def scaled(factor: float) -> Callable[[Pool], Vectors]:
-    """The gradient at `factor` times the reference norm: its direction is kept, its strength is known."""
-
-    def make(pool: Pool) -> Vectors:
-        norms = np.linalg.norm(pool.gradients, axis=-1, keepdims=True)
-        return (pool.gradients / norms * factor * pool.reference[:, None]).astype(np.float32)
-
-    return make
-
-
 def fine_tuned(pool: Pool) -> Vectors:
-    """Minus the difference that real fine-tuning makes to the activation, at the gradient's norm."""
+    """Minus the difference that real fine-tuning makes to the activation at the first place, at the gradient's norm."""
     assert pool.moves is not None
-    return -shams.normed(pool.moves(), pool.gradients)
+    moves = np.zeros_like(pool.gradients)
+    first = pool.moves()
+    moves[:, : first.shape[1]] = first
+    return -shams.normed(moves, pool.gradients)
 
 
-def gated(reader: Reader, vectors: Vectors) -> Filled:
-    """The projector's output; where the gate is shut, the reader is told that nothing is felt."""
-    return reader.fill(torch.tensor(vectors))
+def read(reader: Reader, vectors: Vectors) -> Slots:
+    """What the projector makes of the vectors."""
+    return reader.read(torch.tensor(vectors))
 
 
-def ungated(reader: Reader, vectors: Vectors) -> Filled:
-    """The projector's output, whatever the gate says: silence can't pass for telling apart."""
-    return reader.weigh(torch.tensor(vectors))[0], None
-
-
-def lens_tokens(reader: Reader, vectors: Vectors) -> Filled:
-    """The word "strong", the token that rises most by the untrained lens, and the one that falls most.
+def lens_tokens(reader: Reader, vectors: Vectors) -> Slots:
+    """The token that rises most by the untrained lens, and the one that falls most.
 
     The whole vocabulary counts; nothing is learned and no lexicon helps.
     """
-    up, down = extremes(reader.decoder, vectors, lambda shift: shift[:, : len(reader.tokens)])
-    strong = reader.tokens[reader.decoder.continuation("strong")[0]].expand(len(up), -1)
-    return torch.stack([strong, reader.tokens[up], reader.tokens[down]], 1), None
+    last = len(reader.card.layers) - 1
+    up, down = extremes(reader.decoder, vectors[:, last], lambda shift: shift[:, : len(reader.tokens)])
+    return Slots(reader.tokens[up][:, None], reader.tokens[down][:, None], torch.ones_like(up))
 
 
 @dataclass(frozen=True)
@@ -187,19 +172,15 @@ class Condition:
             reader of the bias-only projector.
         swapped: whether the right report has target and answer swapped.
         sham: whether it is a sham of a kind that training has not seen, which the reader should be silent about.
-        strength: the norm of what is read, in units of the reference norm, where it is set.
-        opened: whether it is asked once more with the gate open, under the name `<name>_ungated`.
     """
 
     name: str
     read: Callable[[Pool], Vectors] | None
     cases: Callable[[Questions], pl.DataFrame] = Questions.foreign_host
-    fill: Callable[[Reader, Vectors], Filled] = gated
+    fill: Callable[[Reader, Vectors], Slots] = read
     readers: Literal["seeds", "first seed", "bias only"] = "seeds"
     swapped: bool = False
     sham: bool = False
-    strength: float | None = None
-    opened: bool = False
 
 
 CONDITIONS = (
@@ -207,30 +188,17 @@ CONDITIONS = (
     Condition("none", None, readers="first seed"),
     Condition("zero", sham(shams.zero)),
     Condition("random", sham(shams.gaussian)),
-    Condition("covariance_matched", covariance_matched, sham=True, opened=True),
+    Condition("covariance_matched", covariance_matched, sham=True),
     *(Condition(name, sham(kind), sham=True) for name, kind in shams.TESTED.items()),
     Condition("shuffled_within", shuffled_within, Questions.peers),
     Condition("shuffled_across", shuffled_across),
     Condition("sign_flipped", sign_flipped, swapped=True),
-    Condition("much_weaker", scaled(1 / 9), strength=1 / 9),
-    Condition("weaker", scaled(1 / 3), strength=1 / 3),
-    Condition("stronger", scaled(3.0), strength=3.0),
-    Condition("much_stronger", scaled(9.0), strength=9.0),
-    Condition("activation", activation, opened=True),
-    Condition("activation_negated", activation_negated, opened=True),
+    Condition("activation", activation),
+    Condition("activation_negated", activation_negated),
     Condition("without_activation", without_activation),
-    Condition("steering_vector", steering_vector, opened=True),
+    Condition("steering_vector", steering_vector),
     Condition("lens_tokens", gradient, fill=lens_tokens, readers="first seed"),
     Condition("bias_only", gradient, readers="bias only"),
-    Condition("fine_tuned", fine_tuned, Questions.few, opened=True),
+    Condition("fine_tuned", fine_tuned, Questions.few),
     Condition("false_host", gradient, Questions.false_host),
 )
-ALL = (
-    *CONDITIONS,
-    *(
-        replace(one, name=f"{one.name}_ungated", fill=ungated, sham=False, opened=False)
-        for one in CONDITIONS
-        if one.opened
-    ),
-)
-"""Every condition that is asked, those with the gate open last."""

@@ -1,6 +1,7 @@
-"""Fine-tuning on one sample for real: how far it moves that sample's activation."""
+"""Fine-tuning for real, and back again: how far it moves an activation, and what a model says once a fact is edited."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -13,33 +14,49 @@ STEPS = 5
 LEARNING_RATE = 3e-4
 
 
-def activation_moves(
-    decoder: Decoder, samples: Sequence[Sample], layers: Sequence[int]
-) -> Float[np.ndarray, "sample layer d_model"]:
-    """Activation after minus before fine-tuning all weights on one sample, at the last prompt token, sample by sample.
-
-    STEPS steps of Adam on the sample's own loss, -log p(target | prompt); the weights are put back after each sample.
-    """
+@contextmanager
+def trainable(decoder: Decoder) -> Iterator[Callable[[], None]]:
+    """Within the block all weights learn. Yields a function that puts the weights back, as leaving the block does."""
     parameters = list(decoder.model.parameters())
     kept = [value.detach().clone() for value in parameters]
-    moves = []
     try:
         for value in parameters:
             value.requires_grad_(True)
-        for sample in samples:
-            before = activations(decoder, sample, layers)
-            optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
-            for _ in range(STEPS):
-                optimizer.zero_grad()
-                sample_loss(decoder, sample).backward()
-                optimizer.step()
-            moves.append(activations(decoder, sample, layers) - before)
-            restore(parameters, kept)
+        yield lambda: restore(parameters, kept)
     finally:
         restore(parameters, kept)
         for value in parameters:
             value.requires_grad_(False)
             value.grad = None
+
+
+def tune(
+    decoder: Decoder, samples: Sequence[Sample], steps: int, rate: float, done: Callable[[], bool] = lambda: False
+) -> None:
+    """At most `steps` steps of Adam on -log p(target | prompt), nats, summed over the samples, until `done()`."""
+    optimizer = torch.optim.Adam(decoder.model.parameters(), lr=rate)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        torch.stack([sample_loss(decoder, sample) for sample in samples]).sum().backward()
+        optimizer.step()
+        if done():
+            break
+
+
+def activation_moves(
+    decoder: Decoder, samples: Sequence[Sample], layers: Sequence[int]
+) -> Float[np.ndarray, "sample layer d_model"]:
+    """Activation after minus before fine-tuning all weights on one sample, at the last prompt token, sample by sample.
+
+    STEPS steps of Adam on the sample's own loss; the weights are put back after each sample.
+    """
+    moves = []
+    with trainable(decoder) as put_back:
+        for sample in samples:
+            before = activations(decoder, sample, layers)
+            tune(decoder, [sample], STEPS, LEARNING_RATE)
+            moves.append(activations(decoder, sample, layers) - before)
+            put_back()
     return np.stack(moves)
 
 

@@ -1,38 +1,44 @@
 """Metrics: every number of metrics.json, and the tables for plots, from the marked reports."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
-import torch
 
-from ..data.gathering import Gathered, taught
+from ..data.gathering import Gathered
 from ..labels.agreement import agreement_with_corrections
-from ..reader.projectors import STRONGEST, features
 from ..reader.reader import Reader
+from .answers import GROUPS, question_scores
 from .cases import COUNTERFACTUAL, SEEN, Questions
-from .conditions import ALL
+from .conditions import CONDITIONS
 from .estimate import Estimate
+from .knowledge import knowledge_scores
 from .options import option_scores
 from .references import reference_scores
-from .scores import SCORES, Words, real_groups, summary
+from .scores import SCORES, Words, mean_scores, real_groups, summary
 from .section import Evaluation
 from .statistics import calibration, calibration_error, estimates, exact_high, with_differences
 from .steering import steering_success
 
 ALARM = pl.col("pressure") | pl.col("malformed")
 """Whether a report on a sham is a false alarm: all but "no pressure" is."""
-POOLED = ("weaker", "stronger")
-"""The conditions whose reports the headline of strength is over: a third and three times the reference norm."""
 
 
 def metrics_of(
-    reports: pl.DataFrame, data: Gathered, questions: Questions, readers: Sequence[Reader], labels: pl.DataFrame
+    reports: pl.DataFrame,
+    answers: pl.DataFrame,
+    peers: Sequence[pl.DataFrame],
+    data: Gathered,
+    questions: Questions,
+    readers: Sequence[Reader],
+    labels: pl.DataFrame,
 ) -> dict[str, Any]:
     """The groups of metrics.json: nested dicts of estimates and plain numbers.
 
     Args:
         reports: all reports, marked (REPORTS).
+        answers: all answers to questions, marked (ANSWERS).
+        peers: each peer's reports on its own gradients, marked (REPORTS); condition: its name.
         data: the prompts, labels and gradients of all domains.
         questions: what was asked.
         readers: one a projector seed.
@@ -41,23 +47,19 @@ def metrics_of(
     how, rows, reader = questions.settings, questions.rows, readers[0]
     words = Words.of(data.rows)
     trained = ~pl.col("domain").is_in(reader.card.held_out_domains)
-    lessons = taught(data.rows.filter(trained), "train")
     train = rows.filter((pl.col("split") == "train") & SEEN)
-    shams = [one.name for one in ALL if one.sham]
-    factors = {one.name: one.strength for one in ALL if one.strength is not None}
+    shams = [one.name for one in CONDITIONS if one.sham]
     facts = data.rows.filter(COUNTERFACTUAL).unique("prompt", maintain_order=True)["prompt_id"]
     return {
         **group_scores(reports, how, words),
-        **unlabelled_target_scores(reports, {*lessons["label_moved_to"], *lessons["label_moved_from"]}, how, words),
         "controls": control_scores(reports, how, words),
         "detection": detection(reports, shams, how),
-        "strength": {
-            **strength_at_set_norms(reports, factors, how),
-            "natural": strength_at_own_norms(reports, relative_norms(data, reports, reader), STRONGEST, how),
-        },
+        "questions": question_scores(answers.filter(pl.col("reading") == "asked"), how),
+        "knowledge": knowledge_scores(answers.filter(pl.col("reading") != "asked"), how),
+        "peers": {one["condition"][0]: peer_scores(one, how) for one in peers},
         "circularity": correction_or_label(reports, data.rows.select("prompt_id", "label_moved_to"), how),
-        "seeds": seed_scores(reports, shams, factors),
-        **reference_scores(data, train.filter(trained), rows, reports, reader.decoder, how),
+        "seeds": seed_scores(reports, shams),
+        **reference_scores(data, train.filter(trained), rows, reports, reader, how),
         "options": option_scores(data, questions.grid, readers, how),
         "steering": steering_success(data, train, questions.grid, reader.decoder, how),
         "teacher": agreement_with_corrections(labels, rows.filter(COUNTERFACTUAL)),
@@ -71,17 +73,10 @@ def group_scores(reports: pl.DataFrame, how: Evaluation, words: Words | None = N
     return {name: with_calibration(rows, how, words) for name, rows in groups if len(rows)}
 
 
-def unlabelled_target_scores(
-    reports: pl.DataFrame, named: Collection[str], how: Evaluation, words: Words | None = None
-) -> dict[str, Any]:
-    """The group `held_out_entity`, if there is such a report: held-out targets that no training label names at all.
-
-    `named`: the words that training labels name as moved to or as moved from. No label says that a held-out target is
-    moved to, but a projector that has learnt to read it as moved from may know it by the sign. The strict test is of
-    targets in neither place.
-    """
-    rows = real_groups(reports)["held_out_target"].filter(~pl.col("target").is_in(list(named)))
-    return {"held_out_entity": with_calibration(rows, how, words)} if len(rows) else {}
+def peer_scores(reports: pl.DataFrame, how: Evaluation) -> dict[str, Any]:
+    """The scores of a peer's reports on its own gradients, by group of gradients."""
+    parts = {name: reports.filter(pl.col("held_out") == value) for name, value in GROUPS.items()}
+    return {name: mean_scores(part, how, with_chance=False) for name, part in parts.items() if len(part)}
 
 
 def with_calibration(rows: pl.DataFrame, how: Evaluation, words: Words | None) -> dict[str, Any]:
@@ -158,61 +153,6 @@ def detection(reports: pl.DataFrame, shams: Sequence[str], how: Evaluation) -> d
     }
 
 
-def strength_at_set_norms(reports: pl.DataFrame, factors: Mapping[str, float], how: Evaluation) -> dict[str, Any]:
-    """`accuracy`: share of reports that name a gradient's strength rightly, over POOLED; and of each condition alone.
-
-    `factors`: by condition, the norm that its gradients are scaled to, in units of the reference norm.
-    """
-
-    def accuracy(rows: pl.DataFrame) -> dict[str, Estimate]:
-        return estimates({"accuracy": rows["right"].to_numpy()}, rows["target"].to_list(), how)
-
-    marked = strength_marked(reports, factors)
-    each = {name: accuracy(marked.filter(pl.col("condition") == name)) for name in factors}
-    return accuracy(marked.filter(pl.col("condition").is_in(POOLED))) | each
-
-
-def strength_marked(reports: pl.DataFrame, factors: Mapping[str, float]) -> pl.DataFrame:
-    """The reports of conditions with a set norm; `right`: they say "strong" above the reference norm, "weak" below."""
-    wanted = {name: "strong" if factor > 1 else "weak" for name, factor in factors.items()}
-    rows = reports.filter(pl.col("condition").is_in(list(wanted)))
-    return rows.with_columns(
-        right=pl.col("strength") == pl.col("condition").replace_strict(wanted, return_dtype=pl.String)
-    )
-
-
-def relative_norms(data: Gathered, reports: pl.DataFrame, reader: Reader) -> pl.DataFrame:
-    """Columns prompt_id and natural: ln of the norm of each reported gradient, in units of the reference norm."""
-    read = data.rows.filter(pl.col("prompt_id").is_in(reports["prompt_id"].implode()))
-    norms = features(torch.from_numpy(data.gradient[read["row"].to_numpy()]), reader.reference.cpu())[1][:, 0]
-    return read.select("prompt_id", natural=pl.Series(norms.numpy()))
-
-
-def strength_at_own_norms(
-    reports: pl.DataFrame, norms: pl.DataFrame, furthest: float, how: Evaluation
-) -> dict[str, Any]:
-    """`accuracy`: share of the decoupling reports that name the strength of a gradient as it is.
-
-    `share_further`: the share of its gradients that are stronger or weaker than training makes any. `median_apart`: how
-    far the median gradient is from the reference norm, where "weak" passes into "strong", as |ln| of its norm in units
-    of it: near zero the two words are hard to tell apart.
-
-    Args:
-        reports: all.
-        norms: columns prompt_id and natural (`relative_norms`).
-        furthest: the largest |ln| in training.
-        how: of the intervals.
-    """
-    rows = real_groups(reports)["decoupling"].join(norms, on="prompt_id", how="inner", maintain_order="left")
-    apart = rows.unique("prompt_id")["natural"].abs()
-    right = rows["strength"] == pl.Series(["strong" if ln > 0 else "weak" for ln in rows["natural"]], dtype=pl.String)
-    return {
-        "share_further": (apart > furthest).mean(),
-        "median_apart": apart.median(),
-        **estimates({"accuracy": right.to_numpy()}, rows["target"].to_list(), how),
-    }
-
-
 def correction_or_label(reports: pl.DataFrame, labels: pl.DataFrame, how: Evaluation) -> dict[str, Any]:
     """Do reports say what the gradient does, or what the teacher would have said of it?
 
@@ -228,25 +168,20 @@ def correction_or_label(reports: pl.DataFrame, labels: pl.DataFrame, how: Evalua
     return {"gradients": rows["prompt_id"].n_unique()} | found
 
 
-def seed_scores(
-    reports: pl.DataFrame, shams: Sequence[str], factors: Mapping[str, float]
-) -> dict[str, dict[str, float]]:
+def seed_scores(reports: pl.DataFrame, shams: Sequence[str]) -> dict[str, dict[str, float]]:
     """The headline numbers of each projector seed; one without a report to count is left out.
 
     `<group>_<score>` for the decoupling group, held-out targets and sign-flipped gradients;
-    `sign_flipped_both_words`: target and answer are swapped in the same report. The others as in `detection` and
-    `strength_at_set_norms`.
+    `sign_flipped_both_words`: target and answer are swapped in the same report. The others as in `detection`.
     """
     found: dict[str, dict[str, float]] = {}
     for (seed,), rows in reports.group_by("seed", maintain_order=True):
         parts = {name: real_groups(rows)[name] for name in ("decoupling", "held_out_target")}
         flipped = parts["sign_flipped"] = rows.filter(pl.col("condition") == "sign_flipped")
-        strength = strength_marked(rows, factors).filter(pl.col("condition").is_in(POOLED))
         marks = {f"{group}_{name}": part[column] for group, part in parts.items() for name, column in SCORES.items()}
         marks |= {
             "sign_flipped_both_words": flipped["target_right"] & flipped["answer_right"],
             "detection_rate": parts["decoupling"]["pressure"],
-            "strength_accuracy": strength["right"],
         }
         tried = rows.filter(pl.col("condition").is_in(list(shams)))
         counts = {"sham_reports": len(tried), "false_alarms": tried.filter(ALARM).height}

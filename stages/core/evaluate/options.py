@@ -11,7 +11,7 @@ from jaxtyping import Float
 from ..data import grammar
 from ..data.gathering import Gathered
 from ..reader.reader import Reader
-from ..reader.reports import report_losses
+from ..reader.reports import answer_losses, prompts_of
 from ..reader.shams import normed
 from ..run.errors import InputError
 from ..run.seeds import keyed_int, keyed_rng
@@ -72,7 +72,7 @@ def option_scores(
     """
     named = choices(data, test, settings.seed)
     options = [
-        [grammar.report(domain, one, answer, "strong") for one in row]
+        [grammar.report(domain, one, answer) for one in row]
         for row, (domain, answer) in zip(named, test.select("domain", "answer").iter_rows(), strict=True)
     ]
     gradients = data.gradient[test["row"].to_numpy()]
@@ -98,7 +98,9 @@ def report_logprob(
     found = []
     for start in range(0, len(tails), 256):
         rows = slice(start, start + 256)
-        losses, row = report_losses(reader, hosts[rows], tails[rows], reader.vectors(gradients[rows]))
+        slots = reader.read(gradients[rows])
+        prompts = prompts_of(reader, hosts[rows], reader.card.question, slots)
+        losses, row = answer_losses(reader, prompts, tails[rows], slots)
         found.append(-losses.new_zeros(len(tails[rows])).index_add(0, row, losses))
     return torch.cat(found)
 

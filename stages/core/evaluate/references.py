@@ -3,10 +3,11 @@
 from typing import Any
 
 import polars as pl
+import torch
 
 from ..data.gathering import Gathered
-from ..model.decoder import Decoder
-from .baselines import lens, nearest, probe
+from ..reader.reader import Reader
+from .baselines import lens, nearest, nearest_entities, probe
 from .cases import HELD_OUT
 from .scores import SAID, SCORES, real_groups
 from .section import Evaluation
@@ -18,19 +19,20 @@ GROUPS = (FIRST, *(f"held_out_{reason}" for reason in HELD_OUT), "corrections")
 
 
 def reference_scores(
-    data: Gathered, train: pl.DataFrame, rows: pl.DataFrame, reports: pl.DataFrame, decoder: Decoder, how: Evaluation
+    data: Gathered, train: pl.DataFrame, rows: pl.DataFrame, reports: pl.DataFrame, reader: Reader, how: Evaluation
 ) -> dict[str, Any]:
     """What can be read without the model's reports, of the very gradients that the reports are about.
 
-    `ceiling`: a linear probe taught the known corrections of `train`; `floor`: the lens; `retrieval`: the correction of
-    the nearest training gradient. Each has its scores on the gradients of the decoupling group and, one level below by
+    `without_model`: the entities nearest to what stands in the slots, which no model has read; `ceiling`: a linear
+    probe taught the known corrections of `train`; `floor`: the lens; `retrieval`: the correction of the nearest
+    training gradient. Each has its scores on the gradients of the decoupling group and, one level below by
     the group's name, on those of every other group with reports; see `against_reports`.
 
     Args:
         data: all gradients.
         train, rows: rows of `data` whose premise holds, those that references are taught and all.
         reports: those of the real gradients in front of hosts, whose prompt_ids are among `rows`.
-        decoder: the model.
+        reader: the reader of the first projector seed.
         how: bootstrap and seed.
     """
     found = real_groups(reports)
@@ -38,9 +40,12 @@ def reference_scores(
     asked = rows.filter(pl.col("prompt_id").is_in(set().union(*(part["prompt_id"] for part in groups.values()))))
     known, seen = train["row"].to_numpy(), data.gradient[asked["row"].to_numpy()]
     corrections = train.select("domain", moved_to="target", moved_from="answer")
+    lexicon = dict(data.rows.select("target", "domain").iter_rows())
+    last = len(reader.card.layers) - 1
     said = {
+        "without_model": nearest_entities(reader, reader.read(torch.from_numpy(seen)), lexicon),
         "ceiling": probe(data.gradient, known, corrections, seen, how.seed),
-        "floor": lens(decoder, seen, dict(data.rows.select("target", "domain").iter_rows())),
+        "floor": lens(reader.decoder, seen[:, last], lexicon),
         "retrieval": corrections[nearest(data.gradient, known, seen)],
     }
     scores = {}

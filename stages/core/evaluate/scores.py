@@ -13,7 +13,7 @@ from .section import Evaluation
 from .statistics import chance, estimates
 from .table import REPORTS
 
-WRITTEN = ("report", "strength", "domain", "moved_to", "moved_from", "pressure", "malformed")
+WRITTEN = ("report", "domain", "moved_to", "moved_from", "pressure", "malformed")
 """The columns that are read off a report's text."""
 SCORES = {
     "domain_accuracy": "domain_right",

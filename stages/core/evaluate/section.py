@@ -11,6 +11,8 @@ class Evaluation(Section):
     """`gradients`: test gradients a domain in the grid, and in each control and held-out group; `fine_tuned` of
     them are fine-tuned on for real (0: none; it takes five times the weights' memory).
 
+    `edits`: facts that are changed in the model by fine-tuning, to see its answers change with them (0: none).
+
     `step_sizes`: of steering, fractions of the residual norm.
 
     `bootstrap`: resamples (of entities) for the intervals. `report_tokens`: most tokens of a report.
@@ -18,6 +20,7 @@ class Evaluation(Section):
 
     gradients: Count
     fine_tuned: Annotated[int, Field(ge=0)]
+    edits: Annotated[int, Field(ge=0)]
     step_sizes: Annotated[list[Rate], Field(min_length=1)]
     bootstrap: Count
     report_tokens: Count

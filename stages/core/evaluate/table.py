@@ -14,9 +14,8 @@ REPORTS = {
     "target": pl.String,  # what the report should say is moved to; swapped where the condition flips the sign
     "answer": pl.String,  # what it should say is moved from
     "seed": pl.Int32,
-    "confidence": pl.Float32,  # that a gradient was read, 0 to 1; null where nothing was read or the gate was open
+    "confidence": pl.Float32,  # the probability that the report does not begin as "no pressure" does
     "report": pl.String,
-    "strength": pl.String,
     "domain": pl.String,
     "moved_to": pl.String,
     "moved_from": pl.String,

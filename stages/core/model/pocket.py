@@ -22,7 +22,7 @@ from ..run.seeds import keyed_rng
 from .checkpoints import Curve, Resumable, reproducibly
 from .corpus import BATCH_NAMES, IGNORE, Corpus, Row, permuted
 from .section import Pocket
-from .words import END, PAD, SLOT, make_tokenizer
+from .words import END, PAD, make_tokenizer
 
 KEPT_EVERY = 100
 GROUPS = 3
@@ -143,9 +143,12 @@ def fill(
     held = column([content.token is not None for _, content in contents])
     token = torch.tensor([content.token or 0 for _, content in contents])
     other = torch.tensor([content.other for _, content in contents])
-    share, level = column([content.share for _, content in contents]), column([content.noise for _, content in contents])
+    share, level = (
+        column([content.share for _, content in contents]),
+        column([content.noise for _, content in contents]),
+    )
     vectors = F.normalize(held * F.normalize(unit[token] - share * unit[other], dim=-1) + level * noise, dim=-1)
-    vectors = vectors * table[: -BATCH_NAMES or None].detach().norm(dim=-1).mean()
+    vectors = vectors * table[:-BATCH_NAMES].detach().norm(dim=-1).mean()
     row = torch.tensor([row for row, _ in contents])
     at = torch.tensor([content.at for _, content in contents])
     twice = [number for number, (_, content) in enumerate(contents) if content.opposite_at is not None]

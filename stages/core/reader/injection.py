@@ -65,7 +65,8 @@ class Slots:
 def reading_prompt(decoder: Decoder, host: str | None, question: str, slot_token: str, places: int) -> ReadingPrompt:
     """The prompt that the model reads: host and question, with a slot a place; a user's turn where it has chat turns.
 
-    `question` has `<felt>` where the slots go, and perhaps `<opposite>` behind it for those of the negative.
+    `question` has `<felt>` where the slots go, and perhaps `<opposite>` behind it for those of the negative; without
+    either it is plain text.
 
     Raises:
         InputError: the tokenizer does not turn `slot_token` into one token of its own, so that slots can't be found; or
@@ -83,7 +84,7 @@ def reading_prompt(decoder: Decoder, host: str | None, question: str, slot_token
     else:
         ids = decoder.tokens(text)
     found = [position for position, token in enumerate(ids) if token == slot_id]
-    wanted = places * (1 + question.count(OPPOSITE))
+    wanted = places * (question.count(FELT) + question.count(OPPOSITE))
     if len(found) != wanted:
         raise InputError(
             f"projector.slot_token: {slot_token!r} stands {len(found)} times in the tokens of a reading prompt, wanted "

@@ -1,0 +1,77 @@
+"""Edits: one fact is changed in the model by fine-tuning; what it says of a felt name has to change with it."""
+
+from typing import Any
+
+import polars as pl
+
+from ..data.facts import World
+from ..engine.samples import Sample
+from ..reader.injection import Slots
+from ..reader.reader import Reader
+from ..run.seeds import keyed_int
+from .answers import say
+from .fine_tuning import trainable, tune
+from .knowledge import SUBJECT, answered, entity
+from .section import Evaluation
+from .statistics import estimates
+
+STEPS = 30
+RATE = 3e-4
+OTHERS = 200
+"""Answers about other names and relations that an edit must leave as they are."""
+
+
+def edit_scores(reader: Reader, rows: pl.DataFrame, slots: Slots, world: World, how: Evaluation) -> dict[str, Any]:
+    """What a real fine-tuning step on one fact does to the answers about what is felt.
+
+    For each of `how.edits` facts that a felt name is asked about, in a relation that slots were never asked: the model
+    is fine-tuned (all weights, at most STEPS steps of Adam, until it says the new answer in plain text) on the fact
+    with another answer, in the relation's templates but the last. `flips`: the felt name's question, in the last
+    template, is answered with the new answer. `others_change`: of OTHERS answers about other felt names and relations,
+    the share that is not as before. `learnt`: the plain question is answered with the new answer. Weights are put back
+    each time.
+
+    Args:
+        reader: the model.
+        rows: the questions (`knowledge.with_own`).
+        slots: one row a case, as the questions are asked.
+        world: of the relations' templates.
+        how: number of edits and the intervals.
+    """
+    asked = rows.filter(pl.col("form") == "foreign").unique(["asks", "target"], maintain_order=True)
+    key = pl.Series([keyed_int(how.seed, "edit", text) for text in asked["plain"]], dtype=pl.UInt64)
+    chosen = asked.with_columns(key=key).sort("key").drop("key")[: how.edits]
+    sample = rows.sample(min(OTHERS, len(rows)), seed=how.seed)
+    before = answered(reader, sample, "raw", slots, how.report_tokens)["said"]
+    relations = {name: relation for _, name, relation in world.relations}
+    marks: list[dict[str, float]] = []
+    with trainable(reader.decoder) as put_back:
+        for number, fact in enumerate(chosen.iter_rows(named=True)):
+            others = [name for name in fact["entities"] if name not in (fact["expected"], fact["target"])]
+            new = others[keyed_int(how.seed, "edited", fact["plain"]) % len(others)]
+            samples = [
+                sample_of(reader, template.replace(SUBJECT, fact["target"]), new)
+                for template in relations[fact["asks"]].templates[:-1]
+            ]
+            tune(reader.decoder, samples, STEPS, RATE, lambda fact=fact, new=new: learnt(reader, fact, new, how))
+            own = answered(reader, chosen[number : number + 1], "raw", slots, how.report_tokens)
+            kept = (sample["asks"] != fact["asks"]) | (sample["target"] != fact["target"])
+            now = answered(reader, sample, "raw", slots, how.report_tokens)["said"]
+            changed = (now != before).filter(kept)
+            told = learnt(reader, fact, new, how)
+            marks.append({"flips": own["said"][0] == new, "others_change": changed.mean(), "learnt": told})
+            put_back()
+    scores = pl.DataFrame(marks).cast(pl.Float64)
+    clusters = chosen["target"].to_list()
+    return {"edits": len(marks)} | estimates({name: scores[name].to_numpy() for name in scores.columns}, clusters, how)
+
+
+def learnt(reader: Reader, fact: dict[str, Any], new: str, how: Evaluation) -> bool:
+    """Whether the model says the new answer in plain text."""
+    return entity(say(reader, [fact["plain"]], None, how.report_tokens)[0], fact["entities"]) == new
+
+
+def sample_of(reader: Reader, prompt: str, target: str) -> Sample:
+    """A prompt and what it is to be continued with."""
+    decoder = reader.decoder
+    return Sample(tuple(decoder.tokens(prompt)), tuple(decoder.continuation(target)), None)

@@ -1,0 +1,109 @@
+"""Interviews: all questions to the model under study and its peers, as pieces that survive a kill."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from ..data.facts import World
+from ..data.gathering import Gathered
+from ..data.questions import Question
+from ..model.decoder import Decoder
+from ..reader.injection import Slots
+from ..reader.reader import Reader
+from .answers import GROUPS, asked
+from .baselines import nearest_entities
+from .cases import COUNTERFACTUAL, SEEN, Questions, picked
+from .edits import edit_scores
+from .knowledge import about, answered, dealt, looked_up, readings, with_marks, with_own
+from .peers import PEERS, own_cases, own_slots, peer_reader, reported
+from .section import Evaluation
+
+
+@dataclass(frozen=True)
+class Interview:
+    """What is asked of every model.
+
+    Attributes:
+        cases: gradients, each in front of a host of another domain, with their relation.
+        trained: relations that slots were asked about in pretraining.
+    """
+
+    cases: pl.DataFrame
+    world: World
+    questions: dict[str, Question]
+    trained: Sequence[str]
+    how: Evaluation
+
+    @classmethod
+    def of(cls, questions: Questions, world: World, sets: dict[str, Question], trained: Sequence[str]) -> "Interview":
+        """About the gradients of the grid, and of held-out targets and kinds."""
+        how, test = questions.settings, questions.test.filter(COUNTERFACTUAL)
+        held = [
+            picked(test.filter(pl.col("held_out") == value), how.gradients, how.seed, value)
+            for value in GROUPS.values()
+            if value != "none"
+        ]
+        rows = pl.concat([questions.grid.filter(SEEN), *held])
+        relations = rows.select("prompt_id", "relation")
+        cases = questions.foreign_host(rows).join(relations, on="prompt_id", maintain_order="left")
+        return cls(cases, world, sets, trained, how)
+
+    def slots(self, reader: Reader, data: Gathered) -> Slots:
+        """What the stored gradients of the cases put into a reader's slots."""
+        with torch.no_grad():
+            return reader.read(torch.from_numpy(data.gradient[self.cases["row"].to_numpy()]))
+
+    def of_main(self, reader: Reader, slots: Slots) -> pl.DataFrame:
+        """The answers of the model under study (ANSWERS): to the sets of questions, and from its own knowledge."""
+        questions = asked(reader, self.cases, slots, self.questions, self.world, self.how)
+        return pl.concat([questions, self.from_knowledge(reader, self.cases, slots, "main")[1]])
+
+    def of_peer(self, reader: Reader, slots: Slots, name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """A peer's reports on its own gradients (REPORTS), and its answers (ANSWERS).
+
+        Beside those from its own gradients: foreign, with `slots`, those of the model under study.
+        """
+        cases = own_cases(reader, self.cases, self.world, self.how.report_tokens)
+        reports, answers = self.from_knowledge(reader, cases, own_slots(reader, cases), name)
+        rows = self.rows(reader, self.cases)
+        return reports, pl.concat([answers, answered(reader, rows, "foreign", slots, self.how.report_tokens, name)])
+
+    def edits(self, reader: Reader, slots: Slots) -> dict[str, Any]:
+        """The group `edits` of metrics.json, where edits are asked for; see `edit_scores`."""
+        if not self.how.edits:
+            return {}
+        return {"edits": edit_scores(reader, self.rows(reader, self.cases), slots, self.world, self.how)}
+
+    def rows(self, reader: Reader, cases: pl.DataFrame) -> pl.DataFrame:
+        """The questions about these cases, with the reader's own answers."""
+        return with_own(reader, about(self.world, cases, self.trained), self.how.report_tokens)
+
+    def from_knowledge(
+        self, reader: Reader, cases: pl.DataFrame, slots: Slots, model: str
+    ) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """A model's reports on these cases (REPORTS), and its answers under every reading (ANSWERS).
+
+        nearest: what the world's facts say of the entity nearest to what stands in the slots, with no model.
+        """
+        reports = reported(reader, cases, slots, model, self.how)
+        names = {name: reports[name].to_list() for name in ("moved_to", "moved_from")}
+        rows, shuffled = self.rows(reader, cases), dealt(cases, self.world, self.how.seed)
+        domains = self.world.domains
+        lexicon = {name: domains[kind] for name, kind in self.world.kinds.items() if kind in domains}
+        nearest = nearest_entities(reader, slots, lexicon)["moved_to"].to_list()
+        return reports, pl.concat(
+            [
+                readings(reader, rows, slots, names, shuffled, self.how.report_tokens, model),
+                with_marks(rows, "nearest", looked_up(rows, nearest, self.world), model),
+            ]
+        )
+
+
+def peers_of(names: Sequence[str], reader: Reader) -> Iterator[tuple[str, Reader]]:
+    """The peers of these names, opened one after another, as readers of the raw update direction."""
+    for name in names:
+        yield name, peer_reader(Decoder.load(Path(PEERS) / name, dtype=reader.decoder.dtype), reader.card, name)

@@ -1,0 +1,61 @@
+"""Other models as readers: a further pocket model reads its own gradients, and those of the model under study."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from ..data.facts import World
+from ..engine.gradients import activation_gradients
+from ..engine.rows import samples_of
+from ..model.decoder import Decoder
+from ..reader.card import Card
+from ..reader.injection import Slots, embedding_norm
+from ..reader.reader import Reader
+from ..reader.reports import answers_of
+from .answers import say
+from .knowledge import entity
+from .scores import scored
+from .section import Evaluation
+
+PEERS = Path("data/peers")
+
+
+def peer_reader(decoder: Decoder, card: Card, name: str) -> Reader:
+    """A reader of the raw update direction, as `card` asks, by another model."""
+    raw = {"architecture": "raw", "layers": (decoder.n_layers - 1,), "whiten": False, "lora_on_the_verbaliser": None}
+    own = {"d_model": decoder.d_model, "norm": embedding_norm(decoder), "model": name, "seeds": (0,)}
+    return Reader.new(decoder, card.model_copy(update=raw | own), 0)
+
+
+def own_cases(reader: Reader, cases: pl.DataFrame, world: World, tokens: int) -> pl.DataFrame:
+    """The cases with this model's own answer to each prompt; left out where that is no entity, or is the target."""
+    entities = {name: list(relation.entities) for _, name, relation in world.relations}
+    said = say(reader, cases["prompt"].to_list(), None, tokens)
+    own = [entity(text, entities[name]) for text, name in zip(said, cases["relation"], strict=True)]
+    found = cases.with_columns(answer=pl.Series(own, dtype=pl.String))
+    return found.filter((pl.col("answer") != "") & (pl.col("answer") != pl.col("target")))
+
+
+def own_slots(reader: Reader, cases: pl.DataFrame) -> Slots:
+    """What the model's own gradients of these corrections put into its slots."""
+    card, samples = reader.card, samples_of(reader.decoder, cases)
+    found = np.zeros((len(cases), len(card.places) * len(card.layers), card.d_model), np.float32)
+    for batch in activation_gradients(reader.decoder, samples, card.layers, card.places):
+        found[batch.rows] = batch.gradient
+    with torch.no_grad():
+        return reader.read(torch.from_numpy(found))
+
+
+def reported(reader: Reader, cases: pl.DataFrame, slots: Slots, model: str, how: Evaluation) -> pl.DataFrame:
+    """The model's reports on these cases, marked (REPORTS); condition: the model's name."""
+    answers = answers_of(reader, cases["host"].to_list(), reader.card.question, slots, how.report_tokens)
+    felt = pl.Series(answers.pressure.numpy())
+    return scored(cases.with_columns(condition=pl.lit(model), seed=pl.lit(reader.seed), confidence=felt), answers.texts)
+
+
+def peer_names() -> Sequence[str]:
+    """The names of the peers that there are."""
+    return sorted(path.name for path in PEERS.iterdir()) if PEERS.is_dir() else []
