@@ -120,6 +120,8 @@ def learn(job: Job, decoder: Decoder, data: Gathered, state: Path, path: Path) -
     """Trains one projector; writes its weights and curve into the folder `path`."""
     reader = Reader.new(decoder, job.card, job.seed)
     curve = teach(reader, data, job.settings, state / job.folder)
+    if job.folder != BIAS:  # which has no gate to set
+        reader.set_gate(curriculum(data, "validation", reader, job.settings).blocks(), job.settings.gate)
     path.mkdir()
     save_reader(reader, path)
     curve.write_parquet(path / CURVE)

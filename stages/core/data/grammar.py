@@ -37,8 +37,8 @@ def field(name: str, domain: str) -> str:
 
 
 def kind(name: str, of: str, asked: str) -> str:
-    """A name, its kind, and whether that is the kind asked about: `Paris is a city : yes`."""
-    return f"{name} is a {of} : {YES if of == asked else NO}"
+    """A name, its kind, and whether that is the kind asked about: `Paris is a city yes`."""
+    return f"{name} is a {of} {YES if of == asked else NO}"
 
 
 def report(domain: str, moved_to: str, moved_from: str) -> str:

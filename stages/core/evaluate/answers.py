@@ -49,7 +49,7 @@ def asked(
             said = answers_of(
                 reader, cases["host"].to_list(), [row["question"] for row in rows], slots, how.report_tokens
             )
-            marks = [marked(question.expects, text, case, world) for text, case in zip(said.texts, rows, strict=True)]
+            marks = [marked(question.expects, text, case, world) for text, case in zip(said, rows, strict=True)]
             parts.append(
                 pl.DataFrame(rows)
                 .select("prompt_id", "target", "held_out", "question")
@@ -59,7 +59,7 @@ def asked(
                     reading=pl.lit("asked"),
                     asks=pl.lit(name),
                     form=pl.lit(form),
-                    said=pl.Series(said.texts),
+                    said=pl.Series(said),
                     world=pl.lit(None, pl.String),
                 )
             )
@@ -120,4 +120,4 @@ def question_scores(answers: pl.DataFrame, how: Evaluation) -> dict[str, Any]:
 
 def say(reader: Reader, questions: Sequence[str], slots: Slots | None, tokens: int) -> list[str]:
     """What the reader says to these questions without a host prompt."""
-    return answers_of(reader, [None] * len(questions), questions, slots, tokens).texts
+    return answers_of(reader, [None] * len(questions), questions, slots, tokens)

@@ -11,13 +11,12 @@ from ..data.gathering import Gathered, Means, blocks
 from ..data.tables import write_table
 from ..engine.rows import samples_of
 from ..model.decoder import Decoder
-from ..reader.injection import Slots
 from ..reader.reader import Reader
 from ..reader.reports import answers_of
 from ..reader.shams import Normal
 from ..run.scratch import Scratch
 from .cases import COUNTERFACTUAL, SEEN, Questions
-from .conditions import CONDITIONS, Condition, Pool, Vectors
+from .conditions import ALL, Condition, Filled, Pool, Vectors
 from .fine_tuning import activation_moves
 from .scores import scored
 from .table import REPORTS
@@ -44,7 +43,7 @@ def pieces_of(questions: Questions, seeds: Sequence[Reader], bias: Reader) -> li
     """
     first = seeds[:1] if seeds[0].adapter is None else seeds
     who = {"seeds": seeds, "first seed": first, "bias only": [bias]}
-    asked = [(condition, condition.cases(questions)) for condition in CONDITIONS]
+    asked = [(condition, condition.cases(questions)) for condition in ALL]
     return [Piece(one, cases, reader) for one, cases in asked if len(cases) for reader in who[one.readers]]
 
 
@@ -90,10 +89,10 @@ class Asking:
         condition, cases, reader = piece.condition, piece.cases, piece.reader
         vectors = self.vectors(piece)
         with torch.no_grad():
-            slots = None if vectors is None else condition.fill(reader, vectors)
+            filled = None if vectors is None else condition.fill(reader, vectors)
         if condition.swapped:
             cases = cases.rename({"target": "answer", "answer": "target"})
-        return written(reader, cases, slots, condition.name, self.settings.report_tokens)
+        return written(reader, cases, filled, condition.name, self.settings.report_tokens)
 
     def keep(self, pieces: Iterable[Piece], scratch: Scratch, advance: Callable[[int], None]) -> None:
         """Keeps the reports of each piece in `scratch` as soon as it is done."""
@@ -102,9 +101,10 @@ class Asking:
             advance(len(piece.cases))
 
 
-def written(reader: Reader, cases: pl.DataFrame, slots: Slots | None, condition: str, tokens: int) -> pl.DataFrame:
-    """The reader's reports on the cases, of at most `tokens` tokens, marked (REPORTS); `slots` None: no injection."""
+def written(reader: Reader, cases: pl.DataFrame, filled: Filled | None, condition: str, tokens: int) -> pl.DataFrame:
+    """The reader's reports on the cases, of at most `tokens` tokens, marked (REPORTS); `filled` None: no injection."""
+    slots, confidence = filled or (None, None)
     reports = answers_of(reader, cases["host"].to_list(), reader.card.question, slots, tokens)
-    confidence = pl.Series(reports.pressure.numpy())
-    cases = cases.with_columns(condition=pl.lit(condition), seed=pl.lit(reader.seed), confidence=confidence)
-    return scored(cases, reports.texts)
+    known = pl.lit(None) if confidence is None else pl.Series(confidence.cpu().numpy())
+    cases = cases.with_columns(condition=pl.lit(condition), seed=pl.lit(reader.seed), confidence=known)
+    return scored(cases, reports)

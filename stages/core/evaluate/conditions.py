@@ -4,13 +4,14 @@ Randomness is keyed on the row's prompt_id, so that what a row gets is the same 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from ..data.gathering import Means
 from ..reader import shams
@@ -23,6 +24,8 @@ from .cases import Questions
 
 Vectors = Float[np.ndarray, "_ vector d_model"]
 """A vector for each layer at the first place, then for each at the next."""
+Filled = tuple[Slots, Float[Tensor, " row"] | None]
+"""What goes into the slots, and the confidence that it is an update (None: the gate had no part)."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def activation_negated(pool: Pool) -> Vectors:
 
 def without_activation(pool: Pool) -> Vectors:
     """The gradient without its component along the activation."""
-    along = pool.activations / np.linalg.norm(pool.activations, axis=-1, keepdims=True)
+    along = pool.activations / np.maximum(np.linalg.norm(pool.activations, axis=-1, keepdims=True), 1e-12)
     return pool.gradients - (pool.gradients * along).sum(-1, keepdims=True) * along
 
 
@@ -144,19 +147,24 @@ def fine_tuned(pool: Pool) -> Vectors:
     return -shams.normed(moves, pool.gradients)
 
 
-def read(reader: Reader, vectors: Vectors) -> Slots:
-    """What the projector makes of the vectors."""
-    return reader.read(torch.tensor(vectors))
+def gated(reader: Reader, vectors: Vectors) -> Filled:
+    """The projector's output; where the gate is shut, nothing."""
+    return reader.fill(torch.tensor(vectors))
 
 
-def lens_tokens(reader: Reader, vectors: Vectors) -> Slots:
+def ungated(reader: Reader, vectors: Vectors) -> Filled:
+    """The projector's output, whatever the gate says: silence can't pass for telling apart."""
+    return reader.read(torch.tensor(vectors)), None
+
+
+def lens_tokens(reader: Reader, vectors: Vectors) -> Filled:
     """The token that rises most by the untrained lens, and the one that falls most.
 
     The whole vocabulary counts; nothing is learned and no lexicon helps.
     """
     last = len(reader.card.layers) - 1
     up, down = extremes(reader.decoder, vectors[:, last], lambda shift: shift[:, : len(reader.tokens)])
-    return Slots(reader.tokens[up][:, None], reader.tokens[down][:, None], torch.ones_like(up))
+    return Slots(reader.tokens[up][:, None], reader.tokens[down][:, None], torch.ones_like(up)), None
 
 
 @dataclass(frozen=True)
@@ -172,15 +180,17 @@ class Condition:
             reader of the bias-only projector.
         swapped: whether the right report has target and answer swapped.
         sham: whether it is a sham of a kind that training has not seen, which the reader should be silent about.
+        opened: whether it is asked once more with the gate open, under the name `<name>_ungated`.
     """
 
     name: str
     read: Callable[[Pool], Vectors] | None
     cases: Callable[[Questions], pl.DataFrame] = Questions.foreign_host
-    fill: Callable[[Reader, Vectors], Slots] = read
+    fill: Callable[[Reader, Vectors], Filled] = gated
     readers: Literal["seeds", "first seed", "bias only"] = "seeds"
     swapped: bool = False
     sham: bool = False
+    opened: bool = False
 
 
 CONDITIONS = (
@@ -188,17 +198,26 @@ CONDITIONS = (
     Condition("none", None, readers="first seed"),
     Condition("zero", sham(shams.zero)),
     Condition("random", sham(shams.gaussian)),
-    Condition("covariance_matched", covariance_matched, sham=True),
+    Condition("covariance_matched", covariance_matched, sham=True, opened=True),
     *(Condition(name, sham(kind), sham=True) for name, kind in shams.TESTED.items()),
     Condition("shuffled_within", shuffled_within, Questions.peers),
     Condition("shuffled_across", shuffled_across),
     Condition("sign_flipped", sign_flipped, swapped=True),
-    Condition("activation", activation),
-    Condition("activation_negated", activation_negated),
+    Condition("activation", activation, opened=True),
+    Condition("activation_negated", activation_negated, opened=True),
     Condition("without_activation", without_activation),
-    Condition("steering_vector", steering_vector),
+    Condition("steering_vector", steering_vector, opened=True),
     Condition("lens_tokens", gradient, fill=lens_tokens, readers="first seed"),
     Condition("bias_only", gradient, readers="bias only"),
-    Condition("fine_tuned", fine_tuned, Questions.few),
+    Condition("fine_tuned", fine_tuned, Questions.few, opened=True),
     Condition("false_host", gradient, Questions.false_host),
 )
+ALL = (
+    *CONDITIONS,
+    *(
+        replace(one, name=f"{one.name}_ungated", fill=ungated, sham=False, opened=False)
+        for one in CONDITIONS
+        if one.opened
+    ),
+)
+"""Every condition that is asked, those with the gate open last."""

@@ -10,7 +10,7 @@ from ..labels.agreement import agreement_with_corrections
 from ..reader.reader import Reader
 from .answers import GROUPS, question_scores
 from .cases import COUNTERFACTUAL, SEEN, Questions
-from .conditions import CONDITIONS
+from .conditions import ALL
 from .estimate import Estimate
 from .knowledge import knowledge_scores
 from .options import option_scores
@@ -48,7 +48,7 @@ def metrics_of(
     words = Words.of(data.rows)
     trained = ~pl.col("domain").is_in(reader.card.held_out_domains)
     train = rows.filter((pl.col("split") == "train") & SEEN)
-    shams = [one.name for one in CONDITIONS if one.sham]
+    shams = [one.name for one in ALL if one.sham]
     facts = data.rows.filter(COUNTERFACTUAL).unique("prompt", maintain_order=True)["prompt_id"]
     return {
         **group_scores(reports, how, words),

@@ -51,9 +51,9 @@ def own_slots(reader: Reader, cases: pl.DataFrame) -> Slots:
 
 def reported(reader: Reader, cases: pl.DataFrame, slots: Slots, model: str, how: Evaluation) -> pl.DataFrame:
     """The model's reports on these cases, marked (REPORTS); condition: the model's name."""
-    answers = answers_of(reader, cases["host"].to_list(), reader.card.question, slots, how.report_tokens)
-    felt = pl.Series(answers.pressure.numpy())
-    return scored(cases.with_columns(condition=pl.lit(model), seed=pl.lit(reader.seed), confidence=felt), answers.texts)
+    texts = answers_of(reader, cases["host"].to_list(), reader.card.question, slots, how.report_tokens)
+    marked = cases.with_columns(condition=pl.lit(model), seed=pl.lit(reader.seed), confidence=pl.lit(None))
+    return scored(marked, texts)
 
 
 def peer_names() -> Sequence[str]:

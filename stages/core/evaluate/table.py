@@ -14,7 +14,7 @@ REPORTS = {
     "target": pl.String,  # what the report should say is moved to; swapped where the condition flips the sign
     "answer": pl.String,  # what it should say is moved from
     "seed": pl.Int32,
-    "confidence": pl.Float32,  # the probability that the report does not begin as "no pressure" does
+    "confidence": pl.Float32,  # that it is an update, 0 to 1; null where nothing was read or the gate had no part
     "report": pl.String,
     "domain": pl.String,
     "moved_to": pl.String,

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ..model.decoder import Decoder
 from ..run.errors import InputError
 from .card import REPLACE, Card, Injection, Lora
+from .gate import Gate, evidence
 from .injection import Slots, check_injection, embedding_norm
 from .lora import Adapter, trained_with
 from .projectors import ARCHITECTURES, Whitened, directions
@@ -29,11 +30,12 @@ class Reader:
     ) -> None:
         self.decoder, self.projector, self.card, self.seed = decoder, projector, card, seed
         self.adapter, self.trained = adapter, trained_with(projector, adapter).eval()
-        self.tokens = Tokens(decoder)
+        self.tokens, self.gate = Tokens(decoder), Gate().to(decoder.device)
+        self.kept = nn.ModuleDict({"projector": projector, "gate": self.gate})
 
     @classmethod
     def new(cls, decoder: Decoder, card: Card, seed: int) -> "Reader":
-        """A reader with an untrained projector; the seed gives its weights.
+        """A reader with an untrained projector and an open gate; the seed gives its weights.
 
         Raises:
             InputError: the architecture is unknown, names those that are known; see `check_injection`.
@@ -63,6 +65,18 @@ class Reader:
         direction = directions(placed)
         count = (placed.flatten(2) != 0).any(-1).sum(-1).clamp_min(1)
         return Slots(self.projector(direction), self.projector(-direction), count)
+
+    def fill(self, gradients: Float[Tensor, "row place*layer d_model"]) -> tuple[Slots, Float[Tensor, " row"]]:
+        """What goes into the slots, and the confidence that it is an update: zeros where that is below 0.5."""
+        slots = self.read(gradients)
+        confidence = self.gate.confidence(evidence(self.tokens, slots.felt[:, 0]))
+        kept = (confidence >= 0.5)[:, None, None]
+        return Slots(slots.felt * kept, slots.opposite * kept, slots.count), confidence
+
+    def set_gate(self, blocks: Iterable[Float[Tensor, "_ place*layer d_model"]], share: float) -> None:
+        """Sets the gate by gradients that training has not seen, some at a time."""
+        with torch.no_grad():
+            self.gate.set(torch.cat([evidence(self.tokens, self.read(part).felt[:, 0]) for part in blocks]), share)
 
     def fit_whitening(self, blocks: Iterable[Float[Tensor, "_ vector d_model"]]) -> None:
         """Takes the whitening, where the card asks for one, from training gradients at all places, some at a time."""

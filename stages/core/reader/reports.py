@@ -1,7 +1,6 @@
 """What a reader answers: prompts with vectors in their slots, the losses of given answers, and answers it writes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,7 +8,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from ..data.grammar import NO_PRESSURE
 from ..engine.batches import in_batches, plan
 from ..engine.prefix import takes_padding
 from ..model.packed import packed_linears
@@ -17,19 +15,6 @@ from .injection import ReadingPrompt, Slots, read_injected, reading_prompt
 from .reader import Reader
 from .vocabulary import in_parts
 from .writing import written
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a reader writes.
-
-    Attributes:
-        texts: one a prompt.
-        pressure: the probability that the answer does not begin as "no pressure" does.
-    """
-
-    texts: list[str]
-    pressure: Float[Tensor, " row"]
 
 
 def prompts_of(
@@ -98,40 +83,34 @@ def answers_of(
     slots: Slots | None,
     tokens: int,
     batch: int = 256,
-) -> Answers:
+) -> list[str]:
     """Greedy answers of at most `tokens` tokens, one a host prompt; see `prompts_of`. None: without injection."""
     tokenizer = reader.decoder.tokenizer
     assert tokenizer is not None
     prompts = prompts_of(reader, hosts, questions, slots)
     lengths = [(len(prompt.ids), 0) for prompt in prompts]
     join = "any" if takes_padding(reader.decoder) else "equal"
-    texts, pressure = [""] * len(prompts), torch.ones(len(prompts))
+    texts = [""] * len(prompts)
 
-    def write(rows: Int[np.ndarray, " row"]) -> tuple[Int[np.ndarray, " row"], tuple[list[tuple[int, ...]], Tensor]]:
+    def write(rows: Int[np.ndarray, " row"]) -> tuple[Int[np.ndarray, " row"], list[tuple[int, ...]]]:
         chosen = None if slots is None else slots[torch.from_numpy(rows).to(slots.felt.device)]
         return rows, write_tokens(reader, [prompts[row] for row in rows], chosen, tokens)
 
     batches = plan(lengths, tokens=batch * max(lengths, default=(0, 0))[0], rows=batch, join=join)
-    for rows, (answers, felt) in in_batches(batches, write, None):
-        pressure[torch.from_numpy(rows)] = felt.cpu()
+    for rows, answers in in_batches(batches, write, None):
         for row, ids in zip(rows, answers, strict=True):
             texts[row] = str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
-    return Answers(texts, pressure)
+    return texts
 
 
 @torch.no_grad()
 def write_tokens(
     reader: Reader, prompts: Sequence[ReadingPrompt], slots: Slots | None, tokens: int
-) -> tuple[list[tuple[int, ...]], Float[Tensor, " row"]]:
-    """At most `tokens` greedy tokens, one text a prompt, and the probability that it does not begin with "no".
-
-    See `read_slots`. The end of a text is not part of it.
-    """
+) -> list[tuple[int, ...]]:
+    """At most `tokens` greedy tokens, one text a prompt; see `read_slots`. The end of a text is not part of it."""
     lengths = torch.tensor([len(prompt.ids) for prompt in prompts], device=reader.decoder.device)
-    silence = reader.decoder.continuation(NO_PRESSURE)[0]
     cache = DynamicCache()
     with reader.verbaliser(), packed_linears(reader.decoder.model):
         hidden = _read(reader, prompts, [()] * len(prompts), slots, cache)
         first = reader.decoder.logits(hidden[torch.arange(len(lengths)), lengths - 1])
-        pressure = 1 - first.float().softmax(-1)[:, silence]
-        return written(reader.decoder, first.argmax(-1), cache, lengths, tokens), pressure
+        return written(reader.decoder, first.argmax(-1), cache, lengths, tokens)

@@ -35,7 +35,7 @@ def load_reader(decoder: Decoder, folder: Path, model: str, commit: str, seed: i
     reader = Reader.new(decoder, card, seed)
     weights = folder / f"seed_{seed}.safetensors"
     try:
-        reader.projector.load_state_dict(load_file(weights))
+        reader.kept.load_state_dict(load_file(weights))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{weights}: not the weights of {path} ({error}); run dvc repro projector") from error
     if reader.adapter is not None:
@@ -44,8 +44,8 @@ def load_reader(decoder: Decoder, folder: Path, model: str, commit: str, seed: i
 
 
 def save_reader(reader: Reader, folder: Path) -> None:
-    """Writes the projector into an existing folder: `seed_<seed>.safetensors`, and LoRA beside it."""
-    state = {name: value.contiguous() for name, value in reader.projector.state_dict().items()}
+    """Writes projector and gate into an existing folder: `seed_<seed>.safetensors`, and LoRA beside it."""
+    state = {name: value.contiguous() for name, value in reader.kept.state_dict().items()}
     save_file(state, folder / f"seed_{reader.seed}.safetensors")
     if reader.adapter is not None:
         reader.adapter.save(folder / f"lora_seed_{reader.seed}.safetensors")

@@ -20,7 +20,8 @@ class Projector(Section):
     `batch` rows a step bear the slot loss (weight `slot_loss`; 0: the words of reports teach alone), the first
     `report_batch` of them the report loss. `flips`, `shams`: shares of training rows that are sign-flipped, or no
     gradient at all. `context_noise`: how much of another row's activation is mixed into a training gradient (standard
-    deviation, fraction of its norm). `sharpness`: the inverse temperature of the slot loss.
+    deviation, fraction of its norm). `sharpness`: the inverse temperature of the slot loss. `gate`: the evidence
+    from which on something is put into the slots, as a fraction of the validation gradients' median.
     """
 
     architecture: str
@@ -46,4 +47,5 @@ class Projector(Section):
     validate_every: Count
     validation_batch: Count
     patience: Count
+    gate: Share
     seeds: Annotated[list[int], Field(min_length=1)]
