@@ -57,29 +57,89 @@ def with_differences(
 
 
 def interval(
-    values: Values, clusters: Sequence[str], resamples: int, seed: int, bounds: Bounds = SHARE
+    values: Values, clusters: Sequence[str], bounds: Bounds = SHARE, seeds: Sequence[int] | None = None
 ) -> tuple[float, float]:
-    """95 % interval of the mean, by bootstrap over clusters (entities), whose rows stay together.
+    """95 % interval of the mean of n clusters (entities), whose rows stay together, from its cluster-robust variance.
 
-    Where the means of all n clusters agree a bootstrap can't see any spread. Then the interval is exact (Clopper and
+    Residuals are summed over each cluster. Their squares give the variance, and how many clusters it rests on: when few
+    carry it (one error among hundreds of rows), the squares say little, and it is raised by Student's t for
+    1.5 (k - 1) degrees of freedom, k = (sum of squares)^2 / (sum of their squares), to at most what it is where all
+    rows of a cluster agree. A mean within `bounds` then is a rate of so many independent rows as have this variance, and
+    its interval is that of Agresti and Coull with t in place of z: t^2/2 rows more at each bound. Values without bounds
+    get mean +- t standard errors.
+
+    Where the means of all clusters agree nothing is known of their spread. Then the interval is exact (Clopper and
     Pearson): at most a share e = 1 - 0.025^(1/n) of clusters differs, and by as much as `bounds` let them. A share that
     is 0 gets [0, e], a difference of shares that is 0 gets [-e, e], and one that is 1 gets [1 - 2e, 1]. Values without
     bounds get the point itself.
+
+    Args:
+        values: one a row; those with bounds are shares or differences of two.
+        clusters: each row's entity.
+        bounds: between what a value lies: SHARE, GAP, or None.
+        seeds: each row's seed, crossed with entities. What the means of seeds differ by beyond what their rows make them
+            differ is added to the variance, with (number of seeds - 1) degrees of freedom (Welch and Satterthwaite).
 
     Raises:
         ValueError: fewer than FEWEST clusters (`estimates` says so instead).
     """
     if reason := too_few(clusters):
         raise ValueError(reason)
-    names, index = np.unique(np.asarray(clusters), return_inverse=True)
-    sums, sizes = np.bincount(index, weights=values), np.bincount(index)
-    mean = float(values.mean())
-    if np.ptp(sums / sizes) < 1e-12:
+    _, entity = np.unique(np.asarray(clusters), return_inverse=True)
+    mean, sizes = float(values.mean()), np.bincount(entity)
+    sums, count = np.bincount(entity, values - mean), len(sizes)
+    extra, levels = (0.0, 2) if seeds is None else seed_variance(values - mean - (sums / sizes)[entity], entity, seeds)
+    if np.ptp(sums / sizes) < 1e-12 and not extra:
         least, most = bounds or (mean, mean)
-        differs = 1 - 0.025 ** (1 / len(names))
+        differs = 1 - 0.025 ** (1 / count)
         return mean - differs * (mean - least), mean + differs * (most - mean)
-    drawn = bootstrap(len(names), len(values), resamples, seed)
-    return central((drawn @ sums) / (drawn @ sizes))
+    squares = sums**2
+    variance = count / (count - 1) * squares.sum() / len(values) ** 2
+    freedom = min(1.5 * (squares.sum() ** 2 / max((squares**2).sum(), 1e-300) - 1), count - 1)
+    row = float(np.abs(values).mean()) - mean**2
+    if bounds:
+        raised = (student(max(freedom, 1)) / student(count - 1)) ** 2 * variance if freedom >= 1 else math.inf
+        variance, freedom = max(variance, min(raised, row / count)), count - 1
+    freedom = (variance + extra) ** 2 / (variance**2 / max(freedom, 1) + extra**2 / (levels - 1))
+    variance, t = variance + extra, student(freedom)
+    if not bounds:
+        return mean - t * variance**0.5, mean + t * variance**0.5
+    least, most = bounds
+    rows, added = row / variance, t**2
+    total = rows + added
+    centre = (rows * mean + added * (least + most) / 2) / total
+    spread = rows * (row + (mean - centre) ** 2) + added * ((least - centre) ** 2 + (most - centre) ** 2) / 2
+    half = t * spread**0.5 / total
+    return max(least, centre - half), min(most, centre + half)
+
+
+def seed_variance(
+    rest: Float[np.ndarray, " n"], entity: Int[np.ndarray, " n"], seeds: Sequence[int]
+) -> tuple[float, int]:
+    """What the spread between seeds adds to the variance of the mean, and how many seeds there are (at least 2).
+
+    `rest`: values minus their entity's mean. The spread that seeds would have if each cell (entity and seed) came out
+    by itself is taken off.
+    """
+    names, seed = np.unique(np.asarray(seeds), return_inverse=True)
+    count = len(names)
+    if count < 2:
+        return 0.0, 2
+    between, cells = np.bincount(seed, rest), np.bincount(entity * count + seed, rest)
+    found = ((between**2).sum() - (cells**2).sum()) * count / (count - 1) / len(rest) ** 2
+    return max(0.0, float(found)), count
+
+
+@lru_cache
+def student(freedom: float) -> float:
+    """The 97.5 % quantile of Student's t, for at least one degree of freedom.
+
+    tan(angle) sqrt(freedom) has that distribution where the angle has density cos(angle)^(freedom - 1).
+    """
+    angle = np.linspace(0, math.pi / 2, 4001)
+    mass = np.cos(angle) ** (freedom - 1)
+    below = np.cumsum(mass) - (mass + mass[0]) / 2
+    return float(np.tan(np.interp(0.95 * below[-1], below, angle)) * freedom**0.5)
 
 
 @lru_cache(maxsize=1)
