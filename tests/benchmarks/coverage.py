@@ -132,7 +132,10 @@ def main() -> None:
     stem.with_suffix(".json").write_text(json.dumps({**facts, "cases": found}, indent=2) + "\n", encoding="utf-8")
     lines = ["# How often 95 % intervals hold the true mean, beside the percentile bootstrap over entities", ""]
     lines += [f"{key}: {value}  " for key, value in facts.items()]
-    lines += ["", "| mean of | entities | intra-cluster correlation | seeds | coverage | width | bootstrap's | its width |"]
+    lines += [
+        "",
+        "| mean of | entities | intra-cluster correlation | seeds | coverage | width | bootstrap's | its width |",
+    ]
     lines += ["|---" * 8 + "|", *rows]
     stem.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Statistics: bootstrap intervals over entities, exact bounds of rates, calibration error, and chance level."""
+"""Statistics: cluster-robust intervals over entities, exact bounds of rates, calibration error, and chance level."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,7 @@ Bounds = tuple[float, float] | None
 SHARE, GAP = (0.0, 1.0), (-1.0, 1.0)
 """The bounds of a share, and of a difference of two."""
 FEWEST = 10
-"""Least entities for an interval.
-
-A bootstrap over few clusters is too narrow. Where entities differ in their rate (beta distributed, mean 0.5 to 0.9, six
-rows each), the 95 % interval holds the true rate in 80 to 91 of 100 trials with 7 entities, 87 to 94 with 10, 90 to 93
-with 20 and 93 to 95 with 40; below 10 it would claim what it doesn't give.
-"""
+"""Least entities for an interval: coverage is measured down to 10 (tests/benchmarks/results/coverage.md)."""
 BINS = 10
 """Bins of equal width for the expected calibration error."""
 
@@ -35,38 +30,45 @@ def too_few(clusters: Sequence[str]) -> str:
 
 
 def estimates(
-    values: Mapping[str, Values], clusters: Sequence[str], how: Evaluation, bounds: Bounds = SHARE
+    values: Mapping[str, Values],
+    clusters: Sequence[str],
+    how: Evaluation,
+    bounds: Bounds = SHARE,
+    seeds: Sequence[int] | None = None,
 ) -> dict[str, Estimate]:
     """The mean of each of `values` over the same rows, with its 95 % interval; empty where there are no rows.
 
-    With fewer than FEWEST clusters there is no interval but the reason for that.
+    With fewer than FEWEST clusters there is no interval but the reason for that. `seeds`: see `interval`.
     """
     reason, count, found = too_few(clusters), len(set(clusters)), {}
     for name, each in values.items() if count else ():
-        low, high = (None, None) if reason else interval(each, clusters, how.bootstrap, how.seed, bounds)
+        low, high = (None, None) if reason else interval(each, clusters, bounds, seeds)
         found[name] = Estimate(float(each.mean()), low, high, rows=len(each), entities=count, reason=reason or None)
     return found
 
 
 def with_differences(
-    scores: Mapping[str, Estimate], gaps: Mapping[str, Values], clusters: Sequence[str], how: Evaluation
+    scores: Mapping[str, Estimate],
+    gaps: Mapping[str, Values],
+    clusters: Sequence[str],
+    how: Evaluation,
+    seeds: Sequence[int] | None = None,
 ) -> dict[str, Estimate]:
     """The scores with the mean of their paired differences `gaps` (shares minus shares), where there are pairs."""
-    differences = estimates(gaps, clusters, how, GAP)
+    differences = estimates(gaps, clusters, how, GAP, seeds)
     return {name: replace(one, difference=differences.get(name)) for name, one in scores.items()}
 
 
 def interval(
     values: Values, clusters: Sequence[str], bounds: Bounds = SHARE, seeds: Sequence[int] | None = None
 ) -> tuple[float, float]:
-    """95 % interval of the mean of n clusters (entities), whose rows stay together, from its cluster-robust variance.
+    """95 % interval of the mean over n clusters (entities), from its cluster-robust variance.
 
-    Residuals are summed over each cluster. Their squares give the variance, and how many clusters it rests on: when few
-    carry it (one error among hundreds of rows), the squares say little, and it is raised by Student's t for
-    1.5 (k - 1) degrees of freedom, k = (sum of squares)^2 / (sum of their squares), to at most what it is where all
-    rows of a cluster agree. A mean within `bounds` then is a rate of so many independent rows as have this variance, and
-    its interval is that of Agresti and Coull with t in place of z: t^2/2 rows more at each bound. Values without bounds
-    get mean +- t standard errors.
+    The squares of the clusters' summed residuals give the variance, and how many clusters it rests on: 1.5 (k - 1)
+    degrees of freedom, k = (sum of squares)^2 / (sum of their squares). Where few carry it, as with one error among
+    hundreds of rows, Student's t raises it, for values with bounds to at most what it would be if the rows of a cluster
+    always agreed. A mean within bounds then has Agresti and Coull's interval (t in place of z: t^2/2 rows more at each
+    bound) of so many independent rows as would have this variance; one without bounds has mean +- t standard errors.
 
     Where the means of all clusters agree nothing is known of their spread. Then the interval is exact (Clopper and
     Pearson): at most a share e = 1 - 0.025^(1/n) of clusters differs, and by as much as `bounds` let them. A share that
@@ -74,11 +76,10 @@ def interval(
     bounds get the point itself.
 
     Args:
-        values: one a row; those with bounds are shares or differences of two.
+        values: one a row; with bounds they are shares, or differences of two.
         clusters: each row's entity.
-        bounds: between what a value lies: SHARE, GAP, or None.
-        seeds: each row's seed, crossed with entities. What the means of seeds differ by beyond what their rows make them
-            differ is added to the variance, with (number of seeds - 1) degrees of freedom (Welch and Satterthwaite).
+        bounds: SHARE, GAP, or None.
+        seeds: each row's seed, crossed with entities; see `between_seeds`.
 
     Raises:
         ValueError: fewer than FEWEST clusters (`estimates` says so instead).
@@ -87,47 +88,41 @@ def interval(
         raise ValueError(reason)
     _, entity = np.unique(np.asarray(clusters), return_inverse=True)
     mean, sizes = float(values.mean()), np.bincount(entity)
-    sums, count = np.bincount(entity, values - mean), len(sizes)
-    extra, levels = (0.0, 2) if seeds is None else seed_variance(values - mean - (sums / sizes)[entity], entity, seeds)
+    count, (least, most) = len(sizes), bounds or (mean, mean)
+    sums = np.bincount(entity, values - mean)
+    extra = 0.0 if seeds is None else between_seeds(values - mean - (sums / sizes)[entity], entity, seeds)
     if np.ptp(sums / sizes) < 1e-12 and not extra:
-        least, most = bounds or (mean, mean)
         differs = 1 - 0.025 ** (1 / count)
         return mean - differs * (mean - least), mean + differs * (most - mean)
-    squares = sums**2
-    variance = count / (count - 1) * squares.sum() / len(values) ** 2
+    squares, t = sums**2, student(count - 1)
     freedom = min(1.5 * (squares.sum() ** 2 / max((squares**2).sum(), 1e-300) - 1), count - 1)
-    row = float(np.abs(values).mean()) - mean**2
-    if bounds:
-        raised = (student(max(freedom, 1)) / student(count - 1)) ** 2 * variance if freedom >= 1 else math.inf
-        variance, freedom = max(variance, min(raised, row / count)), count - 1
-    freedom = (variance + extra) ** 2 / (variance**2 / max(freedom, 1) + extra**2 / (levels - 1))
-    variance, t = variance + extra, student(freedom)
+    variance = count / (count - 1) * squares.sum() / len(values) ** 2
+    raised = variance * (student(max(freedom, 1)) / t) ** 2
     if not bounds:
-        return mean - t * variance**0.5, mean + t * variance**0.5
-    least, most = bounds
+        half = (t**2 * raised + extra) ** 0.5
+        return mean - half, mean + half
+    row = float(np.abs(values).mean()) - mean**2
+    agreeing = row / count
+    variance = max(variance, min(raised, agreeing) if freedom >= 1 else agreeing) + extra / t**2
     rows, added = row / variance, t**2
-    total = rows + added
-    centre = (rows * mean + added * (least + most) / 2) / total
+    centre = (rows * mean + added * (least + most) / 2) / (rows + added)
     spread = rows * (row + (mean - centre) ** 2) + added * ((least - centre) ** 2 + (most - centre) ** 2) / 2
-    half = t * spread**0.5 / total
+    half = float(t * spread**0.5 / (rows + added))
     return max(least, centre - half), min(most, centre + half)
 
 
-def seed_variance(
-    rest: Float[np.ndarray, " n"], entity: Int[np.ndarray, " n"], seeds: Sequence[int]
-) -> tuple[float, int]:
-    """What the spread between seeds adds to the variance of the mean, and how many seeds there are (at least 2).
+def between_seeds(rest: Float[np.ndarray, " n"], entity: Int[np.ndarray, " n"], seeds: Sequence[int]) -> float:
+    """The square of what the spread between seeds adds to the half width of the interval; 0 for a single seed.
 
-    `rest`: values minus their entity's mean. The spread that seeds would have if each cell (entity and seed) came out
-    by itself is taken off.
+    The variance of the mean over seeds, less the part that comes if each cell (entity and seed) differs by itself, times
+    the square of Student's t for (seeds - 1) degrees of freedom. `rest`: values minus their entity's mean.
     """
     names, seed = np.unique(np.asarray(seeds), return_inverse=True)
-    count = len(names)
-    if count < 2:
-        return 0.0, 2
-    between, cells = np.bincount(seed, rest), np.bincount(entity * count + seed, rest)
-    found = ((between**2).sum() - (cells**2).sum()) * count / (count - 1) / len(rest) ** 2
-    return max(0.0, float(found)), count
+    if len(names) < 2:
+        return 0.0
+    levels, cells = np.bincount(seed, rest), np.bincount(entity * len(names) + seed, rest)
+    found = ((levels**2).sum() - (cells**2).sum()) * len(names) / (len(names) - 1) / len(rest) ** 2
+    return max(0.0, float(found)) * student(len(names) - 1) ** 2
 
 
 @lru_cache
