@@ -4,7 +4,7 @@ Draws tables whose true mean is known: 10, 20 or 50 entities of 6 to 30 rows, en
 with an intra-cluster correlation of .05, .2 or .5. The named peer is the percentile bootstrap over entities, exact
 where all agree. Writes tests/benchmarks/results/coverage.json and .md.
 
-  python -m tests.benchmarks.coverage    two minutes
+  python -m tests.benchmarks.coverage    five minutes
 """
 
 import argparse
@@ -71,7 +71,7 @@ def crossed(rng: np.random.Generator, rate: float, clusters: int, seeds: int, sp
 def ours(table: Table, bounds: Bounds) -> tuple[float, float]:
     """The interval of the evaluation."""
     values, entity, seed = table
-    return interval(values, entity.tolist(), bounds, seed)
+    return interval(values, entity.astype(str).tolist(), bounds, None if seed is None else seed.tolist())
 
 
 def bootstrapped(table: Table, bounds: Bounds) -> tuple[float, float]:

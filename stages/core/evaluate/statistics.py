@@ -96,7 +96,7 @@ def interval(
         return mean - differs * (mean - least), mean + differs * (most - mean)
     squares, t = sums**2, student(count - 1)
     freedom = min(1.5 * (squares.sum() ** 2 / max((squares**2).sum(), 1e-300) - 1), count - 1)
-    variance = count / (count - 1) * squares.sum() / len(values) ** 2
+    variance = count / (count - 1) * float(squares.sum()) / len(values) ** 2
     raised = variance * (student(max(freedom, 1)) / t) ** 2
     if not bounds:
         half = (t**2 * raised + extra) ** 0.5
@@ -107,15 +107,15 @@ def interval(
     rows, added = row / variance, t**2
     centre = (rows * mean + added * (least + most) / 2) / (rows + added)
     spread = rows * (row + (mean - centre) ** 2) + added * ((least - centre) ** 2 + (most - centre) ** 2) / 2
-    half = float(t * spread**0.5 / (rows + added))
+    half = t * spread**0.5 / (rows + added)
     return max(least, centre - half), min(most, centre + half)
 
 
 def between_seeds(rest: Float[np.ndarray, " n"], entity: Int[np.ndarray, " n"], seeds: Sequence[int]) -> float:
     """The square of what the spread between seeds adds to the half width of the interval; 0 for a single seed.
 
-    The variance of the mean over seeds, less the part that comes if each cell (entity and seed) differs by itself, times
-    the square of Student's t for (seeds - 1) degrees of freedom. `rest`: values minus their entity's mean.
+    The variance of the mean over seeds, less the part that comes if each cell (entity and seed) differs by itself,
+    times the square of Student's t for (seeds - 1) degrees of freedom. `rest`: values minus their entity's mean.
     """
     names, seed = np.unique(np.asarray(seeds), return_inverse=True)
     if len(names) < 2:
@@ -126,7 +126,7 @@ def between_seeds(rest: Float[np.ndarray, " n"], entity: Int[np.ndarray, " n"], 
 
 
 @lru_cache
-def student(freedom: float) -> float:
+def student(freedom: int | float) -> float:
     """The 97.5 % quantile of Student's t, for at least one degree of freedom.
 
     tan(angle) sqrt(freedom) has that distribution where the angle has density cos(angle)^(freedom - 1).
