@@ -82,17 +82,16 @@ def test_rows_of_an_entity_count_as_one():
 @pytest.mark.parametrize("count", [FEWEST, 20, 50])
 @pytest.mark.parametrize("rate", [0.5, 0.9, 0.97, 0.99, 1.0])
 def test_the_interval_holds_the_true_share_in_95_of_100_tables(rate: float, count: int):
-    """Few entities that differ in their rate: .93 leaves room for the error of 300 tables."""
-    tables = lambda rng: coverage.shares(rng, rate, count, 0.2)  # noqa: E731
-    (held, width), (_, percentile) = coverage.covered(tables, rate, SHARE, 300, coverage.ours, coverage.bootstrapped)
-    assert held >= 0.93
-    assert width < 3.5 * percentile or rate == 0.99
+    """Few entities that differ in their rate; 300 tables have a standard error of .0126."""
+    [(held, width)] = coverage.covered(lambda rng: coverage.shares(rng, rate, count, 0.2), rate, SHARE, 300, ours)
+    assert held >= 0.92
+    assert width < 1.15 * {10: 0.4, 20: 0.26, 50: 0.15}[count]  # what 2 t standard errors are at a rate of .5
 
 
 @pytest.mark.parametrize(("more", "less"), [(0.3, 0.1), (0.02, 0.02), (0.97, 0.0)])
 def test_the_interval_holds_the_true_difference_in_95_of_100_tables(more: float, less: float):
     [(held, _)] = coverage.covered(lambda rng: coverage.gaps(rng, more, less, 20, 0.2), more - less, GAP, 300, ours)
-    assert held >= 0.93
+    assert held >= 0.92
 
 
 @pytest.mark.parametrize("kind", ["normal", "exponential"])
@@ -122,7 +121,7 @@ def test_seeds_that_differ_make_the_interval_wider_by_their_own_t():
     """Two seeds, all right and half right: nobody knows what a third would do."""
     right = np.concatenate([np.ones(60), np.arange(60) % 2])
     low, high = interval(right, names(20) * 6, seeds=[0] * 60 + [1] * 60)
-    assert (low, high) == (0.0, 1.0)
+    assert low < 0.02 < 0.99 < high
     blind = interval(right, names(20) * 6)
     assert blind[0] > 0.6
 
