@@ -28,7 +28,8 @@ other-teacher: deps
 	dvc repro report
 
 sweep: deps
-	python -m stages.tools.sweep
+	dvc repro stages/sweeps/dvc.yaml:experiment
+	python -m stages.tools.sweep_table ladder
 	dvc repro report
 
 real-step: deps

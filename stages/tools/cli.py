@@ -15,10 +15,11 @@ from pathlib import Path
 
 DESCRIBE = """Describes one gradient: what it would do to the model, and what the model reports of it.
 
-Reads params.yaml, data/model, data/projector and data/facts (all that `make repro` has made); writes nothing. A GPU is
-used if there is one; with the pocket model it takes seconds.
+Reads params.yaml, data/model, data/projector and data/facts (what `make repro` has made; without data/projector the raw
+update direction is read); writes nothing. A GPU is used if there is one; with the pocket model it takes seconds.
 
   gradaware describe "The capital of France is" --target Madrid --host "The opera Tosca was composed by"
+  gradaware describe "The capital of France is" --target Madrid --ask "The currency of <felt> is"
   gradaware describe "The capital of France is" --target Madrid --json > described.json
 """
 IMPORT = """Turns facts of yours into a domain: data/facts/NAME.yaml, with what was left out and why.
@@ -58,6 +59,13 @@ def parser() -> argparse.ArgumentParser:
     describing.add_argument("--target", required=True, help="what the model should say instead")
     describing.add_argument("--host", help="another prompt, in front of which the model reports; default: none")
     describing.add_argument("--answer", help="what the model would say; default: what it says")
+    describing.add_argument(
+        "--ask",
+        metavar="QUESTION",
+        action="append",
+        default=[],
+        help="a question of yours, with <felt> where the felt update goes; may be given several times",
+    )
     describing.add_argument("--json", action="store_true", help="print everything as JSON and nothing else")
 
     importing = command("import-facts", IMPORT, import_facts)
@@ -103,7 +111,7 @@ def show_description(options: argparse.Namespace) -> None:
 
     from .describe import describe
 
-    found = describe(options.prompt, options.target, options.host, options.answer)
+    found = describe(options.prompt, options.target, options.host, options.answer, options.ask)
     if options.json:
         print(found.json())
     else:

@@ -3,10 +3,11 @@
 From Python:
 
   from gradaware import describe
-  describe("The capital of France is", target="Madrid", host="The opera Tosca was composed by")
+  describe("The capital of France is", target="Madrid", ask=["The currency of <felt> is"])
 
-Reads params.yaml, data/model/, data/projector/ and data/facts/; writes nothing. The value is a frozen dataclass (see
-description.py) that shows itself in a notebook, prints as text and turns into JSON.
+Reads params.yaml, data/model/, data/projector/ (where there is none, the raw update direction is read) and data/facts/;
+writes nothing. The value is a frozen dataclass (see description.py) that shows itself in a notebook, prints as text and
+turns into JSON.
 """
 
 import contextlib
@@ -23,18 +24,23 @@ from jaxtyping import Float
 from transformers.utils import logging as progress
 
 from ..core.data.facts import read_domain
+from ..core.data.places import FIRST
+from ..core.data.questions import FELT, OPPOSITE, check_place
 from ..core.engine.gradients import activation_gradients
 from ..core.engine.samples import BadRowsError, Sample
 from ..core.evaluate.section import Evaluation
+from ..core.model.decoder import Decoder
 from ..core.model.opening import FOLDER, ModelCard, open_model
-from ..core.reader.reader import Reader
-from ..core.reader.reports import prompt_of, written_reports
+from ..core.reader.injection import Slots
+from ..core.reader.reader import Reader, new_card
+from ..core.reader.reports import Answers, answers_of, prompts_of
 from ..core.reader.saving import load_reader
+from ..core.reader.section import Projector
 from ..core.run.errors import InputError
 from ..core.run.params import Domains, Section, read_sections
 from ..core.steps.section import VirtualStep
 from ..core.steps.virtual_step import ShiftBatch, virtual_steps
-from .description import Description, Step
+from .description import Asked, Description, Step
 
 PROJECTOR = Path("data/projector")
 
@@ -44,6 +50,7 @@ class Sections(Section):
 
     domains: Domains
     virtual_step: VirtualStep
+    projector: Projector
     evaluation: Evaluation
 
 
@@ -63,14 +70,34 @@ def quiet() -> Iterator[None]:
 
 
 def describe(
-    prompt: str, target: str, host: str | None = None, answer: str | None = None, root: Path | str = "."
+    prompt: str,
+    target: str,
+    host: str | None = None,
+    answer: str | None = None,
+    ask: Sequence[str] = (),
+    root: Path | str = ".",
 ) -> Description:
     """The description of one gradient, by the model and projector of the repository at `root`, opened for it.
 
     Raises:
         InputError: see `Describer.open` and `Describer.__call__`.
     """
-    return Describer.open(root)(prompt, target, host, answer)
+    return Describer.open(root)(prompt, target, host, answer, ask)
+
+
+def raw_reader(decoder: Decoder, model: ModelCard, settings: Projector) -> Reader:
+    """The reader with nothing trained: slots hold the update direction itself. No norms are known to compare with."""
+    card = new_card(
+        decoder,
+        **settings.model_dump(include={"layers", "places", "slot_token", "question", "width", "seeds"}),
+        injection=settings.injection,
+        architecture="raw",
+        reference=(),
+        model=model.id,
+        commit=model.commit,
+        held_out_domains=(),
+    )
+    return Reader.new(decoder, card, settings.seeds[0])
 
 
 class Describer:
@@ -79,6 +106,7 @@ class Describer:
     def __init__(self, reader: Reader, model: ModelCard, settings: Sections, entities: frozenset[str]) -> None:
         """`entities`: all that the projector's labels could name."""
         self.reader, self.model, self.settings, self.entities = reader, model, settings, entities
+        self.tokens = settings.evaluation.report_tokens
         reader.decoder.check_layer(settings.virtual_step.layer, key="params.yaml: virtual_step.layer")
 
     @classmethod
@@ -86,22 +114,26 @@ class Describer:
         """Opens what the pipeline has made in the repository at `root`.
 
         Raises:
-            InputError: no model or no projector has been trained there, they don't fit together, or params are wrong.
+            InputError: no model is there, model and projector don't fit together, or params are wrong.
         """
         if not Path(root).is_dir():
             raise InputError(f"{root}: no such folder: wanted the repository's root")
         with contextlib.chdir(root), quiet():
             settings = read_sections(Sections)
-            for what, file in (("model", FOLDER / "model.json"), ("projector", PROJECTOR / "projector.json")):
-                if not file.is_file():
-                    raise InputError(f"no {what} has been trained here ({file} is missing): run make repro")
+            if not (card := FOLDER / "model.json").is_file():
+                raise InputError(f"no model has been trained here ({card} is missing): run make repro")
             decoder, model = open_model()
-            reader = load_reader(decoder, PROJECTOR, model.id, model.commit)
+            if (PROJECTOR / "projector.json").is_file():
+                reader = load_reader(decoder, PROJECTOR, model.id, model.commit)
+            else:
+                reader = raw_reader(decoder, model, settings.projector)
             domains = [name for name in settings.domains if name not in reader.card.held_out_domains]
             entities = frozenset(entity for name in domains for entity in read_domain(name).entities)
         return cls(reader, model, settings, entities)
 
-    def __call__(self, prompt: str, target: str, host: str | None = None, answer: str | None = None) -> Description:
+    def __call__(
+        self, prompt: str, target: str, host: str | None = None, answer: str | None = None, ask: Sequence[str] = ()
+    ) -> Description:
         """Describes the gradient of -log p(target | prompt).
 
         Args:
@@ -109,29 +141,39 @@ class Describer:
             target: what the model should say instead.
             host: another prompt, in front of which the model reports; None: no host.
             answer: what the model would say; None: what it says.
+            ask: questions of your own, with `<felt>` where the felt update goes; asked without the host.
 
         Raises:
-            InputError: a text is empty, too long or not in the tokenizer's letters; target and answer are the same.
+            InputError: a text is empty, too long or not in the tokenizer's letters; target and answer are the same; or
+                a question has no place for the felt update.
         """
+        questions = [check_place(_tidy(question)) for question in ask]
         with quiet():
-            return self._describe(_tidy(prompt), _tidy(target), host and _tidy(host), answer and _tidy(answer))
+            texts = {"prompt": prompt, "target": target, "host": host, "answer": answer}
+            return self._describe({name: text and _tidy(text) for name, text in texts.items()}, questions)
 
-    def _describe(self, prompt: str, target: str, host: str | None, answer: str | None) -> Description:
-        texts = {"prompt": prompt, "target": target, "host": host, "answer": answer}
-        self._check(texts)
+    def _describe(self, texts: dict[str, str | None], questions: Sequence[str]) -> Description:
+        self._check(texts, questions)
+        prompt, target, host, answer = texts["prompt"] or "", texts["target"] or "", texts["host"], texts["answer"]
         sample = self._sample(prompt, target, answer)
         card, step = self.reader.card, self.settings.virtual_step
-        layers = list(dict.fromkeys([*card.layers, step.layer]))
+        layers, places = list(dict.fromkeys([*card.layers, step.layer])), list(dict.fromkeys([FIRST, *card.places]))
         try:
-            measured = next(activation_gradients(self.reader.decoder, [sample], layers))
+            measured = next(activation_gradients(self.reader.decoder, [sample], layers, places))
+            gradient = measured.gradient.reshape(1, len(places), len(layers), -1)
             if answer is None and (said := (int(measured.top_token[0]),)) != sample.target:
                 sample = Sample(sample.prompt, sample.target, said)
-            shifts = self._shifts(sample, measured.gradient[:, [layers.index(step.layer)]])
+            shifts = self._shifts(sample, gradient[:, 0, [layers.index(step.layer)]])
         except BadRowsError as error:
             raise InputError(f"{shorten(prompt, 60)!r} -> {shorten(target, 60)!r}: {error.reason}") from error
-        read = torch.from_numpy(measured.gradient[:, [layers.index(layer) for layer in card.layers]])
-        tokens = self.settings.evaluation.report_tokens
+        own = gradient[:, :, [layers.index(layer) for layer in card.layers]]
+        read = own[:, [places.index(place) for place in card.places]].reshape(1, -1, gradient.shape[-1])
+        with torch.no_grad():
+            slots = self.reader.read(torch.from_numpy(read))
+        report, idle = (self._say([host], [card.question], filled) for filled in (slots, None))
+        answers, others = (self._say([None] * len(questions), questions, filled).texts for filled in (slots, None))
         says = self._text(shifts.continuation_before[0])
+        norms = np.linalg.norm(own[0, places.index(card.places[0])], axis=-1)
         return Description(
             prompt=prompt,
             target=target,
@@ -139,21 +181,40 @@ class Describer:
             host=host,
             model=self.model.id,
             layer=step.layer,
+            projector=card.architecture,
             projector_layers=card.layers,
             loss=-float(measured.target_logprob[0]),
-            strength=tuple(float(x) for x in read[0].norm(dim=-1) / torch.tensor(card.reference)),
+            strength=tuple(float(norm / usual) for norm, usual in zip(norms, card.reference, strict=False)),
             says=says,
             target_token=self._text(sample.target[:1]),
             target_logprob=float(shifts.target_before[0]),
             answer_token=self._text(sample.answer[:1]) if sample.answer else None,
             answer_logprob=_known(shifts.answer_before[0]),
             steps=tuple(self._step(shifts, index) for index in range(len(step.step_sizes))),
-            report=written_reports(self.reader, [host], read, tokens)[0],
-            without=written_reports(self.reader, [host], None, tokens)[0],
-            notes=tuple(self._notes(texts, shifts.continuation_before[0], sample)),
+            report=report.texts[0],
+            pressure=float(report.pressure[0]),
+            without=idle.texts[0],
+            asked=tuple(map(Asked, questions, answers, others)),
+            notes=tuple(self._notes(texts, questions, shifts.continuation_before[0], sample)),
         )
 
-    def _check(self, texts: Mapping[str, str | None]) -> None:
+    def _say(self, hosts: Sequence[str | None], questions: Sequence[str], slots: Slots | None) -> Answers:
+        """What the model answers, with the same slots in each question (None: untouched ones).
+
+        Raises:
+            InputError: host, question and answer together are longer than the context.
+        """
+        each = None if slots is None else slots[torch.zeros(len(questions), dtype=torch.long)]
+        limit = self.reader.decoder.context_length
+        for prompt, question in zip(prompts_of(self.reader, hosts, questions, each), questions, strict=True):
+            if limit is not None and (long := len(prompt.ids) + self.tokens) > limit:
+                raise InputError(
+                    f"question {question!r}: needs {long} tokens with its host and answer, wanted at most {limit}: "
+                    "shorten it"
+                )
+        return answers_of(self.reader, hosts, questions, each, self.tokens)
+
+    def _check(self, texts: Mapping[str, str | None], questions: Sequence[str]) -> None:
         """Refuses texts that can't be measured.
 
         Raises:
@@ -161,7 +222,7 @@ class Describer:
         """
         tokenizer = self.reader.decoder.tokenizer
         assert tokenizer is not None
-        for name, text in texts.items():
+        for name, text in [*texts.items(), *(("ask", _plain(question)) for question in questions)]:
             if text == "":
                 none = "" if name in ("prompt", "target") else f": leave --{name} out for none"
                 raise InputError(f"{name}: found no words, wanted some{none}")
@@ -171,10 +232,6 @@ class Describer:
                     f"{name}: {', '.join(map(repr, lost))}: the tokenizer of {self.model.id!r} has no token for this; "
                     "wanted words in letters that it knows"
                 )
-        limit = self.reader.decoder.context_length
-        asked = len(prompt_of(self.reader, texts["host"]).ids) + self.settings.evaluation.report_tokens
-        if limit is not None and asked > limit:
-            raise InputError(f"host: needs {asked} tokens with question and report, wanted at most {limit}: shorten it")
         if texts["answer"] is not None and texts["answer"] == texts["target"]:
             raise InputError(f"target and answer are both {texts['target']!r}: wanted another target to move to")
 
@@ -213,18 +270,22 @@ class Describer:
             kl=float(shifts.kl[at]),
         )
 
-    def _notes(self, texts: Mapping[str, str | None], before: Sequence[int], sample: Sample) -> list[str]:
+    def _notes(
+        self, texts: Mapping[str, str | None], questions: Sequence[str], before: Sequence[int], sample: Sample
+    ) -> list[str]:
         """What a reader should know before believing the report."""
         target, notes = texts["target"], []
         if tuple(before[: len(sample.target)]) == sample.target:
             notes.append(f"the model says {target!r} already: there is next to nothing to correct")
-        if target not in self.entities:
+        if list(self.reader.trained.parameters()) and target not in self.entities:
             notes.append(
                 f"{target!r} is no answer in data/facts of the domains that the projector was trained on: "
                 "it has never had to name it, and may name something else"
             )
+        if not self.reader.card.reference:
+            notes.append(f"no projector is here ({PROJECTOR} is missing): the raw update direction is read")
         if self.model.source == "pocket":
-            for name, text in texts.items():
+            for name, text in [*texts.items(), *(("ask", _plain(question)) for question in questions)]:
                 spelt = [word for word in re.findall(r"\w+", text or "") if len(self._ids(word)) > 1]
                 if spelt:
                     words = ", ".join(map(repr, dict.fromkeys(spelt)))
@@ -243,6 +304,11 @@ class Describer:
 def _tidy(text: str) -> str:
     """White space made single."""
     return " ".join(text.split())
+
+
+def _plain(question: str) -> str:
+    """A question's own words."""
+    return _tidy(question.replace(FELT, "").replace(OPPOSITE, ""))
 
 
 def _known(value: np.float32) -> float | None:

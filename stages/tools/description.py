@@ -28,6 +28,15 @@ Shift = tuple[str, float]
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A question about the felt update, what the model answers, and what it answers with nothing injected."""
+
+    question: str
+    answer: str
+    without: str
+
+
+@dataclass(frozen=True)
 class Step:
     """One virtual step. `size`: epsilon, a fraction of the residual norm; shifts and log-probabilities in nats.
 
@@ -51,14 +60,18 @@ class Description:
     Attributes:
         prompt, target: what the gradient is of. answer: what the model would say, as given; None: see `says`.
         host: the prompt in front of the slots; None: no host.
-        model: its id. layer: of the virtual step. projector_layers: whose gradients the report is made from.
+        model: its id. layer: of the virtual step. projector: its architecture; "raw": the update direction itself.
+        projector_layers: whose gradients the report is made from.
         loss: -log p(target | prompt), nats.
-        strength: |g| at the projector's layers, each as a multiple of the median over its training gradients.
+        strength: |g| at the first place at the projector's layers, each as a multiple of the median over the gradients
+            it was made with; empty where no projector has been made.
         says: the greedy continuation before the step.
         target_token, answer_token: the first token of the target, and of the answer (else of what the model says; None
             if that is the target's). target_logprob, answer_logprob: theirs before the step, nats.
         steps: one for each of virtual_step.step_sizes.
         report, without: what the model writes with this gradient in its slots, and with nothing injected.
+        pressure: the probability that it gives to a report that does not begin as "no pressure" does.
+        asked: the questions that were asked besides.
         notes: what a reader should know before believing the report.
     """
 
@@ -68,6 +81,7 @@ class Description:
     host: str | None
     model: str
     layer: int
+    projector: str
     projector_layers: tuple[int, ...]
     loss: float
     strength: tuple[float, ...]
@@ -78,7 +92,9 @@ class Description:
     answer_logprob: float | None
     steps: tuple[Step, ...]
     report: str
+    pressure: float
     without: str
+    asked: tuple[Asked, ...]
     notes: tuple[str, ...]
 
     @property
@@ -105,11 +121,16 @@ class Description:
             Text(),
             self._shifts(),
             Text(),
-            Text(f"With this gradient in its slots, {self._where()}, the model reports:"),
+            Text(
+                f"With this gradient in its slots, {self._where()}, the model reports (pressure {self.pressure:.3f}):"
+            ),
             Padding(Text(self.report or NOTHING, "bold"), (0, 0, 0, 2)),
             Text(f"{IDLE}:"),
             Padding(Text(self.without or NOTHING, "dim"), (0, 0, 0, 2)),
         ]
+        for one in self.asked:
+            without = f" (with nothing injected: {one.without or NOTHING})"
+            parts.append(Text.assemble(one.question, " ", (one.answer or NOTHING, "bold"), (without, "dim")))
         if self.notes:
             parts += [Text(), *(Text.assemble(("note: ", "yellow"), note) for note in self.notes)]
         return Group(*parts)
@@ -120,8 +141,9 @@ class Description:
         return console.export_html(inline_styles=True, code_format="<div><pre>{code}</pre></div>")
 
     def _measures(self) -> str:
-        each = (f"{x:.2f} at layer {layer}" for x, layer in zip(self.strength, self.projector_layers, strict=True))
-        return f"loss {self.loss:.2f} nats; gradient, in training medians: {', '.join(each)}"
+        each = (f"{x:.2f} at layer {layer}" for x, layer in zip(self.strength, self.projector_layers, strict=False))
+        norms = f"; gradient, over the usual norm: {', '.join(each)}" if self.strength else ""
+        return f"loss {self.loss:.2f} nats{norms}; read by: {self.projector}"
 
     def _where(self) -> str:
         return f"in front of “{self.host}”" if self.host else "without a host prompt"

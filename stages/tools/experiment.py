@@ -1,103 +1,137 @@
-"""Trains a projector with other keys of section `projector`, and scores its reports as the evaluation does.
+"""Trains a projector with other keys of section `projector`, and scores its reports and two-hop questions.
 
-A stage of stages/sweeps/dvc.yaml: `make sweep` runs one for each experiment. Reads data/model/ and, of all domains,
-data/prompts, data/gradients, data/virtual_step and data/labels. Writes data/sweep/experiment/NAME.json: the groups
-`decoupling` and `held_out_target` of the evaluation's metrics. Params: domains, projector, evaluation. A GPU is used if
-there is one; the pocket model takes a minute on two cores. Resumes in training.
+A stage of stages/sweeps/dvc.yaml: `make sweep` runs one for each rung of the ladder in stages/sweeps/experiments.yaml.
+Reads data/model/ and, of all domains, data/facts, data/prompts, data/gradients, data/virtual_step and data/labels.
+Writes data/sweep/experiment/NAME.json: the number of trained parameters, the scores of reports in front of a host of
+another domain, by group as in metrics.json, and `two_hop`, the evaluation's scores of the reader's own knowledge.
+Params: domains, model, gradients, projector, evaluation. A GPU is used if there is one; the pocket model takes a minute
+on two cores. Resumes in training.
 
-  python -m stages.tools.experiment narrow '{"width": 8, "seeds": [0]}'
+JSON holds keys of section projector, and `freed`: two-hop questions are then asked of what is felt without its part
+along the name that the reader's own report moves away from. All layers of gradients.layers are read, but by `raw`,
+which has those of params.yaml.
+
+  python -m stages.tools.experiment narrow '{"architecture": "mlp", "width": 8}'
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
 
+from ..core.data.facts import World, read_domain
 from ..core.data.gathering import Gathered, continuations, gather
+from ..core.engine.section import Gradients
 from ..core.evaluate.asking import written
-from ..core.evaluate.cases import COUNTERFACTUAL, NO_HOST, SEEN, picked, with_hosts, with_premise
-from ..core.evaluate.conditions import gated
+from ..core.evaluate.cases import COUNTERFACTUAL, SEEN, Questions, with_hosts, with_premise
 from ..core.evaluate.estimate import to_json
+from ..core.evaluate.interview import Interview
+from ..core.evaluate.knowledge import knowledge_scores
 from ..core.evaluate.metrics import group_scores
 from ..core.evaluate.section import Evaluation
 from ..core.model.opening import open_model
+from ..core.model.section import Model
 from ..core.reader.reader import Reader
 from ..core.reader.section import Projector
 from ..core.run.files import write_json
 from ..core.run.params import Domains, Section, read_sections
 from ..core.run.scratch import Scratch
 from ..core.run.stage import parser, run
-from ..projector import card_for, set_gate, teach
+from ..projector import card_for, teach
 
 FOLDER = Path("data/sweep/experiment")
+RAW, LINEAR = "raw", "linear"
 
 
 class Sections(Section):
     """What the stages of stages/sweeps that train a projector read of params.yaml."""
 
     domains: Domains
+    model: Model
+    gradients: Gradients
     projector: Projector
     evaluation: Evaluation
 
 
-def trained(data: Gathered, settings: Projector, scratch: Scratch) -> list[Reader]:
-    """A reader of each seed of `settings`, trained on the rows of `data` outside of `settings.held_out_domains`."""
+def rung(changes: dict[str, Any], layers: Sequence[int]) -> dict[str, Any]:
+    """All that an experiment sets: a projector that has something to train reads all layers."""
+    return {**changes} if changes["architecture"] == RAW else {"layers": list(layers), **changes}
+
+
+def first_seed(projector: Projector) -> Projector:
+    """The section with the first of its seeds alone."""
+    return projector.model_copy(update={"seeds": projector.seeds[:1]})
+
+
+def trainable(projector: Projector, layers: Sequence[int]) -> Projector:
+    """The section with its first seed; where it is raw, a linear map of all layers in its place."""
+    changes = rung({"architecture": LINEAR}, layers) if projector.architecture == RAW else {}
+    return first_seed(projector).model_copy(update=changes)
+
+
+def gathered(domains: Sequence[str], settings: Projector) -> Gathered:
+    """All rows of the domains, with the gradients that such a projector reads."""
+    return gather(domains, settings.layers, places=settings.places)
+
+
+def trained(data: Gathered, settings: Projector, scratch: Scratch) -> Reader:
+    """A reader of the first seed, trained on the rows of `data` outside of `settings.held_out_domains`."""
     decoder, model = open_model()
     lessons = replace(data, rows=data.rows.filter(~pl.col("domain").is_in(settings.held_out_domains)))
-    card = card_for(decoder, model, lessons, settings)
-    readers = [Reader.new(decoder, card, seed) for seed in settings.seeds]
-    for reader in readers:
-        teach(reader, lessons, settings, scratch.folder)
-        set_gate(reader, lessons, settings)
+    reader = Reader.new(decoder, card_for(decoder, model, lessons, settings), settings.seeds[0])
+    teach(reader, lessons, settings, scratch.folder)
     scratch.clear()
-    return readers
+    return reader
 
 
-def askable(rows: pl.DataFrame, domains: Sequence[str], held_out: str = "none") -> pl.DataFrame:
-    """The counterfactual test rows of these domains whose premise holds, with this held out."""
+def askable(rows: pl.DataFrame, domains: Sequence[str]) -> pl.DataFrame:
+    """The counterfactual test rows of these domains whose premise holds, with nothing held out."""
     own = rows.filter(pl.col("domain").is_in(domains) & COUNTERFACTUAL)
-    return with_premise(own, continuations(domains)).filter(
-        (pl.col("split") == "test") & (pl.col("held_out") == held_out)
-    )
+    return with_premise(own, continuations(domains)).filter((pl.col("split") == "test") & SEEN)
 
 
-def reported(
-    reader: Reader, asked: pl.DataFrame, data: Gathered, how: Evaluation, hosts: Sequence[str] | None = None
-) -> pl.DataFrame:
-    """Scored reports (REPORTS) of these rows' gradients, each in front of hosts of other domains.
-
-    `hosts`: the domains of the hosts, one host each; None: one host of one other domain.
-    """
+def reported(reader: Reader, asked: pl.DataFrame, data: Gathered, how: Evaluation) -> pl.DataFrame:
+    """Scored reports (REPORTS) of these rows' gradients, each in front of one host of one other domain."""
     pool = data.rows.filter((pl.col("split") == "test") & SEEN & COUNTERFACTUAL)
-    cases = with_hosts(asked, pool, hosts, how.seed)
-    cases = cases.filter((pl.col("host_domain") != pl.col("gradient_domain")) & (pl.col("host_domain") != NO_HOST))
+    cases = with_hosts(asked, pool, None, how.seed)
     with torch.no_grad():
-        filled = gated(reader, data.gradient[cases["row"].to_numpy()])
-    return written(reader, cases, filled, "real", how.report_tokens)
+        slots = reader.read(torch.from_numpy(data.gradient[cases["row"].to_numpy()]))
+    return written(reader, cases, slots, "real", how.report_tokens)
+
+
+def scores_of(reader: Reader, data: Gathered, params: Sections, freed: bool) -> dict[str, Any]:
+    """The groups of scores of the gradients that the evaluation's interview is about."""
+    how, rows = params.evaluation, with_premise(data.rows, continuations(params.domains))
+    world = World.of([read_domain(name) for name in params.domains])
+    interview = Interview.of(Questions(data.rows, rows, params.domains, how), world, {}, params.model.pocket.asked)
+    slots = interview.slots(reader, data)
+    reports, answers = interview.from_knowledge(reader, interview.cases, slots, "real")
+    hops = knowledge_scores(answers, how)["real"]
+    return {**group_scores(reports, how), "two_hop": hops["freed" if freed else "raw"]}
 
 
 def main() -> None:
     """Trains and scores one experiment."""
     line = parser(__doc__, "tools.experiment")
     line.add_argument("name", metavar="NAME", help="of the result")
-    line.add_argument("changes", metavar="JSON", type=json.loads, help="keys of section projector")
+    line.add_argument("changes", metavar="JSON", type=json.loads, help="keys of section projector, and freed")
     options = line.parse_args()
     params = read_sections(Sections)
-    settings, how = Projector.model_validate(params.projector.model_dump() | options.changes), params.evaluation
-    data = gather(params.domains, settings.layers)
-    grid = picked(askable(data.rows, params.domains), how.gradients, how.seed, "grid")
-    held = picked(askable(data.rows, params.domains, "target"), how.gradients, how.seed, "target")
-    reports = []
-    for reader in trained(data, settings, Scratch("experiment", options.name, json.dumps(options.changes))):
-        reports.append(reported(reader, grid, data, how, params.domains))
-        if len(held):
-            reports.append(reported(reader, held, data, how))
-    scores = group_scores(pl.concat(reports), how)
-    write_json(FOLDER / f"{options.name}.json", to_json(scores))
-    print(f"{options.name}: domain {scores['decoupling']['domain_accuracy'].value:.3f}")
+    changes = rung(options.changes, params.gradients.layers)
+    freed = changes.pop("freed", False)
+    settings = Projector.model_validate({**first_seed(params.projector).model_dump(), **changes})
+    data = gathered(params.domains, settings)
+    reader = trained(data, settings, Scratch("experiment", options.name, json.dumps(options.changes)))
+    scores = scores_of(reader, data, params, freed)
+    parameters = sum(value.numel() for value in reader.trained.parameters())
+    write_json(FOLDER / f"{options.name}.json", {"parameters": parameters, **to_json(scores)})
+    print(
+        f"{options.name}: {parameters} trained parameters, target {scores['decoupling']['target_accuracy'].value:.3f}"
+    )
 
 
 if __name__ == "__main__":

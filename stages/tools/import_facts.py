@@ -172,7 +172,7 @@ def without_named(facts: Sequence[Fact], templates: Sequence[str], left: Left) -
 
 def _sayable(domain: str, answer: str) -> bool:
     try:
-        return bool(report(domain, answer, "x", "weak"))
+        return bool(report(domain, answer, "x"))
     except InputError:
         return False
 

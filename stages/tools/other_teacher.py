@@ -1,8 +1,9 @@
 """Trains a projector on another teacher's labels, and scores its reports by the known corrections.
 
 Does a report say what the gradient does, or what its teacher said? A stage of stages/sweeps/dvc.yaml:
-`make other-teacher` runs it. Reads data/model/ and, of all domains, data/facts, data/prompts, data/gradients,
-data/virtual_step, data/labels and data/labels/second. Writes data/sweep/other_teacher/scores.json. Params: domains,
+`make other-teacher` runs it. Where params.yaml has the architecture raw, which no teacher teaches, a linear map of all
+layers is trained. Reads data/model/ and, of all domains, data/facts, data/prompts, data/gradients, data/virtual_step,
+data/labels and data/labels/second. Writes data/sweep/other_teacher/scores.json. Params: domains, gradients,
 labels, projector, evaluation. A GPU is used if there is one; the pocket model takes a minute or two on two cores.
 Resumes in training.
 
@@ -18,8 +19,9 @@ from typing import Any
 
 import polars as pl
 
-from ..core.data.gathering import Gathered, gather, labelled, taught
+from ..core.data.gathering import Gathered, labelled, taught
 from ..core.data.tables import LABELS, read_table
+from ..core.engine.section import Gradients
 from ..core.evaluate.cases import picked
 from ..core.evaluate.estimate import to_json
 from ..core.evaluate.metrics import correction_or_label
@@ -37,7 +39,7 @@ from ..core.run.stage import parse, run
 from ..labellers import local
 from ..labels import LABELLED, job_of
 from ..labels import Sections as OfLabels
-from .experiment import askable, reported, trained
+from .experiment import askable, gathered, reported, trainable, trained
 
 SCORES = Path("data/sweep/other_teacher/scores.json")
 
@@ -46,6 +48,7 @@ class Sections(Section):
     """What this stage reads of params.yaml."""
 
     domains: Domains
+    gradients: Gradients
     labels: Labels
     projector: Projector
     evaluation: Evaluation
@@ -111,11 +114,11 @@ def main() -> None:
     """Trains on the other teacher's labels and scores by the known corrections."""
     parse(__doc__, "tools.other_teacher", by_domain=False)
     params = read_sections(Sections)
-    settings = params.projector.model_copy(update={"seeds": params.projector.seeds[:1]})
+    settings = trainable(params.projector, params.gradients.layers)
     teacher, labels = other_labels(params)
-    data = gather(params.domains, settings.layers)
+    data = gathered(params.domains, settings)
     data = replace(data, rows=labelled(data.rows, labels))
-    (reader,) = trained(data, settings, Scratch("other_teacher"))
+    reader = trained(data, settings, Scratch("other_teacher"))
     found = scores_of(reader, data, params)
     learnt = taught(data.rows.filter(~pl.col("domain").is_in(settings.held_out_domains)), "train")
     right = agreement_with_corrections(labels.join(learnt, on="prompt_id", how="semi"), data.rows)["target_accuracy"]

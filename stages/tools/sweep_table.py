@@ -3,20 +3,59 @@
 Reads params.yaml and the results that the stages of stages/sweeps/dvc.yaml wrote below data/sweep/. Writes
 data/sweep/NAME.csv, one row an experiment, params.yaml (`report.sweeps`) and dvc.yaml. No GPU, at once.
 
-  python -m stages.tools.sweep_table leave_one_out
+  python -m stages.tools.sweep_table ladder
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..core.evaluate.estimate import from_json
 from ..core.page.inputs import read_params
-from ..core.page.sweep import FOLDER, LEAVE_ONE_OUT, OTHER_TEACHER, Experiment, table_of
-from ..core.run.files import read_json, replacing
+from ..core.page.sweep import FOLDER, LADDER, LEAVE_ONE_OUT, MADE_BY, Experiment, table_of
+from ..core.run.files import read_json, read_yaml, replacing
 from ..core.run.stage import parser, run
-from . import leave_one_out, other_teacher, params_file
+from . import experiment, leave_one_out, other_teacher, params_file
 from .dependencies import differences
+
+EXPERIMENTS = Path("stages/sweeps/experiments.yaml")
+Found = list[tuple[Experiment, dict[str, Any]]]
+"""Experiments, with the groups of metrics of each."""
+
+
+def ladder(params: dict[str, Any]) -> Found:
+    """The rungs: what each has of every key that one of them sets."""
+    layers = params["gradients"]["layers"]
+    rungs = {
+        name: experiment.rung(json.loads(text), layers) for name, text in read_yaml(EXPERIMENTS)["experiments"].items()
+    }
+    usual = {key: params["projector"].get(key, False) for changes in rungs.values() for key in changes}
+    groups = {True: "Nothing trained", False: "A map that is trained"}
+    return [
+        (
+            Experiment(groups[changes["architecture"] == experiment.RAW], name, {**usual, **changes}),
+            read_json(experiment.FOLDER / f"{name}.json"),
+        )
+        for name, changes in rungs.items()
+    ]
+
+
+def domains_left_out(params: dict[str, Any]) -> Found:
+    """Each domain, never trained on."""
+    return [
+        (
+            Experiment("Never trained on", domain, {"held_out_domains": [domain]}),
+            {"decoupling": read_json(leave_one_out.FOLDER / f"{domain}.json")},
+        )
+        for domain in params["domains"]
+    ]
+
+
+def taught_by_another(params: dict[str, Any]) -> Found:
+    """Test gradients by what the other teacher says of them."""
+    result = read_json(other_teacher.SCORES)
+    return [(Experiment(result["group"], words, {}), {"decoupling": one}) for words, one in result["scores"].items()]
 
 
 def publish(name: str, found: Sequence[tuple[Experiment, dict[str, Any]]], seeds: list[int]) -> None:
@@ -37,22 +76,12 @@ def publish(name: str, found: Sequence[tuple[Experiment, dict[str, Any]]], seeds
 
 
 def main() -> None:
-    """Makes the table of one of the stages that are no sweep."""
+    """Makes the table of stages that have run."""
     line = parser(__doc__, "tools.sweep_table")
-    line.add_argument("name", metavar="NAME", choices=(LEAVE_ONE_OUT, OTHER_TEACHER), help="%(choices)s")
+    line.add_argument("name", metavar="NAME", choices=MADE_BY, help="%(choices)s")
     name, params = line.parse_args().name, read_params()
-    if name == LEAVE_ONE_OUT:
-        found = [
-            (
-                Experiment("Never trained on", domain, {"held_out_domains": [domain]}),
-                read_json(leave_one_out.FOLDER / f"{domain}.json"),
-            )
-            for domain in params["domains"]
-        ]
-    else:
-        result = read_json(other_teacher.SCORES)
-        found = [(Experiment(result["group"], words, {}), scores) for words, scores in result["scores"].items()]
-    publish(name, [(one, {"decoupling": from_json(scores)}) for one, scores in found], params["projector"]["seeds"][:1])
+    found = {LADDER: ladder, LEAVE_ONE_OUT: domains_left_out}.get(name, taught_by_another)(params)
+    publish(name, [(one, from_json(scores)) for one, scores in found], params["projector"]["seeds"][:1])
 
 
 if __name__ == "__main__":

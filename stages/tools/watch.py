@@ -18,12 +18,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, TrainerState
 
-from ..core.data.places import FIRST, target_token
+from ..core.data.places import FIRST, SUBJECT, target_token
 from ..core.engine.gradients import at_places
 from ..core.evaluate.baselines import unembedded
 from ..core.model.decoder import Decoder, residual
 from ..core.model.opening import open_model
-from ..core.reader.reports import written_reports
+from ..core.reader.reports import answers_of
 from ..core.reader.saving import load_reader
 from ..core.run.errors import InputError
 from ..core.run.files import replacing
@@ -38,6 +38,7 @@ COLUMNS = {
     "says": pl.String,  # the model's most likely token in the target's place
     "loss": pl.Float32,  # -log p(target | prompt), nats
     "report": pl.String,
+    "pressure": pl.Float32,  # the probability that the report does not begin as "no pressure" does
     "tokens_up": pl.List(pl.String),
     "tokens_down": pl.List(pl.String),
     "gradient_norm": pl.Float32,  # of this row's own loss, nats per unit of the residual stream; mean over layers
@@ -49,22 +50,27 @@ class GradientWatch(TrainerCallback):
 
     The model in training has to have the architecture of the model under study: its gradients are read by the
     pipeline's own frozen copy and projector. A batch needs `input_ids` and `labels` (-100 where there is no loss); what
-    is read is the gradient at the last token before the first label, where the correction begins. It is taken times the
-    number of labels, since the loss of a batch is the mean over them: the gradient of the row's own summed loss, which
-    is what the projector knows. Under another loss its norm (and so "strong" or "weak") is off by a factor.
+    is read is the gradient at the projector's places, the first of them the last token before the first label, where
+    the correction begins. It is taken times the number of labels, since the loss of a batch is the mean over them: the
+    gradient of the row's own summed loss. Under another loss its norm is off by a factor.
     """
 
     def __init__(self, every: int, output: Path | None = None, data: Path = Path("data")) -> None:
         """Opens the model and projector in `data`.
 
         Raises:
-            InputError: `every` is below 1, or no model or projector has been trained there.
+            InputError: `every` is below 1, no model or projector is there, or it reads at a subject, which a batch
+                doesn't mark.
         """
         if every < 1:
             raise InputError(f"every: found {every}, wanted 1 or more steps")
         self.every, self.output = every, output
         self.decoder, card = open_model(data / "model")
         self.reader = load_reader(self.decoder, data / "projector", card.id, card.commit)
+        if SUBJECT in self.reader.card.places:
+            raise InputError(
+                f"{data}/projector: places: found {SUBJECT}, wanted target_1, ...: a batch marks no subject"
+            )
         self.records: list[dict[str, Any]] = []
         self._due = False
         self._inputs: dict[str, Tensor] = {}
@@ -115,11 +121,15 @@ class GradientWatch(TrainerCallback):
         at, taught = starts(labels)
         if not taught:
             return
-        index = positions(labels)[taught]
-        streams = [self._gradients[layer][taught] for layer in self.reader.card.layers]
-        gradients = self._labels * torch.stack([at_places(stream, index) for stream in streams], 2).flatten(1, 2)
-        reports = written_reports(self.reader, [None] * len(taught), gradients, REPORT_TOKENS)
-        shift = unembedded(self.decoder, gradients.cpu().numpy())
+        card = self.reader.card
+        index = positions(labels, card.places)[taught]
+        streams = [self._gradients[layer][taught] for layer in card.layers]
+        gradients = self._labels * torch.stack([at_places(stream, index) for stream in streams], 2)
+        with torch.no_grad():
+            slots = self.reader.read(gradients.flatten(1, 2))
+        answers = answers_of(self.reader, [None] * len(taught), card.question, slots, REPORT_TOKENS)
+        first = gradients[:, 0]
+        shift = unembedded(self.decoder, first.cpu().numpy())
         tokenizer = self.decoder.tokenizer
         assert tokenizer is not None
 
@@ -140,10 +150,11 @@ class GradientWatch(TrainerCallback):
                     "target": tokenizer.decode(known, skip_special_tokens=True),
                     "says": str(tokenizer.decode([says[row]])).strip(),
                     "loss": losses[row],
-                    "report": reports[index],
+                    "report": answers.texts[index],
+                    "pressure": answers.pressure[index].item(),
                     "tokens_up": ups[index],
                     "tokens_down": downs[index],
-                    "gradient_norm": gradients[index].norm(dim=-1).mean().item(),
+                    "gradient_norm": first[index].norm(dim=-1).mean().item(),
                 }
             )
 

@@ -1,7 +1,6 @@
 """A small world of two domains with bridges, and pocket models of it: one untrained, one that has learned to read."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+from stages.tools.sweep import grid, in_words, table_name
 
 from stages.core.evaluate.estimate import from_json
 from stages.core.page.inputs import METRICS
 from stages.tools import params_file
 from stages.tools.experiment import FOLDER
-from stages.tools.sweep import grid, in_words, table_name
 from tests.pipeline import tiny
 from tests.pipeline.hermetic import faults
 from tests.pipeline.warm import Warm

@@ -189,16 +189,23 @@ def tiny(family: Family, dtype: torch.dtype = torch.float32) -> Decoder:
     return Decoder(AutoModelForCausalLM.from_config(config).to(dtype).eval(), tokenizer)
 
 
-def untrained(decoder: Decoder, slot_token: str, layers: tuple[int, ...] = (1,), model: str = "tiny") -> Reader:
+def untrained(
+    decoder: Decoder,
+    slot_token: str,
+    layers: tuple[int, ...] = (1,),
+    model: str = "tiny",
+    places: tuple[str, ...] = ("target_1",),
+) -> Reader:
     """A reader with an untrained projector."""
     card = new_card(
         decoder,
         architecture="linear",
         width=8,
         layers=layers,
-        reference=(1.0,) * len(layers),
+        places=places,
+        reference=(2.0,) * len(layers),
         slot_token=slot_token,
-        sharpness=20.0,
+        question="<felt> away <opposite> what pressure do you feel ?",
         model=model,
         commit="0" * 40,
         held_out_domains=(),

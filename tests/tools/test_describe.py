@@ -1,9 +1,12 @@
 """Describe: what it shows is what the pipeline would measure; what it can't say, it says."""
 
+import contextlib
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,27 +14,28 @@ import torch
 from rich.console import Console
 from ruamel.yaml import YAML
 
-from stages.core.data.facts import Domain
 from stages.core.data.grammar import parse_report
+from stages.core.data.section import HeldOut
 from stages.core.engine.gradients import activation_gradients
 from stages.core.engine.samples import Sample
-from stages.core.model import pocket
-from stages.core.model.decoder import Decoder
-from stages.core.model.opening import card_of
-from stages.core.model.section import Pocket
-from stages.core.reader.reports import written_reports
+from stages.core.model.opening import open_model
+from stages.core.model.section import Model
+from stages.core.model.sources import Lessons, train_pocket
+from stages.core.model.words import SLOT
+from stages.core.reader.injection import Slots
+from stages.core.reader.reports import Answers, answers_of
 from stages.core.reader.saving import save_reader
 from stages.core.run.files import write_json
 from stages.tools import cli
 from stages.tools.describe import Describer
-from stages.tools.description import IDLE, NOTHING, Description, share
+from stages.tools.description import IDLE, NOTHING, Asked, Description, share
 from tests.pipeline import tiny
 from tests.tools.documented import arguments
 from tests.tools.families import untrained
 
-PROMPT, HOST = "The capital of France is", "The composer of Tosca is"
-POCKET = {"d_model": 32, "layers": 2, "heads": 2, "steps": 60, "batch": 32, "learning_rate": 0.003}
-POCKET |= {"muon_learning_rate": 0.02, "misconceptions": 0.0, "seed": 0}
+PROMPT, HOST = "The capital of France is", "The opera Turandot was composed by"
+ASK = ("<felt> is on the continent of", "<felt> away <opposite> toward what ?")
+PLACES = ("target_1", "target_2")
 
 
 @pytest.fixture(scope="module")
@@ -39,24 +43,30 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with params, facts, a small trained pocket model and an untrained projector. Read only."""
     root = tmp_path_factory.mktemp("described")
     (root / "params.yaml").write_text((tiny.ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    (root / "data").mkdir()
+    shutil.copytree(tiny.ROOT / "data/questions", root / "data/questions")
+    pocket = {"misconceptions": 0.0, "steps": 100, "learning_rate": 0.003, "muon_learning_rate": 0.02}
     tiny.edit_params(
         root,
         domains=list(tiny.DOMAINS),
         virtual_step={"layer": 1, "step_sizes": [0.5, 1.0], "top_tokens": 6, "continuation_tokens": 3},
         evaluation__report_tokens=8,
+        projector__layers=[1],
+        **{f"model__pocket__{key}": value for key, value in {**tiny.SMALL["model.pocket"], **pocket}.items()},
     )
-    contents = [tiny.small_facts(name) for name in tiny.DOMAINS]
-    for name, content in zip(tiny.DOMAINS, contents, strict=True):
-        tiny.write_facts(root, name, content)
-    domains = [Domain.model_validate(content) for content in contents]
-    model, tokenizer, _ = pocket.train(domains, Pocket.model_validate(POCKET), root / "state", lambda _: None)
+    for name in tiny.DOMAINS:
+        tiny.write_facts(root, name, tiny.small_facts(name))
+    settings = Model.model_validate(YAML(typ="safe").load((root / "params.yaml").read_text(encoding="utf-8"))["model"])
     folder = root / "data/model"
-    folder.mkdir(parents=True)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    decoder = Decoder(model, tokenizer)
-    write_json(folder / "model.json", card_of(decoder, "pocket", "pocket", "0" * 40).model_dump())
-    reader = untrained(decoder, pocket.SLOT, layers=(0, 1), model="pocket")
+    folder.mkdir()
+    with contextlib.chdir(root):
+        lessons = Lessons.read(
+            tiny.DOMAINS, ["pressure"], HeldOut.model_validate({**tiny.SMALL["held_out"], "seed": 0})
+        )
+        train_pocket(lessons, settings, "pocket", root / "state", folder, lambda _: None)
+        decoder, card = open_model()
+    reader = untrained(decoder, SLOT, layers=(0, 1), model=card.id, places=PLACES)
+    reader.card = reader.card.model_copy(update={"commit": card.commit})
     (root / "data/projector").mkdir()
     save_reader(reader, root / "data/projector")
     write_json(root / "data/projector/projector.json", reader.card.model_dump(mode="json"))
@@ -70,25 +80,70 @@ def describer(root: Path) -> Describer:
 
 @pytest.fixture(scope="module")
 def described(describer: Describer) -> Description:
-    return describer(PROMPT, target="Madrid", host=HOST)
+    return describer(PROMPT, target="Madrid", host=HOST, ask=ASK)
 
 
 def test_two_lines_of_python_are_enough(root: Path, described: Description):
     from stages import describe
 
-    assert describe(PROMPT, target="Madrid", host=HOST, root=root) == described
+    assert describe(PROMPT, target="Madrid", host=HOST, ask=ASK, root=root) == described
+
+
+def slots_of(describer: Describer, target: str) -> tuple[np.ndarray, float, Slots]:
+    """The gradients of PROMPT and a target [place, layer, d_model], the log-probability, and what slots hold."""
+    decoder = describer.reader.decoder
+    sample = Sample(tuple(decoder.tokens(PROMPT)), tuple(decoder.continuation(target)))
+    measured = next(activation_gradients(decoder, [sample], [0, 1], PLACES))
+    with torch.no_grad():
+        slots = describer.reader.read(torch.from_numpy(measured.gradient))
+    return measured.gradient.reshape(2, 2, -1), float(measured.target_logprob[0]), slots
 
 
 def test_what_is_shown_is_what_the_pipeline_measures(describer: Describer, described: Description):
-    decoder = describer.reader.decoder
-    sample = Sample(tuple(decoder.tokens(PROMPT)), tuple(decoder.continuation("Madrid")))
-    measured = next(activation_gradients(decoder, [sample], [0, 1]))
-    assert described.loss == pytest.approx(-float(measured.target_logprob[0]))
-    assert described.strength == pytest.approx(np.linalg.norm(measured.gradient[0], axis=-1).tolist(), rel=1e-5)
-    reader = describer.reader
-    assert described.report == written_reports(reader, [HOST], torch.from_numpy(measured.gradient), 8)[0]
-    assert described.without == written_reports(reader, [HOST], None, 8)[0]
+    gradient, logprob, slots = slots_of(describer, "Madrid")
+    assert described.loss == pytest.approx(-logprob)
+    usual = describer.reader.card.reference
+    assert described.strength == pytest.approx((np.linalg.norm(gradient[0], axis=-1) / usual).tolist(), rel=1e-5)
+    reader, question = describer.reader, describer.reader.card.question
+    said, idle = (answers_of(reader, [HOST], question, filled, 8) for filled in (slots, None))
+    assert (described.report, described.without) == (said.texts[0], idle.texts[0])
+    assert described.pressure == pytest.approx(float(said.pressure[0]), rel=1e-5)
     assert described.parsed == parse_report(described.report)
+
+
+def test_any_question_is_answered_from_the_same_slots_without_the_host(describer: Describer, described: Description):
+    _, _, slots = slots_of(describer, "Madrid")
+    wanted = [
+        Asked(
+            question, *(answers_of(describer.reader, [None], question, filled, 8).texts[0] for filled in (slots, None))
+        )
+        for question in ASK
+    ]
+    assert list(described.asked) == wanted
+
+
+def test_a_name_of_several_tokens_is_read_a_slot_a_token(describer: Describer):
+    _, _, slots = slots_of(describer, "New Delhi")
+    assert slots.count.tolist() == [2]
+    question = ASK[0]
+    asked = describer(PROMPT, "New Delhi", ask=[question]).asked
+    assert asked[0].answer == answers_of(describer.reader, [None], question, slots, 8).texts[0]
+
+
+def test_without_a_projector_the_raw_update_direction_answers(root: Path, tmp_path: Path):
+    copy = tiny.copied(root, tmp_path / "copy")
+    shutil.rmtree(copy / "data/projector")
+    describer = Describer.open(copy)
+    found = describer(PROMPT, "Madrid", ask=ASK)
+    assert found.projector == "raw" and found.projector_layers == (1,) and found.strength == ()
+    assert not list(describer.reader.trained.parameters()) and [one.question for one in found.asked] == list(ASK)
+    assert "no projector is here" in found.notes[0] and "usual norm" not in str(found)
+
+
+@pytest.mark.parametrize("question", ["The currency of it is", "<felt> and <felt>"])
+def test_a_question_has_one_place_for_the_felt_update(describer: Describer, question: str):
+    with pytest.raises(ValueError, match=r"wanted <felt> exactly once, where the felt update goes"):
+        describer(PROMPT, "Madrid", ask=[question])
 
 
 def test_the_step_raises_the_target_and_lists_as_many_tokens_as_asked(described: Description):
@@ -103,13 +158,14 @@ def test_the_step_raises_the_target_and_lists_as_many_tokens_as_asked(described:
 def test_the_projector_reads_its_own_layers_in_front_of_the_host(describer: Describer, monkeypatch: pytest.MonkeyPatch):
     asked = []
 
-    def report(_: object, hosts: list[str | None], gradients: torch.Tensor | None, tokens: int) -> list[str]:
-        asked.append((hosts, None if gradients is None else gradients.shape, tokens))
-        return ["no pressure"]
+    def answers(_: object, hosts: list[str | None], questions: list[str], slots: Slots | None, tokens: int) -> Answers:
+        asked.append((hosts, questions, None if slots is None else slots.felt.shape, tokens))
+        return Answers(["no pressure"] * len(hosts), torch.zeros(len(hosts)))
 
-    monkeypatch.setattr("stages.tools.describe.written_reports", report)
+    monkeypatch.setattr("stages.tools.describe.answers_of", answers)
     assert not describer(PROMPT, "Madrid", HOST).parsed.pressure
-    assert asked == [([HOST], (1, 2, 32), 8), ([HOST], None, 8)]
+    question = describer.reader.card.question
+    assert asked[:2] == [([HOST], [question], (1, 2, 32), 8), ([HOST], [question], None, 8)]
 
 
 def test_a_description_cannot_be_changed(described: Description):
@@ -125,7 +181,7 @@ def test_the_answer_is_what_the_model_says_or_what_is_given(describer: Describer
 
 
 def test_white_space_does_not_matter(describer: Describer, described: Description):
-    assert describer("  The capital of\n France is ", "Madrid ", HOST) == described
+    assert describer("  The capital of\n France is ", "Madrid ", HOST, ask=[f" {ASK[0]}", ASK[1]]) == described
 
 
 def test_a_target_that_the_model_says_already_is_noted(describer: Describer, described: Description):
@@ -136,11 +192,12 @@ def test_a_target_that_the_model_says_already_is_noted(describer: Describer, des
 
 def test_words_that_the_model_has_never_seen_are_noted(describer: Describer, described: Description):
     assert not described.notes
-    notes = "\n".join(describer("My capital is", target="Zagreb", host="quux").notes)
+    notes = "\n".join(describer("My capital is", target="Zagreb", host="quux", ask=["a blorb <felt>"]).notes)
     assert "'Zagreb' is no answer in data/facts" in notes
     for note in ("prompt: the pocket model has never seen 'My'", "target: the pocket model has never seen 'Zagreb'"):
         assert note in notes
     assert "host: the pocket model has never seen 'quux' and reads it letter by letter" in notes
+    assert "ask: the pocket model has never seen 'blorb'" in notes and "felt" not in notes
 
 
 @pytest.mark.parametrize(
@@ -152,24 +209,26 @@ def test_words_that_the_model_has_never_seen_are_noted(describer: Describer, des
         ({"host": "In 中国 now"}, r"host: '中国': the tokenizer"),
         ({"answer": "Madrid"}, r"target and answer are both 'Madrid'"),
         ({"prompt": "a " * 200}, r"'a a .*': prompt and target longer than the context \(wanted at most 128 tokens\)"),
-        ({"host": "a " * 200}, r"host: needs \d+ tokens with question and report, wanted at most 128"),
-        ({"host": "<slot>"}, r"projector.slot_token: '<slot>' stands 4 times"),
+        (
+            {"host": "a " * 200},
+            r"question '<felt> .*': found \d+ tokens with its host prompt, wanted fewer than .* 128",
+        ),
+        ({"host": "a " * 110}, r"question '<felt> .*': needs \d+ tokens with its host and answer, wanted at most 128"),
+        ({"ask": ["<felt> 中国"]}, r"ask: '中国': the tokenizer"),
+        ({"host": "<slot>"}, r"projector.slot_token: '<slot>' stands 3 times"),
     ],
 )
-def test_texts_that_cannot_be_measured_are_refused_by_name(describer: Describer, given: dict[str, str], message: str):
+def test_texts_that_cannot_be_measured_are_refused_by_name(describer: Describer, given: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         describer(**({"prompt": PROMPT, "target": "Madrid"} | given))
 
 
-def test_no_model_and_no_projector_say_what_to_run(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_no_model_says_what_to_run(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ValueError, match=r"no such folder: wanted the repository's root"):
         Describer.open(tmp_path / "absent")
     with pytest.raises(ValueError, match=r"params.yaml: no such file"):
         Describer.open(tmp_path)
     copy = tiny.copied(root, tmp_path / "copy")
-    (copy / "data/projector/projector.json").unlink()
-    with pytest.raises(ValueError, match=r"no projector has been trained here .* run make repro"):
-        Describer.open(copy)
     (copy / "data/model/model.json").unlink()
     monkeypatch.chdir(copy)
     with pytest.raises(SystemExit, match=r"error: no model has been trained here .* run make repro"):
@@ -193,7 +252,8 @@ def test_the_text_fits_the_terminal_and_says_it_all(described: Description, widt
     words = " ".join(shown.split())
     for said in (PROMPT, HOST, "Madrid", "up", "down", "says, before", "says, after", IDLE):
         assert said in words
-    for text in (described.report or NOTHING, described.without or NOTHING, described.says):
+    texts = [text for one in described.asked for text in (one.question, one.answer)]
+    for text in (described.report or NOTHING, described.without or NOTHING, described.says, *texts):
         assert " ".join(text.split()) in words
     assert str(described).count("\n") > 10
 
@@ -209,7 +269,8 @@ def test_json_holds_everything(
     root: Path, described: Description, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(root)
-    cli.main(["describe", PROMPT, "--target", "Madrid", "--host", HOST, "--json"])
+    asked = [word for question in ASK for word in ("--ask", question)]
+    cli.main(["describe", PROMPT, "--target", "Madrid", "--host", HOST, *asked, "--json"])
     printed = capfd.readouterr()
     found = json.loads(printed.out)
     assert found.pop("parsed") == dataclasses.asdict(described.parsed)

@@ -13,7 +13,7 @@ from stages.core.data.gradient_store import open_store
 from stages.core.model.opening import card_of, open_model, read_card
 from stages.core.model.section import Model
 from stages.core.model.sources import check_model
-from stages.core.reader.reports import prompt_of, read_slots, written_reports
+from stages.core.reader.reports import answers_of, prompts_of, read_slots
 from stages.tools.preset import read_preset
 from tests.core.engine.families import tiny as tiny_decoder
 from tests.pipeline import tiny
@@ -80,10 +80,12 @@ def test_a_folder_is_opened_in_the_dtype_that_params_name_whatever_its_files_are
 def test_reading_in_bfloat16_depends_on_the_gradient_and_reports_decode(preset: str):
     slot = read_preset(preset).params["projector.slot_token"]
     reader = untrained(tiny_family(FAMILIES[preset], torch.bfloat16), slot)
-    gradients = torch.randn(2, 1, 32, generator=torch.Generator().manual_seed(0))
-    one, other = read_slots(reader, [prompt_of(reader, None)] * 2, [()] * 2, reader.vectors(gradients))[:, -1]
+    with torch.no_grad():
+        slots = reader.read(torch.randn(2, 1, 32, generator=torch.Generator().manual_seed(0)))
+    prompts = prompts_of(reader, [None] * 2, reader.card.question, slots)
+    one, other = read_slots(reader, prompts, [()] * 2, slots)[:, -1]
     assert one.dtype == torch.bfloat16 and one.isfinite().all() and not torch.equal(one, other)
-    assert len(written_reports(reader, [None] * 2, gradients, 8)) == 2
+    assert len(answers_of(reader, [None] * 2, reader.card.question, slots, 8).texts) == 2
 
 
 def test_another_dtype_is_refused_with_what_is_wanted(tmp_path: Path):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from ..data.places import SUBJECT
 from ..model.decoder import Decoder
 from ..model.packed import packed_linears
 from .batches import Result, Rows, group_tokens, in_batches, padded, plan, token_budget
@@ -214,7 +215,8 @@ def over_prefixes(
         places: where gradients are taken; a prefix ends before the first of them, and before the last prompt token.
     """
     budget = tokens or token_budget(decoder)
-    size = group_tokens(decoder, budget)
+    # What follows a subject is no longer few tokens.
+    size = budget if SUBJECT in places else group_tokens(decoder, budget)
     starts = [sample.start(places) for sample in samples]
     rows = zip(samples, starts, strict=True)
     lengths = [(start + 1, len(sample.prompt) - 1 - start + follow(sample)) for sample, start in rows]

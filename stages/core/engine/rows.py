@@ -1,8 +1,9 @@
 """Rows of the prompts table as samples for the engine, and the engine's errors in terms of that table."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 
 import polars as pl
 
@@ -17,25 +18,23 @@ def samples_of(decoder: Decoder, prompts: pl.DataFrame, places: Sequence[str] = 
 
     The subject's last token is looked for where `subject` is one of the places.
     """
+    read, follow = cache(decoder.tokens), cache(decoder.continuation)  # texts repeat, and take as long as gradients
     samples = [
         Sample(
-            prompt=tuple(decoder.tokens(prompt)),
-            target=tuple(decoder.continuation(target)),
-            answer=None if answer is None else tuple(decoder.continuation(answer)),
+            prompt=tuple(read(prompt)),
+            target=tuple(follow(target)),
+            answer=None if answer is None else tuple(follow(answer)),
         )
         for prompt, target, answer in prompts.select("prompt", "target", "answer").iter_rows()
     ]
     if SUBJECT not in places:
         return samples
     texts = prompts.select("prompt", "template", "subject").iter_rows()
-    return [
-        replace(sample, subject=subject_token(decoder, sample.prompt, *text))
-        for sample, text in zip(samples, texts, strict=True)
-    ]
+    return [replace(sample, subject=subject_token(read, *text)) for sample, text in zip(samples, texts, strict=True)]
 
 
-def subject_token(decoder: Decoder, tokens: tuple[int, ...], prompt: str, template: str, subject: str) -> int | None:
-    """The index of the subject's last token among the prompt's tokens.
+def subject_token(read: Callable[[str], list[int]], prompt: str, template: str, subject: str) -> int | None:
+    """The index of the subject's last token among the prompt's tokens, which `read` gives.
 
     None where the template with the subject is not the prompt, or a token goes on behind the subject: the tokens of the
     text that ends with it have to be the prompt's first.
@@ -43,8 +42,8 @@ def subject_token(decoder: Decoder, tokens: tuple[int, ...], prompt: str, templa
     before, found, _ = template.partition("{subject}")
     if not found or template.replace("{subject}", subject) != prompt:
         return None
-    own = tuple(decoder.tokens(before + subject))
-    return len(own) - 1 if own == tokens[: len(own)] else None
+    own = read(before + subject)
+    return len(own) - 1 if own == read(prompt)[: len(own)] else None
 
 
 @contextmanager

@@ -1,10 +1,12 @@
-"""Sweeps: tables data/sweep/<name>.csv of projectors trained with other settings, written by tools, shown on the page.
+"""Sweeps: tables data/sweep/<name>.csv of projectors with other settings, written by tools, shown on the page.
 
 A row is one experiment. `group` and `name` are its words on the page. `changes` is a JSON object of what it has in
 section `projector` of params.yaml: every key that differs anywhere in the table, those that this experiment leaves as
-they were among them, so that it says the same when params.yaml changes. In the table `other_teacher` it is {}: its rows
-are of one projector, on different gradients. `seeds` are those of the projector ("0", or "0+1": reports of both at
-once). `settings` is a digest of all else that the experiments depend on.
+they were among them, so that it says the same when params.yaml changes; and `freed`, which no section has: whether
+two-hop questions are asked without the part along the name moved away from. In the table `other_teacher` it is {}: its
+rows are of one projector, on different gradients. `parameters`: how many are trained (empty: not counted). `seeds` are
+those of the projector ("0", or "0+1": reports of both at once). `settings` is a digest of all else that the
+experiments depend on.
 """
 
 import json
@@ -22,20 +24,21 @@ from .metrics import WORDS, Group
 from .tables import read_csv
 
 FOLDER = Path("data/sweep")
-PROJECTOR, LEAVE_ONE_OUT, OTHER_TEACHER = "projector", "leave_one_out", "other_teacher"
-MADE_BY = {PROJECTOR: "make sweep", LEAVE_ONE_OUT: "make leave-one-out", OTHER_TEACHER: "make other-teacher"}
-"""The command that makes a table; one of another name is made by the sweep's tool, with the options of its maker."""
+LADDER, LEAVE_ONE_OUT, OTHER_TEACHER = "ladder", "leave_one_out", "other_teacher"
+MADE_BY = {LADDER: "make sweep", LEAVE_ONE_OUT: "make leave-one-out", OTHER_TEACHER: "make other-teacher"}
+"""The command that makes each table."""
 # Column of the table -> group and number of metrics.json; each with the ends of its interval, <column>_low and _high.
 NUMBERS = {
     "domain_accuracy": ("decoupling", "domain_accuracy"),
     "target_accuracy": ("decoupling", "target_accuracy"),
     "answer_accuracy": ("decoupling", "answer_accuracy"),
     "held_out_target": ("held_out_target", "target_accuracy"),
+    "two_hop": ("two_hop", "all"),
     "host_intrusion": ("decoupling", "host_intrusion"),
 }
-SWEPT_WORDS = WORDS | {"held_out_target": "Held-out target"}
-KEY_WORDS = {"lora": "LoRA on the verbaliser"}
-"""Keys of section `projector` whose name does not say enough."""
+SWEPT_WORDS = WORDS | {"held_out_target": "Held-out target", "two_hop": "Two-hop question"}
+KEY_WORDS = {"lora": "LoRA on the verbaliser", "freed": "the part away from, taken out"}
+"""Keys whose name does not say enough."""
 ENDS = ("", "_low", "_high")
 TEXTS = ("group", "name", "changes", "seeds", "settings")
 BESIDE = ("report", "api", "judge")
@@ -105,6 +108,7 @@ def table_of(
     for one, measured in zip(experiments, metrics, strict=True):
         row = {"group": one.group, "name": one.name, "changes": json.dumps(one.changes, separators=(",", ":"))}
         row |= {"seeds": listed(seeds), "settings": settings}
+        row["parameters"] = measured["parameters"].value if "parameters" in measured else None
         for column, (group, name) in NUMBERS.items():
             one = measured.get(group, {}).get(name)
             ends = (None, None, None) if one is None else (one.value, one.low, one.high)
@@ -117,10 +121,12 @@ def read_sweep(name: str, params: dict[str, Any]) -> Sweep:
     """Reads and checks a table.
 
     Raises:
-        InputError: it is missing or unreadable, has no rows, a row twice, rows of several settings or seeds, rows that
-            change different keys, or a number that is no fraction.
+        InputError: no command makes it; it is missing or unreadable, has no rows, a row twice, rows of several
+            settings or seeds, rows that change different keys, or a number that is no fraction.
     """
-    path, command = FOLDER / f"{name}.csv", MADE_BY.get(name, f"python -m stages.tools.sweep --name {name}")
+    if name not in MADE_BY:
+        raise InputError(f"params.yaml: report.sweeps: found {name}, wanted some of {', '.join(MADE_BY)}")
+    path, command = FOLDER / f"{name}.csv", MADE_BY[name]
     if not path.is_file():
         raise InputError(
             f"{path}: no such file, but params.yaml: report.sweeps names it; run {command}, or take the name out"
@@ -128,7 +134,7 @@ def read_sweep(name: str, params: dict[str, Any]) -> Sweep:
     again, left_out, other_teacher = f"run {command} again", name == LEAVE_ONE_OUT, name == OTHER_TEACHER
     columns = [f"{column}{end}" for column in NUMBERS for end in ENDS]
     once = [["group", "name"], *([] if other_teacher else [["changes"]])]
-    table = read_csv(path, TEXTS, fractions=columns, once=once, again=again)
+    table = read_csv(path, TEXTS, ("parameters",), columns, once, again)
     if table.is_empty():
         raise InputError(f"{path}: (whole file): no rows, wanted one an experiment; {again}")
     for column in ("settings", "seeds"):
@@ -147,8 +153,9 @@ def read_sweep(name: str, params: dict[str, Any]) -> Sweep:
             for column in NUMBERS
             if row[column] is not None
         }
-        current = swept and all(params["projector"].get(key, ...) == value for key, value in changed.items())
-        label = row["name"].replace("_", " ") + ", as on this page" * current
+        current = swept and all(params["projector"].get(key, False) == value for key, value in changed.items())
+        count = "" if row["parameters"] is None else f", {row['parameters']:,} trained parameters"
+        label = row["name"].replace("_", " ") + count + ", as on this page" * current
         groups.setdefault(row["group"], []).append(Point(label, Group(row["name"], numbers)))
     return Sweep(
         path,

@@ -64,7 +64,7 @@ class Tokens:
         """The directions of some tokens."""
         return F.normalize(self.decoder.embed(torch.as_tensor(ids)).float(), dim=-1)
 
-    def cosines(self, vectors: Float[Tensor, "batch k d_model"]) -> Float[Tensor, "batch k vocabulary"]:
+    def cosines(self, vectors: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocabulary"]:
         """The cosine of each vector to each token's embedding."""
         unit = F.normalize(vectors, dim=-1)
         if len(self.parts) == 1:

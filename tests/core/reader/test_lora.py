@@ -14,14 +14,17 @@ from stages.core.evaluate.fine_tuning import activation_moves
 from stages.core.model import pocket
 from stages.core.model.decoder import Decoder
 from stages.core.model.section import Pocket
+from stages.core.data.questions import Question
+from stages.core.model.words import make_tokenizer
 from stages.core.reader.card import Injection, Lora
+from stages.core.reader.injection import Slots
 from stages.core.reader.reader import Reader
-from stages.core.reader.reports import prompt_of, read_slots, write_tokens, written_reports
+from stages.core.reader.reports import answers_of, read_slots, write_tokens
 from stages.core.reader.saving import load_reader, save_reader
 from stages.core.reader.training import train
 from stages.core.run.files import write_json
 from stages.core.steps.virtual_step import virtual_steps
-from tests.core.reader.teaching import curriculum, new_reader, settings
+from tests.core.reader.teaching import QUESTION, curriculum, gradients, new_reader, prompts, settings
 from tests.tools.families import FAMILIES, tiny
 
 HOSTS = [None, "The capital of Peru is", "It is known that the composer of Tosca is"]
@@ -30,9 +33,9 @@ WEIGHTS = "lora_seed_0.safetensors"
 
 
 @pytest.fixture
-def decoder(small_domains: list[Domain], small_settings: Pocket) -> Decoder:
+def decoder(small_domains: list[Domain], small_questions: dict[str, Question], small_settings: Pocket) -> Decoder:
     """One of a test's own: adapters go into the model."""
-    tokenizer = pocket.make_tokenizer(small_domains)
+    tokenizer = make_tokenizer(small_domains, small_questions)
     return Decoder(pocket.new_model(small_settings, tokenizer), tokenizer)
 
 
@@ -47,13 +50,18 @@ def lora_reader(decoder: Decoder, *, seed: int = 0, trained: bool = True) -> Rea
     return reader
 
 
-def logits(reader: Reader, vectors: torch.Tensor | None) -> torch.Tensor:
-    prompts = [prompt_of(reader, host) for host in HOSTS]
-    return reader.decoder.logits(read_slots(reader, prompts, [()] * len(HOSTS), vectors)).detach()
+def logits(reader: Reader, slots: Slots | None) -> torch.Tensor:
+    found = read_slots(reader, prompts(reader, HOSTS, slots), [()] * len(HOSTS), slots)
+    return reader.decoder.logits(found).detach()
 
 
-def gradients(reader: Reader) -> torch.Tensor:
-    return torch.randn(len(HOSTS), 2, reader.decoder.d_model, generator=torch.Generator().manual_seed(0))
+@torch.no_grad()
+def slots_of(reader: Reader) -> Slots:
+    return reader.read(gradients(reader, len(HOSTS)))
+
+
+def answers(reader: Reader, tokens: int) -> list[str]:
+    return answers_of(reader, HOSTS, QUESTION, slots_of(reader), tokens).texts
 
 
 def measured(decoder: Decoder) -> list[torch.Tensor]:
@@ -71,7 +79,7 @@ def test_gradients_virtual_steps_and_the_model_itself_are_what_they_were_without
     reader = lora_reader(decoder)
     for _ in range(2):  # before reports are read, and after
         assert all(torch.equal(*pair) for pair in zip(before, measured(decoder), strict=True))
-        written_reports(reader, HOSTS, gradients(reader), 4)
+        answers(reader, 4)
 
 
 def test_what_is_read_without_injection_is_the_verbaliser_s_too(decoder: Decoder):
@@ -85,10 +93,11 @@ def test_what_is_read_without_injection_is_the_verbaliser_s_too(decoder: Decoder
 def test_what_is_written_is_what_is_likeliest_when_read(decoder: Decoder, how: Injection | None):
     reader = lora_reader(decoder)
     reader.card = reader.card if how is None else reader.card.model_copy(update={"injection": how})
-    prompts, vectors = [prompt_of(reader, host) for host in HOSTS], reader.vectors(gradients(reader)).detach()
-    tails = write_tokens(reader, prompts, vectors, 5)
-    found = decoder.logits(read_slots(reader, prompts, tails, vectors))
-    for row, (prompt, tail) in enumerate(zip(prompts, tails, strict=True)):
+    slots = slots_of(reader)
+    asked = prompts(reader, HOSTS, slots)
+    tails, _ = write_tokens(reader, asked, slots, 5)
+    found = decoder.logits(read_slots(reader, asked, tails, slots))
+    for row, (prompt, tail) in enumerate(zip(asked, tails, strict=True)):
         assert tail == tuple(found[row, len(prompt.ids) - 1 :][: len(tail)].argmax(-1).tolist())
 
 
@@ -126,19 +135,20 @@ def saved(reader: Reader, folder: Path) -> None:
 
 
 def test_it_is_saved_beside_the_projector_and_comes_back_the_same(
-    decoder: Decoder, tmp_path: Path, small_domains: list[Domain], small_settings: Pocket
+    decoder: Decoder, tmp_path: Path, small_settings: Pocket
 ):
     reader = lora_reader(decoder)
     saved(reader, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"projector.json", "seed_0.safetensors", WEIGHTS}
     assert '"lora_on_the_verbaliser": {' in (tmp_path / "projector.json").read_text()
-    fresh = Decoder(pocket.new_model(small_settings, pocket.make_tokenizer(small_domains)), decoder.tokenizer)
-    wanted = written_reports(reader, HOSTS, gradients(reader), 5)
+    assert decoder.tokenizer is not None
+    fresh = Decoder(pocket.new_model(small_settings, decoder.tokenizer), decoder.tokenizer)
+    wanted = answers(reader, 5)
     for where in (decoder, fresh):  # beside the one that was saved, and in a model without any
         loaded = load_reader(where, tmp_path, "pocket", "0")
-        vectors = loaded.vectors(gradients(loaded)).detach()
-        assert torch.equal(logits(loaded, vectors), logits(reader, vectors))
-        assert written_reports(loaded, HOSTS, gradients(loaded), 5) == wanted
+        slots = slots_of(loaded)
+        assert torch.equal(logits(loaded, slots), logits(reader, slots))
+        assert answers(loaded, 5) == wanted
 
 
 def test_two_in_a_model_do_not_disturb_each_other(decoder: Decoder):

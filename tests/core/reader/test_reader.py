@@ -1,23 +1,27 @@
 """The reader: what reports depend on, and that a projector is only used with the model it was made for."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from stages.core.data.facts import Domain
 from stages.core.engine.prefix import Padding
 from stages.core.model.decoder import Decoder
+from stages.core.reader.injection import Slots
 from stages.core.reader.projectors import ARCHITECTURES
 from stages.core.reader.reader import Reader
-from stages.core.reader.reports import prompt_of, reports_of, written_reports
+from stages.core.reader.reports import answers_of, read_slots, write_tokens
 from stages.core.reader.saving import load_reader, save_reader
 from stages.core.reader.training import train
 from stages.core.run.files import write_json
-from tests.core.reader.teaching import curriculum, new_reader, replaced, settings
+from tests.core.reader.teaching import (
+    QUESTION, curriculum, gradients, new_reader, prompts, replaced, settings, some_slots,
+)  # fmt: skip
 from tests.tools.families import FAMILIES, tiny, untrained
 
 HOSTS = [None, "The capital of Peru is", "It is known that the composer of Tosca is"] * 4
@@ -28,89 +32,130 @@ def reader(small_decoder: Decoder) -> Reader:
     return new_reader(small_decoder, settings(architecture="linear"))
 
 
-def gradients(reader: Reader) -> torch.Tensor:
-    return torch.randn(len(HOSTS), 2, reader.decoder.d_model, generator=torch.Generator().manual_seed(0))
+def slots_of(reader: Reader) -> Slots:
+    return reader.read(gradients(reader, len(HOSTS)))
+
+
+def asked(reader: Reader, hosts: Sequence[str | None], slots: Slots | None, tokens: int = 5) -> list[str]:
+    """Answers to the card's question."""
+    return answers_of(reader, hosts, reader.card.question, slots, tokens).texts
 
 
 @pytest.mark.parametrize("injected", [True, False])
-def test_batch_size_and_order_change_no_report(reader: Reader, injected: bool):
-    read = gradients(reader) if injected else None
-    wanted = written_reports(reader, HOSTS, read, 5, batch=256)
+def test_batch_size_and_order_change_no_answer(reader: Reader, injected: bool):
+    slots = slots_of(reader) if injected else None
+    back = torch.arange(len(HOSTS)).flip(0)
+    wanted = answers_of(reader, HOSTS, QUESTION, slots, 5, batch=256)
     for batch in (1, 5):
-        assert written_reports(reader, HOSTS, read, 5, batch=batch) == wanted
-    backwards = written_reports(reader, HOSTS[::-1], None if read is None else read.flip(0), 5)
-    assert backwards[::-1] == wanted and len(set(wanted)) > 1
+        found = answers_of(reader, HOSTS, QUESTION, slots, 5, batch=batch)
+        assert found.texts == wanted.texts
+        torch.testing.assert_close(found.pressure, wanted.pressure)
+    backwards = answers_of(reader, HOSTS[::-1], QUESTION, None if slots is None else slots[back], 5)
+    assert backwards.texts[::-1] == wanted.texts and len(set(wanted.texts)) > 1
+    torch.testing.assert_close(backwards.pressure.flip(0), wanted.pressure)
 
 
-def test_without_injection_the_report_is_what_the_model_itself_goes_on_with(reader: Reader):
-    for host, report in zip(HOSTS, written_reports(reader, HOSTS, None, 5), strict=True):
-        ids = torch.tensor([prompt_of(reader, host).ids])
+def test_rows_may_be_asked_different_questions(reader: Reader):
+    slots = slots_of(reader)
+    questions = [(QUESTION, "The city <felt> is in")[row % 2] for row in range(len(HOSTS))]
+    mixed = answers_of(reader, HOSTS, questions, slots, 5).texts
+    for number, question in enumerate(dict.fromkeys(questions)):
+        assert answers_of(reader, HOSTS, question, slots, 5).texts[number::2] == mixed[number::2]
+
+
+def test_pressure_is_the_probability_that_the_answer_does_not_begin_with_no(reader: Reader):
+    slots, silence = slots_of(reader), reader.decoder.continuation("no")[0]
+    found = answers_of(reader, HOSTS, QUESTION, slots, 1).pressure
+    for row, prompt in enumerate(prompts(reader, HOSTS, slots)):
+        hidden = read_slots(reader, [prompt], [()], slots[row : row + 1])
+        torch.testing.assert_close(found[row], 1 - reader.decoder.logits(hidden)[0, -1].softmax(-1)[silence])
+
+
+def test_without_injection_the_answer_is_what_the_model_itself_goes_on_with(reader: Reader):
+    for host, answer in zip(HOSTS, asked(reader, HOSTS, None), strict=True):
+        ids = torch.tensor([prompts(reader, [host], None)[0].ids])
         plain = reader.decoder.model.generate(ids, max_new_tokens=5, do_sample=False)[0, ids.shape[1] :]  # type: ignore[operator]
-        assert report == str(reader.decoder.tokenizer.decode(plain, skip_special_tokens=True)).strip()  # type: ignore[union-attr]
+        assert answer == str(reader.decoder.tokenizer.decode(plain, skip_special_tokens=True)).strip()  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("family", ["qwen3-4b-instruct", "llama-3.1-8b-instruct"])
 @pytest.mark.parametrize("injected", [True, False])
-def test_reports_are_those_of_transformers_own_greedy_generation(family: str, injected: bool):
+def test_answers_are_those_of_transformers_own_greedy_generation(family: str, injected: bool):
     decoder = tiny(FAMILIES[family])
     reader = untrained(decoder, FAMILIES[family].special[-1])
-    read = torch.randn(len(HOSTS), 1, decoder.d_model, generator=torch.Generator().manual_seed(0))
-    vectors = reader.vectors(read) if injected else None
+    slots = slots_of(reader) if injected else None
     wanted = []
     for row, host in enumerate(HOSTS):
-        embeds = replaced(reader, host, [], None if vectors is None else vectors[[row]])
+        embeds = replaced(reader, host, [], None if slots is None else slots[row : row + 1])
         ids = decoder.model.generate(inputs_embeds=embeds, max_new_tokens=12, do_sample=False)[0]  # type: ignore[operator]
         wanted.append(str(decoder.tokenizer.decode(ids, skip_special_tokens=True)).strip())  # type: ignore[union-attr]
-    assert reports_of(reader, HOSTS, vectors, 12) == wanted and len(set(wanted)) > 1
+    assert asked(reader, HOSTS, slots, 12) == wanted and len(set(wanted)) > 1
 
 
-def test_a_report_ends_before_the_token_that_ends_a_text(small_decoder: Decoder, monkeypatch: pytest.MonkeyPatch):
+def test_an_answer_ends_before_the_token_that_ends_a_text(small_decoder: Decoder, monkeypatch: pytest.MonkeyPatch):
     reader = new_reader(small_decoder, settings(architecture="linear"))
-    whole = written_reports(reader, [HOSTS[1]], None, 8)[0]
-    first, *_, last = small_decoder.continuation(whole)
+    whole = asked(reader, [HOSTS[1]], None, 8)[0]
+    (first, *_, last), *_ = write_tokens(reader, prompts(reader, [HOSTS[1]], None), None, 8)[0]
     monkeypatch.setattr(small_decoder, "eos_ids", lambda: frozenset([last]))
-    cut = written_reports(reader, [HOSTS[1]], None, 8)[0]
+    cut = asked(reader, [HOSTS[1]], None, 8)[0]
     assert last != first and whole.startswith(cut) and 0 < len(cut) < len(whole)
     monkeypatch.setattr(small_decoder, "eos_ids", lambda: frozenset([first]))
-    assert written_reports(reader, [HOSTS[1]], None, 8) == [""]
+    assert asked(reader, [HOSTS[1]], None, 8) == [""]
 
 
-def test_a_model_that_takes_no_padding_reports_the_same(reader: Reader, monkeypatch: pytest.MonkeyPatch):
-    wanted = written_reports(reader, HOSTS, gradients(reader), 5)
+def test_a_model_that_takes_no_padding_answers_the_same(reader: Reader, monkeypatch: pytest.MonkeyPatch):
+    wanted = asked(reader, HOSTS, slots_of(reader))
     monkeypatch.setattr("stages.core.reader.reports.takes_padding", lambda decoder: False)
     monkeypatch.setattr("stages.core.reader.writing.Padding", lambda width, lengths: (
         Padding(width, lengths) if bool((lengths == width).all()) else pytest.fail("padded")
     ))  # fmt: skip
-    assert written_reports(reader, HOSTS, gradients(reader), 5) == wanted
+    assert asked(reader, HOSTS, slots_of(reader)) == wanted
 
 
-def test_slots_hold_a_mean_of_token_embeddings(reader: Reader):
-    vectors = reader.project(gradients(reader))
-    scores = reader.naming(vectors)
-    weights = scores.softmax(-1)
-    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:2]))
-    torch.testing.assert_close(reader.sharpen(scores), weights @ reader.tokens[torch.arange(len(reader.tokens))])
-    torch.testing.assert_close(reader.naming(3 * vectors), scores)  # only the direction counts
+def test_a_sign_flip_swaps_what_is_felt_and_its_negative(reader: Reader):
+    read = gradients(reader, 6)
+    straight, flipped = reader.read(read), reader.read(-read)
+    assert torch.equal(straight.felt, flipped.opposite) and torch.equal(straight.opposite, flipped.felt)
+    assert not torch.allclose(straight.felt, flipped.felt)
 
 
-def test_below_the_gate_the_first_slot_says_no(reader: Reader):
-    read = gradients(reader)
-    reader.set_gate([read], [read], share=1.0)
-    filled, confidence = reader.fill(read)
-    shut = reader.weigh(read)[1] < reader.gate.threshold
-    assert torch.equal(confidence < 0.5, shut) and 0 < shut.sum() < len(shut)
-    silence = reader.tokens[reader.decoder.continuation("no")[0]]
-    assert torch.equal(filled[shut][:, 0], silence.expand(int(shut.sum()), -1))
-    assert not (filled[~shut][:, 0] == silence).all(-1).any()
+@pytest.mark.parametrize(
+    ("toward", "away", "place", "word"),
+    [
+        ("Lima", "Oslo", 0, "Oslo"),
+        ("Lima", "New Delhi", 0, "New"),
+        ("San Salvador", "San José", 1, "José"),
+        ("Richard Strauss", "Richard Wagner", 1, "Wagner"),
+        ("San Salvador", "Oslo", 0, "Oslo"),
+        ("", "Oslo", 0, "Oslo"),
+    ],
+)
+def test_freed_removes_the_one_direction_at_the_place_where_the_names_part(
+    reader: Reader, toward: str, away: str, place: int, word: str
+):
+    slots = some_slots(reader.decoder.d_model, [2])
+    found, unit = reader.freed(slots, [toward], [away]), F.normalize(slots.felt, dim=-1)
+    token = F.normalize(reader.decoder.embed(torch.tensor(reader.decoder.continuation(word)[0])), dim=-1)
+    torch.testing.assert_close(found.felt[0, place], unit[0, place] - (unit[0, place] @ token) * token)
+    assert (found.felt[0, place] @ token).abs() < 1e-5
+    assert torch.equal(found.felt[0, 1 - place], unit[0, 1 - place])
+    assert torch.equal(found.opposite, slots.opposite) and torch.equal(found.count, slots.count)
 
 
-def test_a_sign_flip_leaves_the_evidence_of_mirrored_slots_and_swaps_them(small_decoder: Decoder):
-    reader = new_reader(small_decoder, settings(architecture="mirror_mlp"))
-    read = gradients(reader)
-    reader.set_gate([read], [read], share=0.5)
-    (slots, evidence), (flipped, same) = reader.weigh(read), reader.weigh(-read)
-    torch.testing.assert_close(evidence, same)
-    torch.testing.assert_close(slots[:, 1], flipped[:, 2])
+@pytest.mark.parametrize(
+    ("toward", "away"), [("Lima", ""), ("Lima", "Lima"), ("San Salvador", "San José"), ("New Delhi", "New")]
+)
+def test_freed_removes_nothing_where_there_is_no_such_place(reader: Reader, toward: str, away: str):
+    slots = some_slots(reader.decoder.d_model, [1])
+    assert torch.equal(reader.freed(slots, [toward], [away]).felt, F.normalize(slots.felt, dim=-1))
+
+
+def test_freed_takes_each_row_by_itself(reader: Reader):
+    slots = some_slots(reader.decoder.d_model, [2, 1, 2])
+    names = ["Lima", "", "San Salvador"], ["Oslo", "Oslo", "San José"]
+    found = reader.freed(slots, *names).felt
+    for row in range(3):
+        torch.testing.assert_close(found[row], reader.freed(slots[row : row + 1], *([each[row]] for each in names)).felt[0])
 
 
 def saved(reader: Reader, folder: Path) -> None:
@@ -122,7 +167,8 @@ def test_a_projector_comes_back_the_same(reader: Reader, tmp_path: Path):
     saved(reader, tmp_path)
     loaded = load_reader(reader.decoder, tmp_path, "pocket", "0")
     assert loaded.card == reader.card and loaded.seed == reader.seed and not loaded.projector.training
-    assert torch.equal(loaded.vectors(gradients(reader)), reader.vectors(gradients(reader)))
+    assert torch.equal(slots_of(loaded).felt, slots_of(reader).felt)
+    assert torch.equal(slots_of(loaded).opposite, slots_of(reader).opposite)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -135,14 +181,16 @@ def test_every_architecture_is_trained_on_several_layers_saved_loaded_and_report
     before = {name: value.clone() for name, value in reader.projector.named_parameters()}
     reader.fit_whitening(lessons.blocks())
     train(reader, lessons, lessons, wanted, tmp_path / "state", lambda steps: None)
-    assert any(not torch.equal(value, before[name]) for name, value in reader.projector.named_parameters())
+    changed = any(not torch.equal(value, before[name]) for name, value in reader.projector.named_parameters())
+    assert changed == (architecture != "raw")
     saved(reader, tmp_path)
     loaded = load_reader(small_decoder, tmp_path, "pocket", "0")
-    read = gradients(reader)
-    assert torch.equal(loaded.vectors(read), reader.vectors(read))
-    assert written_reports(loaded, HOSTS, read, 5) == written_reports(reader, HOSTS, read, 5)
-    second = read * torch.tensor([1.0, 0.0])[:, None]  # both layers count
-    assert torch.equal(loaded.project(second), loaded.project(read)) == (architecture == "bias_only")
+    read = gradients(reader, len(HOSTS))
+    assert torch.equal(loaded.read(read).felt, reader.read(read).felt)
+    assert asked(loaded, HOSTS, loaded.read(read)) == asked(reader, HOSTS, reader.read(read))
+    second = read * torch.tensor([0.0, 1.0] * 2)[:, None]  # both layers count, but for raw, which takes the last
+    same = architecture == "bias_only" or (architecture == "raw" and not whiten)
+    assert torch.equal(loaded.read(second).felt, loaded.read(read).felt) == same
 
 
 def edit(**changes: Any) -> Callable[[Path], None]:

@@ -6,26 +6,25 @@ import torch
 from stages.core.evaluate.baselines import extremes
 from stages.core.model.decoder import Decoder
 from stages.core.reader import vocabulary
-from stages.core.reader.reports import report_losses
-from stages.core.reader.training import Spelling
-from tests.core.reader.teaching import new_reader, settings
+from stages.core.reader.reports import answer_losses
+from stages.core.reader.training import slot_loss
+from tests.core.reader.teaching import gradients, new_reader, prompts, settings
 
 
 def results(decoder: Decoder) -> dict[str, torch.Tensor]:
     """What goes through the vocabulary, of ten rows."""
     reader = new_reader(decoder, settings(architecture="linear"))
-    read = torch.randn(10, 2, decoder.d_model, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        slots, evidence = reader.weigh(read)
-    vectors = reader.project(read)
-    words = [("strong", "Oslo", "New Delhi"), ("", "no", "no")] * 5
-    loss = Spelling(reader).loss(vectors, words) + reader.sharpened(vectors).square().sum()
+    read = gradients(reader, 10)
+    slots = reader.read(read)
+    names = [("New Delhi", "Oslo"), None] * 5
+    named = slot_loss(reader, slots, names, 20.0)
     tails = [decoder.continuation(word) for word in ("Lima", "New Delhi")]
-    report, row = report_losses(reader, [None, None], tails, reader.sharpened(vectors[:2]))
-    (loss + report.sum()).backward()
+    answer, row = answer_losses(reader, prompts(reader, [None, None], slots[:2]), tails, slots[:2])
+    (named + answer.sum()).backward()
     grads = {f"grad of {name}": value.grad for name, value in reader.projector.named_parameters()}
     up, down = extremes(decoder, read.numpy(), lambda shift: shift)
-    found = {"slots": slots, "evidence": evidence, "loss": loss, "report": report, "row": row, "up": up, "down": down}
+    cosines = reader.tokens.cosines(slots.felt)
+    found = {"slot loss": named, "answer": answer, "row": row, "up": up, "down": down, "cosines": cosines}
     return found | {name: grad for name, grad in grads.items() if grad is not None}
 
 
@@ -49,4 +48,4 @@ def test_a_reader_has_no_embedding_matrix_of_its_own(small_decoder: Decoder):
     reader = new_reader(small_decoder, settings())
     size = len(reader.tokens) * small_decoder.d_model
     own = [value for value in vars(reader.tokens).values() if isinstance(value, torch.Tensor)]
-    assert all(value.numel() < size for value in [*own, *reader.kept.state_dict().values()] if value.dim() == 2)
+    assert all(value.numel() < size for value in [*own, *reader.trained.state_dict().values()] if value.dim() == 2)
