@@ -170,7 +170,9 @@ def distance(stage: str, one: Path, other: Path) -> float:
         found = []
         for name in ("gradient", "activation"):
             x, y = np.asarray(a[name]), np.asarray(b[name])
-            found.append((np.linalg.norm(x - y, axis=-1) / np.linalg.norm(x, axis=-1)).max())
+            there = x.any(-1)
+            assert np.array_equal(y.any(-1), there)
+            found.append((np.linalg.norm(x - y, axis=-1)[there] / np.linalg.norm(x, axis=-1)[there]).max())
         for name in ("target_logprob", "answer_logprob"):
             found.append(np.nanmax(np.abs(np.asarray(a[name]) - np.asarray(b[name]))))
         for name in ("prompt_id", "top_token"):

@@ -119,7 +119,7 @@ def activation_negated(pool: Pool) -> Vectors:
 
 def without_activation(pool: Pool) -> Vectors:
     """The gradient without its component along the activation."""
-    along = pool.activations / np.linalg.norm(pool.activations, axis=-1, keepdims=True)
+    along = pool.activations / np.maximum(np.linalg.norm(pool.activations, axis=-1, keepdims=True), 1e-12)
     return pool.gradients - (pool.gradients * along).sum(-1, keepdims=True) * along
 
 
