@@ -145,10 +145,10 @@ def read_grid() -> pl.DataFrame:
 
 
 def read_curve(path: Path, *losses: str) -> pl.DataFrame:
-    """A training curve, in order of steps; a loss may be empty at steps where it was not measured."""
+    """A training curve, in order of steps; a loss may be empty where it was not measured, as where nothing is trained."""
     table = read_csv(path, numbers=["step", *losses]).sort("step")
     for name in losses:
-        if table[name].null_count() == len(table):
+        if table["step"].max() and table[name].null_count() == len(table):
             raise InputError(f"{path}: column {name}: all empty, wanted losses in nats; rerun the stage that writes it")
     return table.cast(dict.fromkeys(losses, pl.Float64))
 

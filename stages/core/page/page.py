@@ -27,12 +27,12 @@ ELSEWHERE = ("held_out_", "teacher", "peers.", *(f"{name}." for name in REFERENC
 """Beginnings of the keys of groups that those bars leave out."""
 ASKED_WORDS = {
     "all": "All",
+    "own": "Facts that differ: own",
+    "world": "Facts that differ: world's",
     "held_out_target": "Names held out",
     "held_out_kind": "Kinds held out",
-    "own": "Its own fact",
-    "world": "The world's fact",
 }
-"""Columns of the bars of answers; the last two: where the model's own fact is not the world's."""
+"""Columns of the bars of answers; `own` and `world` are of facts that model and world have differently."""
 OTHER = "Another model: {}"
 FORMS = {"trained": "In words of training", "held_out": "In words held out"}
 PLACES_HELD = {"seen": "Nothing held out", "held_out_target": "Name held out", "held_out_kind": "Kind held out"}
@@ -128,7 +128,7 @@ def held_out_rows(groups: dict[str, Group]) -> list[Row]:
         own = row_of(groups[key], groups)
         found.append(replace(own, label="Nothing held out") if key == DECOUPLING else own)
         if without in groups:
-            found.append(replace(row_of(groups[without], groups), label="without the model"))
+            found.append(replace(row_of(groups[without], groups), label="\u2026 without the model"))
     return found
 
 
@@ -154,7 +154,9 @@ def answers(groups: dict[str, Group], key: str) -> Group:
 def curves(inputs: Inputs) -> list[tuple[str, charts.Curve]]:
     """The training curves that there are."""
     losses = {"train_loss": "training", "validation_loss": "validation"}
-    found = [("Projector", charts.curve(inputs.projector_curve, losses))]
+    found = []
+    if inputs.projector_curve["step"].max():
+        found.append(("Projector", charts.curve(inputs.projector_curve, losses)))
     if inputs.model_curve is not None:
         found.append(("Pocket model", charts.curve(inputs.model_curve, {"loss": "training"})))
     return found
