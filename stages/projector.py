@@ -168,7 +168,7 @@ def work(params: Sections, seen: list[str]) -> None:
             copytree(scratch.folder / job.name, where, ignore=ignore_patterns(CURVE), dirs_exist_ok=True)
             write_json(where / "projector.json", job.card.model_dump(mode="json"))
         curve = pl.concat([pl.read_parquet(scratch.folder / job.name / CURVE) for job in jobs if job.folder != BIAS])
-        curve.write_csv(written / "curve.csv")
+        curve.fill_nan(None).write_csv(written / "curve.csv")
     scratch.clear()
     best = curve.group_by("seed").agg(pl.col("validation_loss").min())["validation_loss"]
     how = f"{settings.architecture} with LoRA on the verbaliser" if settings.lora else settings.architecture
