@@ -17,7 +17,7 @@ from shutil import copytree, ignore_patterns
 import polars as pl
 import torch
 
-from .core.data.gathering import TAUGHT, Gathered, blocks, gather, held_out_targets, hosts, taught
+from .core.data.gathering import BLOCK_ROWS, TAUGHT, Gathered, blocks, gather, held_out_targets, hosts, taught
 from .core.model import ranks
 from .core.model.decoder import Decoder
 from .core.model.opening import ModelCard, open_model
@@ -64,7 +64,8 @@ def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) 
         raise InputError(
             f"data/labels: no usable label in split {split!r}; look at the teacher's agreement (dvc metrics show)"
         )
-    others, reference = hosts(data.rows, split), reader.card.reference
+    others = hosts(data.rows["domain"].unique(maintain_order=True), split)
+    reference = reader.card.reference
     return Curriculum(data.gradient, data.activation, lessons, others, reference, settings, reader.seed)
 
 
@@ -74,8 +75,10 @@ def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Proje
     The median is that of all norms, which take 4 bytes a gradient and layer.
     """
     rows = data.rows.select("row", "split").filter(pl.col("split") == "train")["row"].to_numpy()
-    norms = torch.cat([torch.from_numpy(block).norm(dim=-1) for block in blocks(data.gradient, rows)])
-    reference = norms.median(0).values
+    norms = torch.empty(len(data.layers), len(rows))
+    for part, block in zip(norms.split(BLOCK_ROWS, dim=1), blocks(data.gradient, rows), strict=True):
+        part[:] = torch.from_numpy(block).norm(dim=-1).T
+    reference = [layer.median().item() for layer in norms]
     return new_card(
         decoder,
         architecture=settings.architecture,
@@ -84,7 +87,7 @@ def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Proje
         whiten=settings.whiten,
         lora_on_the_verbaliser=settings.lora,
         layers=tuple(settings.layers),
-        reference=tuple(reference.tolist()),
+        reference=tuple(reference),
         slot_token=settings.slot_token,
         sharpness=settings.sharpness,
         model=model.id,

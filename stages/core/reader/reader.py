@@ -109,7 +109,8 @@ class Reader:
         """
         device = self.decoder.device
         self.gate.explain((self.weigh(part)[0], features(part.to(device), self.reference)[0]) for part in training)
-        self.gate.set(torch.cat([self.weigh(part)[1] for part in validation]), share)
+        evidence = [value for part in validation for value in self.weigh(part)[1].tolist()]
+        self.gate.set(torch.tensor(evidence, device=device), share)
 
     def fill(
         self, gradients: Float[Tensor, "batch layer d_model"]

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import zarr
 
-from stages.core.data.gathering import BLOCK_ROWS, TAUGHT, Gathered, Means, blocks, gather
+from stages.core.data.gathering import BLOCK_ROWS, TAUGHT, Gathered, Means, blocks, gather, hosts
 from stages.core.data.gradient_store import ID_BYTES, shards, write_store
 from stages.core.data.tables import LABELS, PROMPTS, write_table
 from stages.core.run.files import write_json
@@ -74,6 +74,25 @@ def test_the_columns_that_are_kept_hold_the_same_words(data: Gathered):
     lean = gather(list(SIZES), LAYERS, TAUGHT).rows
     assert lean.columns == ["row", *TAUGHT]
     assert lean.cast(dict.fromkeys(TAUGHT, pl.String)).equals(data.rows.select("row", *TAUGHT))
+
+
+@pytest.mark.usefixtures("data")
+def test_hosts_are_the_distinct_prompts_of_a_split_with_nothing_held_out_by_domain():
+    assert hosts(SIZES, "train") == {}
+    path = Path("data/prompts/history.parquet")
+    train, free = pl.col("prompt") != "prompt 3", pl.col("prompt") != "prompt 5"
+    write_table(
+        path,
+        pl.read_parquet(path).with_columns(
+            split=pl.when(train).then(pl.lit("train")).otherwise(pl.lit("test")),
+            held_out=pl.when(free).then(pl.lit("none")).otherwise(pl.lit("target")),
+        ),
+        PROMPTS,
+    )
+    found = hosts(SIZES, "train")
+    assert {name: prompts.to_list() for name, prompts in found.items()} == {
+        "history": [f"prompt {row}" for row in (0, 1, 2, 4, 6)]
+    }
 
 
 def test_means_by_answer_are_those_of_the_rows_at_once(data: Gathered):
