@@ -8,7 +8,15 @@ import pytest
 import zarr
 
 from stages.core.data.gathering import (
-    BLOCK_ROWS, TAUGHT, Gathered, Means, blocks, gather, held_out_names, hosts, taught,
+    BLOCK_ROWS,
+    TAUGHT,
+    Gathered,
+    Means,
+    blocks,
+    gather,
+    held_out_names,
+    hosts,
+    taught,
 )  # fmt: skip
 from stages.core.data.gradient_store import ID_BYTES, shards, write_store
 from stages.core.data.tables import LABELS, PROMPTS, write_table
@@ -170,3 +178,22 @@ def test_what_is_taught_has_a_usable_label_without_a_held_out_name(lazy: bool):
 def test_hosts_are_prompts_with_nothing_held_out_once_each():
     found = {name: prompts.to_list() for name, prompts in hosts(labelled_rows(), "train").items()}
     assert found == {"geography": ["a", "b"], "music": ["c", "d", "e"]} and not hosts(labelled_rows(), "test")
+
+
+@pytest.mark.usefixtures("data")
+def test_hosts_are_the_distinct_prompts_of_a_split_with_nothing_held_out_by_domain():
+    assert hosts(SIZES, "train") == {}
+    path = Path("data/prompts/history.parquet")
+    train, free = pl.col("prompt") != "prompt 3", pl.col("prompt") != "prompt 5"
+    write_table(
+        path,
+        pl.read_parquet(path).with_columns(
+            split=pl.when(train).then(pl.lit("train")).otherwise(pl.lit("test")),
+            held_out=pl.when(free).then(pl.lit("none")).otherwise(pl.lit("target")),
+        ),
+        PROMPTS,
+    )
+    found = hosts(SIZES, "train")
+    assert {name: prompts.to_list() for name, prompts in found.items()} == {
+        "history": [f"prompt {row}" for row in (0, 1, 2, 4, 6)]
+    }
