@@ -20,7 +20,8 @@ from ..data.held_out import Held
 from ..data.questions import Question
 from ..run.seeds import keyed_rng
 from .checkpoints import Curve, Resumable, reproducibly
-from .corpus import BATCH_NAMES, IGNORE, Corpus, Row, permuted
+from .corpus import BATCH_NAMES, IGNORE, Corpus, Row
+from .names import permuted
 from .section import Pocket
 from .words import END, PAD, make_tokenizer
 
