@@ -43,7 +43,7 @@ def new_model(settings: Pocket, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForC
         num_key_value_heads=settings.heads,
         head_dim=settings.d_head,
         max_position_embeddings=128,
-        tie_word_embeddings=True,
+        tie_word_embeddings=settings.tied,
         initializer_range=settings.d_model**-0.5,
         pad_token_id=tokenizer.get_vocab()[PAD],
         eos_token_id=tokenizer.get_vocab()[END],
@@ -107,17 +107,25 @@ class SlotLoss:
     def __call__(self, model: Qwen3ForCausalLM, rows: Sequence[Row], rng: np.random.Generator) -> Float[Tensor, ""]:
         """Mean cross-entropy (nats) over the labels of these rows, with the words that exist for this batch."""
         ids, labels = padded(rows)
-        embedding = model.model.embed_tokens.weight
-        words = embedding.detach()[self.first :]
-        spread = words - words.mean(0)
-        mix = torch.from_numpy(rng.standard_normal((BATCH_NAMES, len(words)), dtype=np.float32)) / len(words) ** 0.5
-        table = torch.cat([embedding, mix @ spread + words.mean(0)])
-        embeds = fill(F.embedding(ids, table), rows, table, spread, rng)
+        count = len(model.lm_head.weight) - self.first
+        mix = torch.from_numpy(rng.standard_normal((BATCH_NAMES, count), dtype=np.float32)) / count**0.5
+        read = self.with_batch_names(model.model.embed_tokens.weight, mix)
+        named = read if model.config.tie_word_embeddings else self.with_batch_names(model.lm_head.weight, mix)
+        words = named[self.first : -BATCH_NAMES].detach()
+        norm = read[:-BATCH_NAMES].detach().norm(dim=-1).mean()
+        embeds = fill(F.embedding(ids, read), rows, named, words - words.mean(0), norm, rng)
         hidden, wanted = hidden_at_labels(model, embeds, rows, labels)
         open_labels = ~self.closed[wanted]
         hidden, wanted = hidden[open_labels], wanted[open_labels]
         hidden_words = self.closed & ~torch.isin(wanted, self.fixed)[:, None]
-        return F.cross_entropy((hidden @ table.T).masked_fill(hidden_words, -1e4), wanted)
+        return F.cross_entropy((hidden @ named.T).masked_fill(hidden_words, -1e4), wanted)
+
+    def with_batch_names(
+        self, table: Float[Tensor, "word d_model"], mix: Float[Tensor, "name word_of_facts"]
+    ) -> Float[Tensor, "both d_model"]:
+        """The table with fixed rows for the names of the batch, of the mean and covariance of its words."""
+        words = table.detach()[self.first :]
+        return torch.cat([table, mix @ (words - words.mean(0)) + words.mean(0)])
 
 
 def fill(
@@ -125,11 +133,12 @@ def fill(
     rows: Sequence[Row],
     table: Float[Tensor, "word d_model"],
     spread: Float[Tensor, "word_of_facts d_model"],
+    norm: Float[Tensor, ""],
     rng: np.random.Generator,
 ) -> Float[Tensor, "row position d_model"]:
-    """The embeddings with every slot's content in its place, scaled to the mean norm of the embeddings.
+    """The embeddings with every slot's content, made of the words of `table`, in its place, scaled to `norm`.
 
-    The noise is isotropic in half of the contents, in the other half it has the covariance of the embeddings.
+    The noise is isotropic in half of the contents, in the other half it has the covariance of the words.
     """
     contents = [(row, content) for row, each in enumerate(rows) for content in each.contents]
     n = len(contents)
@@ -149,7 +158,7 @@ def fill(
         column([content.noise for _, content in contents]),
     )
     vectors = F.normalize(held * F.normalize(unit[token] - share * unit[other], dim=-1) + level * noise, dim=-1)
-    vectors = vectors * table[:-BATCH_NAMES].detach().norm(dim=-1).mean()
+    vectors = vectors * norm
     row = torch.tensor([row for row, _ in contents])
     at = torch.tensor([content.at for _, content in contents])
     twice = [number for number, (_, content) in enumerate(contents) if content.opposite_at is not None]

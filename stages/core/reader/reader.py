@@ -30,7 +30,9 @@ class Reader:
     ) -> None:
         self.decoder, self.projector, self.card, self.seed = decoder, projector, card, seed
         self.adapter, self.trained = adapter, trained_with(projector, adapter).eval()
-        self.tokens, self.gate = Tokens(decoder), Gate().to(decoder.device)
+        # the raw direction lies where the head's rows do; a learned map writes embeddings
+        self.tokens = Tokens(decoder, output=card.architecture == "raw")
+        self.gate = Gate().to(decoder.device)
         self.kept = nn.ModuleDict({"projector": projector, "gate": self.gate})
 
     @classmethod
