@@ -40,6 +40,8 @@ SHARES = {
     "report": 0.20,
 }
 """Shares of the rows about what stands in slots."""
+ASKED = tuple(name for name in SHARES if name not in ("subject", "silent"))
+"""The questions that rows ask."""
 Ids = tuple[int, ...]
 Taught = list[tuple[int, bool]]
 """Tokens of an answer, and whether each bears a loss."""
@@ -158,7 +160,7 @@ class Corpus:
         return [
             (template, subject, answer)
             for name, relation, subject, answer in self.told()
-            if name in self.asked and subject not in self.held.closed and answer not in self.held.names
+            if name in self.asked and not {subject, answer} & self.held.closed
             for template in relation.templates[:-1]
         ]
 
@@ -166,6 +168,17 @@ class Corpus:
     def open_names(self) -> list[str]:
         """Every name that may stand in a slot."""
         return sorted(set(self.world.kinds) - self.held.closed)
+
+    @cached_property
+    def closed_tokens(self) -> set[int]:
+        """Tokens of names that may not stand in a slot, and of no other name."""
+        closed = {token for name in self.held.closed for token in self.encode(name)}
+        return closed - {token for name in self.open_names for token in self.encode(name)}
+
+    @cached_property
+    def open_tokens(self) -> list[int]:
+        """Every other token of the vocabulary's words."""
+        return [token for token in range(self.slot + 1, self.vocabulary) if token not in self.closed_tokens]
 
     @cached_property
     def open_of_kind(self) -> dict[str, list[str]]:
@@ -284,7 +297,8 @@ class Corpus:
         """A report of no pressure: slots of zeros, or that nothing has been put into."""
         n, zeros = int(rng.integers(1, MOST_TOKENS + 1)), rng.random() < 0.7
         ids, at, opposite = self.placed(self.host(rng), pick(rng, self.questions["report"].forms[:-1]), n)
-        contents = [Content(at + k, opposite + k, None, 0, 0.0, 0.0) for k in range(n)] if zeros else []
+        places = [(at + k, None if opposite is None else opposite + k) for k in range(n if zeros else 0)]
+        contents = [Content(*both, None, 0, 0.0, 0.0) for both in places]
         return replace(text_row(ids, (*self.encode(grammar.NO_PRESSURE), self.end)), contents=tuple(contents))
 
     def about_kind(self, rng: np.random.Generator, host: Ids) -> Row:
@@ -375,13 +389,18 @@ class Corpus:
             away = self.batch_name(rng, 1)
         return (toward, away) if toward != away else self.pair(rng)
 
-    def placed(self, host: Ids, form: str, n: int) -> tuple[Ids, int, int]:
-        """Ids of host and question with n slots for what is felt and n for its negative, and where both begin."""
+    def placed(self, host: Ids, form: str, n: int) -> tuple[Ids, int, int | None]:
+        """Ids of host and question with n slots for what is felt and n for its negative, and where both begin.
+
+        A form without a place for the negative has none (None).
+        """
         before, rest = form.split(FELT)
-        between, after = rest.split(OPPOSITE)
+        between, there, after = rest.partition(OPPOSITE)
         ids = (*host, *self.encode(before.strip()))
         at = len(ids)
         ids = (*ids, *[self.slot] * n, *self.encode(between.strip()))
+        if not there:
+            return ids, at, None
         opposite = len(ids)
         return (*ids, *[self.slot] * n, *self.encode(after.strip())), at, opposite
 
@@ -419,7 +438,7 @@ class Corpus:
             if together and k < len(away) and away[k] != token:
                 other, share, together = away[k], rng.uniform(*shares), False
             else:
-                other, share = int(rng.integers(self.slot + 1, self.vocabulary)), rng.uniform(0, 0.9)
+                other, share = pick(rng, self.open_tokens), rng.uniform(0, 0.9)
             found.append(Content(at + k, None if opposite is None else opposite + k, token, other, share, noise))
         if opposite is not None and toward[0] != away[0] and rng.random() < 0.3:
             found[0] = replace(found[0], opposite_at=None)

@@ -66,14 +66,14 @@ class Reader:
         count = (placed.flatten(2) != 0).any(-1).sum(-1).clamp_min(1)
         return Slots(self.projector(direction), self.projector(-direction), count)
 
-    def fill(self, gradients: Float[Tensor, "row place*layer d_model"]) -> tuple[Slots, Float[Tensor, " row"]]:
+    def fill(self, gradients: Float[Tensor, "row vector d_model"]) -> tuple[Slots, Float[Tensor, " row"]]:
         """What goes into the slots, and the confidence that it is an update: zeros where that is below 0.5."""
         slots = self.read(gradients)
         confidence = self.gate.confidence(evidence(self.tokens, slots.felt[:, 0]))
         kept = (confidence >= 0.5)[:, None, None]
         return Slots(slots.felt * kept, slots.opposite * kept, slots.count), confidence
 
-    def set_gate(self, blocks: Iterable[Float[Tensor, "_ place*layer d_model"]], share: float) -> None:
+    def set_gate(self, blocks: Iterable[Float[Tensor, "_ vector d_model"]], share: float) -> None:
         """Sets the gate by gradients that training has not seen, some at a time."""
         with torch.no_grad():
             self.gate.set(torch.cat([evidence(self.tokens, self.read(part).felt[:, 0]) for part in blocks]), share)
