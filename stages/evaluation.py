@@ -17,7 +17,6 @@ from .core.data.facts import World, read_domain
 from .core.data.gathering import continuations, gather
 from .core.data.questions import read_questions
 from .core.data.tables import LABELS, read_table, write_table
-from .core.evaluate.answers import ANSWERS
 from .core.evaluate.asking import Asking, pieces_of
 from .core.evaluate.cases import Questions, with_premise
 from .core.evaluate.estimate import to_json
@@ -26,7 +25,7 @@ from .core.evaluate.metrics import condition_table, grid_table, metrics_of
 from .core.evaluate.peers import peer_names
 from .core.evaluate.scores import SCORES
 from .core.evaluate.section import Evaluation
-from .core.evaluate.table import REPORTS
+from .core.evaluate.table import ANSWERS, REPORTS
 from .core.model import ranks
 from .core.model.opening import open_model
 from .core.model.section import Model

@@ -16,7 +16,7 @@ from stages.core.page.sweep import FOLDER
 from tests.core.page import fake
 
 PARAMS = Path("params.yaml")
-SWEEP = FOLDER / "projector.csv"
+SWEEP = FOLDER / "ladder.csv"
 
 
 @pytest.fixture(autouse=True)
@@ -189,7 +189,7 @@ BAD = {
     "sweep of two seeds": (text(SWEEP, '[1]}",0,', '[1]}",1,'), f"{SWEEP}: column seeds: found 2 values"),
     "sweep of another tool gone": (gone(FOLDER / "leave_one_out.csv"), f"{FOLDER}/leave_one_out.csv: no such file"),
     "sweep of no such name": (
-        text(PARAMS, "sweeps: [projector,", "sweeps: [../up,"),
+        text(PARAMS, "sweeps: [ladder,", "sweeps: [../up,"),
         "params.yaml: report.sweeps.0: found '../up'",
     ),
     "no versions": (put(MODEL, "versions", ...), f"{MODEL}: versions: missing"),

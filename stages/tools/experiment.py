@@ -99,8 +99,8 @@ def reported(reader: Reader, asked: pl.DataFrame, data: Gathered, how: Evaluatio
     pool = data.rows.filter((pl.col("split") == "test") & SEEN & COUNTERFACTUAL)
     cases = with_hosts(asked, pool, None, how.seed)
     with torch.no_grad():
-        slots = reader.read(torch.from_numpy(data.gradient[cases["row"].to_numpy()]))
-    return written(reader, cases, slots, "real", how.report_tokens)
+        filled = reader.fill(torch.from_numpy(data.gradient[cases["row"].to_numpy()]))
+    return written(reader, cases, filled, "real", how.report_tokens)
 
 
 def scores_of(reader: Reader, data: Gathered, params: Sections, freed: bool) -> dict[str, Any]:

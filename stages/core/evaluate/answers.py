@@ -15,21 +15,8 @@ from ..run.seeds import keyed_fraction, keyed_int
 from .estimate import Estimate
 from .section import Evaluation
 from .statistics import estimates
+from .table import ANSWERS
 
-ANSWERS = {
-    "model": pl.String,  # that reads: "main", or a peer's name
-    "reading": pl.String,  # what stands in the slots; "asked": a question of a file of questions
-    "prompt_id": pl.String,  # of the gradient
-    "target": pl.String,
-    "held_out": pl.String,
-    "asks": pl.String,  # the question's name, or the relation that is asked about
-    "form": pl.String,  # trained | held_out | foreign: this form, or this relation, was never asked of slots
-    "question": pl.String,
-    "said": pl.String,
-    "expected": pl.String,
-    "world": pl.String,  # what the world's facts say, where that may be something else
-    "right": pl.Boolean,
-}
 GROUPS = {"seen": "none", "held_out_target": "target", "held_out_kind": "kind"}
 """Groups of gradients that are asked about, and their value of `held_out`."""
 
@@ -86,13 +73,15 @@ def marked(expects: str, said: str, case: dict[str, Any], world: World) -> dict[
     expected = {
         "report": grammar.report(world.domains[kind], target, case["answer"]),
         "toward": target,
-        "away": case["answer"],
+        "away": grammar.away(target, case["answer"]),
         "choice": target,
         "field": grammar.field(target, world.domains[kind]),
         "kind": grammar.kind(target, kind, case["asked_kind"]),
     }[expects]
     if expects == "report":
         right = report.moved_to == target
+    elif expects == "away":
+        right = said.partition(", away from ")[2] == case["answer"]
     elif expects in ("field", "kind"):
         right = said.split()[-1:] == expected.split()[-1:]
     else:

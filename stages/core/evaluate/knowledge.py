@@ -16,9 +16,10 @@ from ..data.questions import FELT
 from ..reader.injection import Slots
 from ..reader.reader import Reader
 from ..run.seeds import keyed_int
-from .answers import ANSWERS, by_group, say
+from .answers import by_group, say
 from .section import Evaluation
 from .statistics import chance
+from .table import ANSWERS
 
 SUBJECT = "{subject}"
 

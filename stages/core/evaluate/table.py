@@ -1,4 +1,4 @@
-"""Columns of the table of reports, data/evaluation/reports.parquet."""
+"""Columns of the tables of reports and of answers, data/evaluation/reports.parquet and answers.parquet."""
 
 import polars as pl
 
@@ -25,4 +25,18 @@ REPORTS = {
     "target_right": pl.Boolean,
     "answer_right": pl.Boolean,
     "host_intrusion": pl.Boolean,  # the report names the host's domain, and that isn't the gradient's
+}
+ANSWERS = {
+    "model": pl.String,  # that reads: "main", or a peer's name
+    "reading": pl.String,  # what stands in the slots; "asked": a question of a file of questions
+    "prompt_id": pl.String,  # of the gradient
+    "target": pl.String,
+    "held_out": pl.String,
+    "asks": pl.String,  # the question's name, or the relation that is asked about
+    "form": pl.String,  # trained | held_out | foreign: this form, or this relation, was never asked of slots
+    "question": pl.String,
+    "said": pl.String,
+    "expected": pl.String,
+    "world": pl.String,  # what the world's facts say, where that may be something else
+    "right": pl.Boolean,
 }

@@ -26,6 +26,8 @@ IGNORE = -100
 NOISE = 1.2
 """A slot's content of norm 1 is mixed with noise of up to this norm; in a subject's place of up to SUBJECT_NOISE."""
 SUBJECT_NOISE = 0.9
+SHARES_AWAY, FLIPPED_SHARES = (0.4, 1.0), (1.0, 2.5)
+"""How much of the name moved from is in a content, as in a gradient, and as in a gradient with its sign flipped."""
 BATCH_NAMES = 64
 """Words that exist for one batch."""
 MOST_TOKENS = 3
@@ -271,11 +273,19 @@ class Corpus:
         toward, away = self.pair(rng)
         if name == "report":
             return self.report(rng, host, toward, away)
-        words = taught(toward if name == "toward" else away)
+        words = taught(toward)
         if name == "field":
             domain, known = self.domain(rng, toward)
-            words = [*taught(toward, self.encode(grammar.PARTS[1])), *taught(domain, loss=known)]
+            words += [*taught(self.encode(grammar.PARTS[1])), *taught(domain, loss=known)]
+        elif name == "away":
+            to, from_ = (self.encode(part) for part in (grammar.PARTS[0], grammar.FROM))
+            words = [*taught(to, toward, from_), *self.name_away(toward, away)]
         return self.question_row(rng, host, name, toward, away, words)
+
+    def name_away(self, toward: Ids, away: Ids) -> Taught:
+        """The name moved from; no loss on its later tokens where the slots can't tell them: others share its first."""
+        told = away[0] not in self.ambiguous or away[0] == toward[0]
+        return [*taught(away[:1]), *taught(away[1:], loss=told)]
 
     def of_subject(self, rng: np.random.Generator) -> Row:
         """A prompt with slots in its subject's place: a fact's, or "the <felt> is a word which is", to be repeated."""
@@ -324,13 +334,11 @@ class Corpus:
     def report(self, rng: np.random.Generator, host: Ids, toward: Ids, away: Ids) -> Row:
         """A report; of a name that exists for one batch no domain is known, so there is no loss on it.
 
-        Neither is there on what of the name moved from the slots can't tell: its later tokens, where others share the
-        first.
+        See `name_away` for the name moved from.
         """
         domain, known = self.domain(rng, toward)
         to, field, from_ = (self.encode(part) for part in grammar.PARTS)
-        told = away[0] not in self.ambiguous or away[0] == toward[0]
-        words = [*taught(to, toward, field), *taught(domain, loss=known), *taught(from_), *taught(away, loss=told)]
+        words = [*taught(to, toward, field), *taught(domain, loss=known), *taught(from_), *self.name_away(toward, away)]
         return self.question_row(rng, host, "report", toward, away, words)
 
     def domain(self, rng: np.random.Generator, name: Ids) -> tuple[Ids, bool]:
@@ -410,7 +418,8 @@ class Corpus:
         """A row that asks the named question in one of its forms (never the last), answered with these words."""
         form = pick(rng, self.questions[name].forms[:-1]).format(**asked)
         ids, at, opposite = self.placed(host, form, len(toward))
-        contents = self.contents(rng, toward, away, at, opposite, (0.4, 1.0), NOISE)
+        shares = SHARES_AWAY if rng.random() < 0.75 else FLIPPED_SHARES
+        contents = self.contents(rng, toward, away, at, opposite, shares, NOISE)
         row = text_row(ids, [*(token for token, _ in words), self.end])
         unsaid = len(row.labels) - len(words) - 1
         for number, (_, loss) in enumerate(words):

@@ -4,7 +4,7 @@ Each is an entry of verdicts.yaml, claims.yaml or findings.yaml: a rule (does it
 compares the numbers and evaluates the rules; the functions here are the names that rules and words can use.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -98,15 +98,15 @@ def claims(groups: Groups) -> list[Claim]:
     return found
 
 
-def findings(groups: Groups, subject: str, lora: bool) -> dict[str, str]:
-    """The paragraphs at the top of the page: asked, found, checked.
+def findings(groups: Groups, subject: str, card: Mapping[str, Any]) -> dict[str, str]:
+    """The paragraphs at the top of the page: asked, found, named, checked.
 
     Args:
         groups: by key, `decoupling` among them, with the chance that each is held against.
         subject: the model under study, as in "the pocket model".
-        lora: whether there is LoRA on the verbaliser.
+        card: of the projector.
     """
-    names = {"groups": groups, "subject": subject, "lora": lora}
+    names = {"groups": groups, "subject": subject, "card": card}
     texts = {key: said("findings.yaml", key, **names)[1] for key in entries("findings.yaml")}
     return {key: text or entries("findings.yaml")[key]["otherwise"] for key, text in texts.items()}
 
@@ -117,7 +117,7 @@ def parts(file: str, key: str) -> tuple[Any, Any]:
     made, entry = environment(html=False), entries(file)[key]
     made.filters |= {"named": named}
     made.globals |= {"words": made.get_template("words.j2", globals={"silenced": silenced}).module}
-    made.globals |= {one.__name__: one for one in (above, below, beats, beyond_silence)}
+    made.globals |= {one.__name__: one for one in (above, below, beyond_silence)}
     made.globals |= {one.__name__: one for one in (at_chance, has, lower_targets, read_by, silenced)}
     return made.compile_expression(entry.get("holds", "none")), made.from_string(entry["says"])
 
@@ -193,12 +193,6 @@ def read_by(groups: Groups, reference: str, places: Iterable[str]) -> list[Read]
             scores = [compare(groups[key], groups[key], name) for name in ACCURACIES if difference(groups[key], name)]
             found.append(Read(place, groups[key], scores))
     return found
-
-
-def beats(groups: Groups, reference: str, places: Iterable[str]) -> bool | None:
-    """Whether reports are better than a reference in some score and worse in none; None: there are no pairs."""
-    ways = {one.way for read in read_by(groups, reference, places) for one in read.scores}
-    return "lower" in ways and "higher" not in ways if ways else None
 
 
 def lower_targets(groups: Groups) -> list[Score]:

@@ -7,8 +7,8 @@ from typing import Any
 from .metrics import Group
 from .prose import entries
 
-DECOUPLING, SHUFFLED = "decoupling", "controls.shuffled_across"
-REFERENCES = ("ceiling", "floor", "retrieval")
+DECOUPLING, SHUFFLED, WITHOUT = "decoupling", "controls.shuffled_across", "without_model"
+REFERENCES = (WITHOUT, "ceiling", "floor", "retrieval")
 """What writes no report and reads the same gradients; one level below, by group, those that are held out too."""
 UNGATED = "_ungated"
 

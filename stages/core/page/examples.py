@@ -1,7 +1,8 @@
-"""Which reports the page shows: chosen by a rule, so that nobody picks them.
+"""Which reports and answers the page shows: chosen by a rule, so that nobody picks them.
 
 Every report has one setting (what was done) and one outcome (how it came out). Of each setting and outcome the page
-shows the first few in the order of a hash of the report's identity, which has nothing to do with what it says.
+shows the first few in the order of a hash of the report's identity, which has nothing to do with what it says; so with
+answers to questions.
 """
 
 from typing import Any
@@ -13,6 +14,8 @@ from .conditions import place_of
 from .prose import entries
 
 OUTCOMES = entries("outcomes.yaml")
+TAKEN = 2
+"""Answers shown of each model and kind."""
 
 
 def settled(reports: pl.DataFrame) -> pl.DataFrame:
@@ -72,3 +75,36 @@ def counts(table: pl.DataFrame) -> dict[str, dict[str, int]]:
     rows = table.group_by("setting", "outcome").len().iter_rows()
     sizes = {(setting, outcome): size for setting, outcome, size in rows}
     return {setting: {one: sizes.get((setting, one), 0) for one in OUTCOMES} for setting in settings_of(table)}
+
+
+def answered(answers: pl.DataFrame, reports: pl.DataFrame) -> list[dict[str, Any]]:
+    """Questions to a model's own knowledge, in relations that slots were never asked, with what every reading says.
+
+    Of each model, of facts that are the world's and of those that are not, of right and of wrong answers about the
+    update as it is: the first TAKEN in hash order.
+    """
+    identity = ["model", "prompt_id", "asks"]
+    new = answers.filter((pl.col("form") == "foreign") & (pl.col("reading") != "asked"))
+    said = new.pivot("reading", index=identity, values="said") if len(new) else new
+    rows = new.filter(pl.col("reading") == "raw").join(said, on=identity, maintain_order="left")
+    rows = rows.with_columns(own=pl.col("expected") != pl.col("world"))
+    return first_of(rows, reports, identity, ["model", "own", "right"], TAKEN)
+
+
+def questions(answers: pl.DataFrame, reports: pl.DataFrame) -> list[dict[str, Any]]:
+    """Of each question of a file of questions, in the form held out, a right and a wrong answer: first in hash order."""
+    rows = answers.filter((pl.col("form") == "held_out") & (pl.col("reading") == "asked"))
+    return first_of(rows, reports, ["prompt_id", "asks"], ["asks", "right"], 1)
+
+
+def first_of(
+    rows: pl.DataFrame, reports: pl.DataFrame, identity: list[str], kinds: list[str], count: int
+) -> list[dict[str, Any]]:
+    """The first rows of each kind by hash of their identity, with the correction's prompt and answer."""
+    order = pl.Series("order", [digest(*row) for row in rows.select(identity).iter_rows()], dtype=pl.String)
+    turns = rows.with_columns(order).sort("order").filter(pl.int_range(pl.len()).over(kinds) < count)
+    real = reports.filter(pl.col("condition") == "real").unique("prompt_id", maintain_order=True)
+    shown = turns.join(real.select("prompt_id", "prompt", "answer"), on="prompt_id", maintain_order="left")
+    places = {name: place for place, name in enumerate(rows[kinds[0]].unique(maintain_order=True))}
+    first = pl.col(kinds[0]).replace_strict(places, return_dtype=pl.Int64)
+    return shown.sort(first, *kinds[1:], "order", descending=[False, *(True for _ in kinds[1:]), False]).to_dicts()

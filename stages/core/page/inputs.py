@@ -8,7 +8,7 @@ import polars as pl
 
 from ..data.tables import read_table
 from ..evaluate.estimate import flat, from_json
-from ..evaluate.table import REPORTS
+from ..evaluate.table import ANSWERS, REPORTS
 from ..run.errors import InputError
 from ..run.files import read_json, read_yaml
 from ..run.params import PARAMS, Section, read_sections
@@ -20,6 +20,7 @@ from .tables import read_csv
 
 METRICS = Path("data/evaluation/metrics.json")
 REPORTS_TABLE = Path("data/evaluation/reports.parquet")
+ANSWERS_TABLE = Path("data/evaluation/answers.parquet")
 GRID = Path("data/evaluation/grid.csv")
 PROJECTOR_CURVE = Path("data/projector/curve.csv")
 MODEL_CURVE = Path("data/model/curve.csv")
@@ -44,6 +45,7 @@ class Inputs:
 
     metrics: dict[str, Any]
     reports: pl.DataFrame
+    answers: pl.DataFrame
     grid: pl.DataFrame
     projector_curve: pl.DataFrame
     model_curve: pl.DataFrame | None
@@ -63,7 +65,8 @@ def read_inputs() -> Inputs:
     params, settings = read_params(), read_sections(Sections).report
     return Inputs(
         metrics=read_metrics(),
-        reports=read_reports(),
+        reports=filled(REPORTS_TABLE, REPORTS, {"host_prompt_id", "host", "answer", "confidence"}),
+        answers=filled(ANSWERS_TABLE, ANSWERS, {"world"}),
         grid=read_grid(),
         projector_curve=first_seed(read_curve(PROJECTOR_CURVE, "seed", "train_loss", "validation_loss")),
         model_curve=read_curve(MODEL_CURVE, "loss") if MODEL_CURVE.exists() else None,
@@ -123,17 +126,15 @@ def read_metrics() -> dict[str, Any]:
     return found
 
 
-def read_reports() -> pl.DataFrame:
-    """The reports table, with at least one row."""
-    table = read_table(REPORTS_TABLE, REPORTS)
+def filled(path: Path, columns: dict[str, Any], may_be_empty: set[str]) -> pl.DataFrame:
+    """A table with at least one row, and a value in every cell of the other columns."""
+    table, again = read_table(path, columns), "rerun the stage evaluation"
     if table.is_empty():
-        raise InputError(f"{REPORTS_TABLE}: (whole file): no rows, wanted reports; rerun the stage evaluation")
-    for name in set(REPORTS) - {"host_prompt_id", "host", "answer", "confidence"}:
+        raise InputError(f"{path}: (whole file): no rows, wanted some; {again}")
+    for name in set(columns) - may_be_empty:
         if table[name].null_count():
             row = table[name].is_null().arg_max()
-            raise InputError(
-                f"{REPORTS_TABLE}: column {name}, row {row}: empty, wanted a value; rerun the stage evaluation"
-            )
+            raise InputError(f"{path}: column {name}, row {row}: empty, wanted a value; {again}")
     return table
 
 
@@ -144,10 +145,10 @@ def read_grid() -> pl.DataFrame:
 
 
 def read_curve(path: Path, *losses: str) -> pl.DataFrame:
-    """A training curve, in order of steps; a loss may be empty at steps where it was not measured."""
+    """A training curve, in order of steps; a loss may be empty where it was not measured, as where nothing is trained."""
     table = read_csv(path, numbers=["step", *losses]).sort("step")
     for name in losses:
-        if table[name].null_count() == len(table):
+        if table["step"].max() and table[name].null_count() == len(table):
             raise InputError(f"{path}: column {name}: all empty, wanted losses in nats; rerun the stage that writes it")
     return table.cast(dict.fromkeys(losses, pl.Float64))
 

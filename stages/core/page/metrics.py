@@ -46,7 +46,7 @@ class Group:
     @property
     def few(self) -> str:
         """Why its measures have no interval; empty where they have one, or where nothing is said."""
-        return next((self.estimates[name].reason or "" for name in MEASURES if name in self.estimates), "")
+        return next((self.estimates[name].reason or "" for name in (*MEASURES, "all") if name in self.estimates), "")
 
 
 def groups_of(metrics: dict[str, Any]) -> Iterator[Group]:

@@ -15,16 +15,27 @@ from markupsafe import Markup
 from ..evaluate import estimate
 from . import charts, examples
 from .claims import Verdict, claims, findings, verdict
-from .conditions import DECOUPLING, REFERENCES, Condition, condition_of, held_against_chance, ordered
+from .conditions import DECOUPLING, REFERENCES, WITHOUT, Condition, condition_of, held_against_chance, ordered
 from .inputs import Inputs
-from .metrics import MEASURES, Group, difference, groups_of
-from .prose import HERE, entries, environment
-from .sweep import SWEPT_WORDS
+from .metrics import MEASURES, Group, difference, groups_of, with_chance
+from .prose import HERE, entries, environment, spaced
+from .sweep import SWEPT_WORDS, Point
 
 PLACES = {"decouples": "real", "right": "real", "alike": "real", "": "others"}
 """Part of the bars that a group stands in, by what is expected of it; references hold the rest."""
-ELSEWHERE = ("held_out_", "teacher", *(f"{name}." for name in REFERENCES))
+ELSEWHERE = ("held_out_", "teacher", "peers.", *(f"{name}." for name in REFERENCES))
 """Beginnings of the keys of groups that those bars leave out."""
+ASKED_WORDS = {
+    "all": "All",
+    "own": "Facts that differ: own",
+    "world": "Facts that differ: world's",
+    "held_out_target": "Names held out",
+    "held_out_kind": "Kinds held out",
+}
+"""Columns of the bars of answers; `own` and `world` are of facts that model and world have differently."""
+OTHER = "Another model: {}"
+FORMS = {"trained": "In words of training", "held_out": "In words held out"}
+PLACES_HELD = {"seen": "Nothing held out", "held_out_target": "Name held out", "held_out_kind": "Kind held out"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,10 @@ class Row:
     verdict: Verdict
 
 
+Part = tuple[str, list[Point]]
+"""A title and rows of bars."""
+
+
 def render(inputs: Inputs) -> str:
     """The page's HTML."""
     groups = held_against_chance(ordered(groups_of(inputs.metrics)))
@@ -45,8 +60,9 @@ def render(inputs: Inputs) -> str:
     style, script = (HERE.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     projectors = list(inputs.metrics.get("seeds", {}))
     of_seeds = {name for seed in projectors for name in groups[f"seeds.{seed}"].estimates}
+    readings = entries("readings.yaml")
     made = environment(html=True)
-    made.globals |= {"SWEPT_WORDS": SWEPT_WORDS, "condition_of": condition_of, "difference": difference}
+    made.globals |= {"SWEPT_WORDS": SWEPT_WORDS, "ASKED_WORDS": ASKED_WORDS, "condition_of": condition_of, "difference": difference}
     made.globals |= {"WIDTH": charts.WIDTH, "HEIGHT": charts.HEIGHT, "NO_HOST": charts.NO_HOST}
     return made.get_template("page.html.j2").render(
         style=Markup(style),
@@ -54,13 +70,21 @@ def render(inputs: Inputs) -> str:
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         pocket=pocket,
         lora=lora,
+        card=inputs.card,
+        held=inputs.params.get("held_out"),
         figure=itertools.count(1).__next__,
-        findings=findings(groups, subject, lora),
+        findings=findings(groups, subject, inputs.card),
         claims=claims(groups),
         groups=groups,
         numbers=[estimate.flat(group.estimates, group.key) for group in groups_of(inputs.metrics)],
         bars=bar_sections(groups),
         held_out=held_out_rows(groups),
+        peers=parts(groups, "peers", OTHER, PLACES_HELD),
+        knowledge=parts(groups, "knowledge", OTHER, {name: one["label"] for name, one in readings.items()}),
+        questions=parts(groups, "questions", "{}", FORMS),
+        readings=readings,
+        answers=examples.answered(inputs.answers, inputs.reports),
+        asked=examples.questions(inputs.answers, inputs.reports),
         paired=[group for group in groups.values() if any(difference(group, name) for name in MEASURES)],
         by_seed={label: row for label, row in entries("seeds.yaml").items() if row["seed"] in of_seeds},
         projectors=projectors,
@@ -97,35 +121,57 @@ def bar_sections(groups: dict[str, Group]) -> list[tuple[str, list[Row]]]:
 
 
 def held_out_rows(groups: dict[str, Group]) -> list[Row]:
-    """The decoupling group and what is held out, each with what the references read of it, to stand side by side."""
-    seen = replace(row_of(groups[DECOUPLING], groups), label="All seen in training")
-    held = [key for key in groups if key.startswith("held_out_")]
-    keys = [key for name in held for key in (name, *(f"{reference}.{name}" for reference in REFERENCES))]
-    return [seen, *(row_of(groups[key], groups) for key in keys if key in groups)]
+    """The decoupling group and what is held out, each with what is left of it without the model."""
+    keys = [(key, f"{WITHOUT}.{key}") for key in groups if key.startswith("held_out_")]
+    found = []
+    for key, without in [(DECOUPLING, WITHOUT), *keys]:
+        own = row_of(groups[key], groups)
+        found.append(replace(own, label="Nothing held out") if key == DECOUPLING else own)
+        if without in groups:
+            found.append(replace(row_of(groups[without], groups), label="\u2026 without the model"))
+    return found
+
+
+def parts(groups: dict[str, Group], section: str, title: str, labels: dict[str, str]) -> list[Part]:
+    """The groups <section>.<name>.<row> as rows of bars, a part a name; `labels`: of the rows, in their order."""
+    found: list[Part] = []
+    for name in dict.fromkeys(key.split(".")[1] for key in groups if key.startswith(f"{section}.")):
+        keys = {f"{section}.{name}.{row}": label for row, label in labels.items()}
+        rows = [Point(label, answers(groups, key)) for key, label in keys.items() if key in groups]
+        found.append(("The model under study" if name == "main" else title.format(spaced(name)), rows))
+    return found
+
+
+def answers(groups: dict[str, Group], key: str) -> Group:
+    """A group with those of its numbers that stand elsewhere: chance, and answers where two facts differ."""
+    group, differs = groups[key], groups.get(f"{key}.differs")
+    shown = group.estimates | (differs.estimates if differs else {})
+    if "chance" in group and "all" in group:
+        shown["all"] = with_chance(group["all"], group["chance"].value)
+    return Group(key, shown)
 
 
 def curves(inputs: Inputs) -> list[tuple[str, charts.Curve]]:
     """The training curves that there are."""
     losses = {"train_loss": "training", "validation_loss": "validation"}
-    found = [("Projector", charts.curve(inputs.projector_curve, losses))]
+    found = []
+    if inputs.projector_curve["step"].max():
+        found.append(("Projector", charts.curve(inputs.projector_curve, losses)))
     if inputs.model_curve is not None:
         found.append(("Pocket model", charts.curve(inputs.model_curve, {"loss": "training"})))
     return found
 
 
 def reports(inputs: Inputs) -> dict[str, Any]:
-    """What the template needs to show reports: rows, counts, and the one in the headline."""
+    """What the template needs to show reports: rows and counts."""
     table = examples.settled(inputs.reports)
     rows, counts = examples.chosen(table, inputs.settings.examples), examples.counts(table)
-    first = next((row for row in rows if row["setting"] == DECOUPLING), None)
     return {
         "rows": rows,
         "counts": counts,
         "total": len(table),
         "outcomes": examples.OUTCOMES,
         "examples": inputs.settings.examples,
-        "first": first,
-        "right_share": counts[DECOUPLING]["right"] / sum(counts[DECOUPLING].values()) if first else None,
     }
 
 

@@ -1,6 +1,5 @@
 """The YAML files of this folder, and the Jinja environment that fills in their texts and the page's templates."""
 
-import math
 import re
 from collections.abc import Callable
 from functools import cache
@@ -17,7 +16,7 @@ HERE = Path(__file__).parent
 FILTERS: tuple[Callable[..., Any], ...] = (
     *(metrics.percent, metrics.bare, metrics.whole, metrics.thousands, metrics.counted, metrics.listed),
     *(metrics.signed, metrics.told, metrics.beside_chance, metrics.in_points, metrics.at_most),
-    *(metrics.apart, metrics.size, metrics.with_chance, math.exp),
+    *(metrics.apart, metrics.size, metrics.interval),
 )
 
 

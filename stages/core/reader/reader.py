@@ -76,7 +76,8 @@ class Reader:
     def set_gate(self, blocks: Iterable[Float[Tensor, "_ vector d_model"]], share: float) -> None:
         """Sets the gate by gradients that training has not seen, some at a time."""
         with torch.no_grad():
-            self.gate.set(torch.cat([evidence(self.tokens, self.read(part).felt[:, 0]) for part in blocks]), share)
+            found = [value for part in blocks for value in evidence(self.tokens, self.read(part).felt[:, 0]).tolist()]
+            self.gate.set(torch.tensor(found, device=self.decoder.device), share)
 
     def fit_whitening(self, blocks: Iterable[Float[Tensor, "_ vector d_model"]]) -> None:
         """Takes the whitening, where the card asks for one, from training gradients at all places, some at a time."""

@@ -14,9 +14,11 @@ import numpy as np
 import polars as pl
 from ruamel.yaml import YAML
 
+from stages.core.data import grammar
 from stages.core.evaluate.estimate import Estimate
 from stages.core.evaluate.statistics import FEWEST
-from stages.core.page.sweep import FOLDER, LEAVE_ONE_OUT, PROJECTOR, Experiment, table_of
+from stages.core.evaluate.table import ANSWERS
+from stages.core.page.sweep import FOLDER, LEAVE_ONE_OUT, LADDER, Experiment, table_of
 from tests.core.page.small import BESIDE, CARD, MODEL, one
 
 FACTS = {
@@ -46,7 +48,8 @@ ODDS = {
     "subject": (0.99, 0.97, 0.9, 0.2, 0.004),
     "correction": (0.99, 0.98, 0.93, 0.2, 0.002),
     "template": (0.995, 0.99, 0.93, 0.2, 0.002),
-    "relation": (0.8, 0.9, 0.4, 0.3, 0.05),
+    "kind": (0.8, 0.9, 0.4, 0.3, 0.05),
+    "answer": (0.97, 0.95, 0.6, 0.3, 0.01),
     "none": (0, 0, 0, 0, 1),
     "zero": (0, 0, 0, 0, 1),
     "random": (0.12, 0.02, 0.02, 0.1, 0.97),
@@ -61,11 +64,12 @@ model:
   source: pocket
   revision: null
   pocket: {d_model: 128, layers: 4, heads: 4, steps: 900, batch: 128, learning_rate: 0.003, seed: 0}
+held_out: {names: 0.2, kinds: [planet], subjects: 0.06, seed: 0}
 gradients: {layers: [1], places: [target_1], keep_bits: 10}
 projector: {architecture: mlp, width: 512, layers: [1], steps: 1800, batch: 64, learning_rate: 0.002, seed: 0}
 report:
   examples: 4
-  sweeps: [projector, leave_one_out]
+  sweeps: [ladder, leave_one_out]
 """
 
 
@@ -83,7 +87,6 @@ def told(rng: np.random.Generator, odds: tuple[float, ...], truth: tuple[str, st
     if draws[0] < silent:
         return {
             "report": "no pressure",
-            "strength": "",
             "domain": "",
             "moved_to": "",
             "moved_from": "",
@@ -95,25 +98,24 @@ def told(rng: np.random.Generator, odds: tuple[float, ...], truth: tuple[str, st
     entities = [name for _, name in facts(said)]
     to = target if draws[3] < right_target else str(rng.choice([e for e in entities if e != target]))
     away = answer if draws[4] < right_answer else str(rng.choice([e for e in entities if e != answer]))
-    text = f"strong {said} correction toward {to} and away from {away}"
+    text = grammar.report(said, to, away) if to != away else grammar.NO_PRESSURE
     if draws[5] < 0.012:
         return {
-            "report": f"strong {said} correction toward",
-            "strength": "",
+            "report": f"toward {to} , a name from",
             "domain": "",
             "moved_to": "",
             "moved_from": "",
             "pressure": False,
             "malformed": True,
         }
-    words = {"report": text, "strength": "strong", "domain": said, "moved_to": to, "moved_from": away}
+    words = {"report": text, "domain": said, "moved_to": to, "moved_from": away}
     return {**words, "pressure": True, "malformed": False}
 
 
 def experiments() -> Iterator[tuple[str, str, str]]:
     """(condition, held_out, host choice) of every batch of reports."""
     yield "real", "none", "all"
-    for held_out in ("target", "subject", "template", "relation", "correction"):
+    for held_out in ("target", "answer", "kind", "subject", "template", "correction"):
         yield "real", held_out, "other"
     for condition in CONTROLS:
         yield condition, "none", "other"
@@ -208,20 +210,40 @@ def metrics(rows: pl.DataFrame) -> dict[str, Any]:
         "model": {"fact_accuracy": 0.994},
         **BESIDE,
     }
-    for held_out in ("target", "subject", "template", "relation"):
+    for held_out in ("target", "answer", "subject", "template"):
         found[f"held_out_{held_out}"] = group(rows.filter(pl.col("held_out") == held_out))
-    new = (pl.col("held_out") == "target") & (pl.col("gradient_domain") == "astronomy")
-    found["held_out_entity"] = group(rows.filter(new))
+    found["held_out_kind"] = group(rows.filter(pl.col("held_out") == "kind", pl.col("gradient_domain") == "astronomy"))
     found["decoupling"]["calibration_error"] = one(0.024, 0.014, 0.035)
     found["corrections"] = group(rows.filter(pl.col("held_out") == "correction"))
     for condition in CONTROLS:
         found["controls"][condition] = group(rows.filter(pl.col("condition") == condition), chance=True)
-    for name, scale in (("ceiling", 1.0), ("floor", 0.31)):
+    for name, scale in (("without_model", 0.99), ("ceiling", 1.0), ("floor", 0.31)):
         found[name] = {}
         for metric, value in (("domain_accuracy", 0.999), ("target_accuracy", 0.997), ("answer_accuracy", 0.985)):
             share = value * scale
             found[name][metric] = one(share, share - 0.01 * scale, min(1.0, share + 0.002))
     return found
+
+
+def answers(reports: pl.DataFrame) -> pl.DataFrame:
+    """The answers table: of some gradients, what two models say from their own knowledge, and to a question."""
+    rng, rows = np.random.default_rng(5), []
+    real = reports.filter(condition="real", held_out="none").unique("prompt_id", maintain_order=True)
+    for number, case in enumerate(real[:60].iter_rows(named=True)):
+        shared = {"prompt_id": case["prompt_id"], "target": case["target"], "held_out": "none"}
+        for model in ("main", "permuted"):
+            own = f"Fact{number % 7}"
+            fact = {"model": model, "asks": "made_of", "form": "foreign", "expected": own}
+            fact["world"] = own if model == "main" and number % 5 else f"Fact{number % 7 + 1}"
+            for reading in ("raw", "freed", "named", "shuffled", "nearest"):
+                text = "<felt> is made of" if reading != "named" else f"{case['target']} is made of"
+                said = own if rng.random() < (0.05 if reading == "shuffled" else 0.9) else "Fact9"
+                rows.append({**shared, **fact, "reading": reading, "question": text, "said": said})
+        question = {"model": "main", "reading": "asked", "asks": "toward", "form": "held_out", "world": None}
+        text = "<felt> away <opposite> toward what ?"
+        rows.append({**shared, **question, "question": text, "said": case["moved_to"], "expected": case["target"]})
+    table = pl.DataFrame(rows, infer_schema_length=None).with_columns(right=pl.col("said") == pl.col("expected"))
+    return table.select(pl.col(name).cast(kind) for name, kind in ANSWERS.items())
 
 
 def grid(rows: pl.DataFrame) -> pl.DataFrame:
@@ -258,7 +280,7 @@ def sweeps(folder: Path) -> None:
             share = share_of(0.2 + 0.3 * layer + 0.1 * number)
             metrics.append({"decoupling": share, **({"held_out_target": share} if number else {})})
             found.append(Experiment(group, architecture, {"architecture": architecture, "layers": layers}))
-    table_of(found, metrics, params, [0]).write_csv(folder / f"{PROJECTOR}.csv")
+    table_of(found, metrics, params, [0]).write_csv(folder / f"{LADDER}.csv")
     left = [Experiment("Never trained on", domain, {"held_out_domains": [domain]}) for domain in DOMAINS]
     scores = [{"decoupling": share_of(0.1 + number / 20)} for number in range(len(DOMAINS))]
     table_of(left, scores, params, [0]).write_csv(folder / f"{LEAVE_ONE_OUT}.csv")
@@ -270,6 +292,7 @@ def write(root: Path, per_fact: int = 2) -> pl.DataFrame:
     (data / "evaluation").mkdir(parents=True)
     rows = reports(per_fact)
     rows.write_parquet(data / "evaluation" / "reports.parquet")
+    answers(rows).write_parquet(data / "evaluation" / "answers.parquet")
     grid(rows).write_csv(data / "evaluation" / "grid.csv")
     put(data / "evaluation" / "metrics.json", metrics(rows))
     curve(data / "projector" / "curve.csv", 1800, 6.2, 0.021, validation=True)

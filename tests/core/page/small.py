@@ -41,7 +41,39 @@ def groups(**metrics: Any) -> dict[str, Group]:
     return held_against_chance({group.key: group for group in groups_of(metrics)})
 
 
+def told(value: float, **others: float) -> dict[str, Any]:
+    """Answers of all and of the groups of gradients, as a reading or a form has them."""
+    names = ("all", "seen", "held_out_target", "held_out_kind")
+    return {name: one(value, max(0.0, value - 0.02), min(1.0, value + 0.02)) for name in names} | others
+
+
+def differing(own: float, world: float) -> dict[str, Any]:
+    """Answers where the model's own fact is not the world's."""
+    return {"differs": {"own": told(own)["all"], "world": told(world)["all"]}}
+
+
+KNOWLEDGE: dict[str, Any] = {
+    "main": {
+        "raw": told(0.923, chance=0.04) | {"all_relations": one(0.883, 0.87, 0.9)} | differing(0.9, 0.01),
+        "freed": told(0.991, chance=0.04) | differing(0.992, 0.005),
+        "named": told(0.997, chance=0.04) | differing(0.99, 0.01),
+        "shuffled": told(0.032, chance=0.041) | differing(0.03, 0.03),
+        "nearest": told(0.9, chance=0.04) | differing(0.0, 0.99),
+    },
+    "permuted": {
+        "raw": told(0.916, chance=0.05) | differing(0.931, 0.004),
+        "nearest": told(0.356, chance=0.05) | differing(0.002, 0.98),
+        "foreign": told(0.037, chance=0.05) | differing(0.03, 0.03),
+    },
+}
+"""Answers from a model's own knowledge, by model and reading."""
 BESIDE: dict[str, Any] = {
+    "knowledge": KNOWLEDGE,
+    "edits": {"edits": 20, "flips": one(0.95, 0.8, 1.0), "others_change": one(0.004, 0.0, 0.01), "learnt": 1.0},
+    "questions": {
+        name: {"trained": told(0.99), "held_out": told(0.97)} for name in ("report", "toward", "kind")
+    },
+    "peers": {"permuted": {"seen": numbers(0.98), "held_out_target": numbers(0.96)}},
     "detection": {
         "rate": one(0.982, 0.971, 0.992),
         "false_alarms": 1,
@@ -50,12 +82,6 @@ BESIDE: dict[str, Any] = {
         "shams_reported": 1,
         "false_alarms_high": 0.00462,
         "calibration_error": {"value": 0.034},
-    },
-    "strength": {
-        "accuracy": one(0.98, 0.96, 0.99),
-        "much_weaker": {"accuracy": one(0.99, 0.98, 1.0)},
-        "much_stronger": {"accuracy": one(0.97, 0.95, 0.98)},
-        "natural": {"accuracy": one(0.762, 0.723, 0.797), "share_further": 0.0, "median_apart": 0.131},
     },
     "options": {"accuracy": one(0.976, 0.957, 0.992) | {"chance": 0.2}, "margin": one(8.44, 8.12, 8.75)},
     "circularity": {
@@ -77,7 +103,6 @@ BESIDE: dict[str, Any] = {
             "sign_flipped_target_accuracy": 0.97 + 0.01 * place,
             "sign_flipped_both_words": 0.96 + 0.01 * place,
             "detection_rate": 0.98,
-            "strength_accuracy": 0.99,
             "false_alarms": int(place == 1),
             "sham_reports": 1024,
         }

@@ -14,7 +14,7 @@ from stages.core.page.inputs import CARD, METRICS, MODEL, MODEL_CURVE, Inputs, r
 from stages.core.page.metrics import MEASURES
 from stages.core.page.page import flat, render
 from stages.core.page.prose import entries
-from stages.core.page.sweep import FOLDER, LEAVE_ONE_OUT, NUMBERS, PROJECTOR
+from stages.core.page.sweep import FOLDER, LEAVE_ONE_OUT, NUMBERS, LADDER
 from tests.core.page import fake
 from tests.core.page.small import one
 
@@ -124,7 +124,7 @@ def values(text: str) -> list[str]:
 
 
 def test_sweeps_stand_with_their_numbers_each_in_its_figure(inputs: Inputs) -> None:
-    for number, (name, (_, shown)) in enumerate(zip((PROJECTOR, LEAVE_ONE_OUT), figures(render(inputs)), strict=True)):
+    for number, (name, (_, shown)) in enumerate(zip((LADDER, LEAVE_ONE_OUT), figures(render(inputs)), strict=True)):
         rows = list(csv.DictReader((FOLDER / f"{name}.csv").open()))
         assert len(shown) == len(rows) == (6, 8)[number]
         for row, text in zip(rows, shown, strict=True):
@@ -160,7 +160,7 @@ def test_a_sweep_of_other_settings_is_said_to_be_one_and_none_is_none(inputs: In
     params.write_text(params.read_text().replace("steps: 1800", "steps: 1801"))
     html = render(read_inputs())
     assert html.count("Made with other settings") == 2 and "<code>make sweep</code> makes it anew" in html
-    params.write_text(params.read_text().replace("sweeps: [projector, leave_one_out]", "sweeps: []"))
+    params.write_text(params.read_text().replace("sweeps: [ladder, leave_one_out]", "sweeps: []"))
     assert 'id="sweep"' not in render(read_inputs()) and 'href="#sweep"' not in render(read_inputs())
 
 

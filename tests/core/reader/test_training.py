@@ -3,10 +3,13 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from stages.core.data.facts import Domain
+from stages.core.data.gathering import Stored
+from stages.core.data.gradient_store import open_store, write_arrays
 from stages.core.data.grammar import NO_PRESSURE, parse_report
 from stages.core.model.decoder import Decoder
 from stages.core.reader import training
@@ -254,3 +257,43 @@ def test_training_that_diverges_is_refused_with_its_step_and_what_to_try(
     with pytest.raises(InputError, match=said):
         train(reader, teaching, teaching, wanted, tmp_path / "state", QUIET)
     assert not (tmp_path / "state").exists()
+
+
+def stored(teaching: Curriculum, path: Path, spoilt: int | None = None) -> Curriculum:
+    """The same lessons, their vectors in a store; `spoilt`: a row whose activation is NaN, as no stage would write."""
+    ids = [f"{row:016x}" for row in teaching.rows]
+    piece = {name: kind.copy() for name, kind in zip(("gradient", "activation"), teaching.shuffled.kinds, strict=True)}
+    piece |= {name: np.zeros(len(ids)) for name in ("target_logprob", "answer_logprob", "top_token")}
+    if spoilt is not None:
+        piece["activation"][spoilt, 1, 2] = np.nan
+    write_arrays(path, [piece], ids, 23, {"layers": [0, 1]})
+    vectors = (Stored([open_store(path, ids)], name, [0, 1]) for name in ("gradient", "activation"))
+    return Curriculum(*vectors, teaching.lessons, teaching.hosts, REFERENCE, teaching.settings, teaching.seed)
+
+
+def test_a_nan_in_the_middle_of_the_rows_is_named_and_the_steps_before_it_are_kept(
+    small_decoder: Decoder, small_domains: list[Domain], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Rows are read as an epoch comes to them, here four, a batch, at a time."""
+    for name, number in (("BLOCK_ROWS", 4), ("HELD_BLOCKS", 1)):
+        monkeypatch.setattr(f"stages.core.data.shuffling.{name}", number)
+    wanted, state = settings(steps=6, batch=4, validate_every=1, patience=9), tmp_path / "state"
+    held = curriculum(small_decoder, small_domains, wanted)
+    whole = new_reader(small_decoder, wanted)
+    curve = train(whole, stored(held, tmp_path / "whole.zarr"), held, wanted, tmp_path / "other", QUIET)
+    spoilt = int(held.shuffled.windows("train", 0)[3][1][2])
+    with pytest.raises(InputError, match=f"spoilt.zarr: activation of prompt {spoilt:016x}: NaN .* 1 such row"):
+        train(
+            new_reader(small_decoder, wanted),
+            stored(held, tmp_path / "spoilt.zarr", spoilt),
+            held,
+            wanted,
+            state,
+            QUIET,
+        )
+    steps: list[int] = []
+    resumed, mended = new_reader(small_decoder, wanted), stored(held, tmp_path / "mended.zarr")
+    assert train(resumed, mended, held, wanted, state, steps.append) == curve
+    assert steps[0] == 3
+    for name, value in whole.projector.state_dict().items():
+        assert torch.equal(value, resumed.projector.state_dict()[name]), name
