@@ -35,6 +35,8 @@ SHARES = {
     "report": 0.20,
 }
 """Shares of the rows about what stands in slots."""
+ASKED = tuple(name for name in SHARES if name not in ("subject", "silent"))
+"""The questions that rows ask."""
 Taught = list[tuple[int, bool]]
 """Tokens of an answer, and whether each bears a loss."""
 
@@ -144,7 +146,8 @@ class Corpus(Names):
         """A report of no pressure: slots of zeros, or that nothing has been put into."""
         n, zeros = int(rng.integers(1, MOST_TOKENS + 1)), rng.random() < 0.7
         ids, at, opposite = self.placed(self.host(rng), pick(rng, self.questions["report"].forms[:-1]), n)
-        contents = [Content(at + k, opposite + k, None, 0, 0.0, 0.0) for k in range(n)] if zeros else []
+        places = [(at + k, None if opposite is None else opposite + k) for k in range(n if zeros else 0)]
+        contents = [Content(*both, None, 0, 0.0, 0.0) for both in places]
         return replace(text_row(ids, (*self.encode(grammar.NO_PRESSURE), self.end)), contents=tuple(contents))
 
     def about_kind(self, rng: np.random.Generator, host: Ids) -> Row:
@@ -216,13 +219,18 @@ class Corpus(Names):
             away = self.batch_name(rng, 1)
         return (toward, away) if toward != away else self.pair(rng)
 
-    def placed(self, host: Ids, form: str, n: int) -> tuple[Ids, int, int]:
-        """Ids of host and question with n slots for what is felt and n for its negative, and where both begin."""
+    def placed(self, host: Ids, form: str, n: int) -> tuple[Ids, int, int | None]:
+        """Ids of host and question with n slots for what is felt and n for its negative, and where both begin.
+
+        A form without a place for the negative has none (None).
+        """
         before, rest = form.split(FELT)
-        between, after = rest.split(OPPOSITE)
+        between, there, after = rest.partition(OPPOSITE)
         ids = (*host, *self.encode(before.strip()))
         at = len(ids)
         ids = (*ids, *[self.slot] * n, *self.encode(between.strip()))
+        if not there:
+            return ids, at, None
         opposite = len(ids)
         return (*ids, *[self.slot] * n, *self.encode(after.strip())), at, opposite
 
@@ -261,7 +269,7 @@ class Corpus(Names):
             if together and k < len(away) and away[k] != token:
                 other, share, together = away[k], rng.uniform(*shares), False
             else:
-                other, share = int(rng.integers(self.slot + 1, self.vocabulary)), rng.uniform(0, 0.9)
+                other, share = pick(rng, self.open_tokens), rng.uniform(0, 0.9)
             found.append(Content(at + k, None if opposite is None else opposite + k, token, other, share, noise))
         if opposite is not None and toward[0] != away[0] and rng.random() < 0.3:
             found[0] = replace(found[0], opposite_at=None)

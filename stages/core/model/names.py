@@ -107,7 +107,7 @@ class Names:
         return [
             (template, subject, answer)
             for name, relation, subject, answer in self.told()
-            if name in self.asked and subject not in self.held.closed and answer not in self.held.names
+            if name in self.asked and not {subject, answer} & self.held.closed
             for template in relation.templates[:-1]
         ]
 
@@ -115,6 +115,17 @@ class Names:
     def open_names(self) -> list[str]:
         """Every name that may stand in a slot."""
         return sorted(set(self.world.kinds) - self.held.closed)
+
+    @cached_property
+    def closed_tokens(self) -> set[int]:
+        """Tokens of names that may not stand in a slot, and of no other name."""
+        closed = {token for name in self.held.closed for token in self.encode(name)}
+        return closed - {token for name in self.open_names for token in self.encode(name)}
+
+    @cached_property
+    def open_tokens(self) -> list[int]:
+        """Every other token of the vocabulary's words."""
+        return [token for token in range(self.slot + 1, self.vocabulary) if token not in self.closed_tokens]
 
     @cached_property
     def open_of_kind(self) -> dict[str, list[str]]:

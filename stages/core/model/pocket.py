@@ -89,18 +89,15 @@ def fact_loss(model: Qwen3ForCausalLM, rows: Sequence[Row], rng: np.random.Gener
 class SlotLoss:
     """The loss of rows about what stands in slots.
 
-    Held-out words are no negatives there: they are left out of the softmax of a name, and no row has one as its label.
+    Words of closed names are no negatives there: they are left out of the softmax of a name, and are no row's label.
     At a label that is part of an answer's fixed wording they are negatives as everything is, or a model that never saw
     them as such goes on with one.
     """
 
     def __init__(self, corpus: Corpus) -> None:
-        held, world = corpus.held, corpus.world
-        own = {token for name in world.kinds if name not in held.names for token in corpus.encode(name)}
-        closed = {token for name in held.names for token in corpus.encode(name)} - own
         fixed = {corpus.end, *corpus.encode(" ".join([*grammar.PARTS, grammar.kind("", "", ""), grammar.NO_PRESSURE]))}
         self.closed: Bool[Tensor, " vocabulary"] = torch.zeros(corpus.vocabulary + BATCH_NAMES, dtype=torch.bool)
-        self.closed[sorted(closed - fixed)] = True
+        self.closed[sorted(corpus.closed_tokens - fixed)] = True
         self.fixed = torch.tensor(sorted(fixed))
         self.first = corpus.slot + 1
 
