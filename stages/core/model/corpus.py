@@ -20,7 +20,7 @@ IGNORE = -100
 NOISE = 1.2
 """A slot's content of norm 1 is mixed with noise of up to this norm; in a subject's place of up to SUBJECT_NOISE."""
 SUBJECT_NOISE = 0.9
-SHARES_AWAY, FLIPPED_SHARES = (0.4, 1.0), (1.0, 2.5)
+SHARES_AWAY, FLIPPED_SHARES = (0.4, 1.0), (1.0, 4.0)
 """How much of the name moved from is in a content, as in a gradient, and as in a gradient with its sign flipped."""
 BATCH_NAMES = 64
 """Words that exist for one batch."""
@@ -240,7 +240,7 @@ class Corpus(Names):
         """A row that asks the named question in one of its forms (never the last), answered with these words."""
         form = pick(rng, self.questions[name].forms[:-1]).format(**asked)
         ids, at, opposite = self.placed(host, form, len(toward))
-        shares = SHARES_AWAY if rng.random() < 0.75 else FLIPPED_SHARES
+        shares = SHARES_AWAY if rng.random() < 0.7 else FLIPPED_SHARES
         contents = self.contents(rng, toward, away, at, opposite, shares, NOISE)
         row = text_row(ids, [*(token for token, _ in words), self.end])
         unsaid = len(row.labels) - len(words) - 1
