@@ -40,8 +40,12 @@ def test_the_lens_is_said_to_read_new_targets_better_and_the_reports_the_answer_
     ]
 
 
-@pytest.mark.parametrize(("new", "missed"), [({"held_out_target": NEW}, False), ({}, False), ({"held_out_kind": MORE}, True)])
-def test_where_taking_the_model_out_costs_no_target_it_is_said_not_to_be_missed(new: dict[str, Any], missed: bool) -> None:
+@pytest.mark.parametrize(
+    ("new", "missed"), [({"held_out_target": NEW}, False), ({}, False), ({"held_out_kind": MORE}, True)]
+)
+def test_where_taking_the_model_out_costs_no_target_it_is_said_not_to_be_missed(
+    new: dict[str, Any], missed: bool
+) -> None:
     text, holds = made("Naming without the model", without_model=SEEN | new)
     assert holds is None and text.endswith("taken out, it is not missed there.") is not missed
 

@@ -68,13 +68,24 @@ def test_every_claim_says_its_numbers_in_short_sentences_and_what_would_falsify_
 def test_knowledge_is_held_against_another_gradient_another_model_and_a_dictionary() -> None:
     texts = {one.label: one.text for one in claims(groups(**BESIDE))}
     said = texts["Knowledge of what is felt"]
-    assert said.startswith("With the update in a name's place, 92.3\u00a0% (90.3\u201394.3) of answers are what the model says")
-    assert "92.3\u00a0% (90.3\u201394.3) about names held out and 92.3\u00a0% (90.3\u201394.3) about kinds held out" in said
-    assert "With another gradient in its place 3.2\u00a0% (1.2\u20135.2) are, where answers dealt at random give 4.1" in said
+    assert said.startswith(
+        "With the update in a name's place, 92.3\u00a0% (90.3\u201394.3) of answers are what the model says"
+    )
+    assert (
+        "92.3\u00a0% (90.3\u201394.3) about names held out and 92.3\u00a0% (90.3\u201394.3) about kinds held out"
+        in said
+    )
+    assert (
+        "With another gradient in its place 3.2\u00a0% (1.2\u20135.2) are, where answers dealt at random give 4.1"
+        in said
+    )
     assert "The model permuted, given the same vectors, says its own answer in 3.7\u00a0%" in said
     said = texts["Whose knowledge"]
     assert "says its own in 90.0\u00a0% (88.0\u201392.0) and the world's in 1.0\u00a0% (0\u20133.0)" in said
-    assert "looked up in the world's facts, gives 0\u00a0% (0\u20132.0). The model permuted says its own there in 93.1" in said
+    assert (
+        "looked up in the world's facts, gives 0\u00a0% (0\u20132.0). The model permuted says its own there in 93.1"
+        in said
+    )
     assert said.endswith("the look-up in 0.2\u00a0% (0\u20132.2).")
     assert "In 20 trials one fact was changed" in texts["One fact edited"]
 
@@ -86,7 +97,10 @@ def test_an_edit_has_to_flip_most_answers(low: float | None, holds: bool | None)
 
 
 def test_without_intervals_nothing_follows_from_knowledge() -> None:
-    bare = {"all": {"value": 0.9, "reason": "found 4 entities"}, "differs": {"own": {"value": 0.9}, "world": {"value": 0.1}}}
+    bare = {
+        "all": {"value": 0.9, "reason": "found 4 entities"},
+        "differs": {"own": {"value": 0.9}, "world": {"value": 0.1}},
+    }
     found = claims(groups(knowledge={"main": {"raw": bare, "shuffled": bare}}))
     assert [one.holds for one in found] == [None, None]
 

@@ -67,7 +67,10 @@ def test_an_effect_at_chance_is_said_to_be_null() -> None:
 def test_a_control_above_chance_stands_in_the_sentence() -> None:
     metrics = {**GOOD, "controls": {**GOOD["controls"], "random": numbers(0.3, 0.1)}}
     checked = sentences(groups(**metrics))[3]
-    assert "Of 3 controls that have to be at chance 2 are. Against the claim, above it: random vectors in domain, target and answer" in checked
+    assert (
+        "Of 3 controls that have to be at chance 2 are. Against the claim, above it: random vectors in domain, target and answer"
+        in checked
+    )
 
 
 def test_names_and_kinds_held_out_stand_in_the_sentence() -> None:

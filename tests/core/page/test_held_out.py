@@ -34,7 +34,9 @@ def test_what_is_left_is_held_against_the_reports_on_the_same_held_out_gradients
 
 
 def test_readings_stand_by_model_with_chance_and_with_the_facts_that_differ():
-    found = parts(groups(knowledge=KNOWLEDGE), "knowledge", OTHER, {"freed": "Freed", "raw": "Raw", "foreign": "Foreign"})
+    found = parts(
+        groups(knowledge=KNOWLEDGE), "knowledge", OTHER, {"freed": "Freed", "raw": "Raw", "foreign": "Foreign"}
+    )
     assert [(title, [row.label for row in rows]) for title, rows in found] == [
         ("The model under study", ["Freed", "Raw"]),
         ("Another model: permuted", ["Raw", "Foreign"]),
@@ -45,6 +47,6 @@ def test_readings_stand_by_model_with_chance_and_with_the_facts_that_differ():
 
 def test_questions_stand_in_both_wordings():
     asked = groups(questions={"is_it": {"held_out": told(0.8), "trained": told(0.9)}})
-    assert [(title, [row.group["all"].value for row in rows]) for title, rows in parts(asked, "questions", "{}", FORMS)] == [
-        ("is it", [0.9, 0.8])
-    ]
+    assert [
+        (title, [row.group["all"].value for row in rows]) for title, rows in parts(asked, "questions", "{}", FORMS)
+    ] == [("is it", [0.9, 0.8])]

@@ -14,7 +14,7 @@ from stages.core.page.inputs import CARD, METRICS, MODEL, MODEL_CURVE, PROJECTOR
 from stages.core.page.metrics import MEASURES
 from stages.core.page.page import flat, render
 from stages.core.page.prose import entries
-from stages.core.page.sweep import FOLDER, LEAVE_ONE_OUT, NUMBERS, LADDER
+from stages.core.page.sweep import FOLDER, LADDER, LEAVE_ONE_OUT, NUMBERS
 from tests.core.page import fake
 from tests.core.page.small import one
 
@@ -109,8 +109,8 @@ def test_the_bars_and_the_headline_hold_the_numbers_of_metrics_json(inputs: Inpu
     conditions = html.split('id="conditions"')[1].split("</table>")[0]
     for label, numbers in (("Zero gradient", metrics["controls"]["zero"]), ("Linear probe", metrics["ceiling"])):
         row = conditions.split(f'<th scope="row">{label}')[1].split("</tr>")[0]
-        values = [float(part.split('"')[0]) for part in row.split('<data value="')[1:]]
-        assert values == [numbers[measure]["value"] for measure in MEASURES if measure in numbers]
+        shown = [float(part.split('"')[0]) for part in row.split('<data value="')[1:]]
+        assert shown == [numbers[measure]["value"] for measure in MEASURES if measure in numbers]
 
 
 def figures(html: str) -> list[tuple[str, list[str]]]:
@@ -205,7 +205,10 @@ def test_an_untrained_reader_has_no_curve_of_its_own(inputs: Inputs) -> None:
 
 def test_what_is_code_and_what_was_held_out_is_said(inputs: Inputs) -> None:
     html = render(inputs).split('id="limits"')[1].split("</section>")[0]
-    assert "Silence is code" in html and "20.0\u00a0% of the names that are answers, all names of these kinds: planet" in html
+    assert (
+        "Silence is code" in html
+        and "20.0\u00a0% of the names that are answers, all names of these kinds: planet" in html
+    )
 
 
 def test_an_answer_stands_with_its_question_the_model_s_own_fact_and_the_world_s(inputs: Inputs) -> None:
