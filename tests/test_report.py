@@ -11,7 +11,16 @@ import polars as pl
 import pytest
 
 from stages import report
-from stages.core.page.inputs import CARD, GRID, METRICS, MODEL, MODEL_CURVE, PROJECTOR_CURVE, REPORTS_TABLE
+from stages.core.page.inputs import (
+    ANSWERS_TABLE,
+    CARD,
+    GRID,
+    METRICS,
+    MODEL,
+    MODEL_CURVE,
+    PROJECTOR_CURVE,
+    REPORTS_TABLE,
+)
 from stages.core.page.sweep import FOLDER
 from tests.core.page import fake
 
@@ -110,11 +119,11 @@ BAD = {
     "too few": (text(PARAMS, "examples: 4", "examples: 0"), "params.yaml: report.examples: wanted"),
     **{
         f"{path.name} of {path.parent.name} gone": (gone(path), f"{path}: no such file")
-        for path in (METRICS, REPORTS_TABLE, GRID, PROJECTOR_CURVE, MODEL, CARD)
+        for path in (METRICS, REPORTS_TABLE, ANSWERS_TABLE, GRID, PROJECTOR_CURVE, MODEL, CARD)
     },
     **{
         f"no {key} in {METRICS.name}": (put(METRICS, key, ...), f"{METRICS}: {key}: missing")
-        for key in ("detection", "strength", "options", "circularity", "steering", "seeds")
+        for key in ("detection", "options", "circularity", "steering", "questions", "knowledge", "seeds")
     },
     "no rate": (put(METRICS, "detection.rate", ...), f"{METRICS}: detection.rate: missing"),
     "rate of 1.2": (put(METRICS, "detection.rate.high", 1.2), f"{METRICS}: detection.rate.high: found 1.2"),
@@ -131,6 +140,10 @@ BAD = {
     "no decoupling": (put(METRICS, "decoupling", ...), f"{METRICS}: decoupling: missing"),
     "no target": (put(METRICS, "decoupling.target_accuracy", ...), f"{METRICS}: decoupling.target_accuracy: missing"),
     "decoupling a number": (put(METRICS, "decoupling", 1), f"{METRICS}: decoupling: found 1, wanted a group"),
+    "answers of 1.2": (
+        put(METRICS, "knowledge.main.raw.all.high", 1.2),
+        f"{METRICS}: knowledge.main.raw.all.high: found 1.2",
+    ),
     "metric NaN": (
         put(METRICS, "controls.zero.target_accuracy.value", float("nan")),
         f"{METRICS}: controls.zero.target_accuracy.value: found nan",

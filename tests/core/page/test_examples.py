@@ -1,6 +1,6 @@
 import polars as pl
 
-from stages.core.page.examples import OUTCOMES, chosen, counts, settled
+from stages.core.page.examples import OUTCOMES, TAKEN, answered, chosen, counts, questions, settled
 from stages.core.run.seeds import digest
 from tests.core.page import fake
 
@@ -48,3 +48,24 @@ def test_every_report_has_one_setting_and_one_outcome() -> None:
     assert right.to_numpy().all()
     assert table.filter(pl.col("outcome") == "host")["host_intrusion"].all()
     assert counts(table)["controls.zero"]["silent"] == table.filter(pl.col("condition") == "zero").height
+
+
+def test_answers_are_the_first_of_each_model_and_kind_in_hash_order_beside_every_reading() -> None:
+    reports = fake.reports()
+    answers = fake.answers(reports)
+    rows = answered(answers, reports)
+    kinds = [(row["model"], row["own"], row["right"]) for row in rows]
+    assert kinds[:2] == [("main", True, True)] * TAKEN and {row["model"] for row in rows} == {"main", "permuted"}
+    assert all(kinds.count(kind) <= TAKEN for kind in kinds)
+    assert all(row["own"] == (row["expected"] != row["world"]) for row in rows)
+    for row in rows:
+        said = answers.filter(*(pl.col(name) == row[name] for name in ("model", "prompt_id", "asks")))
+        assert {one["reading"]: one["said"] for one in said.iter_rows(named=True)}.items() <= row.items()
+        assert "<felt>" in row["question"] and row["prompt"]
+    assert rows == answered(answers.reverse().sort("model"), reports.reverse())
+
+
+def test_of_each_question_a_right_and_a_wrong_answer_are_shown() -> None:
+    reports = fake.reports()
+    found = questions(fake.answers(reports), reports)
+    assert [(row["asks"], row["right"]) for row in found] == [("toward", True), ("toward", False)]

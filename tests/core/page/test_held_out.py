@@ -1,36 +1,52 @@
-"""What training never saw, beside what the references read of the same gradients."""
+"""What was held out, beside what is left without the model."""
 
-from stages.core.page.page import bar_sections, held_out_rows
-from tests.core.page.small import groups, numbers, with_differences
+from stages.core.page.page import FORMS, OTHER, bar_sections, held_out_rows, parts
+from tests.core.page.small import KNOWLEDGE, groups, numbers, told, with_differences
 
 FOUND = groups(
     decoupling=numbers(0.99, chance=0.1),
     held_out_target=numbers(0.9, chance=0.1),
     held_out_subject=numbers(0.97, chance=0.1),
-    ceiling=numbers(0.98) | {"held_out_target": numbers(0.1)},
-    floor=numbers(0.6)
+    without_model=numbers(0.98)
     | {
         "held_out_target": with_differences(numbers(0.95, spread=0.001), target=(-0.05, -0.09, -0.01)),
         "held_out_subject": numbers(0.6),
     },
+    ceiling=numbers(0.6) | {"held_out_target": numbers(0.6)},
+    peers={"other": {"seen": numbers(0.9)}},
 )
 
 
-def test_references_stand_below_the_held_out_group_whose_gradients_they_read_and_not_among_the_others():
+def test_below_each_group_stands_what_is_left_without_the_model():
     assert [row.group.key for row in held_out_rows(FOUND)] == [
-        "decoupling", "held_out_target", "ceiling.held_out_target", "floor.held_out_target",
-        "held_out_subject", "floor.held_out_subject",
+        "decoupling", "without_model", "held_out_target", "without_model.held_out_target",
+        "held_out_subject", "without_model.held_out_subject",
     ]  # fmt: skip
     rows = [row.group.key for _, part in bar_sections(FOUND) for row in part]
-    assert rows == ["decoupling", "ceiling", "floor"]
+    assert rows == ["decoupling", "without_model", "ceiling"]
 
 
-def test_a_reference_is_held_against_the_reports_on_the_same_held_out_gradients():
+def test_what_is_left_is_held_against_the_reports_on_the_same_held_out_gradients():
     said = {row.group.key: row.verdict for row in held_out_rows(FOUND)}
-    assert said["floor.held_out_subject"].text == "Against the real gradient: domain, target and answer lower"
-    assert said["ceiling.held_out_target"].text == "Against the real gradient: domain, target and answer lower"
+    assert said["without_model.held_out_subject"].text == "Against the real gradient: domain, target and answer lower"
+    there = said["without_model.held_out_target"]
+    assert there.holds is None and there.text == "Against the real gradient: target 5.0 points higher (1.0\u20139.0)"
 
 
-def test_a_lens_that_reads_new_targets_better_than_the_reports_breaks_the_claim():
-    (row,) = (row for row in held_out_rows(FOUND) if row.group.key == "floor.held_out_target")
-    assert row.verdict.holds is False and "target 5.0 points higher (1.0\u20139.0)" in row.verdict.text
+def test_readings_stand_by_model_with_chance_and_with_the_facts_that_differ():
+    found = parts(
+        groups(knowledge=KNOWLEDGE), "knowledge", OTHER, {"freed": "Freed", "raw": "Raw", "foreign": "Foreign"}
+    )
+    assert [(title, [row.label for row in rows]) for title, rows in found] == [
+        ("The model under study", ["Freed", "Raw"]),
+        ("Another model: permuted", ["Raw", "Foreign"]),
+    ]
+    raw = found[0][1][1].group
+    assert (raw["all"].value, raw["all"].chance, raw["own"].value, raw["world"].value) == (0.923, 0.04, 0.9, 0.01)
+
+
+def test_questions_stand_in_both_wordings():
+    asked = groups(questions={"is_it": {"held_out": told(0.8), "trained": told(0.9)}})
+    assert [
+        (title, [row.group["all"].value for row in rows]) for title, rows in parts(asked, "questions", "{}", FORMS)
+    ] == [("is it", [0.9, 0.8])]

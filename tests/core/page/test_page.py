@@ -10,7 +10,7 @@ import pytest
 
 from stages.core.evaluate.estimate import flat as estimates
 from stages.core.evaluate.estimate import from_json
-from stages.core.page.inputs import CARD, METRICS, MODEL, MODEL_CURVE, Inputs, read_inputs
+from stages.core.page.inputs import CARD, METRICS, MODEL, MODEL_CURVE, PROJECTOR_CURVE, Inputs, read_inputs
 from stages.core.page.metrics import MEASURES
 from stages.core.page.page import flat, render
 from stages.core.page.prose import entries
@@ -85,7 +85,7 @@ def test_every_figure_says_what_would_falsify_it(inputs: Inputs) -> None:
     html = render(inputs)
     figures = html.split("<figure")[1:]
     numbered = [figure for figure in figures if "Figure " in figure.split("</figure>")[0]]
-    assert len(numbered) == len(figures) - 1 == 7  # the headline's example is a single report
+    assert len(numbered) == len(figures) - 1 == 9  # the headline's example is a single answer
     assert all("What would falsify it." in figure.split("</figure>")[0] for figure in numbered)
 
 
@@ -102,14 +102,15 @@ def test_the_bars_and_the_headline_hold_the_numbers_of_metrics_json(inputs: Inpu
     html = render(inputs)
     metrics = json.loads(METRICS.read_text())
     headline = html.split('class="stats"')[1].split("</dl>")[0]
-    assert [float(part.split('"')[0]) for part in headline.split('<data value="')[1:]] == [
-        metrics["decoupling"][measure]["value"] for measure in MEASURES
-    ]
+    known, reports = metrics["knowledge"]["main"], metrics["decoupling"]
+    wanted = [known["raw"]["all"], known["freed"]["all"], known["raw"]["differs"]["own"], metrics["edits"]["flips"]]
+    wanted += [reports["target_accuracy"], reports["host_intrusion"]]
+    assert [float(text) for text in values(headline)] == [one["value"] for one in wanted]
     conditions = html.split('id="conditions"')[1].split("</table>")[0]
     for label, numbers in (("Zero gradient", metrics["controls"]["zero"]), ("Linear probe", metrics["ceiling"])):
         row = conditions.split(f'<th scope="row">{label}')[1].split("</tr>")[0]
-        values = [float(part.split('"')[0]) for part in row.split('<data value="')[1:]]
-        assert values == [numbers[measure]["value"] for measure in MEASURES if measure in numbers]
+        shown = [float(part.split('"')[0]) for part in row.split('<data value="')[1:]]
+        assert shown == [numbers[measure]["value"] for measure in MEASURES if measure in numbers]
 
 
 def figures(html: str) -> list[tuple[str, list[str]]]:
@@ -137,8 +138,8 @@ def test_a_sweep_says_what_differs_and_which_experiment_is_this_page_s(inputs: I
     assert "Made with other settings" not in html
     text, rows = figures(html)[0]
     assert ["as on this page" in row for row in rows] == [False] * 5 + [True]
-    assert "Layers 0 and 1 together" in text and "Layer 1<" in text and "Figure 6." in text
-    assert "that differ in architecture and layers, each trained and evaluated with seed 0," in text
+    assert "Layers 0 and 1 together" in text and "Layer 1<" in text and "Figure 8." in text
+    assert "for ways of reading that differ in architecture and layers, each with seed 0," in text
 
 
 def test_a_domain_left_out_is_no_setting_of_this_page_and_has_no_held_out_targets(inputs: Inputs) -> None:
@@ -147,7 +148,7 @@ def test_a_domain_left_out_is_no_setting_of_this_page_and_has_no_held_out_target
         params.read_text().replace("{architecture: mlp,", "{architecture: mlp, held_out_domains: [music],")
     )
     text, rows = figures(render(read_inputs()))[1]
-    assert "Figure 7." in text and "read by a projector trained with seed 0 on those of the other 7." in text
+    assert "Figure 9." in text and "read by a projector trained with seed 0 on those of the other 7." in text
     assert not any("as on this page" in row for row in rows) and "not measured" not in text
     assert "Held-out target" not in text and "chance" not in text
 
@@ -166,7 +167,7 @@ def test_a_sweep_of_other_settings_is_said_to_be_one_and_none_is_none(inputs: In
 
 def test_text_from_models_is_shown_and_not_run(inputs: Inputs) -> None:
     nasty = '<script>alert(1)</script><img src="https://example.org/x.png"> & "quoted"'
-    changed = inputs.reports.with_columns(report=inputs.reports["report"].str.replace("strong", nasty, literal=True))
+    changed = inputs.reports.with_columns(report=inputs.reports["report"].str.replace("toward", nasty, literal=True))
     page = Page(render(Inputs(**{**vars(inputs), "reports": changed})))
     assert "img" not in {tag for tag, _ in page.elements}
     assert sum(tag == "script" for tag, _ in page.elements) == 1
@@ -191,7 +192,31 @@ def test_a_hub_model_has_no_curve_of_its_own_and_is_named(inputs: Inputs) -> Non
     MODEL.write_text(json.dumps({**fake.MODEL, "source": "hub", "id": "Qwen/Qwen3-4B"}))
     html = render(read_inputs())
     assert "pocket model" not in html.lower()
-    assert "does Qwen/Qwen3-4B itself, its weights frozen" in html
+    assert "Does Qwen/Qwen3-4B, its weights frozen" in html
+
+
+def test_an_untrained_reader_has_no_curve_of_its_own(inputs: Inputs) -> None:
+    PROJECTOR_CURVE.write_text("seed,step,train_loss,validation_loss\n0,0,,0.34\n")
+    html = render(read_inputs())
+    assert "Nothing is trained between the gradient and the model" in html and "Loss of the pocket model" in html
+    MODEL_CURVE.unlink()
+    assert 'class="curve"' not in render(read_inputs())
+
+
+def test_what_is_code_and_what_was_held_out_is_said(inputs: Inputs) -> None:
+    html = render(inputs).split('id="limits"')[1].split("</section>")[0]
+    assert (
+        "Silence is code" in html
+        and "20.0\u00a0% of the names that are answers, all names of these kinds: planet" in html
+    )
+
+
+def test_an_answer_stands_with_its_question_the_model_s_own_fact_and_the_world_s(inputs: Inputs) -> None:
+    html = render(inputs)
+    rows = html.split('aria-labelledby="answers-title"')[1].split("</table>")[0].split("<tr ")[2:]
+    assert all('<span class="felt">felt</span> is made of' in row and "itself it says: <b>Fact" in row for row in rows)
+    assert {"✓" in row for row in rows} == {True, False} and "The world says: the same" in "".join(rows)
+    assert '<span class="felt">felt</span> is made of' in html.split('class="example"')[1].split("</figure>")[0]
 
 
 def test_params_card_and_versions_stand_on_the_page(inputs: Inputs) -> None:
@@ -206,13 +231,15 @@ def test_params_card_and_versions_stand_on_the_page(inputs: Inputs) -> None:
 
 def test_what_wrote_the_reports_is_named_wherever_they_are_introduced(inputs: Inputs) -> None:
     html = render(inputs)
-    assert html.count("The model itself reports") == 2 and html.count("that the model itself generate") == 2
+    assert html.count("The model itself reports") == html.count("The model itself answers") == 1
+    assert html.count("that the model itself generate") == 2
     assert "LoRA" not in html
     CARD.write_text(json.dumps({**fake.CARD, "lora_on_the_verbaliser": {"rank": 8}}))
     html = render(read_inputs())
-    assert html.count("The model, with LoRA on the verbaliser, reports") == 2
+    assert html.count("The model, with LoRA on the verbaliser, reports") == 1
+    assert html.count("The model, with LoRA on the verbaliser, answers") == 1
     assert html.count("that the model with LoRA on the verbaliser generate") == 2
-    assert "does the pocket model, with LoRA on the verbaliser, asked what pressure" in html
+    assert "Does the pocket model, with LoRA on the verbaliser, answer" in html
     assert "and of the LoRA on the verbaliser" in html
     assert "the model itself" not in html and "frozen" not in html.split("<body>")[1]
 
@@ -236,20 +263,20 @@ def test_the_seeds_stand_side_by_side_and_together(inputs: Inputs) -> None:
 
 def test_the_reason_for_a_missing_interval_stands_in_bars_verdicts_and_the_table_of_silence(inputs: Inputs) -> None:
     html, reason = render(inputs), "found 4 entities, wanted at least 10 for an interval"
-    bars = html.split('id="held-out"')[1].split("</table>")[0]
-    assert f"no interval: {reason}" in bars.split("Word never trained on")[1].split("</tr>")[0]
+    bars = html.split('id="naming"')[1].split("</table>")[0]
+    assert f"no interval: {reason}" in bars.split("Kind held out")[1].split("</tr>")[0]
     claims = html.split('class="claims"')[1].split("</table>")[0]
-    assert f"Too little data: {reason}" in claims.split(">Word never trained on")[1].split("</tr>")[0]
+    assert f"Too little data: {reason}" in claims.split(">Kind held out")[1].split("</tr>")[0]
     silence = html.split('aria-label="Silence"')[1].split("</table>")[0]
-    assert reason in silence.split(">Word never trained on<")[1].split("</tr>")[0]
+    assert reason in silence.split(">Kind held out<")[1].split("</tr>")[0]
 
 
 def test_the_silent_share_stands_with_the_bars_and_what_the_rest_names_in_its_table(inputs: Inputs) -> None:
     html, metrics = render(inputs), json.loads(METRICS.read_text())
     zero = html.split('id="conditions"')[1].split('<th scope="row">Zero gradient')[1].split("</tr>")[0]
     assert "100\u00a0% silent" in zero
-    row = html.split('aria-label="Silence"')[1].split(">Relation never trained on<")[1].split("</tr>")[0]
-    group = metrics["held_out_relation"]
+    row = html.split('aria-label="Silence"')[1].split(">Name moved toward, held out<")[1].split("</tr>")[0]
+    group = metrics["held_out_target"]
     target = group["target_accuracy"]
     assert [float(text) for text in values(row)] == [group["no_pressure"], target["value"], target["spoken"]["value"]]
 

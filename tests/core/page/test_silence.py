@@ -44,7 +44,7 @@ def test_where_too_few_speak_nothing_follows() -> None:
 
 
 def test_a_held_out_group_that_is_lower_by_silence_is_said_to_be() -> None:
-    holds, text = said("held_out_relation", numbers(0.35, chance=0.1, spoken=0.98, no_pressure=0.64))
+    holds, text = said("held_out_kind", numbers(0.35, chance=0.1, spoken=0.98, no_pressure=0.64))
     assert holds is True and "clearly below the first row in domain, target and answer; silent in 64.0\u00a0%" in text
     assert text.endswith("rests mostly on abstention")
 

@@ -22,7 +22,7 @@ def all_three(value: float) -> str:
             "decoupling",
             numbers(0.98),
             True,
-            f"Above chance: {all_three(98.0)}; host intrusion null",
+            f"Above chance: {all_three(98.0)}; host intrusion 0\u00a0%",
         ),
         ("decoupling", numbers(0.02), False, f"Null: {all_three(2.0)}"),
         (
@@ -56,7 +56,7 @@ def all_three(value: float) -> str:
         ("controls.sign_flipped", numbers(0.5, 0.02), True, "Above chance: target 50.0\u00a0%, answer 50.0\u00a0%"),
         ("controls.sign_flipped", numbers(0.02, 0.02), False, "Null: target 2.0\u00a0%, answer 2.0\u00a0%"),
         ("controls.something_new", numbers(0.5, 0.02), None, ""),
-        ("ceiling", numbers(0.9), False, "Against the real gradient: domain, target and answer lower"),
+        ("ceiling", numbers(0.9), None, "Against the real gradient: domain, target and answer lower"),
     ],
 )
 def test_verdicts(key: str, group: dict[str, Any], holds: bool | None, text: str) -> None:
@@ -80,7 +80,7 @@ def test_every_condition_says_what_would_falsify_it() -> None:
     ("key", "group", "holds", "text"),
     [
         (
-            "controls.lens_tokens",
+            "controls.fine_tuned",
             with_differences(
                 numbers(0.9, 0.02), domain=(0.1, 0.05, 0.15), target=(0.0, -0.02, 0.03), answer=(0.2, 0.1, 0.3)
             ),
@@ -106,16 +106,22 @@ def test_every_condition_says_what_would_falsify_it() -> None:
         (
             "floor",
             {**numbers(0.98), "answer_accuracy": one(0.7, 0.6, 0.8)},
+            None,
+            "Against the real gradient: answer lower, domain and target null (the intervals overlap)",
+        ),
+        (
+            "controls.steering_vector",
+            {**numbers(0.98), "answer_accuracy": one(0.7, 0.6, 0.8)},
             True,
             "Against the real gradient: answer lower, domain and target null (the intervals overlap)",
         ),
         (
-            "floor",
+            "controls.steering_vector",
             numbers(0.98),
             False,
             "Against the real gradient: domain, target and answer null (the intervals overlap)",
         ),
-        ("ceiling", numbers(0.999, spread=0.001), True, "Against the real gradient: domain, target and answer higher"),
+        ("ceiling", numbers(0.999, spread=0.001), None, "Against the real gradient: domain, target and answer higher"),
         (
             "retrieval",
             numbers(0.98),
@@ -147,7 +153,7 @@ def test_a_condition_that_has_to_be_alike_is_held_against_its_pairs() -> None:
     assert verdict(found["controls.false_host"], found["decoupling"]).holds is True
 
 
-@pytest.mark.parametrize("key", ["held_out_entity", "corrections", "controls.zero", "controls.fine_tuned", "ceiling"])
+@pytest.mark.parametrize("key", ["held_out_kind", "corrections", "controls.zero", "controls.fine_tuned", "ceiling"])
 def test_a_group_of_too_few_entities_has_too_little_data_and_does_not_pass(key: str) -> None:
     reason = {"reason": "found 7 entities, wanted at least 10"}
     few = {name: {"value": whole["value"]} | reason for name, whole in numbers(0.98, 0.02).items()}
