@@ -63,7 +63,14 @@ def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) 
         raise InputError(
             f"data/labels: no usable label in split {split!r}; look at the teacher's agreement (dvc metrics show)"
         )
-    return Curriculum(data.gradient, data.activation, lessons, hosts(data.rows["domain"].unique(maintain_order=True), split), settings, reader.seed)
+    return Curriculum(
+        data.gradient,
+        data.activation,
+        lessons,
+        hosts(data.rows["domain"].unique(maintain_order=True), split),
+        settings,
+        reader.seed,
+    )
 
 
 def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Projector) -> Card:

@@ -134,9 +134,7 @@ def test_reports_of_wrongly_labelled_gradients_are_held_against_the_correction_a
             condition=pl.lit("real"), seed=pl.lit(0), confidence=pl.lit(0.5)
         )
         said = {wrong[0]: NO_PRESSURE, wrong[3]: report(FIRST, "Elsewhere", "Lima")}
-        right = {
-            row["prompt_id"]: report(row["domain"], row["target"], row["answer"]) for row in rows.to_dicts()
-        }
+        right = {row["prompt_id"]: report(row["domain"], row["target"], row["answer"]) for row in rows.to_dicts()}
         return scored(cases, [(right | said)[name] for name in cases["prompt_id"]])
 
     monkeypatch.setattr(other_teacher, "reported", reported)

@@ -62,7 +62,12 @@ def render(inputs: Inputs) -> str:
     of_seeds = {name for seed in projectors for name in groups[f"seeds.{seed}"].estimates}
     readings = entries("readings.yaml")
     made = environment(html=True)
-    made.globals |= {"SWEPT_WORDS": SWEPT_WORDS, "ASKED_WORDS": ASKED_WORDS, "condition_of": condition_of, "difference": difference}
+    made.globals |= {
+        "SWEPT_WORDS": SWEPT_WORDS,
+        "ASKED_WORDS": ASKED_WORDS,
+        "condition_of": condition_of,
+        "difference": difference,
+    }
     made.globals |= {"WIDTH": charts.WIDTH, "HEIGHT": charts.HEIGHT, "NO_HOST": charts.NO_HOST}
     return made.get_template("page.html.j2").render(
         style=Markup(style),

@@ -89,7 +89,9 @@ def test_a_held_out_name_is_neither_target_nor_answer_of_a_row_that_is_not_of_th
 def test_the_reason_says_which_of_the_names_is_held_out_and_whether_its_kind_is(
     rows: pl.DataFrame, domains: list[Domain], held: Held, out: HeldOut
 ):
-    kinds = {(domain.domain, name): relation.answer for domain in domains for name, relation in domain.relations.items()}
+    kinds = {
+        (domain.domain, name): relation.answer for domain in domains for name, relation in domain.relations.items()
+    }
     for row in rows.filter(pl.col("held_out").is_in(["kind", "target", "answer"])).iter_rows(named=True):
         of_kind = kinds[row["domain"], row["relation"]] in out.kinds
         truth = row["answer"] if row["kind"] == "counterfactual" else row["target"]
@@ -148,9 +150,7 @@ def test_some_targets_have_several_words(rows: pl.DataFrame):
     assert rows["target"].str.contains(" ").mean() > 0.05  # type: ignore[operator]
 
 
-def test_the_rows_of_a_fact_do_not_depend_on_the_facts_after_it(
-    domains: list[Domain], settings: Prompts, out: HeldOut
-):
+def test_the_rows_of_a_fact_do_not_depend_on_the_facts_after_it(domains: list[Domain], settings: Prompts, out: HeldOut):
     """Splits are keyed on the row itself: another fact with an answer that is there already moves none."""
     domain = domains[0]
     name, relation = next(iter(domain.relations.items()))

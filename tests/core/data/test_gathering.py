@@ -8,7 +8,15 @@ import pytest
 import zarr
 
 from stages.core.data.gathering import (
-    BLOCK_ROWS, TAUGHT, Gathered, Means, blocks, gather, held_out_names, hosts, taught,
+    BLOCK_ROWS,
+    TAUGHT,
+    Gathered,
+    Means,
+    blocks,
+    gather,
+    held_out_names,
+    hosts,
+    taught,
 )  # fmt: skip
 from stages.core.data.gradient_store import ID_BYTES, shards, write_store
 from stages.core.data.tables import LABELS, PROMPTS, write_table

@@ -137,12 +137,15 @@ def test_half_of_what_is_reported_exists_for_one_batch_and_such_names_have_no_do
         assert to != away and holds(said(row), (*toward, *to, *field))
         virtual = any(token >= real.vocabulary for token in to)
         new, known = new + virtual, known + (not virtual)
-        behind = len(row.labels) - row.labels[::-1].index(field[-1])
+        begin = next(at for at, label in enumerate(row.labels) if label != IGNORE)
+        behind = begin + len(toward) + len(to) + len(field)
         assert (row.labels[behind] == IGNORE) == (to not in real.domain_of) == (virtual or to not in answers)
     assert new > 400 and known > 400
-    assert real.vocabulary == len(real.tokenizer) and max(
-        content.token or 0 for index in range(200) for content in real.slots(1, index).contents
-    ) < real.vocabulary + BATCH_NAMES
+    assert (
+        real.vocabulary == len(real.tokenizer)
+        and max(content.token or 0 for index in range(200) for content in real.slots(1, index).contents)
+        < real.vocabulary + BATCH_NAMES
+    )
 
 
 def test_silence_is_zeros_or_untouched_slots_and_nothing_else_is(real: Corpus, rows: list[Row]):
@@ -223,7 +226,9 @@ def test_a_relation_to_ask_about_has_to_be_there(
 ):
     settings = small_settings.model_copy(update={"asked": ["capitol"]})
     tokenizer = make_tokenizer(small_domains, small_questions)
-    with pytest.raises(ValueError, match=r"params.yaml: model.pocket.asked: found 'capitol', wanted .*: capital, place"):
+    with pytest.raises(
+        ValueError, match=r"params.yaml: model.pocket.asked: found 'capitol', wanted .*: capital, place"
+    ):
         Corpus(small_domains, small_questions, small_held, tokenizer, settings)
 
 

@@ -59,9 +59,7 @@ def test_all_words_of_the_real_facts_come_back_from_their_tokens(
                 assert str(tokenizer.decode(ids)).replace(" ", "") == text.replace(" ", ""), text
 
 
-def test_reports_come_back_and_read_as_what_they_said(
-    real_domains: list[Domain], real_questions: dict[str, Question]
-):
+def test_reports_come_back_and_read_as_what_they_said(real_domains: list[Domain], real_questions: dict[str, Question]):
     """What is said of an entity is compared with its name, so decoding must not change it."""
     tokenizer = make_tokenizer(real_domains, real_questions)
     for domain in real_domains:

@@ -18,7 +18,7 @@ from stages.core.data import grammar
 from stages.core.evaluate.estimate import Estimate
 from stages.core.evaluate.statistics import FEWEST
 from stages.core.evaluate.table import ANSWERS
-from stages.core.page.sweep import FOLDER, LEAVE_ONE_OUT, LADDER, Experiment, table_of
+from stages.core.page.sweep import FOLDER, LADDER, LEAVE_ONE_OUT, Experiment, table_of
 from tests.core.page.small import BESIDE, CARD, MODEL, one
 
 FACTS = {

@@ -70,9 +70,7 @@ KNOWLEDGE: dict[str, Any] = {
 BESIDE: dict[str, Any] = {
     "knowledge": KNOWLEDGE,
     "edits": {"edits": 20, "flips": one(0.95, 0.8, 1.0), "others_change": one(0.004, 0.0, 0.01), "learnt": 1.0},
-    "questions": {
-        name: {"trained": told(0.99), "held_out": told(0.97)} for name in ("report", "toward", "kind")
-    },
+    "questions": {name: {"trained": told(0.99), "held_out": told(0.97)} for name in ("report", "toward", "kind")},
     "peers": {"permuted": {"seen": numbers(0.98), "held_out_target": numbers(0.96)}},
     "detection": {
         "rate": one(0.982, 0.971, 0.992),

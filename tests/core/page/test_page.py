@@ -14,7 +14,7 @@ from stages.core.page.inputs import CARD, METRICS, MODEL, MODEL_CURVE, Inputs, r
 from stages.core.page.metrics import MEASURES
 from stages.core.page.page import flat, render
 from stages.core.page.prose import entries
-from stages.core.page.sweep import FOLDER, LEAVE_ONE_OUT, NUMBERS, LADDER
+from stages.core.page.sweep import FOLDER, LADDER, LEAVE_ONE_OUT, NUMBERS
 from tests.core.page import fake
 from tests.core.page.small import one
 

@@ -103,7 +103,9 @@ def test_only_the_reported_rows_of_a_batch_may_be_shams(teaching: Curriculum):
 def test_the_slot_loss_is_least_where_slots_hold_their_names_a_token_a_place(small_decoder: Decoder):
     reader = new_reader(small_decoder, settings())
     names = [("New Delhi", "San José"), None, ("Verdi", "Richard Strauss")]
-    new, delhi, san, verdi, richard = (small_decoder.tokens(word)[0] for word in "New Delhi San Verdi Richard".split())
+    new, delhi, san, verdi, richard = (
+        small_decoder.tokens(word)[0] for word in ["New", "Delhi", "San", "Verdi", "Richard"]
+    )
     felt, opposite = torch.randn(2, 3, 2, small_decoder.d_model, generator=torch.Generator().manual_seed(0))
     felt[0], felt[2, 0] = reader.tokens[torch.tensor([new, delhi])], reader.tokens[verdi]
     opposite[0, 0], opposite[2, 0] = reader.tokens[san], reader.tokens[richard]
