@@ -63,19 +63,8 @@ def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) 
         raise InputError(
             f"data/labels: no usable label in split {split!r}; look at the teacher's agreement (dvc metrics show)"
         )
-<<<<<<< HEAD
     others = hosts(data.rows["domain"].unique(maintain_order=True), split)
     return Curriculum(data.gradient, data.activation, lessons, others, settings, reader.seed)
-=======
-    return Curriculum(
-        data.gradient,
-        data.activation,
-        lessons,
-        hosts(data.rows["domain"].unique(maintain_order=True), split),
-        settings,
-        reader.seed,
-    )
->>>>>>> tests2
 
 
 def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Projector) -> Card:
