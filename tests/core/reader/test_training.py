@@ -270,7 +270,7 @@ def stored(teaching: Curriculum, path: Path, spoilt: int | None = None) -> Curri
         piece["activation"][spoilt, 1, 2] = np.nan
     write_arrays(path, [piece], ids, 23, {"layers": [0, 1]})
     vectors = (Stored([open_store(path, ids)], name, [0, 1]) for name in ("gradient", "activation"))
-    return Curriculum(*vectors, teaching.lessons, teaching.hosts, REFERENCE, teaching.settings, teaching.seed)
+    return Curriculum(*vectors, teaching.lessons, teaching.hosts, teaching.settings, teaching.seed)
 
 
 def test_a_nan_in_the_middle_of_the_rows_is_named_and_the_steps_before_it_are_kept(
