@@ -149,13 +149,12 @@ def test_words_of_closed_names_are_no_negatives_of_a_name_and_are_of_fixed_wordi
 
     model = pocket.new_model(params.model.pocket, tokenizer)
     model.model.embed_tokens.weight.requires_grad_()
-    rows = [row for row in (corpus.slots(0, index) for index in range(60))]
     end = Row([5, corpus.slot], [pocket.IGNORE, corpus.end], ())
     name = Row([5, 6], [pocket.IGNORE, next(iter(open_ids))], ())
     one = torch.nonzero(loss.closed)[0].item()
     for row, negative in ((name, False), (end, True)):
         model.zero_grad()
-        filled = [row, *[each for each in rows if each.contents][:0], Row([5, 6], [pocket.IGNORE] * 2, contents_of(6))]
+        filled = [row, Row([5, 6], [pocket.IGNORE] * 2, contents_of(6))]
         loss(model, filled, np.random.default_rng(0)).backward()
         assert bool(model.model.embed_tokens.weight.grad[one].any()) == negative  # type: ignore[index]
 
