@@ -55,7 +55,7 @@ def test_a_prompt_of_the_world_may_be_a_question():
     [
         (f"toward: {{expects: toward, forms: ['{FORM}']}}", r"mine.yaml: toward.forms: .*at least 2"),
         (f"toward: {{expects: word, forms: ['{FORM}', '{OTHER}']}}", r"mine.yaml: toward.expects: wanted 'report'"),
-        (f"toward: {{expects: toward, forms: ['{FORM}', 'toward what ?']}}", r"mine.yaml: toward.forms: question 'toward"),
+        (f"toward: {{expects: toward, forms: ['{FORM}', 'toward what ?']}}", r"mine.yaml: toward.forms: question"),
         (f"kind: {{expects: kind, forms: ['{FORM}', '<felt> a {{kind}} ?']}}",
          r"mine.yaml: (kind|choice|toward).forms: form '<felt> away .* must hold \{kind\} exactly once"),
         ("choice: {expects: choice, forms: ['<felt> {one} ?', '<felt> {one} or {other} ?']}",
