@@ -1,7 +1,8 @@
 """Writes the report page.
 
-Reads data/evaluation/metrics.json, reports.parquet, answers.parquet and grid.csv, data/projector/projector.json and curve.csv,
-data/model/model.json and, where there is one, data/model/curve.csv; and data/sweep/<name>.csv of each of report.sweeps.
+Reads data/evaluation/metrics.json, reports.parquet, answers.parquet and grid.csv, data/projector/projector.json and
+curve.csv, data/model/model.json and, where there is one, data/model/curve.csv; and data/sweep/<name>.csv of each of
+report.sweeps.
 Writes data/report/index.html: one file, which works offline and asks for nothing from outside. Params: report; all
 sections but api are shown. No GPU; about a second.
 
