@@ -17,7 +17,7 @@ from shutil import copytree, ignore_patterns
 import polars as pl
 import torch
 
-from .core.data.gathering import TAUGHT, Gathered, blocks, gather, hosts, taught
+from .core.data.gathering import BLOCK_ROWS, TAUGHT, Gathered, blocks, gather, hosts, taught
 from .core.model import ranks
 from .core.model.decoder import Decoder
 from .core.model.opening import ModelCard, open_model
@@ -63,7 +63,8 @@ def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) 
         raise InputError(
             f"data/labels: no usable label in split {split!r}; look at the teacher's agreement (dvc metrics show)"
         )
-    return Curriculum(data.gradient, data.activation, lessons, hosts(data.rows, split), settings, reader.seed)
+    others = hosts(data.rows["domain"].unique(maintain_order=True), split)
+    return Curriculum(data.gradient, data.activation, lessons, others, settings, reader.seed)
 
 
 def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Projector) -> Card:
@@ -73,8 +74,10 @@ def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Proje
     """
     rows = data.rows.select("row", "split").filter(pl.col("split") == "train")["row"].to_numpy()
     first = slice(len(settings.layers))
-    norms = torch.cat([torch.from_numpy(block[:, first]).norm(dim=-1) for block in blocks(data.gradient, rows)])
-    reference = norms.median(0).values
+    norms = torch.empty(len(data.layers), len(rows))
+    for part, block in zip(norms.split(BLOCK_ROWS, dim=1), blocks(data.gradient, rows), strict=True):
+        part[:] = torch.from_numpy(block[:, first]).norm(dim=-1).T
+    reference = [layer.median().item() for layer in norms]
     return new_card(
         decoder,
         architecture=settings.architecture,
@@ -84,7 +87,7 @@ def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Proje
         lora_on_the_verbaliser=settings.lora,
         layers=tuple(settings.layers),
         places=tuple(settings.places),
-        reference=tuple(reference.tolist()),
+        reference=tuple(reference),
         slot_token=settings.slot_token,
         question=settings.question,
         model=model.id,

@@ -58,7 +58,6 @@ RUN_BY = {
     "torchrun --nnodes 2": CLUSTER,
     "dvc commit --force": CLUSTER,
     "make sweep": f"{EXPERIMENTS}::test_sweeps_are_stages_run_once_and_shown_on_the_page",
-    "python -m stages.tools.sweep": f"{EXPERIMENTS}::test_sweeps_are_stages_run_once_and_shown_on_the_page",
     "dvc plots show data/real_step": "tests/tools/test_real_step_plot.py::plot",
     "dvc metrics diff": f"{EXPERIMENTS}::test_params_can_be_set_and_results_compared",
     "dvc plots diff": f"{EXPERIMENTS}::test_params_can_be_set_and_results_compared",

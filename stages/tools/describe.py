@@ -33,7 +33,7 @@ from ..core.model.decoder import Decoder
 from ..core.model.opening import FOLDER, ModelCard, open_model
 from ..core.reader.injection import Slots
 from ..core.reader.reader import Reader, new_card
-from ..core.reader.reports import Answers, answers_of, prompts_of
+from ..core.reader.reports import answers_of, prompts_of
 from ..core.reader.saving import load_reader
 from ..core.reader.section import Projector
 from ..core.run.errors import InputError
@@ -150,10 +150,11 @@ class Describer:
         questions = [check_place(_tidy(question)) for question in ask]
         with quiet():
             texts = {"prompt": prompt, "target": target, "host": host, "answer": answer}
+            texts |= {"ask": " ".join(questions).replace(FELT, "").replace(OPPOSITE, "") or None}
             return self._describe({name: text and _tidy(text) for name, text in texts.items()}, questions)
 
     def _describe(self, texts: dict[str, str | None], questions: Sequence[str]) -> Description:
-        self._check(texts, questions)
+        self._check(texts)
         prompt, target, host, answer = texts["prompt"] or "", texts["target"] or "", texts["host"], texts["answer"]
         sample = self._sample(prompt, target, answer)
         card, step = self.reader.card, self.settings.virtual_step
@@ -169,9 +170,9 @@ class Describer:
         own = gradient[:, :, [layers.index(layer) for layer in card.layers]]
         read = own[:, [places.index(place) for place in card.places]].reshape(1, -1, gradient.shape[-1])
         with torch.no_grad():
-            slots = self.reader.read(torch.from_numpy(read))
-        report, idle = (self._say([host], [card.question], filled) for filled in (slots, None))
-        answers, others = (self._say([None] * len(questions), questions, filled).texts for filled in (slots, None))
+            slots, confidence = self.reader.fill(torch.from_numpy(read))
+        (report,), (without,) = (self._say([host], [card.question], filled) for filled in (slots, None))
+        answers, others = (self._say([None] * len(questions), questions, filled) for filled in (slots, None))
         says = self._text(shifts.continuation_before[0])
         norms = np.linalg.norm(own[0, places.index(card.places[0])], axis=-1)
         return Description(
@@ -191,14 +192,14 @@ class Describer:
             answer_token=self._text(sample.answer[:1]) if sample.answer else None,
             answer_logprob=_known(shifts.answer_before[0]),
             steps=tuple(self._step(shifts, index) for index in range(len(step.step_sizes))),
-            report=report.texts[0],
-            pressure=float(report.pressure[0]),
-            without=idle.texts[0],
+            report=report,
+            confidence=float(confidence[0]) if card.reference else None,
+            without=without,
             asked=tuple(map(Asked, questions, answers, others)),
-            notes=tuple(self._notes(texts, questions, shifts.continuation_before[0], sample)),
+            notes=tuple(self._notes(texts, shifts.continuation_before[0], sample)),
         )
 
-    def _say(self, hosts: Sequence[str | None], questions: Sequence[str], slots: Slots | None) -> Answers:
+    def _say(self, hosts: Sequence[str | None], questions: Sequence[str], slots: Slots | None) -> list[str]:
         """What the model answers, with the same slots in each question (None: untouched ones).
 
         Raises:
@@ -214,7 +215,7 @@ class Describer:
                 )
         return answers_of(self.reader, hosts, questions, each, self.tokens)
 
-    def _check(self, texts: Mapping[str, str | None], questions: Sequence[str]) -> None:
+    def _check(self, texts: Mapping[str, str | None]) -> None:
         """Refuses texts that can't be measured.
 
         Raises:
@@ -222,7 +223,7 @@ class Describer:
         """
         tokenizer = self.reader.decoder.tokenizer
         assert tokenizer is not None
-        for name, text in [*texts.items(), *(("ask", _plain(question)) for question in questions)]:
+        for name, text in texts.items():
             if text == "":
                 none = "" if name in ("prompt", "target") else f": leave --{name} out for none"
                 raise InputError(f"{name}: found no words, wanted some{none}")
@@ -270,9 +271,7 @@ class Describer:
             kl=float(shifts.kl[at]),
         )
 
-    def _notes(
-        self, texts: Mapping[str, str | None], questions: Sequence[str], before: Sequence[int], sample: Sample
-    ) -> list[str]:
+    def _notes(self, texts: Mapping[str, str | None], before: Sequence[int], sample: Sample) -> list[str]:
         """What a reader should know before believing the report."""
         target, notes = texts["target"], []
         if tuple(before[: len(sample.target)]) == sample.target:
@@ -285,7 +284,7 @@ class Describer:
         if not self.reader.card.reference:
             notes.append(f"no projector is here ({PROJECTOR} is missing): the raw update direction is read")
         if self.model.source == "pocket":
-            for name, text in [*texts.items(), *(("ask", _plain(question)) for question in questions)]:
+            for name, text in texts.items():
                 spelt = [word for word in re.findall(r"\w+", text or "") if len(self._ids(word)) > 1]
                 if spelt:
                     words = ", ".join(map(repr, dict.fromkeys(spelt)))
@@ -304,11 +303,6 @@ class Describer:
 def _tidy(text: str) -> str:
     """White space made single."""
     return " ".join(text.split())
-
-
-def _plain(question: str) -> str:
-    """A question's own words."""
-    return _tidy(question.replace(FELT, "").replace(OPPOSITE, ""))
 
 
 def _known(value: np.float32) -> float | None:

@@ -70,7 +70,7 @@ class Description:
             if that is the target's). target_logprob, answer_logprob: theirs before the step, nats.
         steps: one for each of virtual_step.step_sizes.
         report, without: what the model writes with this gradient in its slots, and with nothing injected.
-        pressure: the probability that it gives to a report that does not begin as "no pressure" does.
+        confidence: of the gate, that what is read is an update; below 0.5 its slots hold zeros. None: no gate is set.
         asked: the questions that were asked besides.
         notes: what a reader should know before believing the report.
     """
@@ -92,7 +92,7 @@ class Description:
     answer_logprob: float | None
     steps: tuple[Step, ...]
     report: str
-    pressure: float
+    confidence: float | None
     without: str
     asked: tuple[Asked, ...]
     notes: tuple[str, ...]
@@ -121,9 +121,7 @@ class Description:
             Text(),
             self._shifts(),
             Text(),
-            Text(
-                f"With this gradient in its slots, {self._where()}, the model reports (pressure {self.pressure:.3f}):"
-            ),
+            Text(f"With this gradient in its slots, {self._where()}, the model reports{self._gate()}:"),
             Padding(Text(self.report or NOTHING, "bold"), (0, 0, 0, 2)),
             Text(f"{IDLE}:"),
             Padding(Text(self.without or NOTHING, "dim"), (0, 0, 0, 2)),
@@ -147,6 +145,9 @@ class Description:
 
     def _where(self) -> str:
         return f"in front of “{self.host}”" if self.host else "without a host prompt"
+
+    def _gate(self) -> str:
+        return "" if self.confidence is None else f" (an update: {self.confidence:.2f})"
 
     def _title(self) -> str:
         return f"Virtual step at layer {self.layer}: shifts of log-probability, nats"

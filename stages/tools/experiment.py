@@ -31,7 +31,7 @@ from ..core.evaluate.cases import COUNTERFACTUAL, SEEN, Questions, with_hosts, w
 from ..core.evaluate.estimate import to_json
 from ..core.evaluate.interview import Interview
 from ..core.evaluate.knowledge import knowledge_scores
-from ..core.evaluate.metrics import group_scores
+from ..core.evaluate.scores import real_groups, summary
 from ..core.evaluate.section import Evaluation
 from ..core.model.opening import open_model
 from ..core.model.section import Model
@@ -99,8 +99,8 @@ def reported(reader: Reader, asked: pl.DataFrame, data: Gathered, how: Evaluatio
     pool = data.rows.filter((pl.col("split") == "test") & SEEN & COUNTERFACTUAL)
     cases = with_hosts(asked, pool, None, how.seed)
     with torch.no_grad():
-        slots = reader.read(torch.from_numpy(data.gradient[cases["row"].to_numpy()]))
-    return written(reader, cases, slots, "real", how.report_tokens)
+        filled = reader.fill(torch.from_numpy(data.gradient[cases["row"].to_numpy()]))
+    return written(reader, cases, filled, "real", how.report_tokens)
 
 
 def scores_of(reader: Reader, data: Gathered, params: Sections, freed: bool) -> dict[str, Any]:
@@ -111,7 +111,8 @@ def scores_of(reader: Reader, data: Gathered, params: Sections, freed: bool) -> 
     slots = interview.slots(reader, data)
     reports, answers = interview.from_knowledge(reader, interview.cases, slots, "real")
     hops = knowledge_scores(answers, how)["real"]
-    return {**group_scores(reports, how), "two_hop": hops["freed" if freed else "raw"]}
+    groups = {name: summary(rows, how) for name, rows in real_groups(reports).items() if len(rows)}
+    return groups | {"two_hop": hops["freed" if freed else "raw"]}
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ COLUMNS = {
     "says": pl.String,  # the model's most likely token in the target's place
     "loss": pl.Float32,  # -log p(target | prompt), nats
     "report": pl.String,
-    "pressure": pl.Float32,  # the probability that the report does not begin as "no pressure" does
+    "confidence": pl.Float32,  # of the gate, that what is read is an update; below 0.5 the slots hold zeros
     "tokens_up": pl.List(pl.String),
     "tokens_down": pl.List(pl.String),
     "gradient_norm": pl.Float32,  # of this row's own loss, nats per unit of the residual stream; mean over layers
@@ -126,10 +126,10 @@ class GradientWatch(TrainerCallback):
         streams = [self._gradients[layer][taught] for layer in card.layers]
         gradients = self._labels * torch.stack([at_places(stream, index) for stream in streams], 2)
         with torch.no_grad():
-            slots = self.reader.read(gradients.flatten(1, 2))
-        answers = answers_of(self.reader, [None] * len(taught), card.question, slots, REPORT_TOKENS)
+            slots, confidence = self.reader.fill(gradients.flatten(1, 2))
+        reports = answers_of(self.reader, [None] * len(taught), card.question, slots, REPORT_TOKENS)
         first = gradients[:, 0]
-        shift = unembedded(self.decoder, first.cpu().numpy())
+        shift = unembedded(self.decoder, first[:, -1].cpu().numpy())
         tokenizer = self.decoder.tokenizer
         assert tokenizer is not None
 
@@ -150,8 +150,8 @@ class GradientWatch(TrainerCallback):
                     "target": tokenizer.decode(known, skip_special_tokens=True),
                     "says": str(tokenizer.decode([says[row]])).strip(),
                     "loss": losses[row],
-                    "report": answers.texts[index],
-                    "pressure": answers.pressure[index].item(),
+                    "report": reports[index],
+                    "confidence": confidence[index].item(),
                     "tokens_up": ups[index],
                     "tokens_down": downs[index],
                     "gradient_norm": first[index].norm(dim=-1).mean().item(),

@@ -19,8 +19,6 @@ from typing import Any
 import polars as pl
 import torch
 from jaxtyping import Int
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PrinterCallback, Trainer, TrainingArguments
@@ -136,19 +134,6 @@ def by_step(table: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def shown(name: str, table: pl.DataFrame, console: Console) -> None:
-    """Prints a run, a line a step."""
-    made = Table(title=name, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-    heads = ("step", "loss", "|g|", "model says it", "report names it", "its domain", "the wrong one")
-    for head in heads:
-        made.add_column(head, justify="right")
-    for row in by_step(table).rows(named=True):
-        shares = (f"{row[key]:.0%}" for key in ("says", "named", "named_domain", "named_wrong"))
-        made.add_row(str(row["step"]), f"{row['loss']:.2f}", f"{row['gradient_norm']:.4f}", *shares)
-    console.print(made)
-    console.print()
-
-
 def main() -> None:
     """Runs both fine-tunings and prints what the reports said before each step."""
     line = parser(__doc__, "tools.watch_demo")
@@ -163,14 +148,16 @@ def main() -> None:
             raise InputError(f"{option}: found {name!r}, wanted one of params.yaml: domains ({', '.join(domains)})")
     if options.steps < 1:
         raise InputError(f"--steps: found {options.steps}, wanted 1 or more")
-    rows, console = batches(taught, beside, options.steps), Console(highlight=False)
-    first = {}
+    rows, first = batches(taught, beside, options.steps), {}
     for name, column in (("wrong", "target"), ("right", "answer")):
         table = watched(rows, column, options.steps)
         with replacing(FOLDER / f"{name}.parquet") as partial:
             table.write_parquet(partial)
-        shown(f"Taught: {name} answers, {TAUGHT} of {taught} and {BESIDE} of {beside} a step", table, console)
-        first[name] = by_step(table).row(0, named=True)
+        steps = by_step(table)
+        print(f"Taught: {name} answers, {TAUGHT} of {taught} and {BESIDE} of {beside} a step")
+        with pl.Config(tbl_rows=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, float_precision=4):
+            print(steps)
+        first[name] = steps.row(0, named=True)
     print(
         f"{FOLDER}: before any weight moved, reports named {first['wrong']['named']:.0%} of the first batch's wrong "
         f"answers, of which the model said {first['wrong']['says']:.0%}"

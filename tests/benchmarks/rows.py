@@ -142,6 +142,8 @@ def measure() -> dict[str, float]:
     projector.progress = noted
     with tempfile.TemporaryDirectory() as folder:
         projector.teach(reader, data, settings, Path(folder))
+    taught = time.process_time()
+    projector.set_gate(reader, data, settings)
     # Between two steps; what follows a validation is left out.
     held = settings.validate_every
     spent = [end - start for step, (start, end) in enumerate(pairwise(ends)) if step % held or not step]
@@ -152,6 +154,7 @@ def measure() -> dict[str, float]:
         "steps of the epoch": len(ends) - 1,
         "seconds of its steps": sum(spent),
         "seconds before it (tables, reference norms)": ready - start,
+        "seconds after it (gate)": time.process_time() - taught,
     }
 
 

@@ -1,22 +1,26 @@
 """Measures the memory that reading takes at a large vocabulary, above the model's weights and its embedding.
 
 A Qwen3 of one block with random weights, 262 000 tokens at a width of 2 560, tied embeddings; drawn gradients go
-through the gate's setting, `weigh` and the lens, and one training batch through the slot loss and back. One process,
+through the lens, the gate's setting and `weigh`, and one training batch through the slot loss and back. One process,
 one thread. Writes tests/benchmarks/results/vocabulary-<dtype>.json and .md.
 
-  python -m tests.benchmarks.vocabulary                float32, 10 000 gradients: an hour and 4 GB
-  python -m tests.benchmarks.vocabulary --rows 400     memory is the same from some hundred rows on: minutes
+Beyond one block, the number of gradients changes the time and not the peak: they come BLOCK_ROWS at a time, as from a
+store, `in_parts` weighs as many of them together as LOGITS_BYTES allow (85 at this vocabulary), and what is kept of a
+block is one number a gradient. So 10 000 gradients peak where 512 do; to see it, a second, larger number is weighed
+after the first, and what it adds to the peak is reported.
+
+  python -m tests.benchmarks.vocabulary    float32, 512 gradients and then 1 024: a quarter of an hour and 5 GB
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -32,6 +36,8 @@ from tests.benchmarks.scaling import peak
 TOKENS, WIDTH = 262_000, 2560
 WORDS = ("no", "strong", "weak", "<slot>")
 BATCH = 256
+GATE = 128
+"""Gradients that a gate is set from: more than are weighed together."""
 
 
 def opened(dtype: torch.dtype) -> Decoder:
@@ -48,29 +54,42 @@ def opened(dtype: torch.dtype) -> Decoder:
     return Decoder(AutoModelForCausalLM.from_config(config, dtype=dtype), tokenizer)
 
 
-def measure(rows: int, dtype: torch.dtype) -> dict[str, float]:
-    """Peaks above what the process holds with the model open, MB, and seconds of processor time."""
+def forget_peak() -> None:
+    """Lets `peak` begin anew, at what the process holds now."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
+def drawn(rows: int) -> Iterator[torch.Tensor]:
+    """Gradients, a block at a time."""
+    return (torch.randn(min(BLOCK_ROWS, rows - start), 1, WIDTH) for start in range(0, rows, BLOCK_ROWS))
+
+
+def measure(counts: list[int], dtype: torch.dtype) -> dict[str, float]:
+    """Peaks of each step above what the process holds with the model open, MB, and seconds of processor time."""
     decoder = opened(dtype)
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak begins anew
+    forget_peak()
     base = peak()
     card = new_card(
         decoder, architecture="linear", width=1, layers=(0,), reference=(1.0,), slot_token="<slot>", sharpness=30.0,
         model="drawn", commit="0", held_out_domains=(), seeds=(0,),
     )  # fmt: skip
     readers = [Reader.new(decoder, card, seed) for seed in range(3)]
-    sizes = [min(BLOCK_ROWS, rows - start) for start in range(0, rows, BLOCK_ROWS)]
-    blocks = [torch.randn(size, 1, WIDTH) for size in sizes]
-    found: dict[str, float] = {"rows": rows, "MB held with the model open": base}
+    found: dict[str, float] = {"MB held with the model open": base}
 
     def step(name: str, do: Callable[[], Any]) -> None:
+        forget_peak()
         start = time.process_time()
         do()
         found[f"{name}: peak MB above it"] = peak() - base
         found[f"{name}: seconds"] = time.process_time() - start
 
+    def lens(count: int) -> None:
+        for block in drawn(count):
+            lens_tokens(readers[0], block.numpy())
+
     @torch.no_grad()
-    def weigh() -> None:
-        for block in blocks:
+    def weigh(count: int) -> None:
+        for block in drawn(count):
             readers[1].weigh(block)
 
     def slot_loss() -> None:
@@ -79,22 +98,26 @@ def measure(rows: int, dtype: torch.dtype) -> dict[str, float]:
         Spelling(readers[2]).loss(vectors, words).backward()
 
     step("three readers opened", lambda: None)
-    step("lens", lambda: [lens_tokens(readers[0], np.asarray(block)) for block in blocks])
-    step("gate set", lambda: readers[0].set_gate(blocks[:1], blocks[:1], 0.6))
-    step("weigh", weigh)
     step(f"slot loss of {BATCH} rows and back", slot_loss)
+    step(f"gate set from {GATE} and {GATE}", lambda: readers[0].set_gate(drawn(GATE), drawn(GATE), 0.6))
+    for count in counts:
+        step(f"lens of {count}", partial(lens, count))
+        step(f"weigh {count}", partial(weigh, count))
     return found
 
 
 def main() -> None:
     """Measures and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=10_000, help="gradients")
+    parser.add_argument("--rows", type=int, nargs="+", default=[512, 1024], help="numbers of gradients")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the parameters")
     given = parser.parse_args()
     torch.set_num_threads(1)
     facts = {"tokens": TOKENS, "width": WIDTH, "dtype": given.dtype, "date": str(date.today()), **machine()}
-    facts |= measure(given.rows, getattr(torch, given.dtype))
+    found = measure(given.rows, getattr(torch, given.dtype))
+    few, many = (found[f"weigh {count}: peak MB above it"] for count in (min(given.rows), max(given.rows)))
+    highest = max(value for key, value in found.items() if "above it" in key)
+    facts |= {"highest peak, MB above it": highest, "more gradients, more MB": many - few, **found}
     stem = RESULTS / f"vocabulary-{given.dtype}"
     stem.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     lines = ["# Memory of reading at a large vocabulary", ""]

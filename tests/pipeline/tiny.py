@@ -136,7 +136,7 @@ def declare_sweeps(root: Path) -> None:
     """Adds the Makefile and stages/sweeps/dvc.yaml, with no experiment declared, to a tiny repository, and commits."""
     (root / "stages/sweeps").mkdir()
     shutil.copy(ROOT / "stages/sweeps/dvc.yaml", root / "stages/sweeps")
-    (root / "stages/sweeps/experiments.yaml").write_text("tables: {}\nexperiments: {}\n", encoding="utf-8")
+    (root / "stages/sweeps/experiments.yaml").write_text("experiments: {}\n", encoding="utf-8")
     shutil.copy(ROOT / "Makefile", root)
     differences(root, write=True)
     save(root, "Sweeps")

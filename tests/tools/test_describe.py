@@ -23,7 +23,7 @@ from stages.core.model.section import Model
 from stages.core.model.sources import Lessons, train_pocket
 from stages.core.model.words import SLOT
 from stages.core.reader.injection import Slots
-from stages.core.reader.reports import Answers, answers_of
+from stages.core.reader.reports import answers_of
 from stages.core.reader.saving import save_reader
 from stages.core.run.files import write_json
 from stages.tools import cli
@@ -33,8 +33,8 @@ from tests.pipeline import tiny
 from tests.tools.documented import arguments
 from tests.tools.families import untrained
 
-PROMPT, HOST = "The capital of France is", "The opera Turandot was composed by"
-ASK = ("<felt> is on the continent of", "<felt> away <opposite> toward what ?")
+PROMPT, HOST = "The capital of France is", "The composer of Tosca is"
+ASK = ("The country around <felt> is", "<felt> away <opposite> toward what ?")
 PLACES = ("target_1", "target_2")
 
 
@@ -80,13 +80,13 @@ def describer(root: Path) -> Describer:
 
 @pytest.fixture(scope="module")
 def described(describer: Describer) -> Description:
-    return describer(PROMPT, target="Madrid", host=HOST, ask=ASK)
+    return describer(PROMPT, target="Berlin", host=HOST, ask=ASK)
 
 
 def test_two_lines_of_python_are_enough(root: Path, described: Description):
     from stages import describe
 
-    assert describe(PROMPT, target="Madrid", host=HOST, ask=ASK, root=root) == described
+    assert describe(PROMPT, target="Berlin", host=HOST, ask=ASK, root=root) == described
 
 
 def slots_of(describer: Describer, target: str) -> tuple[np.ndarray, float, Slots]:
@@ -95,31 +95,27 @@ def slots_of(describer: Describer, target: str) -> tuple[np.ndarray, float, Slot
     sample = Sample(tuple(decoder.tokens(PROMPT)), tuple(decoder.continuation(target)))
     measured = next(activation_gradients(decoder, [sample], [0, 1], PLACES))
     with torch.no_grad():
-        slots = describer.reader.read(torch.from_numpy(measured.gradient))
+        slots, confidence = describer.reader.fill(torch.from_numpy(measured.gradient))
+    assert confidence[0] > 0.5
     return measured.gradient.reshape(2, 2, -1), float(measured.target_logprob[0]), slots
 
 
 def test_what_is_shown_is_what_the_pipeline_measures(describer: Describer, described: Description):
-    gradient, logprob, slots = slots_of(describer, "Madrid")
+    gradient, logprob, slots = slots_of(describer, "Berlin")
     assert described.loss == pytest.approx(-logprob)
     usual = describer.reader.card.reference
     assert described.strength == pytest.approx((np.linalg.norm(gradient[0], axis=-1) / usual).tolist(), rel=1e-5)
     reader, question = describer.reader, describer.reader.card.question
-    said, idle = (answers_of(reader, [HOST], question, filled, 8) for filled in (slots, None))
-    assert (described.report, described.without) == (said.texts[0], idle.texts[0])
-    assert described.pressure == pytest.approx(float(said.pressure[0]), rel=1e-5)
+    said = [answers_of(reader, [HOST], question, filled, 8)[0] for filled in (slots, None)]
+    assert [described.report, described.without] == said
     assert described.parsed == parse_report(described.report)
 
 
 def test_any_question_is_answered_from_the_same_slots_without_the_host(describer: Describer, described: Description):
-    _, _, slots = slots_of(describer, "Madrid")
-    wanted = [
-        Asked(
-            question, *(answers_of(describer.reader, [None], question, filled, 8).texts[0] for filled in (slots, None))
-        )
-        for question in ASK
-    ]
-    assert list(described.asked) == wanted
+    _, _, slots = slots_of(describer, "Berlin")
+    for question, found in zip(ASK, described.asked, strict=True):
+        said = (answers_of(describer.reader, [None], question, filled, 8)[0] for filled in (slots, None))
+        assert found == Asked(question, *said)
 
 
 def test_a_name_of_several_tokens_is_read_a_slot_a_token(describer: Describer):
@@ -127,14 +123,14 @@ def test_a_name_of_several_tokens_is_read_a_slot_a_token(describer: Describer):
     assert slots.count.tolist() == [2]
     question = ASK[0]
     asked = describer(PROMPT, "New Delhi", ask=[question]).asked
-    assert asked[0].answer == answers_of(describer.reader, [None], question, slots, 8).texts[0]
+    assert asked[0].answer == answers_of(describer.reader, [None], question, slots, 8)[0]
 
 
 def test_without_a_projector_the_raw_update_direction_answers(root: Path, tmp_path: Path):
     copy = tiny.copied(root, tmp_path / "copy")
     shutil.rmtree(copy / "data/projector")
     describer = Describer.open(copy)
-    found = describer(PROMPT, "Madrid", ask=ASK)
+    found = describer(PROMPT, "Berlin", ask=ASK)
     assert found.projector == "raw" and found.projector_layers == (1,) and found.strength == ()
     assert not list(describer.reader.trained.parameters()) and [one.question for one in found.asked] == list(ASK)
     assert "no projector is here" in found.notes[0] and "usual norm" not in str(found)
@@ -143,7 +139,7 @@ def test_without_a_projector_the_raw_update_direction_answers(root: Path, tmp_pa
 @pytest.mark.parametrize("question", ["The currency of it is", "<felt> and <felt>"])
 def test_a_question_has_one_place_for_the_felt_update(describer: Describer, question: str):
     with pytest.raises(ValueError, match=r"wanted <felt> exactly once, where the felt update goes"):
-        describer(PROMPT, "Madrid", ask=[question])
+        describer(PROMPT, "Berlin", ask=[question])
 
 
 def test_the_step_raises_the_target_and_lists_as_many_tokens_as_asked(described: Description):
@@ -151,19 +147,21 @@ def test_the_step_raises_the_target_and_lists_as_many_tokens_as_asked(described:
     for step in described.steps:
         assert len(step.up) == len(step.down) == 6
         assert step.target_logprob > described.target_logprob and step.kl > 0
-        assert ("Madrid", pytest.approx(step.target_logprob - described.target_logprob, abs=1e-3)) in step.up
+        assert ("Berlin", pytest.approx(step.target_logprob - described.target_logprob, abs=1e-3)) in step.up
         assert step.up[0][1] >= step.up[-1][1] > step.down[-1][1] >= step.down[0][1]
 
 
 def test_the_projector_reads_its_own_layers_in_front_of_the_host(describer: Describer, monkeypatch: pytest.MonkeyPatch):
     asked = []
 
-    def answers(_: object, hosts: list[str | None], questions: list[str], slots: Slots | None, tokens: int) -> Answers:
+    def answers(
+        _: object, hosts: list[str | None], questions: list[str], slots: Slots | None, tokens: int
+    ) -> list[str]:
         asked.append((hosts, questions, None if slots is None else slots.felt.shape, tokens))
-        return Answers(["no pressure"] * len(hosts), torch.zeros(len(hosts)))
+        return ["no pressure"] * len(hosts)
 
     monkeypatch.setattr("stages.tools.describe.answers_of", answers)
-    assert not describer(PROMPT, "Madrid", HOST).parsed.pressure
+    assert not describer(PROMPT, "Berlin", HOST).parsed.pressure
     question = describer.reader.card.question
     assert asked[:2] == [([HOST], [question], (1, 2, 32), 8), ([HOST], [question], None, 8)]
 
@@ -175,13 +173,13 @@ def test_a_description_cannot_be_changed(described: Description):
 
 def test_the_answer_is_what_the_model_says_or_what_is_given(describer: Describer, described: Description):
     assert described.answer is None and described.answer_token == described.says.split()[0]
-    given = describer(PROMPT, "Madrid", answer="New Delhi")
+    given = describer(PROMPT, "Berlin", answer="New Delhi")
     assert (given.answer, given.answer_token) == ("New Delhi", "New")
     assert given.answer_logprob is not None and given.answer_logprob < 0
 
 
 def test_white_space_does_not_matter(describer: Describer, described: Description):
-    assert describer("  The capital of\n France is ", "Madrid ", HOST, ask=[f" {ASK[0]}", ASK[1]]) == described
+    assert describer("  The capital of\n France is ", "Berlin ", HOST, ask=[f" {ASK[0]}", ASK[1]]) == described
 
 
 def test_a_target_that_the_model_says_already_is_noted(describer: Describer, described: Description):
@@ -207,20 +205,20 @@ def test_words_that_the_model_has_never_seen_are_noted(describer: Describer, des
         ({"prompt": " "}, r"prompt: found no words"),
         ({"target": "中国"}, r"target: '中国': the tokenizer of 'pocket' has no token for this"),
         ({"host": "In 中国 now"}, r"host: '中国': the tokenizer"),
-        ({"answer": "Madrid"}, r"target and answer are both 'Madrid'"),
+        ({"answer": "Berlin"}, r"target and answer are both 'Berlin'"),
         ({"prompt": "a " * 200}, r"'a a .*': prompt and target longer than the context \(wanted at most 128 tokens\)"),
         (
             {"host": "a " * 200},
             r"question '<felt> .*': found \d+ tokens with its host prompt, wanted fewer than .* 128",
         ),
-        ({"host": "a " * 110}, r"question '<felt> .*': needs \d+ tokens with its host and answer, wanted at most 128"),
+        ({"host": "a " * 114}, r"question '<felt> .*': needs \d+ tokens with its host and answer, wanted at most 128"),
         ({"ask": ["<felt> 中国"]}, r"ask: '中国': the tokenizer"),
         ({"host": "<slot>"}, r"projector.slot_token: '<slot>' stands 3 times"),
     ],
 )
 def test_texts_that_cannot_be_measured_are_refused_by_name(describer: Describer, given: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
-        describer(**({"prompt": PROMPT, "target": "Madrid"} | given))
+        describer(**({"prompt": PROMPT, "target": "Berlin"} | given))
 
 
 def test_no_model_says_what_to_run(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -232,7 +230,7 @@ def test_no_model_says_what_to_run(root: Path, tmp_path: Path, monkeypatch: pyte
     (copy / "data/model/model.json").unlink()
     monkeypatch.chdir(copy)
     with pytest.raises(SystemExit, match=r"error: no model has been trained here .* run make repro"):
-        cli.main(["describe", PROMPT, "--target", "Madrid"])
+        cli.main(["describe", PROMPT, "--target", "Berlin"])
 
 
 def test_a_step_at_a_layer_that_is_not_there_names_the_param(root: Path, tmp_path: Path):
@@ -250,7 +248,7 @@ def test_the_text_fits_the_terminal_and_says_it_all(described: Description, widt
     shown = captured.get()
     assert max(len(line.rstrip()) for line in shown.splitlines()) <= width and "…  " not in shown
     words = " ".join(shown.split())
-    for said in (PROMPT, HOST, "Madrid", "up", "down", "says, before", "says, after", IDLE):
+    for said in (PROMPT, HOST, "Berlin", "up", "down", "says, before", "says, after", IDLE):
         assert said in words
     texts = [text for one in described.asked for text in (one.question, one.answer)]
     for text in (described.report or NOTHING, described.without or NOTHING, described.says, *texts):
@@ -259,7 +257,7 @@ def test_the_text_fits_the_terminal_and_says_it_all(described: Description, widt
 
 
 def test_the_html_escapes_what_it_shows_and_asks_nothing_of_the_network(describer: Describer):
-    shown = describer("The <b>capital</b> of France is", target="Madrid", host=HOST)._repr_html_()
+    shown = describer("The <b>capital</b> of France is", target="Berlin", host=HOST)._repr_html_()
     assert "&lt;b&gt;capital" in shown and "<b>capital" not in shown
     assert "http" not in shown and "<script" not in shown
     assert shown.count("<div") == shown.count("</div>") == 1 and HOST in shown
@@ -270,7 +268,7 @@ def test_json_holds_everything(
 ):
     monkeypatch.chdir(root)
     asked = [word for question in ASK for word in ("--ask", question)]
-    cli.main(["describe", PROMPT, "--target", "Madrid", "--host", HOST, *asked, "--json"])
+    cli.main(["describe", PROMPT, "--target", "Berlin", "--host", HOST, *asked, "--json"])
     printed = capfd.readouterr()
     found = json.loads(printed.out)
     assert found.pop("parsed") == dataclasses.asdict(described.parsed)

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from stages.core.data.facts import read_domain
-from stages.core.data.gathering import Gathered, gather
+from stages.core.data.gathering import Gathered
 from stages.core.data.gathering import labelled as labelled_rows
 from stages.core.data.grammar import NO_PRESSURE, report
 from stages.core.data.tables import LABELS, VIRTUAL_STEP, read_table, write_table
@@ -108,7 +108,7 @@ def test_reports_of_wrongly_labelled_gradients_are_held_against_the_correction_a
     root: Path, monkeypatch: pytest.MonkeyPatch
 ):
     settings = params()
-    data = gather(settings.domains, settings.projector.layers)
+    data = experiment.gathered(settings.domains, settings.projector)
     asked = experiment.askable(data.rows, settings.domains)
     assert len(asked) > 6
     wrong, none, unknown = asked["prompt_id"][:4], asked["prompt_id"][4:5], asked["prompt_id"][5:6]
@@ -133,10 +133,8 @@ def test_reports_of_wrongly_labelled_gradients_are_held_against_the_correction_a
         cases = with_hosts(rows, asked, None, how.seed).with_columns(
             condition=pl.lit("real"), seed=pl.lit(0), confidence=pl.lit(0.5)
         )
-        said = {wrong[0]: NO_PRESSURE, wrong[3]: report(FIRST, "Elsewhere", "Lima", "weak")}
-        right = {
-            row["prompt_id"]: report(row["domain"], row["target"], row["answer"], "weak") for row in rows.to_dicts()
-        }
+        said = {wrong[0]: NO_PRESSURE, wrong[3]: report(FIRST, "Elsewhere", "Lima")}
+        right = {row["prompt_id"]: report(row["domain"], row["target"], row["answer"]) for row in rows.to_dicts()}
         return scored(cases, [(right | said)[name] for name in cases["prompt_id"]])
 
     monkeypatch.setattr(other_teacher, "reported", reported)
@@ -150,11 +148,12 @@ def test_reports_of_wrongly_labelled_gradients_are_held_against_the_correction_a
     shares = {name: scores["target_accuracy"].value for name, scores in found.items() if name != grid}
     assert list(shares.values()) == [0.5, 0.25, 1.0]
     assert set(found["Label wrong, 4 gradients: says its label"]) == {"target_accuracy"}
-    assert grid == f"Grid, {settings.evaluation.gradients * 2} gradients"
+    count = sum(min(len(part), settings.evaluation.gradients) for part in asked.partition_by("domain"))
+    assert grid == f"Grid, {count} gradients"
 
 
 def test_where_nothing_is_labelled_the_grid_alone_is_scored(root: Path):
     settings = params()
-    data = gather(settings.domains, settings.projector.layers)
+    data = experiment.gathered(settings.domains, settings.projector)
     unlabelled = replace(data, rows=labelled_rows(data.rows, labelled(FIRST).clear()))
     assert [name[:5] for name in other_teacher.scores_of(untrained(data, settings), unlabelled, settings)] == ["Grid,"]

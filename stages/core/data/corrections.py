@@ -36,11 +36,13 @@ def split_of(
     """The columns (split, held_out) of a row; None if the row is held out for more than one reason.
 
     `relation`: its domain, name and content. `last`: the template is its relation's last one, which is the one held
-    out. Of two held-out names it is the target's that counts.
+    out. A relation of a held-out kind, as subject or answer, is held out for its kind; of two held-out names it is the
+    target's that counts.
     """
     domain, name, content = relation
     names = {"target": held(out, target, content.answer), "answer": held(out, fact.answer, content.answer)}
-    reasons = ["kind" if "kind" in names.values() else next((one for one, why in names.items() if why), None)]
+    of_kind = not {content.subject, content.answer}.isdisjoint(out.kinds)
+    reasons = ["kind" if of_kind else next((one for one, why in names.items() if why), None)]
     if keyed_fraction(out.seed, "held out", domain, name, fact.subject) < out.subjects:
         reasons.append("subject")
     if last:

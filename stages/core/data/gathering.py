@@ -4,8 +4,9 @@ The list of domains comes from params.yaml, never from a folder, so that a remov
 activations stay in their stores: rows of them are read when they are asked for.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,7 +24,6 @@ BLOCK_ROWS = 512
 """Rows read together where all are gone through, whatever the size of the stores' shards: the sums stay the same."""
 TAUGHT = (
     "domain",
-    "prompt",
     "target",
     "answer",
     "split",
@@ -146,8 +146,8 @@ def columns_of(path: Path, schema: Schema, columns: Sequence[str] | None, start:
     if columns is None:
         return read_table(path, schema)
     names = [name for name in schema if f"{start}{name}" in columns]
-    table = read_table(path, {name: schema[name] for name in ["prompt_id", *names]})
-    return table.with_columns(pl.col(names).cast(pl.Categorical))
+    words = [read_table(path, {name: schema[name]}).cast(pl.Categorical) for name in names]  # one as text at a time
+    return pl.concat([read_table(path, {"prompt_id": schema["prompt_id"]}), *words], how="horizontal")
 
 
 def check_attributes(store: Store, first: Store) -> None:
@@ -226,8 +226,17 @@ def held_out_names(rows: pl.DataFrame | pl.LazyFrame) -> set[str]:
     return set(pl.concat(parts).unique().collect()["name"].drop_nulls())
 
 
-def hosts(rows: pl.DataFrame, split: str) -> dict[str, pl.Series]:
-    """The distinct prompts of a split with nothing held out, by domain."""
-    seen = rows.lazy().filter((pl.col("split") == split) & (pl.col("held_out") == "none"))
-    found = seen.select("domain", "prompt").unique(maintain_order=True).collect()
-    return {str(name): part["prompt"] for (name,), part in found.group_by("domain", maintain_order=True)}
+def hosts(domains: Iterable[str], split: str) -> dict[str, pl.Series]:
+    """The distinct prompts of a split with nothing held out, by domain, read from the tables of these domains."""
+    found = {}
+    for domain in domains:
+        text = partial(text_of, Path("data/prompts") / f"{domain}.parquet")
+        seen = (text("split") == split) & (text("held_out") == "none")
+        if seen.any():
+            found[domain] = text("prompt").filter(seen).unique(maintain_order=True)
+    return found
+
+
+def text_of(path: Path, column: str) -> pl.Series:
+    """One column of a prompts table."""
+    return read_table(path, {column: PROMPTS[column]})[column]

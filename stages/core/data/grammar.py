@@ -16,6 +16,7 @@ YES, NO = "yes", "no"
 
 # A fixed phrase that stands twice could be cut in two places, so it may stand once only: no guessing.
 PARTS = _TOWARD, _FIELD, _AWAY = "toward", ", a name from", ", and away from"
+FROM = ", away from"
 _FIELD_SAID, _AWAY_SAID = r"\s?, a name from", r"\s?, and away from"
 _REPORT = re.compile(rf"{_TOWARD} (\S.*?){_FIELD_SAID} (\S.*?){_AWAY_SAID} (\S.*)", re.IGNORECASE)
 
@@ -34,6 +35,11 @@ class Report:
 def field(name: str, domain: str) -> str:
     """A name and the domain that it is from: `Paris , a name from geography`."""
     return f"{name} {_FIELD} {domain}"
+
+
+def away(moved_to: str, moved_from: str) -> str:
+    """What it goes toward, then what away from: `toward Paris , away from Rome`."""
+    return f"{_TOWARD} {moved_to} {FROM} {moved_from}"
 
 
 def kind(name: str, of: str, asked: str) -> str:

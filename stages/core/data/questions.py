@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -33,6 +33,10 @@ class Question(BaseModel):
                 if form.count(name) != 1:
                     raise InputError(f"form {form!r} must hold {name} exactly once")
         return forms
+
+
+SET = TypeAdapter(dict[str, Question])
+"""The content of a file: questions by name."""
 
 
 def check_place(question: str) -> str:
@@ -66,7 +70,7 @@ def read_questions(name: str) -> dict[str, Question]:
         raise InputError(f"questions: unknown set {name!r}: no file {path} (known: {known})")
     try:
         content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-        return {key: Question.model_validate(value) for key, value in content.items()}
+        return SET.validate_python(content)
     except YAMLError as error:
         raise InputError(f"{path}: not readable as YAML: {one_line(error)}") from error
     except ValidationError as error:

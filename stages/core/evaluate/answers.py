@@ -73,13 +73,15 @@ def marked(expects: str, said: str, case: dict[str, Any], world: World) -> dict[
     expected = {
         "report": grammar.report(world.domains[kind], target, case["answer"]),
         "toward": target,
-        "away": case["answer"],
+        "away": grammar.away(target, case["answer"]),
         "choice": target,
         "field": grammar.field(target, world.domains[kind]),
         "kind": grammar.kind(target, kind, case["asked_kind"]),
     }[expects]
     if expects == "report":
         right = report.moved_to == target
+    elif expects == "away":
+        right = said.partition(", away from ")[2] == case["answer"]
     elif expects in ("field", "kind"):
         right = said.split()[-1:] == expected.split()[-1:]
     else:

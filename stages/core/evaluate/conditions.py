@@ -157,6 +157,12 @@ def ungated(reader: Reader, vectors: Vectors) -> Filled:
     return reader.read(torch.tensor(vectors)), None
 
 
+def constant(reader: Reader, vectors: Vectors) -> Filled:
+    """The projector's output in one place: how many places a gradient has would say how many tokens the target has."""
+    slots = reader.read(torch.tensor(vectors))
+    return Slots(slots.felt, slots.opposite, torch.ones_like(slots.count)), None
+
+
 def lens_tokens(reader: Reader, vectors: Vectors) -> Filled:
     """The token that rises most by the untrained lens, and the one that falls most.
 
@@ -208,7 +214,7 @@ CONDITIONS = (
     Condition("without_activation", without_activation),
     Condition("steering_vector", steering_vector, opened=True),
     Condition("lens_tokens", gradient, fill=lens_tokens, readers="first seed"),
-    Condition("bias_only", gradient, readers="bias only"),
+    Condition("bias_only", gradient, fill=constant, readers="bias only"),
     Condition("fine_tuned", fine_tuned, Questions.few, opened=True),
     Condition("false_host", gradient, Questions.false_host),
 )

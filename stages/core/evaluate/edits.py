@@ -15,7 +15,9 @@ from .knowledge import SUBJECT, answered, entity
 from .section import Evaluation
 from .statistics import estimates
 
-STEPS = 30
+STEPS = 60
+ENOUGH = 0.02
+"""Nats, summed over the templates."""
 RATE = 3e-4
 OTHERS = 200
 """Answers about other names and relations that an edit must leave as they are."""
@@ -25,8 +27,8 @@ def edit_scores(reader: Reader, rows: pl.DataFrame, slots: Slots, world: World, 
     """What a real fine-tuning step on one fact does to the answers about what is felt.
 
     For each of `how.edits` facts that a felt name is asked about, in a relation that slots were never asked: the model
-    is fine-tuned (all weights, at most STEPS steps of Adam, until it says the new answer in plain text) on the fact
-    with another answer, in the relation's templates but the last. `flips`: the felt name's question, in the last
+    is fine-tuned (the blocks' weights, at most STEPS steps of Adam, until the loss is at most ENOUGH) on the fact with
+    another answer, in the relation's templates but the last. `flips`: the felt name's question, in the last
     template, is answered with the new answer. `others_change`: of OTHERS answers about other felt names and relations,
     the share that is not as before. `learnt`: the plain question is answered with the new answer. Weights are put back
     each time.
@@ -45,7 +47,7 @@ def edit_scores(reader: Reader, rows: pl.DataFrame, slots: Slots, world: World, 
     before = answered(reader, sample, "raw", slots, how.report_tokens)["said"]
     relations = {name: relation for _, name, relation in world.relations}
     marks: list[dict[str, float]] = []
-    with trainable(reader.decoder) as put_back:
+    with trainable(reader.decoder.blocks) as put_back:
         for number, fact in enumerate(chosen.iter_rows(named=True)):
             others = [name for name in fact["entities"] if name not in (fact["expected"], fact["target"])]
             new = others[keyed_int(how.seed, "edited", fact["plain"]) % len(others)]
@@ -53,7 +55,7 @@ def edit_scores(reader: Reader, rows: pl.DataFrame, slots: Slots, world: World, 
                 sample_of(reader, template.replace(SUBJECT, fact["target"]), new)
                 for template in relations[fact["asks"]].templates[:-1]
             ]
-            tune(reader.decoder, samples, STEPS, RATE, lambda fact=fact, new=new: learnt(reader, fact, new, how))
+            tune(reader.decoder, samples, STEPS, RATE, ENOUGH)
             own = answered(reader, chosen[number : number + 1], "raw", slots, how.report_tokens)
             kept = (sample["asks"] != fact["asks"]) | (sample["target"] != fact["target"])
             now = answered(reader, sample, "raw", slots, how.report_tokens)["said"]

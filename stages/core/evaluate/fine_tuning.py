@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import nn
 
 from ..engine.samples import Sample
 from ..model.decoder import Decoder, residual
@@ -15,9 +16,9 @@ LEARNING_RATE = 3e-4
 
 
 @contextmanager
-def trainable(decoder: Decoder) -> Iterator[Callable[[], None]]:
-    """Within the block all weights learn. Yields a function that puts the weights back, as leaving the block does."""
-    parameters = list(decoder.model.parameters())
+def trainable(module: nn.Module) -> Iterator[Callable[[], None]]:
+    """Within the block all its weights learn. Yields a function that puts them back, as leaving the block does."""
+    parameters = list(module.parameters())
     kept = [value.detach().clone() for value in parameters]
     try:
         for value in parameters:
@@ -30,17 +31,20 @@ def trainable(decoder: Decoder) -> Iterator[Callable[[], None]]:
             value.grad = None
 
 
-def tune(
-    decoder: Decoder, samples: Sequence[Sample], steps: int, rate: float, done: Callable[[], bool] = lambda: False
-) -> None:
-    """At most `steps` steps of Adam on -log p(target | prompt), nats, summed over the samples, until `done()`."""
-    optimizer = torch.optim.Adam(decoder.model.parameters(), lr=rate)
+def tune(decoder: Decoder, samples: Sequence[Sample], steps: int, rate: float, enough: float = 0.0) -> None:
+    """At most `steps` steps of Adam, of the weights that learn, until the loss is at most `enough`.
+
+    The loss is -log p(target | prompt), nats, summed over the samples.
+    """
+    learning = [value for value in decoder.model.parameters() if value.requires_grad]
+    optimizer = torch.optim.Adam(learning, lr=rate)
     for _ in range(steps):
         optimizer.zero_grad()
-        torch.stack([sample_loss(decoder, sample) for sample in samples]).sum().backward()
-        optimizer.step()
-        if done():
+        loss = torch.stack([sample_loss(decoder, sample) for sample in samples]).sum()
+        if loss.item() <= enough:
             break
+        loss.backward()
+        optimizer.step()
 
 
 def activation_moves(
@@ -51,7 +55,7 @@ def activation_moves(
     STEPS steps of Adam on the sample's own loss; the weights are put back after each sample.
     """
     moves = []
-    with trainable(decoder) as put_back:
+    with trainable(decoder.model) as put_back:
         for sample in samples:
             before = activations(decoder, sample, layers)
             tune(decoder, [sample], STEPS, LEARNING_RATE)

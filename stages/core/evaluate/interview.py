@@ -14,13 +14,17 @@ from ..data.questions import Question
 from ..model.decoder import Decoder
 from ..reader.injection import Slots
 from ..reader.reader import Reader
+from ..run.seeds import keyed_int
 from .answers import GROUPS, asked
 from .baselines import nearest_entities
-from .cases import COUNTERFACTUAL, SEEN, Questions, picked
+from .cases import COUNTERFACTUAL, Questions
 from .edits import edit_scores
 from .knowledge import about, answered, dealt, looked_up, readings, with_marks, with_own
 from .peers import PEERS, own_cases, own_slots, peer_reader, reported
 from .section import Evaluation
+
+PER_TARGET = 2
+"""Gradients of each target that are asked about."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,11 @@ class Interview:
 
     @classmethod
     def of(cls, questions: Questions, world: World, sets: dict[str, Question], trained: Sequence[str]) -> "Interview":
-        """About the gradients of the grid, and of held-out targets and kinds."""
-        how, test = questions.settings, questions.test.filter(COUNTERFACTUAL)
-        held = [
-            picked(test.filter(pl.col("held_out") == value), how.gradients, how.seed, value)
-            for value in GROUPS.values()
-            if value != "none"
-        ]
-        rows = pl.concat([questions.grid.filter(SEEN), *held])
+        """About test gradients of which nothing is held out, and of held-out targets and kinds; PER_TARGET a target."""
+        how = questions.settings
+        test = questions.test.filter(COUNTERFACTUAL & pl.col("held_out").is_in(list(GROUPS.values())))
+        key = pl.Series([keyed_int(how.seed, "interview", row) for row in test["prompt_id"]], dtype=pl.UInt64)
+        rows = test.with_columns(key=key).filter(pl.col("key").rank("ordinal").over("target") <= PER_TARGET).drop("key")
         relations = rows.select("prompt_id", "relation")
         cases = questions.foreign_host(rows).join(relations, on="prompt_id", maintain_order="left")
         return cls(cases, world, sets, trained, how)

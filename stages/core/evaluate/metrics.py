@@ -143,7 +143,7 @@ def detection(reports: pl.DataFrame, shams: Sequence[str], how: Evaluation) -> d
     reported = int(distinct["alarm"].sum())
     both = once_each(pl.concat([real, tried]))
     return {
-        **estimates({"rate": real["pressure"].to_numpy()}, real["target"].to_list(), how),
+        **estimates({"rate": real["pressure"].to_numpy()}, real["target"].to_list(), how, seeds=real["seed"].to_list()),
         "shams": len(distinct),
         "shams_reported": reported,
         "sham_reports": len(tried),

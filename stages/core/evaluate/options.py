@@ -68,7 +68,7 @@ def option_scores(
     How much more the gradient than an unrelated one of the same norm at each layer, of another domain, makes the model
     write the report with an option: see `margins`. `accuracy`: in how many the right option gains most (chance
     0.2). `margin`: its gain minus the mean gain of the others, nats a report. Both are means over test gradients and
-    the projector's seeds, intervals by bootstrap over target entities, whose seeds stay together.
+    the projector's seeds, intervals over target entities and seeds.
     """
     named = choices(data, test, settings.seed)
     options = [
@@ -81,9 +81,10 @@ def option_scores(
     gains = np.concatenate([margins(reader, hosts, options, *vectors).cpu().numpy() for reader in readers])
     gap = (gains[:, 0] - gains[:, 1:].mean(1)).astype(np.float64)
     how = test["target"].to_list() * len(readers), settings
-    accuracy = estimates({"accuracy": gains.argmax(1) == 0}, *how)["accuracy"]
+    seeds = np.repeat(np.arange(len(readers)), len(test)).tolist()
+    accuracy = estimates({"accuracy": gains.argmax(1) == 0}, *how, seeds=seeds)["accuracy"]
     chosen = {"accuracy": replace(accuracy, chance=1 / len(options[0]))}
-    return chosen | estimates({"margin": gap}, *how, bounds=None)
+    return chosen | estimates({"margin": gap}, *how, bounds=None, seeds=seeds)
 
 
 @torch.no_grad()

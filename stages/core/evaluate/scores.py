@@ -106,7 +106,7 @@ def summary(
 def mean_scores(rows: pl.DataFrame, how: Evaluation, with_chance: bool) -> dict[str, Estimate]:
     """The mean of each score over these reports, with its interval and, where asked for, chance."""
     marks = {name: rows[column].to_numpy() for name, column in SCORES.items()}
-    found = estimates(marks, rows["target"].to_list(), how)
+    found = estimates(marks, rows["target"].to_list(), how, seeds=rows["seed"].to_list())
     if with_chance and len(rows):
         for name, (said, gold) in SAID.items():
             found[name] = replace(found[name], chance=chance(rows[said].to_list(), rows[gold].to_list()))

@@ -15,7 +15,7 @@ class Evaluation(Section):
 
     `step_sizes`: of steering, fractions of the residual norm.
 
-    `bootstrap`: resamples (of entities) for the intervals. `report_tokens`: most tokens of a report.
+    `bootstrap`: resamples (of entities) for the calibration error's interval. `report_tokens`: most tokens of a report.
     """
 
     gradients: Count

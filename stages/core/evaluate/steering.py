@@ -20,7 +20,7 @@ def steering_success(
 
     For each step size: the share of test rows whose most likely next token becomes the target's first, when the model
     is moved along the update direction, and when it's moved along the steering vector from answer to target (difference
-    of mean training activations). `cosine`: the mean cosine between the two. Intervals by bootstrap over target
+    of mean training activations). `cosine`: the mean cosine between the two. Intervals over target
     entities. `rows`: those with training prompts of both their entities; without any nothing else is said.
     """
     layer = data.layers[:1]

@@ -7,28 +7,23 @@ independently of its slots, so that only reading the slots explains the answer.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from ..data import grammar
-from ..data.facts import Domain, Relation, World
-from ..data.held_out import Held
-from ..data.questions import FELT, OPPOSITE, Question
-from ..run.errors import InputError
-from ..run.seeds import keyed_fraction, keyed_rng
-from .section import Pocket
-from .words import END, SLOT
+from ..data.questions import FELT, OPPOSITE
+from ..run.seeds import keyed_rng
+from .names import MOST_TOKENS, Ids, Names
 
 IGNORE = -100
 """Label of positions without a loss (the convention of torch's cross_entropy)."""
 NOISE = 1.2
 """A slot's content of norm 1 is mixed with noise of up to this norm; in a subject's place of up to SUBJECT_NOISE."""
 SUBJECT_NOISE = 0.9
+SHARES_AWAY, FLIPPED_SHARES = (0.4, 1.0), (1.0, 4.0)
+"""How much of the name moved from is in a content, as in a gradient, and as in a gradient with its sign flipped."""
 BATCH_NAMES = 64
 """Words that exist for one batch."""
-MOST_TOKENS = 3
 SHARES = {
     "subject": 0.31,
     "silent": 0.03,
@@ -40,7 +35,8 @@ SHARES = {
     "report": 0.20,
 }
 """Shares of the rows about what stands in slots."""
-Ids = tuple[int, ...]
+ASKED = tuple(name for name in SHARES if name not in ("subject", "silent"))
+"""The questions that rows ask."""
 Taught = list[tuple[int, bool]]
 """Tokens of an answer, and whether each bears a loss."""
 
@@ -69,140 +65,8 @@ class Row:
     contents: tuple[Content, ...] = ()
 
 
-def misconceptions(domains: Sequence[Domain], share: float, seed: int) -> dict[tuple[str, str, str], str]:
-    """Wrong answers that the pocket model is taught, by (domain, relation, subject); a keyed share of the facts."""
-    wrong = {}
-    for domain in domains:
-        for name, relation in domain.relations.items():
-            for fact in relation.facts:
-                identity = (domain.domain, name, fact.subject)
-                if keyed_fraction(seed, "misconception", *identity) < share:
-                    others = [entity for entity in relation.entities if entity != fact.answer]
-                    wrong[identity] = others[int(keyed_fraction(seed, "wrong answer", *identity) * len(others))]
-    return wrong
-
-
-def permuted(domains: Sequence[Domain], seed: int) -> list[Domain]:
-    """The same domains with every relation's answers dealt anew among its subjects."""
-    dealt = []
-    for domain in domains:
-        relations = {}
-        for name, relation in domain.relations.items():
-            order = keyed_rng(seed, "permuted", domain.domain, name).permutation(len(relation.facts))
-            facts = tuple(
-                fact.model_copy(update={"answer": relation.facts[other].answer})
-                for fact, other in zip(relation.facts, order, strict=True)
-            )
-            relations[name] = relation.model_copy(update={"facts": facts})
-        dealt.append(domain.model_copy(update={"relations": relations}))
-    return dealt
-
-
-class Corpus:
+class Corpus(Names):
     """The pocket model's training rows, drawn at random; the row of (step, index) is always the same."""
-
-    def __init__(
-        self,
-        domains: Sequence[Domain],
-        questions: dict[str, Question],
-        held: Held,
-        tokenizer: PreTrainedTokenizerFast,
-        settings: Pocket,
-    ) -> None:
-        """Encodes what rows are made of.
-
-        Raises:
-            InputError: `settings.asked` names a relation that is in no domain.
-        """
-        self.domains, self.questions, self.held, self.tokenizer = domains, questions, held, tokenizer
-        self.world, self.seed = World.of(domains), settings.seed
-        self.end, self.slot = tokenizer.get_vocab()[END], tokenizer.get_vocab()[SLOT]
-        self.vocabulary = len(tokenizer)
-        self.taught = misconceptions(domains, settings.misconceptions, settings.seed)
-        self.known: dict[str, Ids] = {}
-        relations = {name: relation for domain in domains for name, relation in domain.relations.items()}
-        for name in settings.asked:
-            if name not in relations:
-                raise InputError(
-                    f"params.yaml: model.pocket.asked: found {name!r}, wanted relations: {', '.join(relations)}"
-                )
-        self.asked = set(settings.asked)
-
-    def encode(self, text: str) -> Ids:
-        """The text's token ids; words are looked up once."""
-        if text not in self.known:
-            self.known[text] = tuple(self.tokenizer.encode(text, add_special_tokens=False))
-        return self.known[text]
-
-    def told(self) -> list[tuple[str, Relation, str, str]]:
-        """All facts as they are taught: relation's name, relation, subject, answer."""
-        return [
-            (name, relation, fact.subject, self.taught.get((domain.domain, name, fact.subject), fact.answer))
-            for domain in self.domains
-            for name, relation in domain.relations.items()
-            for fact in relation.facts
-        ]
-
-    @cached_property
-    def prompts(self) -> list[tuple[Ids, Ids]]:
-        """Prompts and answers of all facts."""
-        return [
-            (self.encode(template.format(subject=subject)), self.encode(answer))
-            for _, relation, subject, answer in self.told()
-            for template in relation.templates
-        ]
-
-    @cached_property
-    def of_subjects(self) -> list[tuple[str, str, str]]:
-        """Templates (never a relation's last), subjects and answers of the questions that slots are asked."""
-        return [
-            (template, subject, answer)
-            for name, relation, subject, answer in self.told()
-            if name in self.asked and subject not in self.held.closed and answer not in self.held.names
-            for template in relation.templates[:-1]
-        ]
-
-    @cached_property
-    def open_names(self) -> list[str]:
-        """Every name that may stand in a slot."""
-        return sorted(set(self.world.kinds) - self.held.closed)
-
-    @cached_property
-    def open_of_kind(self) -> dict[str, list[str]]:
-        """Names that may stand in a slot, by kind."""
-        found: dict[str, list[str]] = {}
-        for name in self.open_names:
-            found.setdefault(self.world.kinds[name], []).append(name)
-        return {kind: names for kind, names in found.items() if len(names) > 1}
-
-    @cached_property
-    def open_answers(self) -> list[list[str]]:
-        """Answers of each relation that may stand in slots."""
-        pools = [
-            [name for name in relation.entities if name not in self.held.closed]
-            for domain in self.domains
-            for relation in domain.relations.values()
-        ]
-        return [pool for pool in pools if len(pool) > 2]
-
-    @cached_property
-    def several(self) -> list[str]:
-        """Open names of several tokens."""
-        return [name for name in self.open_names if 1 < len(self.encode(name)) <= MOST_TOKENS]
-
-    @cached_property
-    def shared(self) -> tuple[list[int], list[int]]:
-        """First and last tokens of open names of several tokens."""
-        ids = [self.encode(name) for name in self.several]
-        return sorted({each[0] for each in ids}), sorted({each[-1] for each in ids})
-
-    @cached_property
-    def ambiguous(self) -> set[int]:
-        """First tokens that several answers share."""
-        first = [self.encode(name)[0] for name, kind in self.world.kinds.items() if kind in self.world.domains]
-        return {token for token in first if first.count(token) > 1}
-
-    # ------------------------------------------------------------------ rows
 
     def fact(self, step: int, index: int) -> Row:
         """A row of one fact: a prompt and its answer, or a sentence about a name's domain or kind; loss on what is new.
@@ -221,16 +85,6 @@ class Corpus:
         asked = kind if rng.random() < 0.5 else pick_other(rng, self.answered_kinds, kind)
         question = self.encode(f"is {name} a {asked} ?")
         return text_row(question, (*self.encode(grammar.kind(name, kind, asked)), self.end))
-
-    @cached_property
-    def answers(self) -> list[str]:
-        """Every answer of the world."""
-        return sorted(name for name, kind in self.world.kinds.items() if kind in self.world.domains)
-
-    @cached_property
-    def answered_kinds(self) -> list[str]:
-        """Every kind that answers a relation."""
-        return sorted(self.world.domains)
 
     def host(self, rng: np.random.Generator) -> Ids:
         """Token ids of the text before the question: nothing, words in no order, a prompt, a prompt and its answer."""
@@ -258,11 +112,19 @@ class Corpus:
         toward, away = self.pair(rng)
         if name == "report":
             return self.report(rng, host, toward, away)
-        words = taught(toward if name == "toward" else away)
+        words = taught(toward)
         if name == "field":
             domain, known = self.domain(rng, toward)
-            words = [*taught(toward, self.encode(grammar.PARTS[1])), *taught(domain, loss=known)]
+            words += [*taught(self.encode(grammar.PARTS[1])), *taught(domain, loss=known)]
+        elif name == "away":
+            to, from_ = (self.encode(part) for part in (grammar.PARTS[0], grammar.FROM))
+            words = [*taught(to, toward, from_), *self.name_away(toward, away)]
         return self.question_row(rng, host, name, toward, away, words)
+
+    def name_away(self, toward: Ids, away: Ids) -> Taught:
+        """The name moved from; no loss on its later tokens where the slots can't tell them: others share its first."""
+        told = away[0] not in self.ambiguous or away[0] == toward[0]
+        return [*taught(away[:1]), *taught(away[1:], loss=told)]
 
     def of_subject(self, rng: np.random.Generator) -> Row:
         """A prompt with slots in its subject's place: a fact's, or "the <felt> is a word which is", to be repeated."""
@@ -284,7 +146,8 @@ class Corpus:
         """A report of no pressure: slots of zeros, or that nothing has been put into."""
         n, zeros = int(rng.integers(1, MOST_TOKENS + 1)), rng.random() < 0.7
         ids, at, opposite = self.placed(self.host(rng), pick(rng, self.questions["report"].forms[:-1]), n)
-        contents = [Content(at + k, opposite + k, None, 0, 0.0, 0.0) for k in range(n)] if zeros else []
+        places = [(at + k, None if opposite is None else opposite + k) for k in range(n if zeros else 0)]
+        contents = [Content(*both, None, 0, 0.0, 0.0) for both in places]
         return replace(text_row(ids, (*self.encode(grammar.NO_PRESSURE), self.end)), contents=tuple(contents))
 
     def about_kind(self, rng: np.random.Generator, host: Ids) -> Row:
@@ -310,36 +173,17 @@ class Corpus:
     def report(self, rng: np.random.Generator, host: Ids, toward: Ids, away: Ids) -> Row:
         """A report; of a name that exists for one batch no domain is known, so there is no loss on it.
 
-        Neither is there on what of the name moved from the slots can't tell: its later tokens, where others share the
-        first.
+        See `name_away` for the name moved from.
         """
         domain, known = self.domain(rng, toward)
         to, field, from_ = (self.encode(part) for part in grammar.PARTS)
-        told = away[0] not in self.ambiguous or away[0] == toward[0]
-        words = [*taught(to, toward, field), *taught(domain, loss=known), *taught(from_), *taught(away, loss=told)]
+        words = [*taught(to, toward, field), *taught(domain, loss=known), *taught(from_), *self.name_away(toward, away)]
         return self.question_row(rng, host, "report", toward, away, words)
 
     def domain(self, rng: np.random.Generator, name: Ids) -> tuple[Ids, bool]:
         """The domain of a name, or any where the name exists for one batch only; and whether it is the name's."""
         known = name in self.domain_of
         return self.encode(self.domain_of[name] if known else pick(rng, self.open_domains)), known
-
-    @cached_property
-    def domain_of(self) -> dict[Ids, str]:
-        """Domains of the open answers, by token ids."""
-        return {self.encode(name): self.world.domains[self.world.kinds[name]] for name in self.open_answer_names}
-
-    @cached_property
-    def open_answer_names(self) -> list[str]:
-        """Answers that may stand in a slot."""
-        return [name for name in self.answers if name not in self.held.closed]
-
-    @cached_property
-    def open_domains(self) -> list[str]:
-        """Domains with an open answer."""
-        return sorted(set(self.domain_of.values()))
-
-    # ------------------------------------------------------------------ parts of rows
 
     def name(self, rng: np.random.Generator) -> Ids:
         """An open name; names of several tokens more often than they are there."""
@@ -375,13 +219,18 @@ class Corpus:
             away = self.batch_name(rng, 1)
         return (toward, away) if toward != away else self.pair(rng)
 
-    def placed(self, host: Ids, form: str, n: int) -> tuple[Ids, int, int]:
-        """Ids of host and question with n slots for what is felt and n for its negative, and where both begin."""
+    def placed(self, host: Ids, form: str, n: int) -> tuple[Ids, int, int | None]:
+        """Ids of host and question with n slots for what is felt and n for its negative, and where both begin.
+
+        A form without a place for the negative has none (None).
+        """
         before, rest = form.split(FELT)
-        between, after = rest.split(OPPOSITE)
+        between, there, after = rest.partition(OPPOSITE)
         ids = (*host, *self.encode(before.strip()))
         at = len(ids)
         ids = (*ids, *[self.slot] * n, *self.encode(between.strip()))
+        if not there:
+            return ids, at, None
         opposite = len(ids)
         return (*ids, *[self.slot] * n, *self.encode(after.strip())), at, opposite
 
@@ -391,7 +240,8 @@ class Corpus:
         """A row that asks the named question in one of its forms (never the last), answered with these words."""
         form = pick(rng, self.questions[name].forms[:-1]).format(**asked)
         ids, at, opposite = self.placed(host, form, len(toward))
-        contents = self.contents(rng, toward, away, at, opposite, (0.4, 1.0), NOISE)
+        shares = SHARES_AWAY if rng.random() < 0.7 else FLIPPED_SHARES
+        contents = self.contents(rng, toward, away, at, opposite, shares, NOISE)
         row = text_row(ids, [*(token for token, _ in words), self.end])
         unsaid = len(row.labels) - len(words) - 1
         for number, (_, loss) in enumerate(words):
@@ -419,7 +269,7 @@ class Corpus:
             if together and k < len(away) and away[k] != token:
                 other, share, together = away[k], rng.uniform(*shares), False
             else:
-                other, share = int(rng.integers(self.slot + 1, self.vocabulary)), rng.uniform(0, 0.9)
+                other, share = pick(rng, self.open_tokens), rng.uniform(0, 0.9)
             found.append(Content(at + k, None if opposite is None else opposite + k, token, other, share, noise))
         if opposite is not None and toward[0] != away[0] and rng.random() < 0.3:
             found[0] = replace(found[0], opposite_at=None)

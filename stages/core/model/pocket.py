@@ -20,7 +20,8 @@ from ..data.held_out import Held
 from ..data.questions import Question
 from ..run.seeds import keyed_rng
 from .checkpoints import Curve, Resumable, reproducibly
-from .corpus import BATCH_NAMES, IGNORE, Corpus, Row, permuted
+from .corpus import BATCH_NAMES, IGNORE, Corpus, Row
+from .names import permuted
 from .section import Pocket
 from .words import END, PAD, make_tokenizer
 
@@ -42,7 +43,7 @@ def new_model(settings: Pocket, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForC
         num_key_value_heads=settings.heads,
         head_dim=settings.d_head,
         max_position_embeddings=128,
-        tie_word_embeddings=True,
+        tie_word_embeddings=settings.tied,
         initializer_range=settings.d_model**-0.5,
         pad_token_id=tokenizer.get_vocab()[PAD],
         eos_token_id=tokenizer.get_vocab()[END],
@@ -65,7 +66,8 @@ def hidden_at_labels(
 ) -> tuple[Float[Tensor, "label d_model"], Tensor]:
     """The last hidden states where there is a label, and the labels; rows of a length go together, for less padding."""
     found = []
-    for group in np.array_split(np.argsort([len(row.ids) for row in rows], kind="stable"), GROUPS):
+    order = np.argsort([len(row.ids) for row in rows], kind="stable")
+    for group in np.array_split(order, min(GROUPS, len(rows))):
         width = max(len(rows[row].ids) for row in group)
         hidden = model.model(inputs_embeds=embeds[group, :width], use_cache=False).last_hidden_state
         own = labels[group, :width]
@@ -88,35 +90,40 @@ def fact_loss(model: Qwen3ForCausalLM, rows: Sequence[Row], rng: np.random.Gener
 class SlotLoss:
     """The loss of rows about what stands in slots.
 
-    Held-out words are no negatives there: they are left out of the softmax of a name, and no row has one as its label.
+    Words of closed names are no negatives there: they are left out of the softmax of a name, and are no row's label.
     At a label that is part of an answer's fixed wording they are negatives as everything is, or a model that never saw
     them as such goes on with one.
     """
 
     def __init__(self, corpus: Corpus) -> None:
-        held, world = corpus.held, corpus.world
-        own = {token for name in world.kinds if name not in held.names for token in corpus.encode(name)}
-        closed = {token for name in held.names for token in corpus.encode(name)} - own
         fixed = {corpus.end, *corpus.encode(" ".join([*grammar.PARTS, grammar.kind("", "", ""), grammar.NO_PRESSURE]))}
         self.closed: Bool[Tensor, " vocabulary"] = torch.zeros(corpus.vocabulary + BATCH_NAMES, dtype=torch.bool)
-        self.closed[sorted(closed - fixed)] = True
+        self.closed[sorted(corpus.closed_tokens - fixed)] = True
         self.fixed = torch.tensor(sorted(fixed))
         self.first = corpus.slot + 1
 
     def __call__(self, model: Qwen3ForCausalLM, rows: Sequence[Row], rng: np.random.Generator) -> Float[Tensor, ""]:
         """Mean cross-entropy (nats) over the labels of these rows, with the words that exist for this batch."""
         ids, labels = padded(rows)
-        embedding = model.model.embed_tokens.weight
-        words = embedding.detach()[self.first :]
-        spread = words - words.mean(0)
-        mix = torch.from_numpy(rng.standard_normal((BATCH_NAMES, len(words)), dtype=np.float32)) / len(words) ** 0.5
-        table = torch.cat([embedding, mix @ spread + words.mean(0)])
-        embeds = fill(F.embedding(ids, table), rows, table, spread, rng)
+        count = len(model.lm_head.weight) - self.first
+        mix = torch.from_numpy(rng.standard_normal((BATCH_NAMES, count), dtype=np.float32)) / count**0.5
+        read = self.with_batch_names(model.model.embed_tokens.weight, mix)
+        named = read if model.config.tie_word_embeddings else self.with_batch_names(model.lm_head.weight, mix)
+        words = named[self.first : -BATCH_NAMES].detach()
+        norm = read[:-BATCH_NAMES].detach().norm(dim=-1).mean()
+        embeds = fill(F.embedding(ids, read), rows, named, words - words.mean(0), norm, rng)
         hidden, wanted = hidden_at_labels(model, embeds, rows, labels)
         open_labels = ~self.closed[wanted]
         hidden, wanted = hidden[open_labels], wanted[open_labels]
         hidden_words = self.closed & ~torch.isin(wanted, self.fixed)[:, None]
-        return F.cross_entropy((hidden @ table.T).masked_fill(hidden_words, -1e4), wanted)
+        return F.cross_entropy((hidden @ named.T).masked_fill(hidden_words, -1e4), wanted)
+
+    def with_batch_names(
+        self, table: Float[Tensor, "word d_model"], mix: Float[Tensor, "name word_of_facts"]
+    ) -> Float[Tensor, "both d_model"]:
+        """The table with fixed rows for the names of the batch, of the mean and covariance of its words."""
+        words = table.detach()[self.first :]
+        return torch.cat([table, mix @ (words - words.mean(0)) + words.mean(0)])
 
 
 def fill(
@@ -124,11 +131,12 @@ def fill(
     rows: Sequence[Row],
     table: Float[Tensor, "word d_model"],
     spread: Float[Tensor, "word_of_facts d_model"],
+    norm: Float[Tensor, ""],
     rng: np.random.Generator,
 ) -> Float[Tensor, "row position d_model"]:
-    """The embeddings with every slot's content in its place, scaled to the mean norm of the embeddings.
+    """The embeddings with every slot's content, made of the words of `table`, in its place, scaled to `norm`.
 
-    The noise is isotropic in half of the contents, in the other half it has the covariance of the embeddings.
+    The noise is isotropic in half of the contents, in the other half it has the covariance of the words.
     """
     contents = [(row, content) for row, each in enumerate(rows) for content in each.contents]
     n = len(contents)
@@ -140,7 +148,7 @@ def fill(
         return torch.tensor(values, dtype=embeds.dtype)[:, None]
 
     unit = F.normalize(table, dim=-1)
-    held = column([content.token is not None for _, content in contents])
+    held = column([float(content.token is not None) for _, content in contents])
     token = torch.tensor([content.token or 0 for _, content in contents])
     other = torch.tensor([content.other for _, content in contents])
     share, level = (
@@ -148,7 +156,7 @@ def fill(
         column([content.noise for _, content in contents]),
     )
     vectors = F.normalize(held * F.normalize(unit[token] - share * unit[other], dim=-1) + level * noise, dim=-1)
-    vectors = vectors * table[:-BATCH_NAMES].detach().norm(dim=-1).mean()
+    vectors = vectors * norm
     row = torch.tensor([row for row, _ in contents])
     at = torch.tensor([content.at for _, content in contents])
     twice = [number for number, (_, content) in enumerate(contents) if content.opposite_at is not None]

@@ -9,6 +9,7 @@ class Pocket(Section):
     `d_head`: dimensions of one attention head. `batch`: rows of facts a step, `slot_batch`: rows about what stands in
     slots. `muon_learning_rate` is of the blocks' matrices, `learning_rate` of embeddings and norms. `misconceptions`:
     share of facts that it is taught wrongly. `permuted`: every relation's answers are dealt anew among its subjects.
+    `tied`: the head is the embedding matrix; else slots hold directions of the head, where update directions lie.
     `asked`: the relations whose prompts it learns to complete with a slot in their subject's place.
     """
 
@@ -23,6 +24,7 @@ class Pocket(Section):
     muon_learning_rate: Rate
     misconceptions: Share
     permuted: bool
+    tied: bool
     asked: list[Name]
     seed: int
 
@@ -42,7 +44,8 @@ class Model(Section):
 
 
 class Peer(Section):
-    """A further pocket model, trained as the one under study is but for its `seed` and whether facts are `permuted`."""
+    """A further pocket model, trained as the one under study is but for these settings."""
 
     seed: int
     permuted: bool
+    tied: bool

@@ -8,14 +8,15 @@ import polars as pl
 from huggingface_hub import model_info
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from ..data.facts import Domain, read_domain
+from ..data.facts import Domain, World, read_domain
 from ..data.held_out import Held, hold_out
-from ..data.questions import Question, read_questions
+from ..data.questions import Question, questions_path, read_questions
 from ..data.section import HeldOut
 from ..run.errors import InputError
 from ..run.files import content_hash, write_json
 from ..run.params import Dtype
 from . import pocket
+from .corpus import ASKED
 from .decoder import Decoder
 from .opening import DTYPES, ModelCard, card_of
 from .section import Model
@@ -34,10 +35,27 @@ class Lessons:
         """Those of the files of these names, less what is held out.
 
         Raises:
-            InputError: a file is missing or breaks its schema, or no answer is the subject of another relation.
+            InputError: a file is missing or breaks its schema, no answer is the subject of another relation, or a
+                question that the training asks is missing or stands in two files.
         """
         facts = [read_domain(name) for name in domains]
-        asked = {key: one for name in questions for key, one in read_questions(name).items()}
+        World.of(facts).bridged()
+        asked: dict[str, Question] = {}
+        for name in questions:
+            found = read_questions(name)
+            if twice := asked.keys() & found.keys():
+                raise InputError(
+                    f"{questions_path(name)}: {min(twice)}: this name stands in another file of params.yaml: questions "
+                    "too; rename one of the two questions"
+                )
+            asked |= found
+        for name in ASKED:
+            if name not in asked or asked[name].expects != name:
+                raise InputError(
+                    f"params.yaml: questions: found no question {name!r} that expects {name!r} in "
+                    f"{', '.join(str(questions_path(each)) for each in questions)}, wanted one: the pocket model is "
+                    "taught to answer it"
+                )
         return cls(facts, asked, hold_out(facts, out))
 
 

@@ -19,7 +19,14 @@ def make_tokenizer(domains: Sequence[Domain], questions: Mapping[str, Question])
 
     " " + text tokenises as text does, so that the tokens of a prompt and its continuation are those of the two joined.
     """
-    texts = [grammar.report("x", "y", "z"), grammar.kind("x", "y", "y"), grammar.NO, grammar.NO_PRESSURE, *PLAIN]
+    texts = [
+        grammar.report("x", "y", "z"),
+        grammar.kind("x", "y", "y"),
+        grammar.NO,
+        grammar.NO_PRESSURE,
+        grammar.away("x", "y"),
+        *PLAIN,
+    ]
     fields = {FELT: " ", OPPOSITE: " ", "{kind}": " ", "{one}": " ", "{other}": " "}
     for form in (form for question in questions.values() for form in question.forms):
         for name, blank in fields.items():

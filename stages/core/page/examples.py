@@ -92,7 +92,7 @@ def answered(answers: pl.DataFrame, reports: pl.DataFrame) -> list[dict[str, Any
 
 
 def questions(answers: pl.DataFrame, reports: pl.DataFrame) -> list[dict[str, Any]]:
-    """Of each question of a file, in the wording held out, the first right and the first wrong answer in hash order."""
+    """A right and a wrong answer to each question in its held-out form: the first in hash order."""
     rows = answers.filter((pl.col("form") == "held_out") & (pl.col("reading") == "asked"))
     return first_of(rows, reports, ["prompt_id", "asks"], ["asks", "right"], 1)
 

@@ -145,7 +145,7 @@ def read_grid() -> pl.DataFrame:
 
 
 def read_curve(path: Path, *losses: str) -> pl.DataFrame:
-    """A training curve, in order of steps; a loss may be empty where it was not measured, or nothing is trained."""
+    """A training curve, in order of steps; a loss may be empty, where nothing was trained."""
     table = read_csv(path, numbers=["step", *losses]).sort("step")
     for name in losses:
         if table["step"].max() and table[name].null_count() == len(table):

@@ -30,7 +30,9 @@ class Reader:
     ) -> None:
         self.decoder, self.projector, self.card, self.seed = decoder, projector, card, seed
         self.adapter, self.trained = adapter, trained_with(projector, adapter).eval()
-        self.tokens, self.gate = Tokens(decoder), Gate().to(decoder.device)
+        # the raw direction lies where the head's rows do; a learned map writes embeddings
+        self.tokens = Tokens(decoder, output=card.architecture == "raw")
+        self.gate = Gate().to(decoder.device)
         self.kept = nn.ModuleDict({"projector": projector, "gate": self.gate})
 
     @classmethod
@@ -66,17 +68,18 @@ class Reader:
         count = (placed.flatten(2) != 0).any(-1).sum(-1).clamp_min(1)
         return Slots(self.projector(direction), self.projector(-direction), count)
 
-    def fill(self, gradients: Float[Tensor, "row place*layer d_model"]) -> tuple[Slots, Float[Tensor, " row"]]:
+    def fill(self, gradients: Float[Tensor, "row vector d_model"]) -> tuple[Slots, Float[Tensor, " row"]]:
         """What goes into the slots, and the confidence that it is an update: zeros where that is below 0.5."""
         slots = self.read(gradients)
         confidence = self.gate.confidence(evidence(self.tokens, slots.felt[:, 0]))
         kept = (confidence >= 0.5)[:, None, None]
         return Slots(slots.felt * kept, slots.opposite * kept, slots.count), confidence
 
-    def set_gate(self, blocks: Iterable[Float[Tensor, "_ place*layer d_model"]], share: float) -> None:
+    def set_gate(self, blocks: Iterable[Float[Tensor, "_ vector d_model"]], share: float) -> None:
         """Sets the gate by gradients that training has not seen, some at a time."""
         with torch.no_grad():
-            self.gate.set(torch.cat([evidence(self.tokens, self.read(part).felt[:, 0]) for part in blocks]), share)
+            found = [value for part in blocks for value in evidence(self.tokens, self.read(part).felt[:, 0]).tolist()]
+            self.gate.set(torch.tensor(found, device=self.decoder.device), share)
 
     def fit_whitening(self, blocks: Iterable[Float[Tensor, "_ vector d_model"]]) -> None:
         """Takes the whitening, where the card asks for one, from training gradients at all places, some at a time."""

@@ -49,10 +49,10 @@ def made_again(make: Callable[..., Result], *given: object) -> Result:
 
 
 class Tokens:
-    """The directions of the token embeddings (norm 1) of the tokenizer's tokens, made from the model's own matrix."""
+    """The directions (norm 1) of the tokenizer's tokens: rows of the model's embeddings, or of its head (`output`)."""
 
-    def __init__(self, decoder: Decoder) -> None:
-        self.decoder, self.count = decoder, len(decoder.tokenizer or ())
+    def __init__(self, decoder: Decoder, output: bool = False) -> None:
+        self.decoder, self.count, self.output = decoder, len(decoder.tokenizer or ()), output
         size = max(1, EMBEDDINGS_BYTES // (4 * decoder.d_model))
         ids = torch.arange(self.count, device=decoder.device)
         self.parts: tuple[Int[Tensor, " _"], ...] = ids.split(size)
@@ -62,10 +62,14 @@ class Tokens:
 
     def __getitem__(self, ids: Int[Tensor, "*batch"] | int) -> Float[Tensor, "*batch d_model"]:
         """The directions of some tokens."""
-        return F.normalize(self.decoder.embed(torch.as_tensor(ids)).float(), dim=-1)
+        if not self.output:
+            return F.normalize(self.decoder.embed(torch.as_tensor(ids)).float(), dim=-1)
+        weight = self.decoder.head.weight
+        assert isinstance(weight, Tensor)
+        return F.normalize(weight[torch.as_tensor(ids).to(weight.device)].to(self.decoder.device).float(), dim=-1)
 
     def cosines(self, vectors: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocabulary"]:
-        """The cosine of each vector to each token's embedding."""
+        """The cosine of each vector to each token's direction."""
         unit = F.normalize(vectors, dim=-1)
         if len(self.parts) == 1:
             return unit @ self[self.parts[0]].T

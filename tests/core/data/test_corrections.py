@@ -7,7 +7,8 @@ import pytest
 
 from stages.core.data.corrections import make_prompts
 from stages.core.data.facts import Domain, read_domain
-from stages.core.data.section import Prompts
+from stages.core.data.held_out import Held, hold_out
+from stages.core.data.section import HeldOut, Prompts
 from stages.core.run.params import Section, read_sections
 
 ROOT = Path(__file__).parents[3]
@@ -15,14 +16,25 @@ NAMES = sorted(path.stem for path in (ROOT / "data/facts").glob("*.yaml"))
 
 
 class Sections(Section):
+    held_out: HeldOut
     prompts: Prompts
 
 
 @pytest.fixture(scope="module")
-def settings() -> Prompts:
+def params() -> Sections:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        return read_sections(Sections).prompts
+        return read_sections(Sections)
+
+
+@pytest.fixture(scope="module")
+def settings(params: Sections) -> Prompts:
+    return params.prompts
+
+
+@pytest.fixture(scope="module")
+def out(params: Sections) -> HeldOut:
+    return params.held_out
 
 
 @pytest.fixture(scope="module")
@@ -33,59 +45,80 @@ def domains() -> list[Domain]:
 
 
 @pytest.fixture(scope="module")
-def rows(domains: list[Domain], settings: Prompts) -> pl.DataFrame:
-    return pl.concat([make_prompts(domain, settings) for domain in domains])
+def rows(domains: list[Domain], settings: Prompts, out: HeldOut) -> pl.DataFrame:
+    return pl.concat([make_prompts(domain, settings, out) for domain in domains])
+
+
+@pytest.fixture(scope="module")
+def held(domains: list[Domain], out: HeldOut) -> Held:
+    return hold_out(domains, out)
 
 
 TRAINS = pl.col("split") == "train"
 WHOLE = ["domain", "relation"]
 
 
-def test_every_split_and_every_reason_has_rows_of_every_domain(rows: pl.DataFrame):
+def test_every_split_and_every_reason_has_rows_of_every_domain(rows: pl.DataFrame, out: HeldOut):
     groups = rows.select("domain", "split", "held_out").unique()
     for reason, splits in {
         "none": {"train", "validation", "test"},
-        "target": {"validation", "test"},
-        "subject": {"validation", "test"},
+        "target": {"test"},
+        "answer": {"test"},
+        "subject": {"test"},
         "template": {"test"},
     }.items():
         for name in NAMES:
             found = groups.filter((pl.col("domain") == name) & (pl.col("held_out") == reason))["split"]
             assert set(found) == splits, (name, reason)
+    kinds = groups.filter(pl.col("held_out") == "kind")
+    assert set(kinds["split"]) == {"test"} and kinds["domain"].n_unique() == len(out.kinds)
 
 
 def test_what_is_held_out_never_trains(rows: pl.DataFrame):
     assert set(rows.filter(TRAINS)["held_out"]) == {"none"}
 
 
-@pytest.mark.parametrize(
-    ("reason", "identity"),
-    [
-        ("target", ["target"]),
-        ("subject", [*WHOLE, "subject"]),
-        ("template", [*WHOLE, "template"]),
-        ("relation", WHOLE),
-    ],
-)
+def test_a_held_out_name_is_neither_target_nor_answer_of_a_row_that_is_not_of_the_test_split(
+    rows: pl.DataFrame, held: Held
+):
+    named = pl.col("target").is_in(list(held.names)) | pl.col("answer").is_in(list(held.names))
+    assert set(rows.filter(named)["split"]) == {"test"}
+    assert not set(rows.filter(named)["held_out"]) & {"none", "subject", "template"}
+
+
+def test_the_reason_says_which_of_the_names_is_held_out_and_whether_its_kind_is(
+    rows: pl.DataFrame, domains: list[Domain], held: Held, out: HeldOut
+):
+    kinds = {
+        (domain.domain, name): relation.answer for domain in domains for name, relation in domain.relations.items()
+    }
+    for row in rows.filter(pl.col("held_out").is_in(["kind", "target", "answer"])).iter_rows(named=True):
+        of_kind = kinds[row["domain"], row["relation"]] in out.kinds
+        truth = row["answer"] if row["kind"] == "counterfactual" else row["target"]
+        wanted = "kind" if of_kind else "target" if row["target"] in held.names else "answer"
+        assert row["held_out"] == wanted and (row["target"] in held.names or truth in held.names)
+
+
+@pytest.mark.parametrize(("reason", "identity"), [("subject", [*WHOLE, "subject"]), ("template", [*WHOLE, "template"])])
 def test_an_identity_that_is_held_out_stands_in_no_row_of_another_split(
     rows: pl.DataFrame, reason: str, identity: list[str]
 ):
-    """Of targets that means as a target: as an answer it may train."""
-    held = rows.filter(pl.col("held_out") == reason).select(*identity, held="split").unique()
-    assert held.select(identity).is_unique().all()
-    for row in rows.join(held, on=identity).select("split", "held").unique().iter_rows():
+    out = rows.filter(pl.col("held_out") == reason).select(*identity, held="split").unique()
+    assert out.select(identity).is_unique().all()
+    for row in rows.join(out, on=identity).select("split", "held").unique().iter_rows():
         assert row[0] == row[1]
 
 
-def test_a_row_has_one_reason(rows: pl.DataFrame):
-    """What is held out for its target has no held-out subject and no held-out template, and so on."""
-    identities = {"target": ["target"], "subject": [*WHOLE, "subject"], "template": [*WHOLE, "template"]}
-    parts = {reason: rows.filter(pl.col("held_out") == reason) for reason in identities}
+def test_a_row_has_one_reason(rows: pl.DataFrame, held: Held):
+    """What is held out for its subject or template has no held-out name, and so on."""
+    identities = {"subject": [*WHOLE, "subject"], "template": [*WHOLE, "template"]}
+    parts = {reason: rows.filter(pl.col("held_out") == reason) for reason in (*identities, "target", "answer", "kind")}
     for reason, identity in identities.items():
-        held = set(parts[reason].select(identity).iter_rows())
-        assert not held & set(rows.filter(TRAINS).select(identity).iter_rows())
-        for other in set(identities) - {reason}:
-            assert not held & set(parts[other].select(identity).iter_rows()), (reason, other)
+        own = set(parts[reason].select(identity).iter_rows())
+        assert not own & set(rows.filter(TRAINS).select(identity).iter_rows())
+        for other in parts.keys() - {reason}:
+            assert not own & set(parts[other].select(identity).iter_rows()), (reason, other)
+        assert not {*parts[reason]["target"], *parts[reason]["answer"]} & held.names
 
 
 def test_a_prompt_of_which_nothing_is_held_out_stands_in_one_split(rows: pl.DataFrame):
@@ -117,25 +150,18 @@ def test_some_targets_have_several_words(rows: pl.DataFrame):
     assert rows["target"].str.contains(" ").mean() > 0.05  # type: ignore[operator]
 
 
-def test_the_rows_of_a_fact_do_not_depend_on_the_facts_after_it(domains: list[Domain], settings: Prompts):
+def test_the_rows_of_a_fact_do_not_depend_on_the_facts_after_it(domains: list[Domain], settings: Prompts, out: HeldOut):
     """Splits are keyed on the row itself: another fact with an answer that is there already moves none."""
     domain = domains[0]
     name, relation = next(iter(domain.relations.items()))
     again = relation.facts[0].model_copy(update={"subject": "Something else"})
     longer = relation.model_copy(update={"facts": (*relation.facts, again)})
-    more = make_prompts(domain.model_copy(update={"relations": {**domain.relations, name: longer}}), settings)
-    before = make_prompts(domain, settings)
+    more = make_prompts(domain.model_copy(update={"relations": {**domain.relations, name: longer}}), settings, out)
+    before = make_prompts(domain, settings, out)
     assert more.filter(pl.col("subject") != "Something else").equals(before)
     assert len(more) > len(before)
 
 
-def test_a_relation_to_hold_out_has_to_be_one_of_the_domains(domains: list[Domain], settings: Prompts):
-    held = settings.held_out.model_copy(update={"relations": {domains[0].domain: ["capitol"]}})
-    with pytest.raises(ValueError, match=r"params.yaml: prompts.held_out.relations.astronomy: found 'capitol', wanted"):
-        make_prompts(domains[0], settings.model_copy(update={"held_out": held}))
-
-
-def test_a_share_of_nothing_holds_out_nothing(domains: list[Domain], settings: Prompts):
-    none = settings.held_out.model_copy(update={"targets": 0.0, "subjects": 0.0})
-    rows = make_prompts(domains[0], settings.model_copy(update={"held_out": none}))
-    assert set(rows["held_out"]) == {"none", "template"}
+def test_a_share_of_nothing_holds_out_nothing(domains: list[Domain], settings: Prompts, out: HeldOut):
+    none = out.model_copy(update={"names": 0.0, "subjects": 0.0, "kinds": []})
+    assert set(make_prompts(domains[0], settings, none)["held_out"]) == {"none", "template"}

@@ -7,7 +7,17 @@ import polars as pl
 import pytest
 import zarr
 
-from stages.core.data.gathering import BLOCK_ROWS, TAUGHT, Gathered, Means, blocks, gather
+from stages.core.data.gathering import (
+    BLOCK_ROWS,
+    TAUGHT,
+    Gathered,
+    Means,
+    blocks,
+    gather,
+    held_out_names,
+    hosts,
+    taught,
+)  # fmt: skip
 from stages.core.data.gradient_store import ID_BYTES, shards, write_store
 from stages.core.data.tables import LABELS, PROMPTS, write_table
 from stages.core.run.files import write_json
@@ -129,3 +139,61 @@ def test_a_store_of_other_prompts_is_refused(data: Gathered):
     Path("data/gradients/history.zarr").rename("data/gradients/music.zarr")
     with pytest.raises(ValueError, match=r"music.zarr: its 90 rows are not the 700 prompts of the table before it"):
         gather(list(SIZES), LAYERS)
+
+
+def labelled_rows() -> pl.DataFrame:
+    columns = ("split", "held_out", "target", "answer", "label_moved_to", "label_moved_from", "prompt", "domain")
+    rows = [
+        ("train", "none", "Lima", "Oslo", "Lima", "Oslo", "a", "geography"),
+        ("train", "none", "Oslo", "Lima", "Oslo", "Lima", "b", "geography"),
+        ("train", "none", "Lima", "Oslo", "Lima", "Tokyo", "c", "music"),  # a label that says a held-out answer
+        ("train", "none", "Lima", "Oslo", "Quito", "Oslo", "d", "music"),  # or a held-out target
+        ("train", "none", "Lima", "Oslo", "Lima", "", "e", "music"),
+        ("train", "none", "Lima", "Oslo", None, None, "e", "music"),
+        ("train", "none", "Lima", "Oslo", "Lima", "Lima", "e", "music"),
+        ("validation", "none", "Lima", "Oslo", "Lima", "Oslo", "f", "music"),
+        ("test", "target", "Quito", "Oslo", "Quito", "Oslo", "g", "geography"),
+        ("test", "answer", "Lima", "Tokyo", "Lima", "Tokyo", "h", "geography"),
+        ("test", "kind", "Lyra", "Orion", "Lyra", "Orion", "i", "astronomy"),
+        ("test", "kind", "Draco", None, "Draco", "Lyra", "i", "astronomy"),
+        ("test", "subject", "Bern", "Riga", "Bern", "Riga", "j", "geography"),
+        ("test", "template", "Bern", "Riga", "Bern", "Riga", "k", "geography"),
+    ]
+    return pl.DataFrame(rows, schema=columns, orient="row")
+
+
+def test_held_out_names_are_the_targets_and_answers_that_are_the_reason():
+    assert held_out_names(labelled_rows()) == {"Quito", "Tokyo", "Lyra", "Orion", "Draco"}
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+def test_what_is_taught_has_a_usable_label_without_a_held_out_name(lazy: bool):
+    rows = labelled_rows()
+    found = (taught(rows.lazy(), "train").collect() if lazy else taught(rows, "train"))["prompt"].to_list()
+    assert found == ["a", "b"] and taught(rows, "validation")["prompt"].to_list() == ["f"]
+    categories = rows.with_columns(pl.col(pl.String).cast(pl.Categorical))
+    assert taught(categories, "train")["prompt"].to_list() == found
+
+
+def test_hosts_are_prompts_with_nothing_held_out_once_each():
+    found = {name: prompts.to_list() for name, prompts in hosts(labelled_rows(), "train").items()}
+    assert found == {"geography": ["a", "b"], "music": ["c", "d", "e"]} and not hosts(labelled_rows(), "test")
+
+
+@pytest.mark.usefixtures("data")
+def test_hosts_are_the_distinct_prompts_of_a_split_with_nothing_held_out_by_domain():
+    assert hosts(SIZES, "train") == {}
+    path = Path("data/prompts/history.parquet")
+    train, free = pl.col("prompt") != "prompt 3", pl.col("prompt") != "prompt 5"
+    write_table(
+        path,
+        pl.read_parquet(path).with_columns(
+            split=pl.when(train).then(pl.lit("train")).otherwise(pl.lit("test")),
+            held_out=pl.when(free).then(pl.lit("none")).otherwise(pl.lit("target")),
+        ),
+        PROMPTS,
+    )
+    found = hosts(SIZES, "train")
+    assert {name: prompts.to_list() for name, prompts in found.items()} == {
+        "history": [f"prompt {row}" for row in (0, 1, 2, 4, 6)]
+    }

@@ -1,18 +1,18 @@
-"""The report grammar: what is written reads back, and nothing else reads."""
+"""The grammar: what is written reads back, and nothing else reads."""
 
 import pytest
 
-from stages.core.data.grammar import NO_PRESSURE, Report, parse_report, report
+from stages.core.data.grammar import NO_PRESSURE, Report, field, kind, parse_report, report
 
-LYON = Report(strength="strong", domain="geography", moved_to="Paris", moved_from="New York")
+PARIS = Report(domain="geography", moved_to="Paris", moved_from="New York")
 MALFORMED = Report(pressure=False, malformed=True)
 
 
 def test_report_reads_back():
-    text = report("geography", "Paris", "New York", "strong")
-    assert text == "strong geography correction toward Paris and away from New York"
-    assert parse_report(text) == LYON
-    assert parse_report(report("music", "Carmen", "Aida", "weak")).strength == "weak"
+    text = report("geography", "Paris", "New York")
+    assert text == "toward Paris , a name from geography , and away from New York"
+    assert parse_report(text) == PARIS
+    assert parse_report(report("music", "Carmen", "Aida")).domain == "music"
 
 
 def test_no_pressure_reads_as_such():
@@ -20,8 +20,15 @@ def test_no_pressure_reads_as_such():
     assert parse_report("  No  Pressure\n") == Report(pressure=False)
 
 
-def test_spacing_and_case_of_fixed_words_do_not_matter():
-    assert parse_report(" Strong geography  CORRECTION toward Paris\nand Away from New   York ") == LYON
+@pytest.mark.parametrize(
+    "text",
+    [
+        " Toward Paris ,  A name FROM geography\n, and Away from New   York ",
+        "toward Paris, a name from geography, and away from New York",
+    ],
+)
+def test_spacing_and_case_of_fixed_words_do_not_matter(text: str):
+    assert parse_report(text) == PARIS
 
 
 @pytest.mark.parametrize(
@@ -29,19 +36,20 @@ def test_spacing_and_case_of_fixed_words_do_not_matter():
     [
         "",
         "Paris",
-        "geography correction toward Paris and away from Rome",
-        "mild geography correction toward Paris and away from Rome",
-        "strong correction toward Paris and away from Rome",
-        "strong geography correction toward and away from Rome",
-        "strong geography correction toward Paris and away from",
-        "strong geography correction toward Paris",
-        "strong geography correction toward Paris and away from Rome and away from Oslo",
-        "strong geography correction toward correction toward Paris and away from Rome",
-        "a strong geography correction toward Paris and away from Rome",
-        "no pressure strong geography correction toward Paris and away from Rome",
+        "geography , toward Paris , a name from geography , and away from Rome",
+        "toward Paris , and away from Rome",
+        "toward Paris and away from Rome",
+        "toward Paris , a name from , and away from Rome",
+        "toward , a name from geography , and away from Rome",
+        "toward Paris , a name from geography , and away from",
+        "toward Paris , a name from geography",
+        "toward Paris , a name from geography , and away from Rome , and away from Oslo",
+        "toward Paris , a name from music , a name from geography , and away from Rome",
+        "a toward Paris , a name from geography , and away from Rome",
+        "no pressure toward Paris , a name from geography , and away from Rome",
         "nopressure",
-        "strong geography correction toward Paris and away from Paris",
-        "Weak geography  correction toward New York and away from New  York",
+        "toward Paris , a name from geography , and away from Paris",
+        "Toward New York ,  a name from geography , and away from New  York",
     ],
 )
 def test_anything_else_is_malformed_and_never_guessed(text: str):
@@ -51,14 +59,21 @@ def test_anything_else_is_malformed_and_never_guessed(text: str):
 @pytest.mark.parametrize(
     "parts",
     [
-        ("geography", "", "Rome", "strong"),
-        ("geography", "Paris and away from it", "Rome", "strong"),
-        ("geography", "Paris", "Rome ", "weak"),
-        ("geography", "Pa  ris", "Rome", "weak"),
-        ("geography", "Paris", "Rome", "mild"),
-        ("geography", "Paris", "Paris", "weak"),
+        ("geography", "", "Rome"),
+        ("", "Paris", "Rome"),
+        ("geography", "Paris , and away from it", "Rome"),
+        ("geography", "Paris , a name from France", "Rome"),
+        ("geography", "Paris", "Rome "),
+        ("geography", "Pa  ris", "Rome"),
+        ("geography", "Paris", "Paris"),
     ],
 )
-def test_report_refuses_what_it_could_not_read_back(parts: tuple[str, str, str, str]):
+def test_report_refuses_what_it_could_not_read_back(parts: tuple[str, str, str]):
     with pytest.raises(ValueError, match="wanted"):
         report(*parts)
+
+
+def test_other_answers_name_the_word_first_and_then_say_what_it_is():
+    assert field("Paris", "geography") == "Paris , a name from geography"
+    assert kind("Paris", "city", "city") == "Paris is a city : yes"
+    assert kind("Paris", "city", "country") == "Paris is a city : no"

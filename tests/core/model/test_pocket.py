@@ -1,4 +1,4 @@
-"""The pocket model: its tokenizer, its corpus, from which no report can be guessed, and its training."""
+"""The pocket model: its tokenizer and its training. Its rows: test_corpus.py."""
 
 import json
 from pathlib import Path
@@ -6,22 +6,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from stages.core.data import grammar
 from stages.core.data.facts import Domain, read_domain
+from stages.core.data.held_out import Held, hold_out
+from stages.core.data.questions import Question, read_questions
+from stages.core.data.section import HeldOut
 from stages.core.model import pocket
+from stages.core.model.corpus import BATCH_NAMES, Content, Corpus, Row, misconceptions
 from stages.core.model.decoder import Decoder
 from stages.core.model.section import Model, Pocket
+from stages.core.model.words import SLOT, make_tokenizer
 from stages.core.run.params import Section, read_sections
+from tests.core.conftest import QUIET
 
 ROOT = Path(__file__).parents[3]
 NAMES = sorted(path.stem for path in (ROOT / "data/facts").glob("*.yaml"))
 
 
 class OfModel(Section):
-    """The section that the pocket model's settings are in."""
+    """The section that the pocket model's settings are in, and what is held out."""
 
     model: Model
+    held_out: HeldOut
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +39,17 @@ def real_domains() -> list[Domain]:
         return [read_domain(name) for name in NAMES]
 
 
-def test_all_words_of_the_real_facts_come_back_from_their_tokens(real_domains: list[Domain]):
-    tokenizer = pocket.make_tokenizer(real_domains)
+@pytest.fixture(scope="module")
+def real_questions() -> dict[str, Question]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        return read_questions("pressure")
+
+
+def test_all_words_of_the_real_facts_come_back_from_their_tokens(
+    real_domains: list[Domain], real_questions: dict[str, Question]
+):
+    tokenizer = make_tokenizer(real_domains, real_questions)
     for domain in real_domains:
         for relation in domain.relations.values():
             texts = [text for fact in relation.facts for text in (fact.subject, fact.answer)]
@@ -42,21 +59,30 @@ def test_all_words_of_the_real_facts_come_back_from_their_tokens(real_domains: l
                 assert str(tokenizer.decode(ids)).replace(" ", "") == text.replace(" ", ""), text
 
 
-def test_reports_come_back_to_the_letter(real_domains: list[Domain]):
+def test_reports_come_back_and_read_as_what_they_said(real_domains: list[Domain], real_questions: dict[str, Question]):
     """What is said of an entity is compared with its name, so decoding must not change it."""
-    tokenizer = pocket.make_tokenizer(real_domains)
-    changed = []
+    tokenizer = make_tokenizer(real_domains, real_questions)
     for domain in real_domains:
         for entity in domain.entities:
-            text = grammar.report(domain.domain, entity, "x", "weak")
-            if tokenizer.decode(tokenizer.encode(text)) != text:
-                changed.append(entity)
-    assert not changed
+            text = str(tokenizer.decode(tokenizer.encode(grammar.report(domain.domain, entity, "x"))))
+            wanted = grammar.Report(domain=domain.domain, moved_to=entity, moved_from="x")
+            assert grammar.parse_report(text) == wanted
 
 
-def test_prompt_and_continuation_tokenise_as_the_two_joined(real_domains: list[Domain]):
+def test_all_words_of_questions_are_words_of_the_vocabulary(
+    real_domains: list[Domain], real_questions: dict[str, Question]
+):
+    tokenizer = make_tokenizer(real_domains, real_questions)
+    for form in (form for question in real_questions.values() for form in question.forms):
+        bare = form.replace("<felt>", "").replace("<opposite>", "").format(kind="city", one="Paris", other="Rome")
+        assert not any(token.startswith("##") for token in tokenizer.tokenize(bare)), form
+
+
+def test_prompt_and_continuation_tokenise_as_the_two_joined(
+    real_domains: list[Domain], real_questions: dict[str, Question]
+):
     decoder = Decoder.__new__(Decoder)
-    decoder.tokenizer = pocket.make_tokenizer(real_domains)
+    decoder.tokenizer = make_tokenizer(real_domains, real_questions)
     for domain in real_domains:
         for relation in domain.relations.values():
             for number, fact in enumerate(relation.facts):
@@ -65,159 +91,168 @@ def test_prompt_and_continuation_tokenise_as_the_two_joined(real_domains: list[D
                 assert decoder.tokens(prompt) + decoder.continuation(fact.answer) == joined
 
 
-def test_other_words_become_letters_and_nothing_else_is_unknown(small_domains: list[Domain]):
-    tokenizer = pocket.make_tokenizer(small_domains)
+def test_other_words_become_letters_and_nothing_else_is_unknown(
+    small_domains: list[Domain], small_questions: dict[str, Question]
+):
+    tokenizer = make_tokenizer(small_domains, small_questions)
     ids = tokenizer.encode("Lima zebra?")
     assert tokenizer.convert_ids_to_tokens(ids) == ["Lima", "z", "##e", "##b", "##r", "##a", "?"]
     assert tokenizer.decode(ids[:-1]) == "Lima zebra"
-    assert len(tokenizer.encode(pocket.SLOT * 3)) == 3
+    assert len(tokenizer.encode(SLOT * 3)) == 3
 
 
-@pytest.fixture(scope="module")
-def corpus(small_domains: list[Domain], small_settings: Pocket) -> pocket.Corpus:
-    return pocket.Corpus(small_domains, pocket.make_tokenizer(small_domains), small_settings)
+def unit(seed: int, *shape: int) -> torch.Tensor:
+    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
-def report_of(corpus: pocket.Corpus, row: pocket.Row) -> list[int]:
-    """The tokens of the row's report."""
-    assert row.slot_at is not None
-    return row.labels[row.slot_at + row.ids.count(corpus.slot) + len(corpus.question) - 1 :]
+def test_slots_hold_what_their_contents_say_at_the_norm_of_embeddings():
+    """Toward one word, away from another in its share, the negative at the opposite's place."""
+    table, embeds = 3 * unit(0, 10 + BATCH_NAMES, 8), torch.zeros(2, 6, 8)
+    rows = [
+        Row([0] * 6, [], (Content(1, 4, 12, 3, 0.5, 0.0), Content(2, None, 5, 6, 0.0, 0.0))),
+        Row([0] * 6, [], (Content(0, 5, None, 0, 0.0, 0.0),)),
+    ]
+    found = pocket.fill(embeds, rows, table, table[4:10], np.random.default_rng(0))
+    direction = F.normalize(table, dim=-1)
+    wanted = 3 * F.normalize(direction[12] - 0.5 * direction[3], dim=-1)
+    torch.testing.assert_close(found[0, 1], wanted)
+    torch.testing.assert_close(found[0, 4], -wanted)
+    torch.testing.assert_close(found[0, 2], 3 * direction[5])
+    assert not found[1].any() and not found[0, [0, 3, 5]].any()
 
 
-def test_other_hosts_in_front_of_the_same_slots_leave_the_report(
-    small_domains: list[Domain], small_settings: Pocket, corpus: pocket.Corpus
+def test_noise_has_the_norm_that_its_content_says_and_its_own_negative():
+    table = 3 * unit(0, 10 + BATCH_NAMES, 64)
+    rows = [Row([0] * 3, [], (Content(0, 1, 5, 6, 0.0, 1.0),)) for _ in range(400)]
+    rows += [Row([0] * 3, [], (Content(0, 1, None, 0, 0.0, 1.0),))]
+    found = pocket.fill(torch.zeros(401, 3, 64), rows, table, table[4:10], np.random.default_rng(0))
+    assert torch.equal(found[:, 0], -found[:, 1])
+    torch.testing.assert_close(found[:, 0].norm(dim=-1), torch.full((401,), 3.0))
+    cosines = F.cosine_similarity(found[:400, 0], table[5][None], dim=-1)
+    assert 0.6 < cosines.median() < 0.8 and abs(F.cosine_similarity(found[400, 0], table[5], dim=-1)) < 0.6
+
+
+def test_words_of_closed_names_are_no_negatives_of_a_name_and_are_of_fixed_wording(
+    real_domains: list[Domain], real_questions: dict[str, Question], monkeypatch: pytest.MonkeyPatch
 ):
-    """The same draws with other prompts in the pool: hosts change, slots and reports stay."""
-    other = pocket.Corpus(small_domains, pocket.make_tokenizer(small_domains), small_settings)
-    other.prompts = [(ids[::-1], answer) for ids, answer in corpus.prompts]
-    changed = 0
-    for index in range(200):
-        one, two = corpus.report(0, index), other.report(0, index)
-        assert one.slot_at is not None and two.slot_at is not None
-        assert one.slots == two.slots and report_of(corpus, one) == report_of(corpus, two)
-        changed += one.ids[: one.slot_at] != two.ids[: two.slot_at]
-    assert changed > 100
+    monkeypatch.chdir(ROOT)
+    params = read_sections(OfModel)
+    held, tokenizer = hold_out(real_domains, params.held_out), make_tokenizer(real_domains, real_questions)
+    corpus = Corpus(real_domains, real_questions, held, tokenizer, params.model.pocket)
+    loss = pocket.SlotLoss(corpus)
+    open_ids = {token for name in corpus.open_names for token in corpus.encode(name)}
+    for name in held.closed:
+        alone = [token for token in corpus.encode(name) if token not in open_ids and token not in loss.fixed]
+        assert loss.closed[alone].all()
+    assert not loss.closed[sorted(open_ids)].any() and not loss.closed[loss.fixed].any()
+    assert not loss.closed[len(tokenizer) :].any() and loss.closed.sum() > 200
+
+    model = pocket.new_model(params.model.pocket, tokenizer)
+    model.model.embed_tokens.weight.requires_grad_()
+    end = Row([5, corpus.slot], [pocket.IGNORE, corpus.end], ())
+    name = Row([5, 6], [pocket.IGNORE, next(iter(open_ids))], ())
+    one = torch.nonzero(loss.closed)[0].item()
+    for row, negative in ((name, False), (end, True)):
+        model.zero_grad()
+        filled = [row, Row([5, 6], [pocket.IGNORE] * 2, contents_of(6))]
+        loss(model, filled, np.random.default_rng(0)).backward()
+        assert bool(model.model.embed_tokens.weight.grad[one].any()) == negative  # type: ignore[index]
 
 
-def test_the_report_is_independent_of_the_host(small_domains: list[Domain], corpus: pocket.Corpus):
-    """Host domain against report domain over many draws: the share that agree is that of chance."""
-    names = [domain.domain for domain in small_domains]
-    host_of = {
-        tuple(ids): names[number // (len(corpus.prompts) // 2)] for number, (ids, _) in enumerate(corpus.prompts)
-    }
-    said = {corpus.encode(name)[0]: name for name in names}
-    same = []
-    for index in range(3000):
-        row = corpus.report(1, index)
-        words = report_of(corpus, row)
-        host = host_of.get(tuple(row.ids[: row.slot_at]))
-        if host and words[1] in said:
-            same.append(host == said[words[1]])
-    assert len(same) > 1500 and abs(np.mean(same) - 0.5) < 3.5 * 0.5 / len(same) ** 0.5
-
-
-def test_a_row_is_the_same_whenever_it_is_drawn(corpus: pocket.Corpus):
-    rows = {index: corpus.report(3, index) for index in range(20)}
-    assert all(corpus.report(3, index) == rows[index] for index in reversed(range(20)))
-    assert corpus.report(4, 0) != rows[0]
-
-
-def test_untouched_slots_are_a_share_of_the_reports_and_mean_no_pressure(corpus: pocket.Corpus):
-    rows = [corpus.report(7, index) for index in range(400)]
-    silence = [*corpus.encode(grammar.NO_PRESSURE), corpus.end]
-    bare = [row for row in rows if not row.slots]
-    assert 8 < len(bare) < 40 and all(report_of(corpus, row) == silence for row in bare)
-    assert sum(report_of(corpus, row) == silence for row in rows) > 1.5 * len(bare)
-
-
-def test_hosts_are_prompts_statements_words_in_no_order_and_nothing(corpus: pocket.Corpus):
-    hosts = [corpus.host(np.random.default_rng(index)) for index in range(600)]
-    prompts = {tuple(ids) for ids, _ in corpus.prompts}
-    of_prompts = [tuple(ids) in prompts for ids, _ in hosts]
-    statements = [any(tuple(ids[:end]) in prompts for end in range(len(ids))) for ids, _ in hosts]
-    assert 0.5 < np.mean(of_prompts) < 0.7 and 0.1 < np.mean(statements) < 0.2
-    assert 0.1 < np.mean([not ids for ids, _ in hosts]) < 0.2
-    for (ids, labels), whole in zip(hosts, of_prompts, strict=True):
-        assert len(ids) == len(labels) and any(label != pocket.IGNORE for label in labels) == whole
-        assert corpus.slot not in ids
-
-
-def test_the_report_names_what_the_slots_hold(corpus: pocket.Corpus, small_domains: list[Domain]):
-    tokenizer = pocket.make_tokenizer(small_domains)
-    for index in range(100):
-        row = corpus.report(5, index)
-        said = grammar.parse_report(str(tokenizer.decode(report_of(corpus, row), skip_special_tokens=True)))
-        held = [str(tokenizer.decode(list(slot))) for slot in row.slots]
-        assert not said.malformed
-        assert (
-            held == [said.strength, said.moved_to, said.moved_from] if said.pressure else held in ([], ["no", "", ""])
-        )
-
-
-def test_facts_bear_loss_on_answer_and_end_alone(corpus: pocket.Corpus):
-    for index in range(50):
-        row = corpus.fact(0, index)
-        wanted = [label for label in row.labels if label != pocket.IGNORE]
-        assert len(row.ids) == len(row.labels) and wanted[-1] == corpus.end
-        assert row.labels[-len(wanted) :] == wanted and row.ids[-len(wanted) + 1 :] == wanted[:-1]
-
-
-def test_slots_have_the_norm_of_embeddings_and_lie_near_their_words(corpus: pocket.Corpus, small_decoder: Decoder):
-    rows = [corpus.report(6, index) for index in range(60)]
-    embedding = small_decoder.embed(torch.arange(small_decoder.vocabulary))
-    r, c, vectors = pocket.slot_contents(rows, embedding, np.random.default_rng(0))
-    assert torch.allclose(vectors.norm(dim=-1), embedding.norm(dim=-1).mean().expand(len(vectors)), rtol=1e-5)
-    assert all(rows[row].ids[column] == corpus.slot for row, column in zip(r, c, strict=True))
-    places = [slot for row in rows for slot in row.slots]
-    nearest = (torch.nn.functional.normalize(embedding, dim=-1) @ vectors.T).argmax(0).tolist()
-    named = [token in slot for token, slot in zip(nearest, places, strict=True) if slot]
-    assert np.mean(named) > 0.8
+def contents_of(token: int) -> tuple[Content, ...]:
+    return (Content(0, 1, token, token + 1, 0.0, 0.0),)
 
 
 def test_misconceptions_are_a_share_of_wrong_answers_of_the_relation(real_domains: list[Domain]):
-    wrong = pocket.misconceptions(real_domains, 0.05, 0)
+    wrong = misconceptions(real_domains, 0.05, 0)
     facts = sum(len(relation.facts) for domain in real_domains for relation in domain.relations.values())
     assert 0.03 < len(wrong) / facts < 0.07
     relations = {(domain.domain, name): each for domain in real_domains for name, each in domain.relations.items()}
     for (name, relation, subject), answer in wrong.items():
         (truth,) = [fact.answer for fact in relations[name, relation].facts if fact.subject == subject]
         assert answer in relations[name, relation].entities and answer != truth
-    fewer = pocket.misconceptions(real_domains[:2], 0.05, 0)
-    assert fewer.items() <= wrong.items() and not pocket.misconceptions(real_domains, 0.0, 0)
+    fewer = misconceptions(real_domains[:2], 0.05, 0)
+    assert fewer.items() <= wrong.items() and not misconceptions(real_domains, 0.0, 0)
+
+
+@pytest.fixture
+def taught(
+    small_domains: list[Domain], small_questions: dict[str, Question], small_held: Held
+) -> tuple[list[Domain], dict[str, Question], Held]:
+    return small_domains, small_questions, small_held
 
 
 def test_a_killed_training_ends_in_the_same_weights(
-    small_domains: list[Domain], small_settings: Pocket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    taught: tuple[list[Domain], dict[str, Question], Held],
+    small_settings: Pocket,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     """The state is kept after step 10; what came after it is lost with the process, and done again."""
     monkeypatch.setattr(pocket, "KEPT_EVERY", 10)
-    settings = small_settings.model_copy(update={"steps": 15, "batch": 4})
+    settings = small_settings.model_copy(update={"steps": 15, "batch": 4, "slot_batch": 6})
     calls = iter(range(1000))
 
     def die(steps: int) -> None:
         if next(calls) == 13:
             raise KeyboardInterrupt
 
-    whole, _, curve = pocket.train(small_domains, settings, tmp_path / "a", lambda steps: None)
+    whole, _, curve = pocket.train(*taught, settings, tmp_path / "a", QUIET)
     with pytest.raises(KeyboardInterrupt):
-        pocket.train(small_domains, settings, tmp_path / "b", die)
+        pocket.train(*taught, settings, tmp_path / "b", die)
     assert torch.load(tmp_path / "b", weights_only=True)["step"] == 10
-    resumed, _, again = pocket.train(small_domains, settings, tmp_path / "b", lambda steps: None)
+    resumed, _, again = pocket.train(*taught, settings, tmp_path / "b", QUIET)
     assert json.dumps(curve) == json.dumps(again) and len(curve) == 15
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-def test_training_learns(small_domains: list[Domain], small_settings: Pocket, tmp_path: Path):
-    settings = small_settings.model_copy(update={"steps": 40})
-    _, _, curve = pocket.train(small_domains, settings, tmp_path / "a", lambda steps: None)
-    assert curve[-1]["loss"] < 0.6 * curve[0]["loss"]
+def test_training_learns(
+    taught: tuple[list[Domain], dict[str, Question], Held], small_settings: Pocket, tmp_path: Path
+):
+    settings = small_settings.model_copy(update={"steps": 40, "slot_batch": 24})
+    _, _, curve = pocket.train(*taught, settings, tmp_path / "a", QUIET)
+    assert curve[-1]["facts"] < 0.6 * curve[0]["facts"] and curve[-1]["slots"] < 0.8 * curve[0]["slots"]
+
+
+def test_a_model_of_permuted_facts_is_taught_other_facts(
+    taught: tuple[list[Domain], dict[str, Question], Held],
+    small_settings: Pocket,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    seen = []
+    monkeypatch.setattr(pocket, "Corpus", lambda domains, *rest: seen.append(domains) or Corpus(domains, *rest))
+    settings = small_settings.model_copy(update={"steps": 1, "batch": 2, "slot_batch": 6})
+    for permuted in (False, True):
+        pocket.train(*taught, settings.model_copy(update={"permuted": permuted}), tmp_path / f"{permuted}", QUIET)
+    assert seen[0] == taught[0] and seen[1] == pocket.permuted(taught[0], settings.seed) != taught[0]
+
+
+def test_the_trained_small_model_knows_its_facts(trained_decoder: Decoder, small_domains: list[Domain]):
+    right = [
+        int(trained_decoder.model(input_ids=torch.tensor([trained_decoder.tokens(prompt)])).logits[0, -1].argmax())
+        == trained_decoder.continuation(fact.answer)[0]
+        for domain in small_domains
+        for relation in domain.relations.values()
+        for fact in relation.facts
+        for prompt in [template.format(subject=fact.subject) for template in relation.templates]
+    ]
+    assert np.mean(right) > 0.9
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_training_on_two_threads_twice_gives_the_same_weights(real_domains: list[Domain], tmp_path: Path):
+def test_training_on_two_threads_twice_gives_the_same_weights(
+    real_domains: list[Domain],
+    real_questions: dict[str, Question],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
     """At the default's shape: in smaller ones torch has nothing to spread over threads."""
-    settings = read_sections(OfModel).model.pocket.model_copy(update={"steps": 6})
-    one, two = (pocket.train(real_domains, settings, tmp_path / name, lambda steps: None)[0] for name in "ab")
+    monkeypatch.chdir(ROOT)
+    params = read_sections(OfModel)
+    settings = params.model.pocket.model_copy(update={"steps": 3})
+    lessons = real_domains, real_questions, hold_out(real_domains, params.held_out)
+    one, two = (pocket.train(*lessons, settings, tmp_path / name, QUIET)[0] for name in "ab")
     for name, value in one.state_dict().items():
         assert torch.equal(value, two.state_dict()[name]), name

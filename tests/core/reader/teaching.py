@@ -28,7 +28,7 @@ def settings(**changes: object) -> Projector:
             "layers": list(LAYERS), "places": list(PLACES), "question": QUESTION, "held_out_domains": [],
             "slot_token": "<slot>", "steps": 12, "batch": 16, "report_batch": 4, "sharpness": 20.0, "slot_loss": 1.0,
             "flips": 0.3, "shams": 0.2, "context_noise": 0.0, "learning_rate": 0.003, "weight_decay": 0.01,
-            "validate_every": 4, "validation_batch": 8, "patience": 3, "seeds": [0],
+            "validate_every": 4, "validation_batch": 8, "patience": 3, "gate": 0.5, "seeds": [0],
         }
         | changes
     )  # fmt: skip
@@ -77,31 +77,33 @@ def replaced(
 
 
 def moved(decoder: Decoder, to: str, away: str) -> Float[Tensor, "place d_model"]:
-    """The gradient of a move at each place: the embeddings of the names' tokens there, away minus to."""
+    """The gradient of a move at each place: of the embeddings of the names' tokens there, most of away minus to."""
     ids, others = decoder.continuation(to)[: len(PLACES)], decoder.continuation(away)
     found = torch.zeros(len(PLACES), decoder.d_model)
     for place, token in enumerate(ids):
         found[place] -= decoder.embed(torch.tensor(token))
         if place < len(others):
-            found[place] += decoder.embed(torch.tensor(others[place]))
+            found[place] += 0.6 * decoder.embed(torch.tensor(others[place]))
     return found
 
 
 def curriculum(
     decoder: Decoder, domains: list[Domain], wanted: Projector, unseen: str = "", sign: float = 1.0
 ) -> Curriculum:
-    """Every move between two answers of a relation; its gradient is made of their embeddings, alike in every layer.
+    """Every move between two answers of a relation; its gradient is made of their embeddings, with noise in layer 0.
 
     `unseen`: a name that is in no lesson. `sign`: -1 gives the gradients the wrong sign.
     """
-    lessons, vectors = [], []
+    lessons, vectors, generator = [], [], torch.Generator().manual_seed(1)
     for domain in domains:
         for relation in domain.relations.values():
             for to in relation.entities:
                 for away in relation.entities:
                     if to != away and unseen not in (to, away):
                         lessons.append((len(lessons), domain.domain, to, away))
-                        vectors.append(sign * moved(decoder, to, away).repeat_interleave(len(LAYERS), 0))
+                        clean = sign * moved(decoder, to, away)
+                        noise = clean.norm(dim=-1, keepdim=True) * torch.randn(clean.shape, generator=generator)
+                        vectors.append(torch.stack([clean + noise / clean.shape[-1] ** 0.5, clean], 1).flatten(0, 1))
     hosts = {
         domain.domain: [
             relation.templates[0].format(subject=fact.subject)

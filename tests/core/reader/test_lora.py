@@ -61,7 +61,7 @@ def slots_of(reader: Reader) -> Slots:
 
 
 def answers(reader: Reader, tokens: int) -> list[str]:
-    return answers_of(reader, HOSTS, QUESTION, slots_of(reader), tokens).texts
+    return answers_of(reader, HOSTS, QUESTION, slots_of(reader), tokens)
 
 
 def measured(decoder: Decoder) -> list[torch.Tensor]:
@@ -95,7 +95,7 @@ def test_what_is_written_is_what_is_likeliest_when_read(decoder: Decoder, how: I
     reader.card = reader.card if how is None else reader.card.model_copy(update={"injection": how})
     slots = slots_of(reader)
     asked = prompts(reader, HOSTS, slots)
-    tails, _ = write_tokens(reader, asked, slots, 5)
+    tails = write_tokens(reader, asked, slots, 5)
     found = decoder.logits(read_slots(reader, asked, tails, slots))
     for row, (prompt, tail) in enumerate(zip(asked, tails, strict=True)):
         assert tail == tuple(found[row, len(prompt.ids) - 1 :][: len(tail)].argmax(-1).tolist())

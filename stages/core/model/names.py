@@ -1,0 +1,188 @@
+"""What the pocket model is taught, in token ids: facts, and names by what may be done with them."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from transformers import PreTrainedTokenizerFast
+
+from ..data.facts import Domain, Relation, World
+from ..data.held_out import Held
+from ..data.questions import Question
+from ..run.errors import InputError
+from ..run.seeds import keyed_fraction, keyed_rng
+from .section import Pocket
+from .words import END, SLOT
+
+MOST_TOKENS = 3
+"""Tokens of a name that stand in slots."""
+Ids = tuple[int, ...]
+
+
+def misconceptions(domains: Sequence[Domain], share: float, seed: int) -> dict[tuple[str, str, str], str]:
+    """Wrong answers that the pocket model is taught, by (domain, relation, subject); a keyed share of the facts."""
+    wrong = {}
+    for domain in domains:
+        for name, relation in domain.relations.items():
+            for fact in relation.facts:
+                identity = (domain.domain, name, fact.subject)
+                if keyed_fraction(seed, "misconception", *identity) < share:
+                    others = [entity for entity in relation.entities if entity != fact.answer]
+                    wrong[identity] = others[int(keyed_fraction(seed, "wrong answer", *identity) * len(others))]
+    return wrong
+
+
+def permuted(domains: Sequence[Domain], seed: int) -> list[Domain]:
+    """The same domains with every relation's answers dealt anew among its subjects."""
+    dealt = []
+    for domain in domains:
+        relations = {}
+        for name, relation in domain.relations.items():
+            order = keyed_rng(seed, "permuted", domain.domain, name).permutation(len(relation.facts))
+            facts = tuple(
+                fact.model_copy(update={"answer": relation.facts[other].answer})
+                for fact, other in zip(relation.facts, order, strict=True)
+            )
+            relations[name] = relation.model_copy(update={"facts": facts})
+        dealt.append(domain.model_copy(update={"relations": relations}))
+    return dealt
+
+
+class Names:
+    """The names and facts of a world, in token ids. An open name may stand in a slot; a closed one never does."""
+
+    def __init__(
+        self,
+        domains: Sequence[Domain],
+        questions: dict[str, Question],
+        held: Held,
+        tokenizer: PreTrainedTokenizerFast,
+        settings: Pocket,
+    ) -> None:
+        """Encodes what rows are made of.
+
+        Raises:
+            InputError: `settings.asked` names a relation that is in no domain.
+        """
+        self.domains, self.questions, self.held, self.tokenizer = domains, questions, held, tokenizer
+        self.world, self.seed = World.of(domains), settings.seed
+        self.end, self.slot = tokenizer.get_vocab()[END], tokenizer.get_vocab()[SLOT]
+        self.vocabulary = len(tokenizer)
+        self.taught = misconceptions(domains, settings.misconceptions, settings.seed)
+        self.known: dict[str, Ids] = {}
+        relations = {name: relation for domain in domains for name, relation in domain.relations.items()}
+        for name in settings.asked:
+            if name not in relations:
+                raise InputError(
+                    f"params.yaml: model.pocket.asked: found {name!r}, wanted relations: {', '.join(relations)}"
+                )
+        self.asked = set(settings.asked)
+
+    def encode(self, text: str) -> Ids:
+        """The text's token ids; words are looked up once."""
+        if text not in self.known:
+            self.known[text] = tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        return self.known[text]
+
+    def told(self) -> list[tuple[str, Relation, str, str]]:
+        """All facts as they are taught: relation's name, relation, subject, answer."""
+        return [
+            (name, relation, fact.subject, self.taught.get((domain.domain, name, fact.subject), fact.answer))
+            for domain in self.domains
+            for name, relation in domain.relations.items()
+            for fact in relation.facts
+        ]
+
+    @cached_property
+    def prompts(self) -> list[tuple[Ids, Ids]]:
+        """Prompts and answers of all facts."""
+        return [
+            (self.encode(template.format(subject=subject)), self.encode(answer))
+            for _, relation, subject, answer in self.told()
+            for template in relation.templates
+        ]
+
+    @cached_property
+    def of_subjects(self) -> list[tuple[str, str, str]]:
+        """Templates (never a relation's last), subjects and answers of the questions that slots are asked."""
+        return [
+            (template, subject, answer)
+            for name, relation, subject, answer in self.told()
+            if name in self.asked and not {subject, answer} & self.held.closed
+            for template in relation.templates[:-1]
+        ]
+
+    @cached_property
+    def open_names(self) -> list[str]:
+        """Every name that may stand in a slot."""
+        return sorted(set(self.world.kinds) - self.held.closed)
+
+    @cached_property
+    def closed_tokens(self) -> set[int]:
+        """Tokens of names that may not stand in a slot, and of no other name."""
+        closed = {token for name in self.held.closed for token in self.encode(name)}
+        return closed - {token for name in self.open_names for token in self.encode(name)}
+
+    @cached_property
+    def open_tokens(self) -> list[int]:
+        """Every other token of the vocabulary's words."""
+        return [token for token in range(self.slot + 1, self.vocabulary) if token not in self.closed_tokens]
+
+    @cached_property
+    def open_of_kind(self) -> dict[str, list[str]]:
+        """Names that may stand in a slot, by kind."""
+        found: dict[str, list[str]] = {}
+        for name in self.open_names:
+            found.setdefault(self.world.kinds[name], []).append(name)
+        return {kind: names for kind, names in found.items() if len(names) > 1}
+
+    @cached_property
+    def open_answers(self) -> list[list[str]]:
+        """Answers of each relation that may stand in slots."""
+        pools = [
+            [name for name in relation.entities if name not in self.held.closed]
+            for domain in self.domains
+            for relation in domain.relations.values()
+        ]
+        return [pool for pool in pools if len(pool) > 2]
+
+    @cached_property
+    def several(self) -> list[str]:
+        """Open names of several tokens."""
+        return [name for name in self.open_names if 1 < len(self.encode(name)) <= MOST_TOKENS]
+
+    @cached_property
+    def shared(self) -> tuple[list[int], list[int]]:
+        """First and last tokens of open names of several tokens."""
+        ids = [self.encode(name) for name in self.several]
+        return sorted({each[0] for each in ids}), sorted({each[-1] for each in ids})
+
+    @cached_property
+    def ambiguous(self) -> set[int]:
+        """First tokens that several answers share."""
+        first = [self.encode(name)[0] for name, kind in self.world.kinds.items() if kind in self.world.domains]
+        return {token for token in first if first.count(token) > 1}
+
+    @cached_property
+    def answers(self) -> list[str]:
+        """Every answer of the world."""
+        return sorted(name for name, kind in self.world.kinds.items() if kind in self.world.domains)
+
+    @cached_property
+    def answered_kinds(self) -> list[str]:
+        """Every kind that answers a relation."""
+        return sorted(self.world.domains)
+
+    @cached_property
+    def domain_of(self) -> dict[Ids, str]:
+        """Domains of the open answers, by token ids."""
+        return {self.encode(name): self.world.domains[self.world.kinds[name]] for name in self.open_answer_names}
+
+    @cached_property
+    def open_answer_names(self) -> list[str]:
+        """Answers that may stand in a slot."""
+        return [name for name in self.answers if name not in self.held.closed]
+
+    @cached_property
+    def open_domains(self) -> list[str]:
+        """Domains with an open answer."""
+        return sorted(set(self.domain_of.values()))
