@@ -20,9 +20,9 @@ from .core.data.tables import LABELS, read_table, write_table
 from .core.evaluate.asking import Asking, pieces_of
 from .core.evaluate.cases import Questions, with_premise
 from .core.evaluate.estimate import to_json
-from .core.evaluate.interview import Interview, peers_of
+from .core.evaluate.interview import Interview
 from .core.evaluate.metrics import condition_table, grid_table, metrics_of
-from .core.evaluate.peers import peer_names
+from .core.evaluate.peers import peers_of
 from .core.evaluate.scores import SCORES
 from .core.evaluate.section import Evaluation
 from .core.evaluate.table import ANSWERS, REPORTS
@@ -77,7 +77,7 @@ def work(params: Sections) -> None:
     interview = Interview.of(questions, world, sets, params.model.pocket.asked)
     slots = interview.slots(readers[0], data)
     answers, peers = [interview.of_main(readers[0], slots)], []
-    for name, peer in peers_of(peer_names(), readers[0]):
+    for name, peer in peers_of(readers[0]):
         told, said = interview.of_peer(peer, slots, name)
         peers.append(told)
         answers.append(said)

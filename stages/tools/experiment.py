@@ -110,8 +110,8 @@ def scores_of(reader: Reader, data: Gathered, params: Sections, freed: bool) -> 
     interview = Interview.of(Questions(data.rows, rows, params.domains, how), world, {}, params.model.pocket.asked)
     slots = interview.slots(reader, data)
     reports, answers = interview.from_knowledge(reader, interview.cases, slots, "real")
-    hops = knowledge_scores(answers, how)["real"]
-    groups = {name: summary(rows, how) for name, rows in real_groups(reports).items() if len(rows)}
+    hops = knowledge_scores(answers)["real"]
+    groups = {name: summary(rows) for name, rows in real_groups(reports).items() if len(rows)}
     return groups | {"two_hop": hops["freed" if freed else "raw"]}
 
 

@@ -37,7 +37,7 @@ def left_out(domain: str, params: Sections) -> dict[str, Any]:
     lessons = replace(data, rows=data.rows.filter(pl.col("label_domain").ne_missing(domain)))
     reader = trained(lessons, settings, Scratch("leave_one_out", domain))
     test = picked(askable(data.rows, [domain]), how.gradients, how.seed, "grid")
-    return summary(reported(reader, test, data, how), how)
+    return summary(reported(reader, test, data, how))
 
 
 def main() -> None:

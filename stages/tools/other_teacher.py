@@ -99,14 +99,14 @@ def scores_of(reader: Reader, data: Gathered, params: Sections) -> dict[str, dic
     seen = [name for name in params.domains if name not in params.projector.held_out_domains]
     test = askable(data.rows, seen)
     grid = picked(test, how.gradients, how.seed, "grid")
-    found = {f"Grid, {len(grid)} gradients": summary(reported(reader, grid, data, how), how)}
+    found = {f"Grid, {len(grid)} gradients": summary(reported(reader, grid, data, how))}
     if len(wrong := test.filter((label != "") & (label != pl.col("target")))):
         reports, name = reported(reader, wrong, data, how), f"Label wrong, {len(wrong)} gradients"
-        said = correction_or_label(reports, data.rows.select("prompt_id", "label_moved_to"), how)
-        found[f"{name}: says the correction"] = summary(reports, how)
+        said = correction_or_label(reports, data.rows.select("prompt_id", "label_moved_to"))
+        found[f"{name}: says the correction"] = summary(reports)
         found[f"{name}: says its label"] = {"target_accuracy": said["says_label"]}
     if len(none := test.filter(label == "")):
-        found[f"No target in the label, {len(none)} gradients"] = summary(reported(reader, none, data, how), how)
+        found[f"No target in the label, {len(none)} gradients"] = summary(reported(reader, none, data, how))
     return found
 
 

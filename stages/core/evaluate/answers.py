@@ -67,7 +67,11 @@ def filled(text: str, case: dict[str, Any], world: World, seed: int) -> dict[str
 
 
 def marked(expects: str, said: str, case: dict[str, Any], world: World) -> dict[str, Any]:
-    """What is expected of an answer, and whether it is right; of yes/no questions and fields the last word decides."""
+    """What is expected of an answer, and whether it is right.
+
+    Of a report the name that it moves to decides, of "away from what" the name moved from, of yes/no questions and
+    fields the last word.
+    """
     target, kind = case["target"], world.kinds[case["target"]]
     report = grammar.parse_report(said)
     expected = {
@@ -81,7 +85,7 @@ def marked(expects: str, said: str, case: dict[str, Any], world: World) -> dict[
     if expects == "report":
         right = report.moved_to == target
     elif expects == "away":
-        right = said.partition(", away from ")[2] == case["answer"]
+        right = said.partition(f"{grammar.FROM} ")[2] == case["answer"]
     elif expects in ("field", "kind"):
         right = said.split()[-1:] == expected.split()[-1:]
     else:
@@ -89,21 +93,21 @@ def marked(expects: str, said: str, case: dict[str, Any], world: World) -> dict[
     return {"expected": expected, "right": right}
 
 
-def by_group(rows: pl.DataFrame, how: Evaluation) -> dict[str, Estimate]:
-    """The share of right answers, of all and of each group of gradients; intervals by bootstrap over targets."""
+def by_group(rows: pl.DataFrame) -> dict[str, Estimate]:
+    """The share of right answers, of all and of each group of gradients; intervals over targets."""
     parts = {"all": rows, **{name: rows.filter(pl.col("held_out") == value) for name, value in GROUPS.items()}}
     return {
-        name: estimates({"right": part["right"].to_numpy()}, part["target"].to_list(), how)["right"]
+        name: estimates({"right": part["right"].to_numpy()}, part["target"].to_list())["right"]
         for name, part in parts.items()
         if len(part)
     }
 
 
-def question_scores(answers: pl.DataFrame, how: Evaluation) -> dict[str, Any]:
+def question_scores(answers: pl.DataFrame) -> dict[str, Any]:
     """By question and form, the share of right answers."""
     found: dict[str, Any] = {}
     for (name, form), rows in answers.group_by("asks", "form", maintain_order=True):
-        found.setdefault(str(name), {})[str(form)] = by_group(rows, how)
+        found.setdefault(str(name), {})[str(form)] = by_group(rows)
     return found
 
 

@@ -38,7 +38,7 @@ def edit_scores(reader: Reader, rows: pl.DataFrame, slots: Slots, world: World, 
         rows: the questions (`knowledge.with_own`).
         slots: one row a case, as the questions are asked.
         world: of the relations' templates.
-        how: number of edits and the intervals.
+        how: number of edits, and of tokens.
     """
     asked = rows.filter(pl.col("form") == "foreign").unique(["asks", "target"], maintain_order=True)
     key = pl.Series([keyed_int(how.seed, "edit", text) for text in asked["plain"]], dtype=pl.UInt64)
@@ -65,7 +65,7 @@ def edit_scores(reader: Reader, rows: pl.DataFrame, slots: Slots, world: World, 
             put_back()
     scores = pl.DataFrame(marks).cast(pl.Float64)
     clusters = chosen["target"].to_list()
-    return {"edits": len(marks)} | estimates({name: scores[name].to_numpy() for name in scores.columns}, clusters, how)
+    return {"edits": len(marks)} | estimates({name: scores[name].to_numpy() for name in scores.columns}, clusters)
 
 
 def learnt(reader: Reader, fact: dict[str, Any], new: str, how: Evaluation) -> bool:

@@ -1,8 +1,7 @@
-"""Interviews: all questions to the model under study and its peers, as pieces that survive a kill."""
+"""The interview: all questions to the model under study and to its peers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -11,7 +10,6 @@ import torch
 from ..data.facts import World
 from ..data.gathering import Gathered
 from ..data.questions import Question
-from ..model.decoder import Decoder
 from ..reader.injection import Slots
 from ..reader.reader import Reader
 from ..run.seeds import keyed_int
@@ -20,7 +18,7 @@ from .baselines import nearest_entities
 from .cases import COUNTERFACTUAL, Questions
 from .edits import edit_scores
 from .knowledge import about, answered, dealt, looked_up, readings, with_marks, with_own
-from .peers import PEERS, own_cases, own_slots, peer_reader, reported
+from .peers import own_cases, own_slots, reported
 from .section import Evaluation
 
 PER_TARGET = 2
@@ -44,9 +42,12 @@ class Interview:
 
     @classmethod
     def of(cls, questions: Questions, world: World, sets: dict[str, Question], trained: Sequence[str]) -> "Interview":
-        """About test gradients of which nothing is held out, and of held-out targets and kinds; PER_TARGET a target."""
-        how = questions.settings
-        test = questions.test.filter(COUNTERFACTUAL & pl.col("held_out").is_in(list(GROUPS.values())))
+        """About test gradients of which nothing is held out, and of held-out targets and kinds; PER_TARGET a target.
+
+        A target that answers nothing in the world, as a generator may write, is left out: nothing is known of it.
+        """
+        how, known = questions.settings, pl.col("target").is_in(list(lexicon_of(world)))
+        test = questions.test.filter(COUNTERFACTUAL & known & pl.col("held_out").is_in(list(GROUPS.values())))
         key = pl.Series([keyed_int(how.seed, "interview", row) for row in test["prompt_id"]], dtype=pl.UInt64)
         rows = test.with_columns(key=key).filter(pl.col("key").rank("ordinal").over("target") <= PER_TARGET).drop("key")
         relations = rows.select("prompt_id", "relation")
@@ -95,9 +96,7 @@ class Interview:
         reports = reported(reader, cases, slots, model, self.how)
         names = {name: reports[name].to_list() for name in ("moved_to", "moved_from")}
         rows, shuffled = self.rows(reader, cases), dealt(cases, self.world, self.how.seed)
-        domains = self.world.domains
-        lexicon = {name: domains[kind] for name, kind in self.world.kinds.items() if kind in domains}
-        nearest = nearest_entities(reader, slots, lexicon)["moved_to"].to_list()
+        nearest = nearest_entities(reader, slots, lexicon_of(self.world))["moved_to"].to_list()
         return reports, pl.concat(
             [
                 readings(reader, rows, slots, names, shuffled, self.how.report_tokens, model),
@@ -106,7 +105,6 @@ class Interview:
         )
 
 
-def peers_of(names: Sequence[str], reader: Reader) -> Iterator[tuple[str, Reader]]:
-    """The peers of these names, opened one after another, as readers of the raw update direction."""
-    for name in names:
-        yield name, peer_reader(Decoder.load(Path(PEERS) / name, dtype=reader.decoder.dtype), reader.card, name)
+def lexicon_of(world: World) -> dict[str, str]:
+    """The domain of each name whose kind answers a relation."""
+    return {name: world.domains[kind] for name, kind in world.kinds.items() if kind in world.domains}

@@ -17,7 +17,6 @@ from ..reader.injection import Slots
 from ..reader.reader import Reader
 from ..run.seeds import keyed_int
 from .answers import by_group, say
-from .section import Evaluation
 from .statistics import chance
 from .table import ANSWERS
 
@@ -31,7 +30,7 @@ def about(world: World, cases: pl.DataFrame, trained: Collection[str]) -> pl.Dat
     `trained`, whose prompts slots were asked in pretraining, else "foreign"), question, plain (the same with the
     target's name), world (the fact), entities (all answers of the relation).
     """
-    facts = {(name, fact.subject): fact.answer for _, name, relation in world.relations for fact in relation.facts}
+    facts = facts_of(world)
     rows = [
         {
             **case,
@@ -44,10 +43,16 @@ def about(world: World, cases: pl.DataFrame, trained: Collection[str]) -> pl.Dat
             "entities": list(relation.entities),
         }
         for number, case in enumerate(cases.iter_rows(named=True))
-        for _, name, relation in world.questions(world.kinds.get(case["target"], ""))
+        for _, name, relation in world.questions(world.kinds[case["target"]])
         if (name, case["target"]) in facts
     ]
-    return pl.DataFrame(rows, infer_schema_length=None)
+    added = dict.fromkeys(("asks", "form", "question", "plain", "world"), pl.String)
+    return pl.DataFrame(rows, {**cases.schema, "case": pl.Int64, **added, "entities": pl.List(pl.String)})
+
+
+def facts_of(world: World) -> dict[tuple[str, str], str]:
+    """The answer of each relation and subject."""
+    return {(name, fact.subject): fact.answer for _, name, relation in world.relations for fact in relation.facts}
 
 
 def entity(text: str, entities: Sequence[str]) -> str:
@@ -91,7 +96,7 @@ def by_name(rows: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
 
 def looked_up(rows: pl.DataFrame, names: Sequence[str], world: World) -> list[str]:
     """What the world's facts say of a name, one a case; empty where they say nothing: no model takes part."""
-    facts = {(name, fact.subject): fact.answer for _, name, relation in world.relations for fact in relation.facts}
+    facts = facts_of(world)
     return [facts.get((relation, names[case]), "") for relation, case in rows.select("asks", "case").iter_rows()]
 
 
@@ -107,7 +112,7 @@ def dealt(cases: pl.DataFrame, world: World, seed: int) -> torch.Tensor:
     return torch.from_numpy(taken)
 
 
-def knowledge_scores(answers: pl.DataFrame, how: Evaluation) -> dict[str, Any]:
+def knowledge_scores(answers: pl.DataFrame) -> dict[str, Any]:
     """By model and reading, the share of answers that are the reader's own, over relations that slots were never asked.
 
     `all_relations`: over all. `chance`: that of the same answers dealt at random within each relation. `differs`: where
@@ -117,11 +122,11 @@ def knowledge_scores(answers: pl.DataFrame, how: Evaluation) -> dict[str, Any]:
     for (model, reading), rows in answers.group_by("model", "reading", maintain_order=True):
         new = rows.filter(pl.col("form") == "foreign")
         differing = new.filter(pl.col("expected") != pl.col("world"))
-        scores: dict[str, Any] = {**by_group(new, how), "all_relations": by_group(rows, how).get("all")}
+        scores: dict[str, Any] = {**by_group(new), "all_relations": by_group(rows).get("all")}
         scores["chance"] = guessed(new)
         if len(differing):
             world = differing.with_columns(right=pl.col("said") == pl.col("world"))
-            scores["differs"] = {"own": by_group(differing, how)["all"], "world": by_group(world, how)["all"]}
+            scores["differs"] = {"own": by_group(differing)["all"], "world": by_group(world)["all"]}
         found.setdefault(str(model), {})[str(reading)] = {name: one for name, one in scores.items() if one is not None}
     return found
 

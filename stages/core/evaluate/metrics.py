@@ -52,14 +52,14 @@ def metrics_of(
     facts = data.rows.filter(COUNTERFACTUAL).unique("prompt", maintain_order=True)["prompt_id"]
     return {
         **group_scores(reports, how, words),
-        "controls": control_scores(reports, how, words),
-        "detection": detection(reports, shams, how),
-        "questions": question_scores(answers.filter(pl.col("reading") == "asked"), how),
-        "knowledge": knowledge_scores(answers.filter(pl.col("reading") != "asked"), how),
-        "peers": {one["condition"][0]: peer_scores(one, how) for one in peers},
-        "circularity": correction_or_label(reports, data.rows.select("prompt_id", "label_moved_to"), how),
+        "controls": control_scores(reports, words),
+        "detection": detection(reports, shams),
+        "questions": question_scores(answers.filter(pl.col("reading") == "asked")),
+        "knowledge": knowledge_scores(answers.filter(pl.col("reading") != "asked")),
+        "peers": {one["condition"][0]: peer_scores(one) for one in peers},
+        "circularity": correction_or_label(reports, data.rows.select("prompt_id", "label_moved_to")),
         "seeds": seed_scores(reports, shams),
-        **reference_scores(data, train.filter(trained), rows, reports, reader, how),
+        **reference_scores(data, train.filter(trained), rows, reports, reader, how.seed),
         "options": option_scores(data, questions.grid, readers, how),
         "steering": steering_success(data, train, questions.grid, reader.decoder, how),
         "teacher": agreement_with_corrections(labels, rows.filter(COUNTERFACTUAL)),
@@ -73,10 +73,10 @@ def group_scores(reports: pl.DataFrame, how: Evaluation, words: Words | None = N
     return {name: with_calibration(rows, how, words) for name, rows in groups if len(rows)}
 
 
-def peer_scores(reports: pl.DataFrame, how: Evaluation) -> dict[str, Any]:
+def peer_scores(reports: pl.DataFrame) -> dict[str, Any]:
     """The scores of a peer's reports on its own gradients, by group of gradients."""
     parts = {name: reports.filter(pl.col("held_out") == value) for name, value in GROUPS.items()}
-    return {name: mean_scores(part, how, with_chance=False) for name, part in parts.items() if len(part)}
+    return {name: mean_scores(part, with_chance=False) for name, part in parts.items() if len(part)}
 
 
 def with_calibration(rows: pl.DataFrame, how: Evaluation, words: Words | None) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def with_calibration(rows: pl.DataFrame, how: Evaluation, words: Words | None) -
     once = once_each(rows)
     columns = once["confidence"].to_numpy(), once["right"].to_numpy()
     error = calibration(*columns, once["target"].to_list(), how)
-    found = summary(rows, how, words)
+    found = summary(rows, words)
     return found | {"gradients": rows["prompt_id"].n_unique(), "calibration_error": error}
 
 
@@ -101,12 +101,12 @@ def once_each(rows: pl.DataFrame) -> pl.DataFrame:
     return read.agg(pl.col("target").first(), *means)
 
 
-def control_scores(reports: pl.DataFrame, how: Evaluation, words: Words | None = None) -> dict[str, Any]:
+def control_scores(reports: pl.DataFrame, words: Words | None = None) -> dict[str, Any]:
     """The scores of each control, with chance and the paired difference to the real gradient on the same cases.
 
     The `difference` of a score is real minus control, on the rows with the same gradient and host; the real reports are
-    averaged over projector seeds first, since a control without a projector has one report for all. The interval is a
-    bootstrap over target entities of the pairs. One that includes zero is no effect.
+    averaged over projector seeds first, since a control without a projector has one report for all. The interval is
+    over target entities of the pairs; one that includes zero is no effect.
     """
     on = ["prompt_id", "host_prompt_id"]
     means = (pl.col(column).mean().alias(f"{column}_real") for column in SCORES.values())
@@ -120,14 +120,14 @@ def control_scores(reports: pl.DataFrame, how: Evaluation, words: Words | None =
             name: (pairs[f"{column}_real"] - pairs[column].cast(pl.Float64)).to_numpy()
             for name, column in SCORES.items()
         }
-        scores = summary(rows, how, words, with_chance=True)
+        scores = summary(rows, words, with_chance=True)
         found[str(control)] = scores | with_differences(
-            {name: scores[name] for name in SCORES}, gaps, pairs["target"].to_list(), how
+            {name: scores[name] for name in SCORES}, gaps, pairs["target"].to_list()
         )
     return found
 
 
-def detection(reports: pl.DataFrame, shams: Sequence[str], how: Evaluation) -> dict[str, Any]:
+def detection(reports: pl.DataFrame, shams: Sequence[str]) -> dict[str, Any]:
     """How often a pressure is reported where there is one, and where there is none; and how calibrated confidence is.
 
     `rate`: share of real gradients (foreign hosts) that a pressure is reported of. `shams`: how many distinct ones, of
@@ -143,7 +143,7 @@ def detection(reports: pl.DataFrame, shams: Sequence[str], how: Evaluation) -> d
     reported = int(distinct["alarm"].sum())
     both = once_each(pl.concat([real, tried]))
     return {
-        **estimates({"rate": real["pressure"].to_numpy()}, real["target"].to_list(), how, seeds=real["seed"].to_list()),
+        **estimates({"rate": real["pressure"].to_numpy()}, real["target"].to_list(), seeds=real["seed"].to_list()),
         "shams": len(distinct),
         "shams_reported": reported,
         "sham_reports": len(tried),
@@ -153,7 +153,7 @@ def detection(reports: pl.DataFrame, shams: Sequence[str], how: Evaluation) -> d
     }
 
 
-def correction_or_label(reports: pl.DataFrame, labels: pl.DataFrame, how: Evaluation) -> dict[str, Any]:
+def correction_or_label(reports: pl.DataFrame, labels: pl.DataFrame) -> dict[str, Any]:
     """Do reports say what the gradient does, or what the teacher would have said of it?
 
     Over reports of real gradients whose own label (`labels`: prompt_id, label_moved_to) names another target than the
@@ -164,7 +164,7 @@ def correction_or_label(reports: pl.DataFrame, labels: pl.DataFrame, how: Evalua
     rows = real.filter((pl.col("label_moved_to") != pl.col("target")) & (pl.col("label_moved_to") != ""))
     said = {"says_correction": "target", "says_label": "label_moved_to"}
     right = {name: (rows["moved_to"] == rows[column]).to_numpy() for name, column in said.items()}
-    found = estimates(right, rows["target"].to_list(), how)
+    found = estimates(right, rows["target"].to_list())
     return {"gradients": rows["prompt_id"].n_unique()} | found
 
 

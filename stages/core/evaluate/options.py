@@ -80,11 +80,11 @@ def option_scores(
     hosts = [None] * len(options)
     gains = np.concatenate([margins(reader, hosts, options, *vectors).cpu().numpy() for reader in readers])
     gap = (gains[:, 0] - gains[:, 1:].mean(1)).astype(np.float64)
-    how = test["target"].to_list() * len(readers), settings
+    clusters = test["target"].to_list() * len(readers)
     seeds = np.repeat(np.arange(len(readers)), len(test)).tolist()
-    accuracy = estimates({"accuracy": gains.argmax(1) == 0}, *how, seeds=seeds)["accuracy"]
+    accuracy = estimates({"accuracy": gains.argmax(1) == 0}, clusters, seeds=seeds)["accuracy"]
     chosen = {"accuracy": replace(accuracy, chance=1 / len(options[0]))}
-    return chosen | estimates({"margin": gap}, *how, bounds=None, seeds=seeds)
+    return chosen | estimates({"margin": gap}, clusters, bounds=None, seeds=seeds)
 
 
 @torch.no_grad()

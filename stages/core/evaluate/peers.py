@@ -1,6 +1,6 @@
 """Other models as readers: a further pocket model reads its own gradients, and those of the model under study."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,14 @@ from .section import Evaluation
 PEERS = Path("data/peers")
 
 
+def peers_of(reader: Reader) -> Iterator[tuple[str, Reader]]:
+    """The peers that there are, by name, opened one after another, as readers of their raw update directions."""
+    for path in sorted(PEERS.iterdir()) if PEERS.is_dir() else ():
+        yield path.name, peer_reader(Decoder.load(path, dtype=reader.decoder.dtype), reader.card, path.name)
+
+
 def peer_reader(decoder: Decoder, card: Card, name: str) -> Reader:
-    """A reader of the raw update direction, as `card` asks, by another model."""
+    """A reader of another model's raw update direction, which it asks about as `card` does."""
     raw = {"architecture": "raw", "layers": (decoder.n_layers - 1,), "whiten": False, "lora_on_the_verbaliser": None}
     own = {"d_model": decoder.d_model, "norm": embedding_norm(decoder), "model": name, "seeds": (0,)}
     return Reader.new(decoder, card.model_copy(update=raw | own), 0)
@@ -54,8 +60,3 @@ def reported(reader: Reader, cases: pl.DataFrame, slots: Slots, model: str, how:
     texts = answers_of(reader, cases["host"].to_list(), reader.card.question, slots, how.report_tokens)
     marked = cases.with_columns(condition=pl.lit(model), seed=pl.lit(reader.seed), confidence=pl.lit(None))
     return scored(marked, texts)
-
-
-def peer_names() -> Sequence[str]:
-    """The names of the peers that there are."""
-    return sorted(path.name for path in PEERS.iterdir()) if PEERS.is_dir() else []

@@ -10,7 +10,6 @@ from ..reader.reader import Reader
 from .baselines import lens, nearest, nearest_entities, probe
 from .cases import HELD_OUT
 from .scores import SAID, SCORES, real_groups
-from .section import Evaluation
 from .statistics import estimates, with_differences
 
 FIRST = "decoupling"
@@ -19,7 +18,7 @@ GROUPS = (FIRST, *(f"held_out_{reason}" for reason in HELD_OUT), "corrections")
 
 
 def reference_scores(
-    data: Gathered, train: pl.DataFrame, rows: pl.DataFrame, reports: pl.DataFrame, reader: Reader, how: Evaluation
+    data: Gathered, train: pl.DataFrame, rows: pl.DataFrame, reports: pl.DataFrame, reader: Reader, seed: int
 ) -> dict[str, Any]:
     """What can be read without the model's reports, of the very gradients that the reports are about.
 
@@ -33,7 +32,7 @@ def reference_scores(
         train, rows: rows of `data` whose premise holds, those that references are taught and all.
         reports: those of the real gradients in front of hosts, whose prompt_ids are among `rows`.
         reader: the reader of the first projector seed.
-        how: bootstrap and seed.
+        seed: of the probe.
     """
     found = real_groups(reports)
     groups = {name: found[name] for name in GROUPS if len(found[name])}
@@ -44,14 +43,14 @@ def reference_scores(
     last = len(reader.card.layers) - 1
     said = {
         "without_model": nearest_entities(reader, reader.read(torch.from_numpy(seen)), lexicon),
-        "ceiling": probe(data.gradient, known, corrections, seen, how.seed),
+        "ceiling": probe(data.gradient, known, corrections, seen, seed),
         "floor": lens(reader.decoder, seen[:, last], lexicon),
         "retrieval": corrections[nearest(data.gradient, known, seen)],
     }
     scores = {}
     for name, words in said.items():
         marks = marked(asked, words)
-        by_group = {group: against_reports(marks, part, how) for group, part in groups.items()}
+        by_group = {group: against_reports(marks, part) for group, part in groups.items()}
         scores[name] = by_group.pop(FIRST, {}) | by_group
     return scores
 
@@ -67,17 +66,16 @@ def marked(cases: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def against_reports(marks: pl.DataFrame, reports: pl.DataFrame, how: Evaluation) -> dict[str, Any]:
+def against_reports(marks: pl.DataFrame, reports: pl.DataFrame) -> dict[str, Any]:
     """The scores of the marks whose gradients the reports are about, and how much better the reports do on them.
 
     The `difference` of a score is reports minus reference, for domain, target and answer. A gradient counts once: its
     reports over hosts and projector seeds are averaged first (one that says nothing is wrong), then its mark is
-    subtracted. The interval is a bootstrap over target entities of these differences; one that includes zero is no
-    effect.
+    subtracted. The interval is over target entities of these differences; one that includes zero is no effect.
     """
     means = reports.group_by("prompt_id").agg(pl.col(SCORES[name]).mean().alias(name) for name in SAID)
     pairs = marks.join(means, on="prompt_id", how="inner", maintain_order="left")
     right = {name: pairs[SCORES[name]].to_numpy() for name in SAID}
     gaps = {name: pairs[name].to_numpy() - right[name] for name in SAID}
     clusters = pairs["target"].to_list()
-    return {"reports": len(pairs)} | with_differences(estimates(right, clusters, how), gaps, clusters, how)
+    return {"reports": len(pairs)} | with_differences(estimates(right, clusters), gaps, clusters)

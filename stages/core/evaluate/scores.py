@@ -9,7 +9,6 @@ import polars as pl
 from ..data.grammar import parse_report
 from .cases import HELD_OUT, NO_HOST, SEEN
 from .estimate import Estimate
-from .section import Evaluation
 from .statistics import chance, estimates
 from .table import REPORTS
 
@@ -79,10 +78,8 @@ class Words:
         return rows["pressure"] & ~(named & rows["domain"].is_in(list(self.domains)))
 
 
-def summary(
-    rows: pl.DataFrame, how: Evaluation, words: Words | None = None, with_chance: bool = False
-) -> dict[str, Any]:
-    """The mean of each score, with its interval (bootstrap over target entities), and how many reports are of no use.
+def summary(rows: pl.DataFrame, words: Words | None = None, with_chance: bool = False) -> dict[str, Any]:
+    """The mean of each score, with its interval over target entities, and how many reports are of no use.
 
     A score counts a report that says nothing as wrong; its `spoken` is over the `reports_spoken` reports alone that
     tell of a pressure, so that what is read badly isn't mistaken for what is silenced.
@@ -99,14 +96,14 @@ def summary(
     }
     if words:
         found["vague"] = words.vague(rows).mean()
-    every, speaking = (mean_scores(part, how, with_chance) for part in (rows, spoken))
+    every, speaking = (mean_scores(part, with_chance) for part in (rows, spoken))
     return found | {name: replace(one, spoken=speaking.get(name)) for name, one in every.items()}
 
 
-def mean_scores(rows: pl.DataFrame, how: Evaluation, with_chance: bool) -> dict[str, Estimate]:
+def mean_scores(rows: pl.DataFrame, with_chance: bool) -> dict[str, Estimate]:
     """The mean of each score over these reports, with its interval and, where asked for, chance."""
     marks = {name: rows[column].to_numpy() for name, column in SCORES.items()}
-    found = estimates(marks, rows["target"].to_list(), how, seeds=rows["seed"].to_list())
+    found = estimates(marks, rows["target"].to_list(), seeds=rows["seed"].to_list())
     if with_chance and len(rows):
         for name, (said, gold) in SAID.items():
             found[name] = replace(found[name], chance=chance(rows[said].to_list(), rows[gold].to_list()))

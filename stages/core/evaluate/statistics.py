@@ -32,7 +32,6 @@ def too_few(clusters: Sequence[str]) -> str:
 def estimates(
     values: Mapping[str, Values],
     clusters: Sequence[str],
-    how: Evaluation,
     bounds: Bounds = SHARE,
     seeds: Sequence[int] | None = None,
 ) -> dict[str, Estimate]:
@@ -51,11 +50,10 @@ def with_differences(
     scores: Mapping[str, Estimate],
     gaps: Mapping[str, Values],
     clusters: Sequence[str],
-    how: Evaluation,
     seeds: Sequence[int] | None = None,
 ) -> dict[str, Estimate]:
     """The scores with the mean of their paired differences `gaps` (shares minus shares), where there are pairs."""
-    differences = estimates(gaps, clusters, how, GAP, seeds)
+    differences = estimates(gaps, clusters, GAP, seeds)
     return {name: replace(one, difference=differences.get(name)) for name, one in scores.items()}
 
 

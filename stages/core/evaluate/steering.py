@@ -36,8 +36,8 @@ def steering_success(
     update = -data.gradient[kept["row"].to_numpy()][:, :1]
     norms = np.linalg.norm(steering, axis=-1) * np.linalg.norm(update, axis=-1)
     cosine = ((steering * update).sum(-1) / norms)[:, 0].astype(np.float64)
-    how = kept["target"].to_list(), settings
-    found |= estimates({"cosine": cosine}, *how, bounds=(-1.0, 1.0))
+    clusters = kept["target"].to_list()
+    found |= estimates({"cosine": cosine}, clusters, bounds=(-1.0, 1.0))
     samples = samples_of(decoder, kept)
     for name, vectors in (("update_direction", update), ("steering_vector", steering)):
         ranks = np.zeros((len(kept), len(settings.step_sizes)), dtype=int)
@@ -52,5 +52,5 @@ def steering_success(
         ):
             ranks[batch.rows] = batch.target_rank[:, 0]
         first = {f"{name}_{size:g}": ranks[:, step] == 1 for step, size in enumerate(settings.step_sizes)}
-        found |= estimates(first, *how)
+        found |= estimates(first, clusters)
     return found
