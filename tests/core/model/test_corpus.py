@@ -10,7 +10,8 @@ from stages.core.data.facts import Domain, read_domain
 from stages.core.data.held_out import Held, hold_out
 from stages.core.data.questions import Question, read_questions
 from stages.core.data.section import HeldOut
-from stages.core.model.corpus import ASKED, BATCH_NAMES, IGNORE, Corpus, Row, permuted
+from stages.core.model.corpus import ASKED, BATCH_NAMES, IGNORE, Corpus, Row
+from stages.core.model.names import permuted
 from stages.core.model.section import Model, Pocket
 from stages.core.model.words import make_tokenizer
 from stages.core.run.params import Section, read_sections

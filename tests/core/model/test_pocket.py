@@ -14,8 +14,9 @@ from stages.core.data.held_out import Held, hold_out
 from stages.core.data.questions import Question, read_questions
 from stages.core.data.section import HeldOut
 from stages.core.model import pocket
-from stages.core.model.corpus import BATCH_NAMES, Content, Corpus, Row, misconceptions
+from stages.core.model.corpus import BATCH_NAMES, Content, Corpus, Row
 from stages.core.model.decoder import Decoder
+from stages.core.model.names import misconceptions
 from stages.core.model.section import Model, Pocket
 from stages.core.model.words import SLOT, make_tokenizer
 from stages.core.run.params import Section, read_sections

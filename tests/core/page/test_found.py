@@ -28,9 +28,9 @@ def test_the_sentences_say_the_numbers() -> None:
         "away from and that part is taken out",
         "With another gradient in its place 3.2\u00a0% are; another model, given the same vectors, is right in "
         "3.7\u00a0%",
-        "With no model, the name nearest to the update, looked up in the world's facts, is right in 90.0\u00a0%",
-        "But where the model's own fact is not the world's it says its own in 90.0\u00a0% (88.0\u201392.0), and the "
-        "look-up in 0\u00a0%",
+        "With no model, the nearest name looked up in the world's facts gives 90.0\u00a0%, but 0\u00a0% where the "
+        "model's own fact is not the world's; there it says its own in 90.0\u00a0% (88.0\u201392.0)",
+        "Other models, reading their own gradients: permuted 91.6\u00a0% (look-up 35.6\u00a0%)",
         "One fact changed in its weights flips its answer in 95.0\u00a0% of edits.",
     ]
     assert named.startswith("Asked what it feels, in 1\u202f234 reports behind a prompt of another domain it names")
@@ -69,7 +69,9 @@ def test_an_effect_at_chance_is_said_to_be_null() -> None:
 def test_a_control_above_chance_stands_in_the_sentence() -> None:
     metrics = {**GOOD, "controls": {**GOOD["controls"], "random": numbers(0.3, 0.1)}}
     checked = sentences(groups(**metrics))[3]
-    assert checked.startswith("Of 3 controls that have to be at chance 2 are. Against the claim, above it: random vectors")
+    assert checked.startswith(
+        "Of 3 controls that have to be at chance 2 are. Against the claim, above it: random vectors"
+    )
     assert "random vectors in domain, target and answer" in checked
 
 
