@@ -101,9 +101,7 @@ def small_settings() -> Pocket:
 
 
 @pytest.fixture(scope="session")
-def small_decoder(
-    small_domains: list[Domain], small_questions: dict[str, Question], small_settings: Pocket
-) -> Decoder:
+def small_decoder(small_domains: list[Domain], small_questions: dict[str, Question], small_settings: Pocket) -> Decoder:
     """Untrained. Frozen by the decoder: fixtures and tests may share it."""
     tokenizer = make_tokenizer(small_domains, small_questions)
     return Decoder(pocket.new_model(small_settings, tokenizer), tokenizer)

@@ -23,7 +23,13 @@ SOURCES = ("stages", "data/questions", "dvc.yaml", "params.yaml", ".dvcignore", 
 SMALL = {
     "domains": list(DOMAINS),
     "model.pocket": {
-        "d_model": 32, "layers": 2, "heads": 2, "d_head": 16, "steps": 80, "batch": 16, "slot_batch": 24,
+        "d_model": 32,
+        "layers": 2,
+        "heads": 2,
+        "d_head": 16,
+        "steps": 80,
+        "batch": 16,
+        "slot_batch": 24,
         "asked": ["capital"],
     },
     "held_out": {"names": 0.15, "kinds": [], "subjects": 0.1},
@@ -72,7 +78,9 @@ def small_facts(name: str, facts: int = FACTS) -> dict[str, Any]:
         if len({fact["answer"] for fact in about}) > 2:
             kept[relation] = about
             break
-    content["relations"] = {relation: {**content["relations"][relation], "facts": few} for relation, few in kept.items()}
+    content["relations"] = {
+        relation: {**content["relations"][relation], "facts": few} for relation, few in kept.items()
+    }
     return content
 
 

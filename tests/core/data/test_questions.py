@@ -77,7 +77,5 @@ def test_a_file_that_breaks_the_schema_is_refused_and_names_its_key(here: Path, 
 
 def test_an_unknown_set_is_named_with_those_that_are_there(here: Path):
     here.write_text("{}", encoding="utf-8")
-    with pytest.raises(
-        ValueError, match=r"questions: unknown set 'yours': no file .*yours.yaml \(known: mine"
-    ):
+    with pytest.raises(ValueError, match=r"questions: unknown set 'yours': no file .*yours.yaml \(known: mine"):
         read_questions("yours")

@@ -227,9 +227,7 @@ def test_a_relation_to_ask_about_has_to_be_there(
 ):
     settings = small_settings.model_copy(update={"asked": ["capitol"]})
     tokenizer = make_tokenizer(small_domains, small_questions)
-    with pytest.raises(
-        ValueError, match=r"params.yaml: model.pocket.asked: found 'capitol', wanted .* capital"
-    ):
+    with pytest.raises(ValueError, match=r"params.yaml: model.pocket.asked: found 'capitol', wanted .* capital"):
         Corpus(small_domains, small_questions, small_held, tokenizer, settings)
 
 

@@ -12,7 +12,13 @@ from transformers import DynamicCache
 from stages.core.model.decoder import Decoder
 from stages.core.reader.card import REPLACE, Injection
 from stages.core.reader.injection import (
-    ReadingPrompt, Slots, embedding_norm, read_injected, reading_prompt, replace_slots, spread,
+    ReadingPrompt,
+    Slots,
+    embedding_norm,
+    read_injected,
+    reading_prompt,
+    replace_slots,
+    spread,
 )  # fmt: skip
 from stages.core.reader.reader import Reader
 from stages.core.reader.reports import prompts_of, read_slots, write_tokens
@@ -95,7 +101,9 @@ def test_a_slot_token_that_can_t_be_found_is_refused(small_decoder: Decoder, tok
 
 def test_a_question_longer_than_the_context_is_refused(small_decoder: Decoder):
     asked = f"<felt> {'what ' * 127}"
-    with pytest.raises(ValueError, match=r"question '<felt> what .*found 128 tokens with its host prompt, wanted fewer"):
+    with pytest.raises(
+        ValueError, match=r"question '<felt> what .*found 128 tokens with its host prompt, wanted fewer"
+    ):
         reading_prompt(small_decoder, None, asked, "<slot>", 1)
     assert len(reading_prompt(small_decoder, None, asked.replace("what ", "", 1), "<slot>", 1).ids) == 127
 
@@ -134,7 +142,9 @@ def test_a_gradient_that_has_one_place_fills_one_slot_and_only_a_gradient_of_zer
     filled = replace_slots(torch.ones(4, 12, small_decoder.d_model), asked, slots.of(asked), 2.0)
     assert [len(one.slots) for one in asked] == [2, 4, 2, 2]
     for row in range(3):
-        torch.testing.assert_close(filled[row, asked[row].slots].norm(dim=-1), torch.full((len(asked[row].slots),), 2.0))
+        torch.testing.assert_close(
+            filled[row, asked[row].slots].norm(dim=-1), torch.full((len(asked[row].slots),), 2.0)
+        )
     assert not filled[3, asked[3].slots].any()
 
 

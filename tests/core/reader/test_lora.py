@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from stages.core.data.facts import Domain
+from stages.core.data.questions import Question
 from stages.core.engine.gradients import activation_gradients
 from stages.core.engine.samples import Sample
 from stages.core.evaluate.fine_tuning import activation_moves
 from stages.core.model import pocket
 from stages.core.model.decoder import Decoder
 from stages.core.model.section import Pocket
-from stages.core.data.questions import Question
 from stages.core.model.words import make_tokenizer
 from stages.core.reader.card import Injection, Lora
 from stages.core.reader.injection import Slots

@@ -21,7 +21,14 @@ from stages.core.reader.saving import load_reader, save_reader
 from stages.core.reader.training import train
 from stages.core.run.files import write_json
 from tests.core.reader.teaching import (
-    QUESTION, curriculum, gradients, new_reader, prompts, replaced, settings, some_slots,
+    QUESTION,
+    curriculum,
+    gradients,
+    new_reader,
+    prompts,
+    replaced,
+    settings,
+    some_slots,
 )  # fmt: skip
 from tests.tools.families import FAMILIES, tiny, untrained
 
@@ -145,7 +152,9 @@ def test_freed_takes_each_row_by_itself(reader: Reader):
     names = ["Lima", "", "San Salvador"], ["Oslo", "Oslo", "San José"]
     found = reader.freed(slots, *names).felt
     for row in range(3):
-        torch.testing.assert_close(found[row], reader.freed(slots[row : row + 1], *([each[row]] for each in names)).felt[0])
+        torch.testing.assert_close(
+            found[row], reader.freed(slots[row : row + 1], *([each[row]] for each in names)).felt[0]
+        )
 
 
 def test_below_the_gate_the_slots_hold_zeros(reader: Reader):
