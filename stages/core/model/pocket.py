@@ -176,8 +176,8 @@ def train(
 ) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast, Curve]:
     """Trains the pocket model and returns it with its tokenizer and the training curve.
 
-    Muon for the blocks' matrices and AdamW for the rest, on a one-cycle schedule, on one thread. Every KEPT_EVERY steps the state is
-    kept at `checkpoint`, from which a killed run goes on to the same weights.
+    Muon for the blocks' matrices and AdamW for the rest, on a one-cycle schedule, on one thread. Every KEPT_EVERY
+    steps the state is kept at `checkpoint`, from which a killed run goes on to the same weights.
     """
     tokenizer = make_tokenizer(domains, questions)
     taught = permuted(domains, settings.seed) if settings.permuted else domains
