@@ -21,7 +21,7 @@ from tests.core.conftest import domain
 from tests.core.reader.teaching import new_reader, settings
 
 CONDITIONS = {condition.name: condition for condition in ALL}
-HOW = Evaluation(gradients=2, fine_tuned=1, step_sizes=[1.0], bootstrap=10, report_tokens=4, seed=0)
+HOW = Evaluation(gradients=2, fine_tuned=1, edits=0, step_sizes=[1.0], bootstrap=10, report_tokens=4, seed=0)
 DOMAINS = ["geography", "history", "music"]
 
 

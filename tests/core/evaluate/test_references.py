@@ -19,7 +19,7 @@ from stages.core.model.decoder import Decoder
 from tests.core.conftest import FACTS
 from tests.core.reader.teaching import new_reader, settings
 
-HOW = Evaluation(gradients=8, fine_tuned=1, step_sizes=[0.5, 1.0], bootstrap=50, report_tokens=4, seed=0)
+HOW = Evaluation(gradients=8, fine_tuned=1, edits=0, step_sizes=[0.5, 1.0], bootstrap=50, report_tokens=4, seed=0)
 LAYERS = [0, 1]
 WIDTH = 32
 
