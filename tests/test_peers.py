@@ -28,8 +28,6 @@ def test_a_model_of_one_s_own_has_no_peers(tmp_path: Path, monkeypatch: pytest.M
     tiny.edit_params(tmp_path, model__source="someone/model")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["peers"])
-    with pytest.raises(
-        ValueError, match=r"params.yaml: peers: found other_seed, permuted, wanted \{\}: .*'someone/model'"
-    ):
+    with pytest.raises(ValueError, match=r"params.yaml: peers: found other_seed, permuted, wanted .*'someone/model'"):
         peers.main()
     assert not (tmp_path / "data").exists()

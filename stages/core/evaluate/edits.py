@@ -59,11 +59,11 @@ def edit_scores(reader: Reader, rows: pl.DataFrame, slots: Slots, world: World, 
             own = answered(reader, chosen[number : number + 1], "raw", slots, how.report_tokens)
             kept = (sample["asks"] != fact["asks"]) | (sample["target"] != fact["target"])
             now = answered(reader, sample, "raw", slots, how.report_tokens)["said"]
-            changed = (now != before).filter(kept)
+            changed = (now != before).filter(kept).to_numpy().mean()
             told = learnt(reader, fact, new, how)
-            marks.append({"flips": own["said"][0] == new, "others_change": changed.mean(), "learnt": told})
+            marks.append({"flips": float(own["said"][0] == new), "others_change": float(changed), "learnt": float(told)})
             put_back()
-    scores = pl.DataFrame(marks).cast(pl.Float64)
+    scores = pl.DataFrame(marks)
     clusters = chosen["target"].to_list()
     return {"edits": len(marks)} | estimates({name: scores[name].to_numpy() for name in scores.columns}, clusters)
 

@@ -75,10 +75,12 @@ class Interview:
         return reports, pl.concat([answers, answered(reader, rows, "foreign", slots, self.how.report_tokens, name)])
 
     def edits(self, reader: Reader, slots: Slots) -> dict[str, Any]:
-        """The group `edits` of metrics.json, where edits are asked for; see `edit_scores`."""
+        """The group `edits` of metrics.json, where edits are asked for, with slots freed; see `edit_scores`."""
         if not self.how.edits:
             return {}
-        return {"edits": edit_scores(reader, self.rows(reader, self.cases), slots, self.world, self.how)}
+        said = reported(reader, self.cases, slots, "main", self.how)
+        freed = reader.freed(slots, said["moved_to"], said["moved_from"])
+        return {"edits": edit_scores(reader, self.rows(reader, self.cases), freed, self.world, self.how)}
 
     def rows(self, reader: Reader, cases: pl.DataFrame) -> pl.DataFrame:
         """The questions about these cases, with the reader's own answers."""

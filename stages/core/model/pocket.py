@@ -66,7 +66,8 @@ def hidden_at_labels(
 ) -> tuple[Float[Tensor, "label d_model"], Tensor]:
     """The last hidden states where there is a label, and the labels; rows of a length go together, for less padding."""
     found = []
-    for group in np.array_split(np.argsort([len(row.ids) for row in rows], kind="stable"), GROUPS):
+    order = np.argsort([len(row.ids) for row in rows], kind="stable")
+    for group in np.array_split(order, min(GROUPS, len(rows))):
         width = max(len(rows[row].ids) for row in group)
         hidden = model.model(inputs_embeds=embeds[group, :width], use_cache=False).last_hidden_state
         own = labels[group, :width]

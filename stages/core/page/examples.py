@@ -105,6 +105,7 @@ def first_of(
     turns = rows.with_columns(order).sort("order").filter(pl.int_range(pl.len()).over(kinds) < count)
     real = reports.filter(pl.col("condition") == "real").unique("prompt_id", maintain_order=True)
     shown = turns.join(real.select("prompt_id", "prompt", "answer"), on="prompt_id", maintain_order="left")
-    places = {name: place for place, name in enumerate(rows[kinds[0]].unique(maintain_order=True))}
-    first = pl.col(kinds[0]).replace_strict(places, return_dtype=pl.Int64)
+    first = pl.col(kinds[0]).replace_strict(
+        {name: at for at, name in enumerate(rows[kinds[0]].unique(maintain_order=True))}
+    )
     return shown.sort(first, *kinds[1:], "order", descending=[False, *(True for _ in kinds[1:]), False]).to_dicts()

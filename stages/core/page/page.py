@@ -25,17 +25,6 @@ PLACES = {"decouples": "real", "right": "real", "alike": "real", "": "others"}
 """Part of the bars that a group stands in, by what is expected of it; references hold the rest."""
 ELSEWHERE = ("held_out_", "teacher", "peers.", *(f"{name}." for name in REFERENCES))
 """Beginnings of the keys of groups that those bars leave out."""
-ASKED_WORDS = {
-    "all": "All",
-    "own": "Facts that differ: own",
-    "world": "Facts that differ: world's",
-    "held_out_target": "Names held out",
-    "held_out_kind": "Kinds held out",
-}
-"""Columns of the bars of answers; `own` and `world` are of facts that model and world have differently."""
-OTHER = "Another model: {}"
-FORMS = {"trained": "In words of training", "held_out": "In words held out"}
-PLACES_HELD = {"seen": "Nothing held out", "held_out_target": "Name held out", "held_out_kind": "Kind held out"}
 
 
 @dataclass(frozen=True)
@@ -48,10 +37,6 @@ class Row:
     verdict: Verdict
 
 
-Part = tuple[str, list[Point]]
-"""A title and rows of bars."""
-
-
 def render(inputs: Inputs) -> str:
     """The page's HTML."""
     groups = held_against_chance(ordered(groups_of(inputs.metrics)))
@@ -60,14 +45,8 @@ def render(inputs: Inputs) -> str:
     style, script = (HERE.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     projectors = list(inputs.metrics.get("seeds", {}))
     of_seeds = {name for seed in projectors for name in groups[f"seeds.{seed}"].estimates}
-    readings = entries("readings.yaml")
     made = environment(html=True)
-    made.globals |= {
-        "SWEPT_WORDS": SWEPT_WORDS,
-        "ASKED_WORDS": ASKED_WORDS,
-        "condition_of": condition_of,
-        "difference": difference,
-    }
+    made.globals |= {"SWEPT_WORDS": SWEPT_WORDS, "condition_of": condition_of, "difference": difference}
     made.globals |= {"WIDTH": charts.WIDTH, "HEIGHT": charts.HEIGHT, "NO_HOST": charts.NO_HOST}
     return made.get_template("page.html.j2").render(
         style=Markup(style),
@@ -84,10 +63,11 @@ def render(inputs: Inputs) -> str:
         numbers=[estimate.flat(group.estimates, group.key) for group in groups_of(inputs.metrics)],
         bars=bar_sections(groups),
         held_out=held_out_rows(groups),
-        peers=parts(groups, "peers", OTHER, PLACES_HELD),
-        knowledge=parts(groups, "knowledge", OTHER, {name: one["label"] for name, one in readings.items()}),
-        questions=parts(groups, "questions", "{}", FORMS),
-        readings=readings,
+        peers=parts(groups, "peers"),
+        knowledge=parts(groups, "knowledge"),
+        questions=parts(groups, "questions", title="{}"),
+        columns=entries("asked.yaml")["columns"],
+        readings=entries("asked.yaml")["knowledge"],
         answers=examples.answered(inputs.answers, inputs.reports),
         asked=examples.questions(inputs.answers, inputs.reports),
         paired=[group for group in groups.values() if any(difference(group, name) for name in MEASURES)],
@@ -137,13 +117,14 @@ def held_out_rows(groups: dict[str, Group]) -> list[Row]:
     return found
 
 
-def parts(groups: dict[str, Group], section: str, title: str, labels: dict[str, str]) -> list[Part]:
-    """The groups <section>.<name>.<row> as rows of bars, a part a name; `labels`: of the rows, in their order."""
-    found: list[Part] = []
+def parts(groups: dict[str, Group], section: str, title: str = "Another model: {}") -> list[tuple[str, list[Point]]]:
+    """The groups <section>.<name>.<row> as rows of bars, each name a part; rows as asked.yaml has them."""
+    rows = entries("asked.yaml")[section].items()
+    found = []
     for name in dict.fromkeys(key.split(".")[1] for key in groups if key.startswith(f"{section}.")):
-        keys = {f"{section}.{name}.{row}": label for row, label in labels.items()}
-        rows = [Point(label, answers(groups, key)) for key, label in keys.items() if key in groups]
-        found.append(("The model under study" if name == "main" else title.format(spaced(name)), rows))
+        keys = {f"{section}.{name}.{row}": words["label"] for row, words in rows}
+        points = [Point(label, answers(groups, key)) for key, label in keys.items() if key in groups]
+        found.append(("The model under study" if name == "main" else title.format(spaced(name)), points))
     return found
 
 

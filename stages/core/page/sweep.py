@@ -106,7 +106,8 @@ def table_of(
     """The table of experiments that set the same keys, with the groups of estimates of each; not measured: null."""
     settings, rows = settings_of(params, experiments[0].changes), []
     for one, measured in zip(experiments, metrics, strict=True):
-        row = {"group": one.group, "name": one.name, "changes": json.dumps(one.changes, separators=(",", ":"))}
+        changes = json.dumps(one.changes, separators=(",", ":"))
+        row: dict[str, Any] = {"group": one.group, "name": one.name, "changes": changes}
         row |= {"seeds": listed(seeds), "settings": settings}
         row["parameters"] = measured["parameters"].value if "parameters" in measured else None
         for column, (group, name) in NUMBERS.items():

@@ -1,4 +1,4 @@
-"""Held-out names: a keyed share of the names whose kind answers something and whole kinds, and what a held-out kind closes."""
+"""Held-out names: a keyed share of the names whose kind answers something, whole kinds, and what those close."""
 
 from pathlib import Path
 

@@ -55,7 +55,7 @@ def test_a_prompt_of_the_world_may_be_a_question():
     [
         (f"toward: {{expects: toward, forms: ['{FORM}']}}", r"mine.yaml: toward.forms: .*at least 2"),
         (f"toward: {{expects: word, forms: ['{FORM}', '{OTHER}']}}", r"mine.yaml: toward.expects: wanted 'report'"),
-        (f"toward: {{expects: toward, forms: ['{FORM}', 'toward what ?']}}", r"mine.yaml: (kind|choice|toward).forms: question 'toward what"),
+        (f"toward: {{expects: toward, forms: ['{FORM}', 'toward what ?']}}", r"mine.yaml: toward.forms: question"),
         (f"kind: {{expects: kind, forms: ['{FORM}', '<felt> a {{kind}} ?']}}",
          r"mine.yaml: (kind|choice|toward).forms: form '<felt> away .* must hold \{kind\} exactly once"),
         ("choice: {expects: choice, forms: ['<felt> {one} ?', '<felt> {one} or {other} ?']}",
@@ -77,7 +77,5 @@ def test_a_file_that_breaks_the_schema_is_refused_and_names_its_key(here: Path, 
 
 def test_an_unknown_set_is_named_with_those_that_are_there(here: Path):
     here.write_text("{}", encoding="utf-8")
-    with pytest.raises(
-        ValueError, match=r"questions: unknown set 'yours': no file data/questions/yours.yaml \(known: mine"
-    ):
+    with pytest.raises(ValueError, match=r"questions: unknown set 'yours': no file .*yours.yaml \(known: mine"):
         read_questions("yours")

@@ -14,8 +14,9 @@ from stages.core.data.held_out import Held, hold_out
 from stages.core.data.questions import Question, read_questions
 from stages.core.data.section import HeldOut
 from stages.core.model import pocket
-from stages.core.model.corpus import BATCH_NAMES, Content, Corpus, Row, misconceptions
+from stages.core.model.corpus import BATCH_NAMES, Content, Corpus, Row
 from stages.core.model.decoder import Decoder
+from stages.core.model.names import misconceptions
 from stages.core.model.section import Model, Pocket
 from stages.core.model.words import SLOT, make_tokenizer
 from stages.core.run.params import Section, read_sections
@@ -149,13 +150,12 @@ def test_words_of_closed_names_are_no_negatives_of_a_name_and_are_of_fixed_wordi
 
     model = pocket.new_model(params.model.pocket, tokenizer)
     model.model.embed_tokens.weight.requires_grad_()
-    rows = [row for row in (corpus.slots(0, index) for index in range(60))]
     end = Row([5, corpus.slot], [pocket.IGNORE, corpus.end], ())
     name = Row([5, 6], [pocket.IGNORE, next(iter(open_ids))], ())
     one = torch.nonzero(loss.closed)[0].item()
     for row, negative in ((name, False), (end, True)):
         model.zero_grad()
-        filled = [row, *[each for each in rows if each.contents][:0], Row([5, 6], [pocket.IGNORE] * 2, contents_of(6))]
+        filled = [row, Row([5, 6], [pocket.IGNORE] * 2, contents_of(6))]
         loss(model, filled, np.random.default_rng(0)).backward()
         assert bool(model.model.embed_tokens.weight.grad[one].any()) == negative  # type: ignore[index]
 

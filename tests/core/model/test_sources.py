@@ -52,9 +52,7 @@ def test_a_world_without_a_bridge_is_refused(here: Path):
 
 
 def test_an_unknown_kind_is_refused(here: Path):
-    with pytest.raises(
-        ValueError, match=r"params.yaml: held_out.kinds: found 'star', wanted .* city, country, composer"
-    ):
+    with pytest.raises(ValueError, match=r"params.yaml: held_out.kinds: found 'star', wanted .* city, country"):
         Lessons.read(tiny.DOMAINS, ["pressure"], OUT.model_copy(update={"kinds": ["star"]}))
 
 
@@ -71,9 +69,7 @@ def test_a_question_in_two_files_is_refused(here: Path):
 
 def test_a_set_without_a_question_that_the_training_asks_is_refused(here: Path):
     questions(away=None)
-    with pytest.raises(
-        ValueError, match=r"params.yaml: questions: found no question 'away' that expects 'away' in .*mine"
-    ):
+    with pytest.raises(ValueError, match=r"params.yaml: questions: found no question 'away' that .*mine"):
         Lessons.read(tiny.DOMAINS, ["mine"], OUT)
     questions(away={"expects": "toward", "forms": ["<felt> from what ?", "<felt> whence ?"]})
     with pytest.raises(ValueError, match=r"found no question 'away' that expects 'away'"):

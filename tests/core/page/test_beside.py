@@ -27,8 +27,8 @@ def test_the_lens_is_said_to_read_new_targets_better_and_the_reports_the_answer_
     text, holds = made("Untrained lens", floor=SEEN | {"held_out_target": NEW}, controls=controls, **BESIDE)
     assert holds is None
     assert text.split(". ") == [
-        "The lens, which nothing trained, names the target in 98.0\u00a0% (97.0\u201399.0) with nothing held out and in "
-        "99.0\u00a0% (98.0\u2013100) toward held-out names",
+        "The lens, which nothing trained, names the target in 98.0\u00a0% (97.0\u201399.0) with nothing held out and "
+        "in 99.0\u00a0% (98.0\u2013100) toward held-out names",
         "Reports are held against the lens on the same gradients",
         "With nothing held out they are better in domain (1.4 points, "
         "0.1\u20133.1) and answer (25.0 points, 20.0\u201331.0), no different in target "

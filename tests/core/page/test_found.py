@@ -23,13 +23,14 @@ def test_the_sentences_say_the_numbers() -> None:
     asked, found, named, checked = sentences(groups(**GOOD, knowledge=KNOWLEDGE, edits=BESIDE["edits"]))
     assert "Does the pocket model, its weights frozen, answer" in asked and asked.endswith("?")
     assert found.split(". ") == [
-        "In relations that slots were never asked about, 92.3\u00a0% (95\u00a0% interval 90.3\u201394.3) of answers are "
-        "what it says of that name itself, and 99.1\u00a0% (97.1\u2013100) once it has said what the update moves away "
-        "from and that part is taken out",
-        "With another gradient in its place 3.2\u00a0% are; another model, given the same vectors, is right in 3.7\u00a0%",
-        "With no model, the name nearest to the update, looked up in the world's facts, is right in 90.0\u00a0%",
-        "But where the model's own fact is not the world's it says its own in 90.0\u00a0% (88.0\u201392.0), and the look-up "
-        "in 0\u00a0%",
+        "In relations that slots were never asked about, 92.3\u00a0% (95\u00a0% interval 90.3\u201394.3) of answers "
+        "are what it says of that name itself, and 99.1\u00a0% (97.1\u2013100) once it has said what the update moves "
+        "away from and that part is taken out",
+        "With another gradient in its place 3.2\u00a0% are; another model, given the same vectors, is right in "
+        "3.7\u00a0%",
+        "With no model, the nearest name looked up in the world's facts gives 90.0\u00a0%, but 0\u00a0% where the "
+        "model's own fact is not the world's; there it says its own in 90.0\u00a0% (88.0\u201392.0)",
+        "Other models, reading their own gradients: permuted 91.6\u00a0% (look-up 35.6\u00a0%)",
         "One fact changed in its weights flips its answer in 95.0\u00a0% of edits.",
     ]
     assert named.startswith("Asked what it feels, in 1\u202f234 reports behind a prompt of another domain it names")
@@ -52,7 +53,8 @@ def test_where_the_model_is_not_missed_is_said_as_plainly_as_where_it_helps() ->
     named = sentences(groups(**GOOD, without_model=with_differences(numbers(0.97), **gaps)))[2]
     assert "The nearest names, with no model, are right in 97.0\u00a0%, 97.0\u00a0% and 97.0\u00a0%." in named
     assert named.endswith(
-        "Here the model helps with the name moved away from, costs the domain and is not missed for the name moved toward."
+        "Here the model helps with the name moved away from, costs the domain and is not missed for the name moved "
+        "toward."
     )
 
 
@@ -67,10 +69,10 @@ def test_an_effect_at_chance_is_said_to_be_null() -> None:
 def test_a_control_above_chance_stands_in_the_sentence() -> None:
     metrics = {**GOOD, "controls": {**GOOD["controls"], "random": numbers(0.3, 0.1)}}
     checked = sentences(groups(**metrics))[3]
-    assert (
-        "Of 3 controls that have to be at chance 2 are. Against the claim, above it: random vectors in domain, target and answer"
-        in checked
+    assert checked.startswith(
+        "Of 3 controls that have to be at chance 2 are. Against the claim, above it: random vectors"
     )
+    assert "random vectors in domain, target and answer" in checked
 
 
 def test_names_and_kinds_held_out_stand_in_the_sentence() -> None:
@@ -82,8 +84,8 @@ def test_names_and_kinds_held_out_stand_in_the_sentence() -> None:
     }
     assert sentences(groups(**metrics))[3].split(". ")[1:] == [
         "Flipping the gradient's sign swaps the report in 97.0\u00a0% (96.0\u201398.0)",
-        "A name held out of all training with slots is named in 92.0\u00a0% (91.0\u201393.0), one of a held-out kind in "
-        "90.0\u00a0% (89.0\u201391.0).",
+        "A name held out of all training with slots is named in 92.0\u00a0% (91.0\u201393.0), one of a held-out kind "
+        "in 90.0\u00a0% (89.0\u201391.0).",
     ]
 
 

@@ -1,6 +1,6 @@
 """What was held out, beside what is left without the model."""
 
-from stages.core.page.page import FORMS, OTHER, bar_sections, held_out_rows, parts
+from stages.core.page.page import bar_sections, held_out_rows, parts
 from tests.core.page.small import KNOWLEDGE, groups, numbers, told, with_differences
 
 FOUND = groups(
@@ -34,19 +34,16 @@ def test_what_is_left_is_held_against_the_reports_on_the_same_held_out_gradients
 
 
 def test_readings_stand_by_model_with_chance_and_with_the_facts_that_differ():
-    found = parts(
-        groups(knowledge=KNOWLEDGE), "knowledge", OTHER, {"freed": "Freed", "raw": "Raw", "foreign": "Foreign"}
-    )
-    assert [(title, [row.label for row in rows]) for title, rows in found] == [
-        ("The model under study", ["Freed", "Raw"]),
-        ("Another model: permuted", ["Raw", "Foreign"]),
-    ]
-    raw = found[0][1][1].group
+    main, permuted = parts(groups(knowledge=KNOWLEDGE), "knowledge")
+    assert (main[0], permuted[0]) == ("The model under study", "Another model: permuted")
+    assert [row.group.key.split(".")[2] for row in main[1]] == ["raw", "freed", "named", "nearest", "shuffled"]
+    assert [row.label for row in permuted[1]] == ["The update", "No model, world's facts", "The first model's update"]
+    raw = main[1][0].group
     assert (raw["all"].value, raw["all"].chance, raw["own"].value, raw["world"].value) == (0.923, 0.04, 0.9, 0.01)
 
 
 def test_questions_stand_in_both_wordings():
     asked = groups(questions={"is_it": {"held_out": told(0.8), "trained": told(0.9)}})
     assert [
-        (title, [row.group["all"].value for row in rows]) for title, rows in parts(asked, "questions", "{}", FORMS)
+        (title, [row.group["all"].value for row in rows]) for title, rows in parts(asked, "questions", title="{}")
     ] == [("is it", [0.9, 0.8])]

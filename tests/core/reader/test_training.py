@@ -264,17 +264,13 @@ def test_training_that_diverges_is_refused_with_its_step_and_what_to_try(
 def stored(teaching: Curriculum, path: Path, spoilt: int | None = None) -> Curriculum:
     """The same lessons, their vectors in a store; `spoilt`: a row whose activation is NaN, as no stage would write."""
     ids = [f"{row:016x}" for row in teaching.rows]
-    piece = {
-        name: kind[teaching.rows]
-        for name, kind in zip(("gradient", "activation"), teaching.shuffled.kinds, strict=True)
-    }
+    piece = {name: kind.copy() for name, kind in zip(("gradient", "activation"), teaching.shuffled.kinds, strict=True)}
     piece |= {name: np.zeros(len(ids)) for name in ("target_logprob", "answer_logprob", "top_token")}
     if spoilt is not None:
         piece["activation"][spoilt, 1, 2] = np.nan
     write_arrays(path, [piece], ids, 23, {"layers": [0, 1]})
-    gradients, activations = (Stored([open_store(path, ids)], name, [0, 1]) for name in ("gradient", "activation"))
-    told = teaching.lessons, teaching.hosts, REFERENCE, teaching.settings, teaching.seed
-    return Curriculum(gradients, activations, *told)
+    vectors = (Stored([open_store(path, ids)], name, [0, 1]) for name in ("gradient", "activation"))
+    return Curriculum(*vectors, teaching.lessons, teaching.hosts, teaching.settings, teaching.seed)
 
 
 def test_a_nan_in_the_middle_of_the_rows_is_named_and_the_steps_before_it_are_kept(
