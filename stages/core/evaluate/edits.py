@@ -61,7 +61,9 @@ def edit_scores(reader: Reader, rows: pl.DataFrame, slots: Slots, world: World, 
             now = answered(reader, sample, "raw", slots, how.report_tokens)["said"]
             changed = (now != before).filter(kept).to_numpy().mean()
             told = learnt(reader, fact, new, how)
-            marks.append({"flips": float(own["said"][0] == new), "others_change": float(changed), "learnt": float(told)})
+            marks.append(
+                {"flips": float(own["said"][0] == new), "others_change": float(changed), "learnt": float(told)}
+            )
             put_back()
     scores = pl.DataFrame(marks)
     clusters = chosen["target"].to_list()

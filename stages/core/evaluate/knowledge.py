@@ -102,14 +102,13 @@ def looked_up(rows: pl.DataFrame, names: Sequence[str], world: World) -> list[st
 
 
 def dealt(cases: pl.DataFrame, world: World, seed: int) -> torch.Tensor:
-    """For each case the number of another whose target is of the same kind, by hash; its own where there is none."""
-    taken = np.arange(len(cases))
-    kinds = np.array([world.kinds.get(name, "") for name in cases["target"]])
-    keys = np.array([keyed_int(seed, "dealt", row) for row in cases["prompt_id"]], dtype=np.uint64)
-    for kind in np.unique(kinds):
-        at = np.flatnonzero(kinds == kind)
-        order = at[np.argsort(keys[at])]
-        taken[order] = np.roll(order, 1)
+    """For each case the number of one with another target of the same kind, by hash; its own where there is none."""
+    taken, targets = np.arange(len(cases)), cases["target"].to_numpy()
+    kinds = np.array([world.kinds[name] for name in targets])
+    for row, prompt in enumerate(cases["prompt_id"]):
+        others = np.flatnonzero((kinds == kinds[row]) & (targets != targets[row]))
+        if len(others):
+            taken[row] = others[keyed_int(seed, "dealt", prompt) % len(others)]
     return torch.from_numpy(taken)
 
 
