@@ -64,7 +64,7 @@ def with_own(reader: Reader, rows: pl.DataFrame, tokens: int) -> pl.DataFrame:
     """The rows with `expected`: what the reader itself says of the name; rows where that is no entity are left out."""
     plain = rows.unique("plain", maintain_order=True)
     said = say(reader, plain["plain"].to_list(), None, tokens)
-    own = [entity(text, names) for text, names in zip(said, plain["entities"], strict=True)]
+    own = [entity(text, names) for text, names in zip(said, plain["entities"].to_list(), strict=True)]
     known = plain.select("plain", expected=pl.Series(own, dtype=pl.String))
     return rows.join(known, on="plain", maintain_order="left").filter(pl.col("expected") != "")
 
@@ -75,9 +75,8 @@ def answered(
     """The reader's answers (ANSWERS) to rows of `with_own`, with the slots of their cases, or plain text (None)."""
     chosen = None if slots is None else slots[torch.from_numpy(rows["case"].to_numpy().copy())]
     said = say(reader, rows["question"].to_list(), chosen, tokens)
-    return with_marks(
-        rows, reading, [entity(text, own) for text, own in zip(said, rows["entities"], strict=True)], model
-    )
+    named = [entity(text, names) for text, names in zip(said, rows["entities"].to_list(), strict=True)]
+    return with_marks(rows, reading, named, model)
 
 
 def with_marks(rows: pl.DataFrame, reading: str, said: Sequence[str], model: str = "main") -> pl.DataFrame:
