@@ -15,6 +15,8 @@ from stages.core.evaluate.fine_tuning import trainable, tune
 from stages.core.evaluate.peers import own_cases, own_slots, peer_reader, peers_of, reported
 from stages.core.evaluate.table import REPORTS
 from stages.core.model.decoder import Decoder
+from stages.core.model.opening import card_of
+from stages.core.run.files import write_json
 from tests.core.evaluate.small import HOW, cases_of, raw_reader
 from tests.core.reader.teaching import LAYERS, new_reader, settings
 
@@ -82,11 +84,13 @@ def test_there_are_as_many_peers_as_folders_in_the_order_of_their_names(
     small_decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    reader = raw_reader(small_decoder)
-    assert list(peers_of(reader)) == []
+    card = raw_reader(small_decoder).card
+    assert list(peers_of(card)) == []
     assert small_decoder.tokenizer is not None
     for name in ("permuted", "other_seed"):
         small_decoder.model.save_pretrained(tmp_path / "data/peers" / name)
         small_decoder.tokenizer.save_pretrained(tmp_path / "data/peers" / name)
-    found = list(peers_of(reader))
+        made = card_of(small_decoder, "pocket", name, "0").model_dump()
+        write_json(tmp_path / "data/peers" / name / "model.json", made)
+    found = list(peers_of(card))
     assert [(name, peer.card.model) for name, peer in found] == [(name, name) for name in ("other_seed", "permuted")]
