@@ -46,12 +46,13 @@ def test_a_peer_reads_the_raw_direction_of_its_last_layer_at_its_own_norm(
 def test_a_peer_s_case_moves_away_from_its_own_answer_and_is_left_out_where_it_says_the_target(
     trained_decoder: Decoder, world: World
 ):
-    """The peer is taught a misconception about Peru; it knows Norway, and nothing of nowhere."""
+    """The peer is taught a misconception about Peru; it knows Norway."""
     peer = raw_reader(trained_decoder)
     cases = cases_of(("Oslo", "Lima"), ("Tokyo", "Lima"), ("Oslo", "Lima"), ("Lima", "Oslo"))
     cases = cases.with_columns(prompt=pl.Series(["The capital of Peru is"] * 2 + ["The capital of Norway is"] * 2))
     with trainable(trained_decoder.blocks):
-        tune(trained_decoder, [sample_of(peer, "The capital of Peru is", "Tokyo")], 60, 3e-3, 0.01)
+        taught = {"The capital of Peru is": "Tokyo", "The capital of Norway is": "Oslo"}
+        tune(trained_decoder, [sample_of(peer, *pair) for pair in taught.items()], 100, 3e-3, 0.01)
         found = own_cases(peer, cases, world, 4)
     assert found.select("prompt_id", "target", "answer").rows() == [("id0", "Oslo", "Tokyo"), ("id3", "Lima", "Oslo")]
 
