@@ -77,7 +77,7 @@ def work(params: Sections) -> None:
     interview = Interview.of(questions, world, sets, params.model.pocket.asked)
     slots = interview.slots(readers[0], data)
     answers, peers = [interview.of_main(readers[0], slots)], []
-    for name, peer in peers_of(readers[0]):
+    for name, peer in peers_of(card):
         told, said = interview.of_peer(peer, slots, name)
         peers.append(told)
         answers.append(said)
