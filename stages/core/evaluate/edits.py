@@ -62,8 +62,8 @@ def edit_scores(reader: Reader, rows: pl.DataFrame, slots: Slots, world: World, 
             changed = (now != before).filter(kept).to_numpy().mean()
             marks.append((own["said"][0] == new, changed, learnt(reader, fact, new, how)))
             put_back()
-    scores = np.array(marks, dtype=float).reshape(-1, 3).T
-    found = dict(zip(("flips", "others_change", "learnt"), scores, strict=True))
+    flips, others_change, told = np.array(marks, dtype=float).reshape(-1, 3).T
+    found = {"flips": flips, "others_change": others_change, "learnt": told}
     return {"edits": len(marks)} | estimates(found, chosen["target"].to_list())
 
 

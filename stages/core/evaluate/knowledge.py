@@ -97,7 +97,7 @@ def looked_up(rows: pl.DataFrame, names: Sequence[str], world: World) -> list[st
     """What the world's facts say of a name, one a case; empty where they say nothing: no model takes part."""
     facts = facts_of(world)
     asked = zip(rows["asks"].to_list(), rows["case"].to_list(), strict=True)
-    return [facts.get((relation, names[case]), "") for relation, case in asked]
+    return [facts.get((relation, str(names[case])), "") for relation, case in asked]
 
 
 def dealt(cases: pl.DataFrame, world: World, seed: int) -> torch.Tensor:

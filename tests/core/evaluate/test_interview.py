@@ -1,5 +1,7 @@
 """The interview: which gradients are asked about, and whose answers and whose slots a peer's are."""
 
+from dataclasses import replace
+
 import polars as pl
 import pytest
 import torch
@@ -10,6 +12,7 @@ from stages.core.data.questions import Question
 from stages.core.evaluate.cases import Questions
 from stages.core.evaluate.interview import PER_TARGET, Interview, lexicon_of
 from stages.core.evaluate.knowledge import answered
+from stages.core.evaluate.metrics import peer_scores
 from stages.core.evaluate.peers import own_cases, own_slots
 from stages.core.evaluate.table import ANSWERS
 from stages.core.model.decoder import Decoder
@@ -92,7 +95,7 @@ def test_the_main_model_is_asked_the_sets_of_questions_and_from_its_own_knowledg
     rows: pl.DataFrame, world: World, small_questions: dict[str, Question], trained_decoder: Decoder
 ):
     made, pairs = few(rows, world)
-    made = Interview(made.cases, world, {"toward": small_questions["toward"]}, ["capital"], HOW)
+    made = replace(made, questions={"toward": small_questions["toward"]})
     reader = raw_reader(trained_decoder)
     found = made.of_main(reader, slots_of(reader, *pairs))
     assert found.schema == pl.Schema(ANSWERS) and set(found["model"]) == {"main"}
@@ -119,6 +122,18 @@ def test_a_peer_answers_from_its_own_gradients_and_from_those_of_the_main_model(
     assert found.filter(pl.col("reading") == "raw").equals(raw)
 
 
+def test_a_peer_that_has_nothing_to_correct_reports_nothing_and_is_scored_on_nothing(
+    rows: pl.DataFrame, world: World, trained_decoder: Decoder
+):
+    """It says the target of every case already."""
+    made, pairs = few(rows, world)
+    peer = raw_reader(trained_decoder)
+    known = {"target": "Lima", "prompt": "The capital of Peru is", "relation": "capital"}
+    made = replace(made, cases=made.cases.with_columns(**{name: pl.lit(value) for name, value in known.items()}))
+    reports, found = made.of_peer(peer, slots_of(peer, *pairs), "other")
+    assert reports.is_empty() and peer_scores(reports) == {} and set(found["reading"]) == {"foreign"}
+
+
 def test_slots_are_of_the_cases_own_gradients(rows: pl.DataFrame, world: World, small_decoder: Decoder):
     made, reader = interview(rows, world), raw_reader(small_decoder)
     shape = (len(rows), len(reader.card.places), small_decoder.d_model)
@@ -130,6 +145,5 @@ def test_slots_are_of_the_cases_own_gradients(rows: pl.DataFrame, world: World, 
 
 def test_no_edit_is_made_where_none_is_asked_for(rows: pl.DataFrame, world: World, trained_decoder: Decoder):
     made, pairs = few(rows, world)
-    none = Interview(made.cases, world, {}, [], HOW.model_copy(update={"edits": 0}))
-    reader = raw_reader(trained_decoder)
+    reader, none = raw_reader(trained_decoder), replace(made, how=HOW.model_copy(update={"edits": 0}))
     assert none.edits(reader, slots_of(reader, *pairs)) == {}
