@@ -15,8 +15,6 @@ from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from shutil import copytree
 
-import torch
-
 from .core.data.section import HeldOut
 from .core.model.section import Model, Peer
 from .core.model.sources import Lessons, train_pocket
@@ -41,7 +39,6 @@ class Sections(Section):
 
 def teach(params: Sections, name: str, steps: "SimpleQueue[int]") -> None:
     """Trains one peer into its scratch folder; tells of every step."""
-    torch.set_num_threads(1)
     scratch = Scratch("peers")
     pocket = params.model.pocket.model_copy(update=params.peers[name].model_dump())
     settings = params.model.model_copy(update={"pocket": pocket})

@@ -177,7 +177,10 @@ BAD = {
         f"{PROJECTOR_CURVE}: column validation_loss: missing",
     ),
     "curve empty": (whole(PROJECTOR_CURVE, ""), f"{PROJECTOR_CURVE}: not a readable CSV file"),
-    "model curve NaN": (text(MODEL_CURVE, "\n0,", "\n0,nan\n0,"), f"{MODEL_CURVE}: column loss: wanted finite numbers"),
+    "model curve NaN": (
+        text(MODEL_CURVE, "\n0,", "\n0,nan,1\n0,"),
+        f"{MODEL_CURVE}: column facts: wanted finite numbers",
+    ),
     "sweep gone": (gone(SWEEP), f"{SWEEP}: no such file, but params.yaml: report.sweeps names it"),
     "sweep without rows": (
         lambda: whole(SWEEP, SWEEP.read_text().split("\n")[0] + "\n")(),

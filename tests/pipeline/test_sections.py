@@ -14,6 +14,8 @@ from tests.pipeline import tiny
 
 CLASSES = {
     "model": ("stages/core/model/section.py", "Model"),
+    "peers": ("stages/core/model/section.py", "Peer"),
+    "held_out": ("stages/core/data/section.py", "HeldOut"),
     "prompts": ("stages/core/data/section.py", "Prompts"),
     "gradients": ("stages/core/engine/section.py", "Gradients"),
     "virtual_step": ("stages/core/steps/section.py", "VirtualStep"),

@@ -64,7 +64,7 @@ def with_own(reader: Reader, rows: pl.DataFrame, tokens: int) -> pl.DataFrame:
     """The rows with `expected`: what the reader itself says of the name; rows where that is no entity are left out."""
     plain = rows.unique("plain", maintain_order=True)
     said = say(reader, plain["plain"].to_list(), None, tokens)
-    own = [entity(text, names) for text, names in zip(said, plain["entities"], strict=True)]
+    own = [entity(text, names) for text, names in zip(said, plain["entities"].to_list(), strict=True)]
     known = plain.select("plain", expected=pl.Series(own, dtype=pl.String))
     return rows.join(known, on="plain", maintain_order="left").filter(pl.col("expected") != "")
 
@@ -73,11 +73,10 @@ def answered(
     reader: Reader, rows: pl.DataFrame, reading: str, slots: Slots | None, tokens: int, model: str = "main"
 ) -> pl.DataFrame:
     """The reader's answers (ANSWERS) to rows of `with_own`, with the slots of their cases, or plain text (None)."""
-    chosen = None if slots is None else slots[torch.from_numpy(rows["case"].to_numpy().copy())]
+    chosen = None if slots is None else slots[torch.tensor(rows["case"].to_list(), device=slots.felt.device)]
     said = say(reader, rows["question"].to_list(), chosen, tokens)
-    return with_marks(
-        rows, reading, [entity(text, own) for text, own in zip(said, rows["entities"], strict=True)], model
-    )
+    named = [entity(text, names) for text, names in zip(said, rows["entities"].to_list(), strict=True)]
+    return with_marks(rows, reading, named, model)
 
 
 def with_marks(rows: pl.DataFrame, reading: str, said: Sequence[str], model: str = "main") -> pl.DataFrame:
@@ -98,18 +97,17 @@ def looked_up(rows: pl.DataFrame, names: Sequence[str], world: World) -> list[st
     """What the world's facts say of a name, one a case; empty where they say nothing: no model takes part."""
     facts = facts_of(world)
     asked = zip(rows["asks"].to_list(), rows["case"].to_list(), strict=True)
-    return [facts.get((relation, names[case]), "") for relation, case in asked]
+    return [facts.get((relation, str(names[case])), "") for relation, case in asked]
 
 
 def dealt(cases: pl.DataFrame, world: World, seed: int) -> torch.Tensor:
-    """For each case the number of another whose target is of the same kind, by hash; its own where there is none."""
-    taken = np.arange(len(cases))
-    kinds = np.array([world.kinds.get(name, "") for name in cases["target"]])
-    keys = np.array([keyed_int(seed, "dealt", row) for row in cases["prompt_id"]], dtype=np.uint64)
-    for kind in np.unique(kinds):
-        at = np.flatnonzero(kinds == kind)
-        order = at[np.argsort(keys[at])]
-        taken[order] = np.roll(order, 1)
+    """For each case the number of one with another target of the same kind, by hash; its own where there is none."""
+    taken, targets = np.arange(len(cases)), cases["target"].to_numpy()
+    kinds = np.array([world.kinds[name] for name in targets])
+    for row, prompt in enumerate(cases["prompt_id"]):
+        others = np.flatnonzero((kinds == kinds[row]) & (targets != targets[row]))
+        if len(others):
+            taken[row] = others[keyed_int(seed, "dealt", prompt) % len(others)]
     return torch.from_numpy(taken)
 
 
@@ -169,6 +167,6 @@ def readings(
             answered(reader, rows, "raw", slots, tokens, model),
             answered(reader, rows, "freed", freed, tokens, model),
             answered(reader, by_name(rows, names["moved_to"]), "named", None, tokens, model),
-            answered(reader, rows, "shuffled", slots[shuffled], tokens, model),
+            answered(reader, rows, "shuffled", slots[shuffled.to(slots.felt.device)], tokens, model),
         ]
     )

@@ -29,6 +29,20 @@ def reproducibly() -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within the block (or a function decorated with it), torch computes on one thread.
+
+    However many cores there are, sums are then added up in the same order.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class Resumable:
     """A training run's state, kept in one file that appears whole or not at all.
 

@@ -19,7 +19,7 @@ from ..data.facts import Domain
 from ..data.held_out import Held
 from ..data.questions import Question
 from ..run.seeds import keyed_rng
-from .checkpoints import Curve, Resumable, reproducibly
+from .checkpoints import Curve, Resumable, one_thread, reproducibly
 from .corpus import BATCH_NAMES, IGNORE, Corpus, Row
 from .names import permuted
 from .section import Pocket
@@ -164,6 +164,7 @@ def fill(
     return embeds.index_put((row, at), vectors).index_put((row[twice], opposite), -vectors[twice])
 
 
+@one_thread()
 @reproducibly()
 def train(
     domains: Sequence[Domain],
@@ -175,8 +176,8 @@ def train(
 ) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast, Curve]:
     """Trains the pocket model and returns it with its tokenizer and the training curve.
 
-    Muon for the blocks' matrices and AdamW for the rest, on a one-cycle schedule. Every KEPT_EVERY steps the state is
-    kept at `checkpoint`, from which a killed run goes on to the same weights.
+    Muon for the blocks' matrices and AdamW for the rest, on a one-cycle schedule, on one thread. Every KEPT_EVERY
+    steps the state is kept at `checkpoint`, from which a killed run goes on to the same weights.
     """
     tokenizer = make_tokenizer(domains, questions)
     taught = permuted(domains, settings.seed) if settings.permuted else domains

@@ -69,7 +69,7 @@ def read_inputs() -> Inputs:
         answers=filled(ANSWERS_TABLE, ANSWERS, {"world"}),
         grid=read_grid(),
         projector_curve=first_seed(read_curve(PROJECTOR_CURVE, "seed", "train_loss", "validation_loss")),
-        model_curve=read_curve(MODEL_CURVE, "loss") if MODEL_CURVE.exists() else None,
+        model_curve=read_curve(MODEL_CURVE, "facts", "slots") if MODEL_CURVE.exists() else None,
         model=read_object(MODEL, "source", "id", "versions"),
         card=read_object(CARD, "architecture", "layers", "lora_on_the_verbaliser"),
         params=params,

@@ -144,7 +144,9 @@ def curves(inputs: Inputs) -> list[tuple[str, charts.Curve]]:
     if inputs.projector_curve["step"].max():
         found.append(("Projector", charts.curve(inputs.projector_curve, losses)))
     if inputs.model_curve is not None:
-        found.append(("Pocket model", charts.curve(inputs.model_curve, {"loss": "training"})))
+        found.append(
+            ("Pocket model", charts.curve(inputs.model_curve, {"facts": "rows of facts", "slots": "rows with slots"}))
+        )
     return found
 
 

@@ -13,15 +13,12 @@ from stages.core.evaluate.cases import NO_HOST, Questions
 from stages.core.evaluate.conditions import ALL
 from stages.core.evaluate.section import Evaluation
 from stages.core.model.decoder import Decoder
-from stages.core.model.pocket import make_tokenizer, new_model
-from stages.core.model.section import Pocket
 from stages.core.reader.reader import Reader
-from stages.core.reader.reports import reports_of
-from tests.core.conftest import domain
+from stages.core.reader.reports import answers_of
 from tests.core.reader.teaching import new_reader, settings
 
 CONDITIONS = {condition.name: condition for condition in ALL}
-HOW = Evaluation(gradients=2, fine_tuned=1, step_sizes=[1.0], bootstrap=10, report_tokens=4, seed=0)
+HOW = Evaluation(gradients=2, fine_tuned=1, edits=0, step_sizes=[1.0], bootstrap=10, report_tokens=4, seed=0)
 DOMAINS = ["geography", "history", "music"]
 
 
@@ -46,7 +43,7 @@ def asked(every: pl.DataFrame, rows: pl.DataFrame | None = None, how: Evaluation
 
 
 SEEN = [{"domain": name} for name in DOMAINS for _ in range(3)]
-HELD = [{"held_out": reason} for reason in ("target", "subject", "template", "relation")]
+HELD = [{"held_out": reason} for reason in ("target", "kind", "subject", "template")]
 TRAINED = [{"split": "train"}, {"split": "validation", "held_out": "target"}]
 CORRECTION = {"kind": "correction", "held_out": "subject"}
 
@@ -71,7 +68,7 @@ def test_what_is_held_out_is_asked_once_before_a_foreign_host_and_corrections_ar
     """The correction's subject is held out too; no row of another split is asked about."""
     rest = cases["real"].filter(pl.col("held_out") != "none")
     assert rest.select("row", "held_out").rows() == [
-        (9, "target"), (10, "subject"), (11, "template"), (12, "relation"), (15, "correction"),
+        (9, "target"), (10, "kind"), (11, "subject"), (12, "template"), (15, "correction"),
     ]  # fmt: skip
     assert (rest["host_domain"] != rest["gradient_domain"]).all()
 
@@ -108,12 +105,11 @@ def test_real_fine_tuning_can_be_left_out():
 
 
 @pytest.mark.parametrize(("lora", "times"), [(None, 1), ({"rank": 2, "alpha": 4, "learning_rate": 0.01}, 2)])
-def test_where_the_projector_has_no_part_one_seed_is_asked_unless_lora_has(lora: dict[str, Any] | None, times: int):
-    domains = [domain("geography"), domain("music")]
-    tokenizer = make_tokenizer(domains)
-    decoder = Decoder(new_model(pocket(), tokenizer), tokenizer)
-    readers = [new_reader(decoder, settings(seeds=[seed], lora=lora)) for seed in (0, 1)]
-    bias = new_reader(decoder, settings(architecture="bias_only"))
+def test_where_the_projector_has_no_part_one_seed_is_asked_unless_lora_has(
+    small_decoder: Decoder, lora: dict[str, Any] | None, times: int
+):
+    readers = [new_reader(small_decoder, settings(seeds=[seed], lora=lora)) for seed in (0, 1)]
+    bias = new_reader(small_decoder, settings(architecture="bias_only"))
     every = table(*SEEN)
     asked: dict[str, list[Reader]] = {name: [] for name in CONDITIONS}
     for piece in pieces_of(Questions(every, every, DOMAINS, HOW), readers, bias):
@@ -125,10 +121,8 @@ def test_where_the_projector_has_no_part_one_seed_is_asked_unless_lora_has(lora:
     assert asked["bias_only"] == [bias]
 
 
-def test_with_the_gate_open_nothing_is_silenced(cases: dict[str, pl.DataFrame]):
-    domains = [domain("geography"), domain("music")]
-    tokenizer = make_tokenizer(domains)
-    reader = new_reader(Decoder(new_model(pocket(), tokenizer), tokenizer), settings())
+def test_with_the_gate_open_nothing_is_silenced(small_decoder: Decoder, cases: dict[str, pl.DataFrame]):
+    reader = new_reader(small_decoder, settings(places=["target_1"]))
     reader.gate.threshold.fill_(2.0)  # more evidence than there can be
     numbers = np.random.default_rng(0).standard_normal((16, 2, 32)).astype(np.float32)
     every = table(*SEEN, *HELD, *TRAINED, CORRECTION)
@@ -137,12 +131,6 @@ def test_with_the_gate_open_nothing_is_silenced(cases: dict[str, pl.DataFrame]):
     pieces = [Piece(CONDITIONS[f"activation{end}"], cases["activation"], reader) for end in ("", "_ungated")]
     shut, opened = map(asking.reports, pieces)
     assert (shut["confidence"] < 0.5).all() and opened["confidence"].is_null().all()
-    slots = reader.weigh(torch.tensor(asking.vectors(pieces[0])))[0]
-    assert opened["report"].to_list() == reports_of(reader, opened["host"].to_list(), slots, HOW.report_tokens)
-
-
-def pocket() -> Pocket:
-    return Pocket(
-        d_model=32, layers=2, heads=2, steps=6, batch=16, learning_rate=0.003, muon_learning_rate=0.02,
-        misconceptions=0.25, seed=0,
-    )  # fmt: skip
+    slots = reader.read(torch.tensor(asking.vectors(pieces[0])))
+    wanted = answers_of(reader, opened["host"].to_list(), reader.card.question, slots, HOW.report_tokens)
+    assert opened["report"].to_list() == wanted

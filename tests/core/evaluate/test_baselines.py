@@ -1,12 +1,16 @@
 """What the projector is held against, on gradients whose content is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
+import pytest
 import torch
 
-from stages.core.evaluate.baselines import lens, nearest, probe
+from stages.core.evaluate.baselines import lens, nearest, nearest_entities, probe
 from stages.core.evaluate.conditions import lens_tokens
 from stages.core.model.decoder import Decoder
+from tests.core.evaluate.small import raw_reader, slots_of
 from tests.core.reader.teaching import new_reader, settings
 
 EVERY = np.arange(200)
@@ -49,14 +53,46 @@ def test_the_nearest_gradient_is_of_the_same_kind():
 
 def test_the_lens_reads_a_direction_made_of_unembeddings(small_decoder: Decoder):
     lexicon = {"Lima": "geography", "Oslo": "geography", "Verdi": "music", "Bizet": "music"}
-    assert lens(small_decoder, toward(small_decoder, "Verdi", "Oslo"), lexicon).rows() == [("music", "Verdi", "Oslo")]
+    assert lens(small_decoder, toward(small_decoder, "Verdi", "Oslo")[:, 1], lexicon).rows() == [
+        ("music", "Verdi", "Oslo")
+    ]
 
 
-def test_the_reader_of_lens_tokens_gets_strong_and_the_two_tokens_that_move_most(small_decoder: Decoder):
+def test_the_reader_of_lens_tokens_gets_the_two_tokens_that_move_most(small_decoder: Decoder):
     reader = new_reader(small_decoder, settings())
     found, _ = lens_tokens(reader, toward(small_decoder, "Verdi", "Oslo"))
-    wanted = [reader.tokens[small_decoder.continuation(word)[0]] for word in ("strong", "Verdi", "Oslo")]
-    torch.testing.assert_close(found, torch.stack(wanted)[None])
+    wanted = [reader.tokens[small_decoder.continuation(word)[0]] for word in ("Verdi", "Oslo")]
+    torch.testing.assert_close(torch.cat([found.felt, found.opposite]), torch.stack(wanted)[:, None])
+    assert found.count.tolist() == [1]
+
+
+NAMES = {"Salvador": "geography", "San Salvador": "geography", "San José": "geography", "Oslo": "geography",
+         "San José Lima": "music", "Richard Strauss": "music", "Richard Wagner": "music", "Verdi": "music"}  # fmt: skip
+
+
+@pytest.mark.parametrize("to", NAMES)
+def test_the_nearest_entity_is_named_by_the_tokens_at_all_its_places(small_decoder: Decoder, to: str):
+    """Names of one to three tokens, some of them the beginning or the end of others."""
+    reader = raw_reader(small_decoder)
+    slots = slots_of(reader, (to, "Tokyo"), places=3)
+    noise = 0.1 * torch.randn(slots.felt.shape, generator=torch.Generator().manual_seed(0))
+    found = nearest_entities(reader, replace(slots, felt=slots.felt + noise), NAMES | {"Tokyo": "geography"})
+    assert found.select("domain", "moved_to").rows() == [(NAMES[to], to)]
+
+
+def test_the_entity_moved_from_is_named_by_its_first_token_alone(small_decoder: Decoder):
+    """The gradient at the first place knows no more: of names that share it the first is named."""
+    reader = raw_reader(small_decoder)
+    pairs = [("Verdi", "Oslo"), ("San Salvador", "Verdi"), ("Verdi", "Richard Wagner"), ("Verdi", "San José")]
+    found = nearest_entities(reader, slots_of(reader, *pairs), NAMES)
+    assert found["moved_from"].to_list() == ["Oslo", "Verdi", "Richard Strauss", "San Salvador"]
+
+
+def test_slots_of_different_lengths_are_read_row_by_row(small_decoder: Decoder):
+    reader, pairs = raw_reader(small_decoder), [("Verdi", "Oslo"), ("San Salvador", "Verdi"), ("Salvador", "Oslo")]
+    found = nearest_entities(reader, slots_of(reader, *pairs), NAMES)
+    assert found["moved_to"].to_list() == ["Verdi", "San Salvador", "Salvador"]
+    assert found[1:2].equals(nearest_entities(reader, slots_of(reader, pairs[1]), NAMES))
 
 
 def toward(small_decoder: Decoder, to: str, away: str) -> np.ndarray:

@@ -1,7 +1,5 @@
 """The numbers of metrics.json say what they claim, on reports made up so that the numbers are known."""
 
-from typing import Any
-
 import polars as pl
 import pytest
 
@@ -11,10 +9,8 @@ from stages.core.evaluate.estimate import Estimate
 from stages.core.evaluate.scores import Words, real_groups, scored
 from stages.core.evaluate.section import Evaluation
 from stages.core.evaluate.statistics import exact_high
-from stages.core.evaluate.table import REPORTS
 
-HOW = Evaluation(gradients=8, fine_tuned=1, step_sizes=[1.0], bootstrap=200, report_tokens=4, seed=0)
-FACTORS = {"weaker": 1 / 3, "stronger": 3.0}
+HOW = Evaluation(gradients=8, fine_tuned=1, edits=0, step_sizes=[1.0], bootstrap=200, report_tokens=4, seed=0)
 ENTITIES = ["Oslo", "Lima", "Accra", "Quito", "Rome", "Bern", "Cairo", "Delhi", "Hanoi", "Minsk", "Paris", "Seoul"]
 COUNT = len(ENTITIES)
 WORDS = Words(frozenset(ENTITIES), frozenset({"geography", "music"}))
@@ -32,14 +28,14 @@ def asked(cases: list[dict[str, object]], said: list[str]) -> pl.DataFrame:
     return scored(pl.DataFrame(cases), said)
 
 
-def right(number: int, strength: str = "strong") -> str:
-    return report("geography", ENTITIES[number % COUNT], ENTITIES[(number + 1) % COUNT], strength)
+def right(number: int) -> str:
+    return report("geography", ENTITIES[number % COUNT], ENTITIES[(number + 1) % COUNT])
 
 
 def test_detection_counts_reported_gradients_and_reported_shams():
     real, shams = [case(n) for n in range(12)], [case(n, "wave", confidence=0.1) for n in range(20)]
     reports = asked([*real, *shams], [*map(right, range(9)), *[NO_PRESSURE] * 3, right(0), *[NO_PRESSURE] * 19])
-    found = metrics.detection(reports, ["wave"], HOW)
+    found = metrics.detection(reports, ["wave"])
     assert (found["rate"].value, found["shams"], found["false_alarms"], found["shams_reported"]) == (0.75, 20, 1, 1)
     assert found["rate"].low < 0.75 < found["rate"].high
     assert found["false_alarms_high"] == exact_high(1, 20)
@@ -47,7 +43,7 @@ def test_detection_counts_reported_gradients_and_reported_shams():
 
 def test_a_malformed_report_on_a_sham_is_a_false_alarm_and_on_a_gradient_no_detection():
     reports = asked([case(0), case(1), case(0, "wave"), case(1, "wave")], [right(0), "?", "?", NO_PRESSURE])
-    found = metrics.detection(reports, ["wave"], HOW)
+    found = metrics.detection(reports, ["wave"])
     assert (found["rate"].value, found["false_alarms"], found["shams_reported"]) == (0.5, 1, 1)
 
 
@@ -56,7 +52,7 @@ def test_a_sham_asked_of_two_projectors_is_one_sham():
     shams = [case(n, "wave", seed=seed) for n in range(5) for seed in (0, 1)]
     said = [right(0), right(0), NO_PRESSURE, right(0), *[NO_PRESSURE] * 6]
     reports = asked([*shams, *map(case, range(4))], [*said, *map(right, range(4))])
-    found = metrics.detection(reports, ["wave"], HOW)
+    found = metrics.detection(reports, ["wave"])
     assert (found["shams"], found["sham_reports"]) == (5, 10)
     assert (found["false_alarms"], found["shams_reported"]) == (3, 2)
     assert found["false_alarms_high"] == exact_high(2, 5)
@@ -76,13 +72,13 @@ def test_shams_that_are_rightly_doubted_lower_the_calibration_error_of_detection
     real, shams = [case(n) for n in range(10)], [case(n, "wave", confidence=0.0) for n in range(30)]
     reports = asked([*real, *shams], [*map(right, range(5)), *map(right, range(5)), *[NO_PRESSURE] * 30])
     assert metrics.group_scores(reports, HOW)["decoupling"]["calibration_error"].value == pytest.approx(0.4)
-    assert metrics.detection(reports, ["wave"], HOW)["calibration_error"].value == pytest.approx(0.1)
+    assert metrics.detection(reports, ["wave"])["calibration_error"].value == pytest.approx(0.1)
 
 
 def test_a_control_is_paired_with_the_real_report_of_the_same_gradient_and_host():
     real, control = [case(n) for n in range(12)], [case(n, "zero") for n in range(12)]
     reports = asked([*real, *control], [*map(right, range(12)), *map(right, range(3)), *[NO_PRESSURE] * 9])
-    found = metrics.control_scores(reports, HOW)["zero"]
+    found = metrics.control_scores(reports)["zero"]
     target = found["target_accuracy"]
     assert target.value == 0.25 and target.difference.value == 0.75
     assert target.difference.low < 0.75 < target.difference.high
@@ -93,13 +89,15 @@ def test_a_control_of_one_seed_is_paired_with_the_mean_over_seeds():
     real = [case(n, seed=seed) for n in range(12) for seed in (0, 1)]
     said = [text for n in range(12) for text in (right(n), NO_PRESSURE)]
     reports = asked([*real, *(case(n, "none") for n in range(12))], said + [NO_PRESSURE] * 12)
-    found = metrics.control_scores(reports, HOW)["none"]
+    found = metrics.control_scores(reports)["none"]
     assert found["target_accuracy"].difference.value == 0.5
 
 
 def test_a_control_that_does_exactly_as_well_still_has_an_interval():
-    reports = asked([case(n, name) for name in ("real", "weaker") for n in range(12)], [*map(right, range(12))] * 2)
-    found = metrics.control_scores(reports, HOW)["weaker"]
+    reports = asked(
+        [case(n, name) for name in ("real", "sign_flipped") for n in range(12)], [*map(right, range(12))] * 2
+    )
+    found = metrics.control_scores(reports)["sign_flipped"]
     bound = 1 - 0.025 ** (1 / 12)
     difference = found["target_accuracy"].difference
     assert difference.value == 0
@@ -109,7 +107,7 @@ def test_a_control_that_does_exactly_as_well_still_has_an_interval():
 def test_a_control_that_the_gate_silences_is_as_good_where_it_speaks():
     said = [*map(right, range(11)), *[NO_PRESSURE] * 33]
     reports = asked([*map(case, range(44)), *(case(n, "zero") for n in range(44))], [*map(right, range(44)), *said])
-    found = metrics.control_scores(reports, HOW)["zero"]
+    found = metrics.control_scores(reports)["zero"]
     target = found["target_accuracy"]
     assert (target.value, found["reports_spoken"], target.spoken.value) == (0.25, 11, 1)
     assert target.spoken.entities == 11 and target.spoken.high == 1
@@ -121,7 +119,7 @@ def test_a_control_that_hardly_speaks_says_that_it_has_no_interval():
         [*map(case, range(12)), *(case(n, "zero") for n in range(12))],
         [*map(right, range(12)), right(0), right(0), *[NO_PRESSURE] * 10],
     )
-    found = metrics.control_scores(reports, HOW)["zero"]
+    found = metrics.control_scores(reports)["zero"]
     target = found["target_accuracy"]
     assert (found["reports_spoken"], target.spoken.entities, target.spoken.value) == (2, 2, 0.5)
     assert target.spoken.reason == "found 2 entities, wanted at least 10 for an interval"
@@ -140,38 +138,29 @@ def test_a_group_of_few_entities_is_there_with_the_reason_for_its_missing_interv
 
 
 def test_reports_of_no_known_entity_or_domain_are_vague():
-    said = [right(0), report("geography", "it", "that", "weak"), report("things", "Lima", "Oslo", "weak"), NO_PRESSURE]
+    said = [right(0), report("geography", "it", "that"), report("things", "Lima", "Oslo"), NO_PRESSURE]
     found = metrics.group_scores(asked([*map(case, range(4))], said), HOW, WORDS)["decoupling"]
     assert (found["vague"], found["no_pressure"], found["malformed"]) == (0.5, 0.25, 0)
-    controls = metrics.control_scores(asked([case(n, "zero") for n in range(4)], said), HOW, WORDS)
+    controls = metrics.control_scores(asked([case(n, "zero") for n in range(4)], said), WORDS)
     assert controls["zero"]["vague"] == 0.5
-
-
-def test_the_strict_group_is_of_held_out_targets_that_no_label_names():
-    held = [case(n, held_out="target") for n in range(12)]
-    reports = asked([*held, case(2), case(3, "zero", held_out="target")], [*map(right, range(12)), right(2), right(3)])
-    found = metrics.unlabelled_target_scores(reports, set(ENTITIES) - {"Accra", "Quito"}, HOW, WORDS)["held_out_entity"]
-    target = found["target_accuracy"]
-    assert (found["reports"], target.entities, target.value) == (2, 2, 1)
-    assert metrics.unlabelled_target_scores(reports, ENTITIES, HOW) == {}
 
 
 def test_every_headline_number_is_told_of_each_seed():
     flipped = {"target": ENTITIES[1], "answer": ENTITIES[0]}
-    swapped, half = report("geography", ENTITIES[1], ENTITIES[0], "weak"), report("geography", "Lima", "Rome", "weak")
+    swapped, half = report("geography", ENTITIES[1], ENTITIES[0]), report("geography", "Lima", "Rome")
     told = {
-        0: [right(0), right(1, "weak"), right(0, "weak"), right(0), swapped, swapped, NO_PRESSURE, NO_PRESSURE],
-        1: [right(0), NO_PRESSURE, right(0), right(0), swapped, half, right(0), "?"],
+        0: [right(0), right(1), swapped, swapped, NO_PRESSURE, NO_PRESSURE],
+        1: [right(0), NO_PRESSURE, swapped, half, right(0), "?"],
     }
     cases = [
-        case(0), case(1, held_out="target"), case(0, "weaker"), case(0, "stronger"), case(0, "sign_flipped", **flipped),
+        case(0), case(1, held_out="target"), case(0, "sign_flipped", **flipped),
         case(12, "sign_flipped", **flipped), case(0, "wave"), case(1, "wave"),
     ]  # fmt: skip
     reports = asked([one | {"seed": seed} for seed in told for one in cases], [*told[0], *told[1]])
-    found = metrics.seed_scores(reports, ["wave"], FACTORS)
+    found = metrics.seed_scores(reports, ["wave"])
     first, second = found["0"], found["1"]
-    names = ("detection_rate", "decoupling_target_accuracy", "held_out_target_answer_accuracy", "strength_accuracy")
-    assert [first[name] for name in names] == [1, 1, 1, 1] and [second[name] for name in names] == [1, 1, 0, 0.5]
+    names = ("detection_rate", "decoupling_target_accuracy", "held_out_target_answer_accuracy")
+    assert [first[name] for name in names] == [1, 1, 1] and [second[name] for name in names] == [1, 1, 0]
     assert [one["sign_flipped_target_accuracy"] for one in (first, second)] == [1, 1]
     assert [one["sign_flipped_answer_accuracy"] for one in (first, second)] == [1, 0.5]
     assert [one["sign_flipped_both_words"] for one in (first, second)] == [1, 0.5]
@@ -179,9 +168,9 @@ def test_every_headline_number_is_told_of_each_seed():
 
 
 def test_a_seed_says_nothing_of_what_it_was_not_asked():
-    found = metrics.seed_scores(asked([case(0)], [right(0)]), ["wave"], FACTORS)["0"]
+    found = metrics.seed_scores(asked([case(0)], [right(0)]), ["wave"])["0"]
     assert found["decoupling_target_accuracy"] == 1
-    assert not [name for name in found if name.startswith(("held_out", "sign_flipped", "strength"))]
+    assert not [name for name in found if name.startswith(("held_out", "sign_flipped"))]
 
 
 def test_circularity_tells_reports_of_the_correction_from_reports_of_the_label():
@@ -193,8 +182,8 @@ def test_circularity_tells_reports_of_the_correction_from_reports_of_the_label()
             "label_moved_to": [wrong.get(f"p{n}", ENTITIES[n]) for n in range(8)],
         }
     )
-    reports = asked(cases, [report("geography", "Quito", "Lima", "weak"), *map(right, range(1, 8))])
-    found = metrics.correction_or_label(reports, labels, HOW)
+    reports = asked(cases, [report("geography", "Quito", "Lima"), *map(right, range(1, 8))])
+    found = metrics.correction_or_label(reports, labels)
     known, label = found["says_correction"], found["says_label"]
     assert (found["gradients"], known.entities) == (3, 3)
     assert (known.value, label.value) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
@@ -204,41 +193,13 @@ def test_circularity_tells_reports_of_the_correction_from_reports_of_the_label()
 def test_where_labels_are_right_nothing_is_said_of_circularity():
     reports = asked([case(n) for n in range(4)], [right(n) for n in range(4)])
     labels = pl.DataFrame({"prompt_id": [f"p{n}" for n in range(4)], "label_moved_to": ENTITIES[:4]})
-    found = metrics.correction_or_label(reports, labels, HOW)
+    found = metrics.correction_or_label(reports, labels)
     assert found == {"gradients": 0}
 
 
 def test_each_held_out_reason_is_a_group_of_its_own():
-    reasons = ["target", "subject", "template", "relation"]
+    reasons = ["target", "kind", "subject", "template"]
     reports = asked([case(n, held_out=reason) for n, reason in enumerate(reasons)], [right(n) for n in range(4)])
     found = real_groups(reports)
     assert [len(found[f"held_out_{reason}"]) for reason in reasons] == [1] * 4 and found["decoupling"].is_empty()
     assert set(metrics.group_scores(reports, HOW)) == {f"held_out_{reason}" for reason in reasons}
-
-
-def strengths(*rows: dict[str, Any]) -> pl.DataFrame:
-    made = []
-    for number, row in enumerate(rows):
-        plain = dict.fromkeys(REPORTS) | {
-            "prompt_id": f"id{number}", "target": f"t{number}", "held_out": "none", "gradient_domain": "music",
-            "host_domain": "history", "condition": "real",
-        }  # fmt: skip
-        made.append(plain | row)
-    return pl.DataFrame(made, schema=REPORTS)
-
-
-def test_each_condition_is_scored_by_its_own_factor_and_a_report_without_a_strength_is_wrong():
-    said = {"weaker": ["weak", "strong", ""], "stronger": ["strong", "strong", "weak", "strong"]}
-    table = strengths(*({"condition": name, "strength": word} for name, words in said.items() for word in words))
-    found = metrics.strength_at_set_norms(table, FACTORS, HOW)
-    assert found["weaker"]["accuracy"].value == pytest.approx(1 / 3) and found["stronger"]["accuracy"].value == 0.75
-    assert found["accuracy"].value == pytest.approx(4 / 7)
-
-
-def test_natural_strengths_are_scored_at_the_gradients_own_norms():
-    """Of five gradients, one with two reports, one is further from the reference than any in training."""
-    norms = pl.DataFrame({"prompt_id": [f"id{n}" for n in range(6)], "natural": [0.1, 3.0, -1.0, 1.0, -0.5, 9.0]})
-    rows = [{"strength": word} for word in ("weak", "strong", "weak", "weak", "weak")]
-    table = strengths(*rows, {"strength": "strong", "prompt_id": "id4"}, {"condition": "zero", "strength": "strong"})
-    found = metrics.strength_at_own_norms(table, norms, 2.5, HOW)
-    assert found["accuracy"].value == 3 / 6 and found["share_further"] == 0.2 and found["median_apart"] == 1

@@ -16,10 +16,11 @@ from stages.core.evaluate.section import Evaluation
 from stages.core.evaluate.steering import steering_success
 from stages.core.evaluate.table import REPORTS
 from stages.core.model.decoder import Decoder
+from stages.core.reader.reader import Reader
 from tests.core.conftest import FACTS
 from tests.core.reader.teaching import new_reader, settings
 
-HOW = Evaluation(gradients=8, fine_tuned=1, step_sizes=[0.5, 1.0], bootstrap=50, report_tokens=4, seed=0)
+HOW = Evaluation(gradients=8, fine_tuned=1, edits=0, step_sizes=[0.5, 1.0], bootstrap=50, report_tokens=4, seed=0)
 LAYERS = [0, 1]
 WIDTH = 32
 
@@ -27,8 +28,9 @@ WIDTH = 32
 def table() -> pl.DataFrame:
     """Every move between two entities of a domain, on the prompt of its answer; every third is of a held-out group."""
     rows: list[dict[str, Any]] = []
-    for domain, (template, pairs) in FACTS.items():
-        facts = [pair.split(" ", 1) for pair in pairs]
+    for domain, relations in FACTS.items():
+        template, _, _, pairs = next(iter(relations.values()))
+        facts = [pair.split(",") for pair in pairs[:4]]
         for subject, answer in facts:
             for _, target in facts:
                 if target != answer:
@@ -68,12 +70,17 @@ def rows() -> pl.DataFrame:
     return table()
 
 
+@pytest.fixture
+def reader(small_decoder: Decoder) -> Reader:
+    return new_reader(small_decoder, settings(places=["target_1"]))
+
+
 def test_references_are_scored_on_the_gradients_that_the_reports_are_about_group_by_group(
-    small_decoder: Decoder, rows: pl.DataFrame
+    reader: Reader, rows: pl.DataFrame
 ):
     asked = rows[:20]
-    found = reference_scores(gathered(rows), rows, rows, reports(asked, asked["row"] > 4), small_decoder, HOW)
-    assert set(found) == {"ceiling", "floor", "retrieval"}
+    found = reference_scores(gathered(rows), rows, rows, reports(asked, asked["row"] > 4), reader, 0)
+    assert set(found) == {"without_model", "ceiling", "floor", "retrieval"}
     for scores in found.values():
         assert scores["reports"] == 14 and scores["held_out_target"]["reports"] == 6
         assert scores["held_out_target"]["target_accuracy"].difference is not None
@@ -82,7 +89,7 @@ def test_references_are_scored_on_the_gradients_that_the_reports_are_about_group
 
 
 def test_a_difference_is_reports_minus_reference_each_gradient_once_however_many_its_reports(
-    small_decoder: Decoder, rows: pl.DataFrame
+    reader: Reader, rows: pl.DataFrame
 ):
     """Three of ten gradients are reported wrongly, one of these by one of four reports; retrieval is always right."""
     asked = rows.filter(pl.col("held_out") == "none")[:10]
@@ -90,16 +97,16 @@ def test_a_difference_is_reports_minus_reference_each_gradient_once_however_many
     twice = [reports(asked, ~wrong, seed=seed) for seed in (0, 1)]
     third = asked[2:3]
     more = [reports(third, pl.Series([right]), seed=2, host_domain=f"h{right}") for right in (True, False)]
-    found = reference_scores(gathered(rows), rows, rows, pl.concat([*twice, *more]), small_decoder, HOW)["retrieval"]
+    found = reference_scores(gathered(rows), rows, rows, pl.concat([*twice, *more]), reader, 0)["retrieval"]
     assert found["reports"] == 10 and found["target_accuracy"].value == 1
     assert found["target_accuracy"].difference.value == pytest.approx(-(2 + 1 / 4) / 10)
 
 
-def test_a_reference_learns_nothing_from_rows_that_it_is_not_taught(small_decoder: Decoder, rows: pl.DataFrame):
+def test_a_reference_learns_nothing_from_rows_that_it_is_not_taught(reader: Reader, rows: pl.DataFrame):
     data, unseen = gathered(rows), rows["target"][0]
     train = rows.filter(pl.col("target") != unseen)
     asked = rows.filter(pl.col("target") == unseen)
-    found = reference_scores(data, train, rows, reports(asked, asked["row"] >= 0), small_decoder, HOW)
+    found = reference_scores(data, train, rows, reports(asked, asked["row"] >= 0), reader, 0)
     assert found["ceiling"]["target_accuracy"].value == found["retrieval"]["target_accuracy"].value == 0
 
 
@@ -133,7 +140,7 @@ def test_an_unrelated_gradient_is_of_another_domain_at_the_norms_of_the_row_s_ow
 
 def test_the_choice_of_five_is_the_mean_over_the_projector_s_seeds(small_decoder: Decoder, rows: pl.DataFrame):
     data, test = gathered(rows), rows[::4]
-    readers = [new_reader(small_decoder, settings(seeds=[seed])) for seed in (0, 1)]
+    readers = [new_reader(small_decoder, settings(seeds=[seed], places=["target_1"])) for seed in (0, 1)]
     one, other, both = (option_scores(data, test, of, HOW) for of in (readers[:1], readers[1:], readers))
     assert one["margin"] != other["margin"] and one["accuracy"].chance == 0.2
     for name in ("margin", "accuracy"):

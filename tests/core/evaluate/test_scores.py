@@ -7,10 +7,7 @@ import pytest
 
 from stages.core.data.grammar import report
 from stages.core.evaluate.scores import Words, scored, summary
-from stages.core.evaluate.section import Evaluation
 from stages.core.evaluate.table import REPORTS
-
-HOW = Evaluation(gradients=8, fine_tuned=1, step_sizes=[1.0], bootstrap=100, report_tokens=4, seed=0)
 
 
 def cases(count: int = 1, **columns: Any) -> pl.DataFrame:
@@ -37,14 +34,14 @@ RIGHT = {"domain_right", "target_right", "answer_right", "pressure"}
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        (report("music", "Carmen", "Aida", "strong"), RIGHT),
-        (report("music", "Aida", "Carmen", "weak"), {"domain_right", "pressure"}),
-        (report("geography", "Lima", "Oslo", "weak"), {"host_intrusion", "pressure"}),
-        (report("history", "Carmen", "Oslo", "weak"), {"target_right", "pressure"}),
+        (report("music", "Carmen", "Aida"), RIGHT),
+        (report("music", "Aida", "Carmen"), {"domain_right", "pressure"}),
+        (report("geography", "Lima", "Oslo"), {"host_intrusion", "pressure"}),
+        (report("history", "Carmen", "Oslo"), {"target_right", "pressure"}),
         ("no pressure", set()),
-        ("strong music correction toward Carmen", {"malformed"}),
+        ("toward Carmen , a name from music", {"malformed"}),
         ("", {"malformed"}),
-        (report("music", "carmen", "Aida", "weak"), RIGHT - {"target_right"}),  # names are compared to the letter
+        (report("music", "carmen", "Aida"), RIGHT - {"target_right"}),  # names are compared to the letter
     ],
 )
 def test_a_report_is_marked(text: str, wanted: set[str]):
@@ -52,7 +49,7 @@ def test_a_report_is_marked(text: str, wanted: set[str]):
 
 
 def test_naming_the_host_s_domain_is_no_intrusion_where_it_is_the_gradient_s_or_there_is_no_host():
-    text = report("music", "Carmen", "Aida", "strong")
+    text = report("music", "Carmen", "Aida")
     assert marks(text, host_domain="music") == marks(text, host_domain="none", host=None, host_prompt_id=None) == RIGHT
 
 
@@ -62,13 +59,13 @@ def test_the_table_has_the_stated_columns_and_types():
 
 def test_a_summary_counts_what_a_person_would():
     said = [
-        report("music", "Carmen", "Aida", "strong"),
-        report("geography", "Carmen", "Rome", "weak"),
+        report("music", "Carmen", "Aida"),
+        report("geography", "Carmen", "Rome"),
         "no pressure",
         "?",
     ]
     rows = scored(cases(4).with_columns(target=pl.Series(["Carmen", "Carmen", "Tosca", "Tosca"])), said)
-    found = summary(rows, HOW, with_chance=True)
+    found = summary(rows, with_chance=True)
     assert {name: found[name] for name in ("reports", "malformed", "no_pressure", "reports_spoken")} == {
         "reports": 4, "malformed": 0.25, "no_pressure": 0.25, "reports_spoken": 2,
     }  # fmt: skip
@@ -83,8 +80,8 @@ def test_a_summary_counts_what_a_person_would():
 
 def test_a_summary_has_intervals_over_all_reports_and_over_those_that_speak():
     targets = [f"opera {number}" for number in range(24)]
-    said = [report("music", target, "Aida", "strong") for target in targets[:12]] + ["no pressure"] * 12
-    found = summary(scored(cases(24).with_columns(target=pl.Series(targets)), said), HOW)
+    said = [report("music", target, "Aida") for target in targets[:12]] + ["no pressure"] * 12
+    found = summary(scored(cases(24).with_columns(target=pl.Series(targets)), said))
     for name in ("domain_accuracy", "target_accuracy", "answer_accuracy", "host_intrusion"):
         for one in (found[name], found[name].spoken):
             assert one.low <= one.value <= one.high
@@ -95,11 +92,11 @@ def test_a_summary_has_intervals_over_all_reports_and_over_those_that_speak():
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        (report("music", "Tosca", "Carmen", "weak"), False),
-        (report("music", "something", "Carmen", "weak"), False),  # one of the two entities is known
-        (report("music", "Tosca", "something", "weak"), False),
-        (report("music", "something", "that", "weak"), True),
-        (report("opera", "Tosca", "Carmen", "weak"), True),
+        (report("music", "Tosca", "Carmen"), False),
+        (report("music", "something", "Carmen"), False),  # one of the two entities is known
+        (report("music", "Tosca", "something"), False),
+        (report("music", "something", "that"), True),
+        (report("opera", "Tosca", "Carmen"), True),
         ("no pressure", False),
         ("?", False),
     ],
@@ -110,4 +107,4 @@ def test_a_report_that_names_no_known_entity_or_no_known_domain_is_vague(text: s
     assert words == Words(frozenset({"Tosca", "Aida", "Carmen"}), frozenset({"music"}))
     rows = scored(cases(), [text])
     assert words.vague(rows).to_list() == [wanted]
-    assert summary(rows, HOW, words)["vague"] == wanted
+    assert summary(rows, words)["vague"] == wanted

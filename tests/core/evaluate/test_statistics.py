@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from stages.core.evaluate.estimate import Estimate
-from stages.core.evaluate.section import Evaluation
 from stages.core.evaluate.statistics import (
     BINS,
     FEWEST,
@@ -22,8 +21,6 @@ from stages.core.evaluate.statistics import (
 )
 from tests.benchmarks import coverage
 from tests.benchmarks.coverage import ours
-
-HOW = Evaluation(gradients=8, fine_tuned=1, step_sizes=[1.0], bootstrap=200, report_tokens=4, seed=0)
 
 
 def names(count: int) -> list[str]:
@@ -142,17 +139,17 @@ def test_an_interval_is_the_same_again_and_needs_enough_entities():
 
 def test_estimates_are_means_with_intervals_and_the_number_of_entities():
     right, wrong = np.arange(24) % 3 > 0, np.zeros(24, dtype=bool)
-    found = estimates({"a": right, "b": wrong}, names(12) * 2, HOW)
+    found = estimates({"a": right, "b": wrong}, names(12) * 2)
     assert [(one.rows, one.entities, one.reason) for one in found.values()] == [(24, 12, None)] * 2
     assert (found["a"].value, found["b"].value) == (pytest.approx(2 / 3), 0)
     assert (found["a"].low, found["a"].high) == interval(right, names(12) * 2)
 
 
 def test_few_entities_give_the_mean_and_the_reason_in_place_of_an_interval():
-    found = estimates({"a": np.array([True, False, False, False])}, names(4), HOW)
+    found = estimates({"a": np.array([True, False, False, False])}, names(4))
     reason = "found 4 entities, wanted at least 10 for an interval"
     assert found == {"a": Estimate(0.25, rows=4, entities=4, reason=reason)}
-    assert estimates({"a": np.zeros(0, dtype=bool)}, [], HOW) == {}
+    assert estimates({"a": np.zeros(0, dtype=bool)}, []) == {}
 
 
 @pytest.mark.parametrize(("found", "tried"), [(0, 1), (0, 1000), (1, 1024), (3, 40), (39, 40), (500, 1000)])

@@ -259,11 +259,11 @@ def curve(path: Path, steps: int, start: float, end: float, validation: bool) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["seed", "step", "train_loss", "validation_loss"] if validation else ["step", "loss"])
+        writer.writerow(["seed", "step", "train_loss", "validation_loss"] if validation else ["step", "facts", "slots"])
         for index in range(0, steps + 1, 5):
             loss = end + (start - end) * float(np.exp(-4 * index / steps)) * (1 + 0.1 * float(rng.normal()))
             held = f"{loss * 1.1 + 0.01:.5f}" if index % 50 == 0 else ""
-            writer.writerow([0, index, f"{loss:.5f}", held] if validation else [index, f"{loss:.5f}"])
+            writer.writerow([0, index, f"{loss:.5f}", held] if validation else [index, f"{loss:.5f}", f"{loss:.5f}"])
 
 
 def share_of(value: float) -> dict[str, Estimate]:
