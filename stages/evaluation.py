@@ -76,11 +76,10 @@ def work(params: Sections) -> None:
     reports = pl.concat([read_table(scratch.folder / piece.file, REPORTS) for piece in pieces])
     interview = Interview.of(questions, world, sets, params.model.pocket.asked)
     slots = interview.slots(readers[0], data)
-    answers, peers = [interview.of_main(readers[0], slots)], []
-    for name, peer in peers_of(readers[0]):
-        told, said = interview.of_peer(peer, slots, name)
-        peers.append(told)
-        answers.append(said)
+    answers, peers = [interview.of_main(readers[0], slots)], {}
+    for name, peer in peers_of(card):
+        peers[name], own = interview.of_peer(peer, slots, name)
+        answers.append(own)
     answers = pl.concat(answers)
     edits = interview.edits(readers[0], slots)
     metrics = metrics_of(reports, answers, peers, data, questions, readers, labels)

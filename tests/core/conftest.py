@@ -96,7 +96,8 @@ def small_held(small_domains: list[Domain]) -> Held:
 def small_settings() -> Pocket:
     return Pocket(
         d_model=32, layers=2, heads=2, d_head=16, steps=6, batch=12, slot_batch=12, learning_rate=0.003,
-        muon_learning_rate=0.02, misconceptions=0.25, permuted=False, tied=True, asked=["capital", "place", "era"], seed=0,
+        muon_learning_rate=0.02, misconceptions=0.25, permuted=False, tied=True, asked=["capital", "place", "era"],
+        seed=0,
     )  # fmt: skip
 
 

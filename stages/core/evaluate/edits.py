@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from ..data.facts import World
@@ -41,12 +42,11 @@ def edit_scores(reader: Reader, rows: pl.DataFrame, slots: Slots, world: World, 
         how: number of edits, and of tokens.
     """
     asked = rows.filter(pl.col("form") == "foreign").unique(["asks", "target"], maintain_order=True)
-    key = pl.Series([keyed_int(how.seed, "edit", text) for text in asked["plain"]], dtype=pl.UInt64)
-    chosen = asked.with_columns(key=key).sort("key").drop("key")[: how.edits]
-    sample = rows.sample(min(OTHERS, len(rows)), seed=how.seed)
+    chosen = by_hash(asked, how.seed, "edit", "plain")[: how.edits]
+    sample = by_hash(rows, how.seed, "others", "plain", "prompt_id")[:OTHERS]
     before = answered(reader, sample, "raw", slots, how.report_tokens)["said"]
     relations = {name: relation for _, name, relation in world.relations}
-    marks: list[dict[str, float]] = []
+    marks = []
     with trainable(reader.decoder.blocks) as put_back:
         for number, fact in enumerate(chosen.iter_rows(named=True)):
             others = [name for name in fact["entities"] if name not in (fact["expected"], fact["target"])]
@@ -60,14 +60,16 @@ def edit_scores(reader: Reader, rows: pl.DataFrame, slots: Slots, world: World, 
             kept = (sample["asks"] != fact["asks"]) | (sample["target"] != fact["target"])
             now = answered(reader, sample, "raw", slots, how.report_tokens)["said"]
             changed = (now != before).filter(kept).to_numpy().mean()
-            told = learnt(reader, fact, new, how)
-            marks.append(
-                {"flips": float(own["said"][0] == new), "others_change": float(changed), "learnt": float(told)}
-            )
+            marks.append((own["said"][0] == new, changed, learnt(reader, fact, new, how)))
             put_back()
-    scores = pl.DataFrame(marks)
-    clusters = chosen["target"].to_list()
-    return {"edits": len(marks)} | estimates({name: scores[name].to_numpy() for name in scores.columns}, clusters)
+    flips, others_change, told = np.array(marks, dtype=float).reshape(-1, 3).T
+    found = {"flips": flips, "others_change": others_change, "learnt": told}
+    return {"edits": len(marks)} | estimates(found, chosen["target"].to_list())
+
+
+def by_hash(rows: pl.DataFrame, seed: int, purpose: str, *columns: str) -> pl.DataFrame:
+    """The rows in the order of a hash of what stands in these columns."""
+    return rows[np.argsort([keyed_int(seed, purpose, *row) for row in rows.select(columns).iter_rows()])]
 
 
 def learnt(reader: Reader, fact: dict[str, Any], new: str, how: Evaluation) -> bool:

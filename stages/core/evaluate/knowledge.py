@@ -64,7 +64,7 @@ def with_own(reader: Reader, rows: pl.DataFrame, tokens: int) -> pl.DataFrame:
     """The rows with `expected`: what the reader itself says of the name; rows where that is no entity are left out."""
     plain = rows.unique("plain", maintain_order=True)
     said = say(reader, plain["plain"].to_list(), None, tokens)
-    own = [entity(text, names) for text, names in zip(said, plain["entities"], strict=True)]
+    own = [entity(text, names) for text, names in zip(said, plain["entities"].to_list(), strict=True)]
     known = plain.select("plain", expected=pl.Series(own, dtype=pl.String))
     return rows.join(known, on="plain", maintain_order="left").filter(pl.col("expected") != "")
 
@@ -73,11 +73,10 @@ def answered(
     reader: Reader, rows: pl.DataFrame, reading: str, slots: Slots | None, tokens: int, model: str = "main"
 ) -> pl.DataFrame:
     """The reader's answers (ANSWERS) to rows of `with_own`, with the slots of their cases, or plain text (None)."""
-    chosen = None if slots is None else slots[torch.from_numpy(rows["case"].to_numpy().copy())]
+    chosen = None if slots is None else slots[torch.tensor(rows["case"].to_list(), device=slots.felt.device)]
     said = say(reader, rows["question"].to_list(), chosen, tokens)
-    return with_marks(
-        rows, reading, [entity(text, own) for text, own in zip(said, rows["entities"], strict=True)], model
-    )
+    named = [entity(text, names) for text, names in zip(said, rows["entities"].to_list(), strict=True)]
+    return with_marks(rows, reading, named, model)
 
 
 def with_marks(rows: pl.DataFrame, reading: str, said: Sequence[str], model: str = "main") -> pl.DataFrame:
@@ -98,7 +97,7 @@ def looked_up(rows: pl.DataFrame, names: Sequence[str], world: World) -> list[st
     """What the world's facts say of a name, one a case; empty where they say nothing: no model takes part."""
     facts = facts_of(world)
     asked = zip(rows["asks"].to_list(), rows["case"].to_list(), strict=True)
-    return [facts.get((relation, names[case]), "") for relation, case in asked]
+    return [facts.get((relation, str(names[case])), "") for relation, case in asked]
 
 
 def dealt(cases: pl.DataFrame, world: World, seed: int) -> torch.Tensor:
@@ -168,6 +167,6 @@ def readings(
             answered(reader, rows, "raw", slots, tokens, model),
             answered(reader, rows, "freed", freed, tokens, model),
             answered(reader, by_name(rows, names["moved_to"]), "named", None, tokens, model),
-            answered(reader, rows, "shuffled", slots[shuffled], tokens, model),
+            answered(reader, rows, "shuffled", slots[shuffled.to(slots.felt.device)], tokens, model),
         ]
     )

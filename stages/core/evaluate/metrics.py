@@ -27,7 +27,7 @@ ALARM = pl.col("pressure") | pl.col("malformed")
 def metrics_of(
     reports: pl.DataFrame,
     answers: pl.DataFrame,
-    peers: Sequence[pl.DataFrame],
+    peers: Mapping[str, pl.DataFrame],
     data: Gathered,
     questions: Questions,
     readers: Sequence[Reader],
@@ -38,7 +38,7 @@ def metrics_of(
     Args:
         reports: all reports, marked (REPORTS).
         answers: all answers to questions, marked (ANSWERS).
-        peers: each peer's reports on its own gradients, marked (REPORTS); condition: its name.
+        peers: each peer's reports on its own gradients, marked (REPORTS), by its name.
         data: the prompts, labels and gradients of all domains.
         questions: what was asked.
         readers: one a projector seed.
@@ -56,7 +56,7 @@ def metrics_of(
         "detection": detection(reports, shams),
         "questions": question_scores(answers.filter(pl.col("reading") == "asked")),
         "knowledge": knowledge_scores(answers.filter(pl.col("reading") != "asked")),
-        "peers": {one["condition"][0]: peer_scores(one) for one in peers},
+        "peers": {name: peer_scores(found) for name, found in peers.items()},
         "circularity": correction_or_label(reports, data.rows.select("prompt_id", "label_moved_to")),
         "seeds": seed_scores(reports, shams),
         **reference_scores(data, train.filter(trained), rows, reports, reader, how.seed),

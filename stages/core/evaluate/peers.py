@@ -11,6 +11,7 @@ from ..data.facts import World
 from ..engine.gradients import activation_gradients
 from ..engine.rows import samples_of
 from ..model.decoder import Decoder
+from ..model.opening import open_model
 from ..reader.card import Card
 from ..reader.injection import Slots, embedding_norm
 from ..reader.reader import Reader
@@ -23,10 +24,10 @@ from .section import Evaluation
 PEERS = Path("data/peers")
 
 
-def peers_of(reader: Reader) -> Iterator[tuple[str, Reader]]:
-    """The peers that there are, by name, opened one after another, as readers of their raw update directions."""
+def peers_of(card: Card) -> Iterator[tuple[str, Reader]]:
+    """The peers that there are, by name, opened one after another, each as `peer_reader`."""
     for path in sorted(PEERS.iterdir()) if PEERS.is_dir() else ():
-        yield path.name, peer_reader(Decoder.load(path, dtype=reader.decoder.dtype), reader.card, path.name)
+        yield path.name, peer_reader(open_model(path)[0], card, path.name)
 
 
 def peer_reader(decoder: Decoder, card: Card, name: str) -> Reader:

@@ -39,14 +39,14 @@ def rows(world: World) -> pl.DataFrame:
 
 def test_every_relation_of_the_target_s_kind_is_asked_in_its_last_template(rows: pl.DataFrame):
     """Nothing is known of an era, and nothing is asked about one."""
-    assert rows.select("case", "asks", "form", "question", "plain", "world").rows() == [
-        (0, "place", "foreign", "It is known that the city <felt> is in", "It is known that the city Lima is in", "Peru"),
-        (1, "capital", "trained", "It is known that the capital of <felt> is",
-         "It is known that the capital of Peru is", "Lima"),
-        (2, "era", "foreign", "It is known that the period of <felt> is called",
-         "It is known that the period of Puccini is called", "verism"),
-        (3, "place", "foreign", "It is known that the city <felt> is in", "It is known that the city Oslo is in", "Norway"),
+    assert rows.select("case", "asks", "form", "world").rows() == [
+        (0, "place", "foreign", "Peru"), (1, "capital", "trained", "Lima"), (2, "era", "foreign", "verism"),
+        (3, "place", "foreign", "Norway"),
     ]  # fmt: skip
+    known = [f"It is known that the {text}" for text in ("city {} is in", "capital of {} is", "period of {} is called")]
+    known.append(known[0])
+    assert rows["question"].to_list() == [text.format("<felt>") for text in known]
+    assert rows["plain"].to_list() == [text.format(to) for text, (to, _) in zip(known, PAIRS, strict=False)]
     assert rows["entities"].to_list()[0] == ["Peru", "Norway", "Japan", "India", "Salvador", "Rica"]
 
 

@@ -9,7 +9,7 @@ import torch
 
 from stages.core.data.facts import Domain
 from stages.core.data.gathering import Stored
-from stages.core.data.gradient_store import open_store, write_arrays
+from stages.core.data.gradient_store import SHARDED, open_store, write_arrays
 from stages.core.data.grammar import NO_PRESSURE, parse_report
 from stages.core.model.decoder import Decoder
 from stages.core.reader import training
@@ -17,7 +17,7 @@ from stages.core.reader.injection import Slots
 from stages.core.reader.projectors import ARCHITECTURES
 from stages.core.reader.training import Curriculum, report_loss, slot_loss, spent, train
 from stages.core.run.errors import InputError
-from tests.core.reader.teaching import curriculum, new_reader, prompts, replaced, settings
+from tests.core.reader.teaching import LAYERS, PLACES, curriculum, new_reader, prompts, replaced, settings
 
 QUIET = lambda steps: None  # noqa: E731
 
@@ -48,7 +48,7 @@ def test_reports_and_names_say_what_the_gradient_does_and_hosts_are_of_other_dom
             shams += 1
             assert names is None
             continue
-        assert names == (said.moved_to, said.moved_from) and not said.malformed
+        assert names is not None and names == (said.moved_to, said.moved_from) and not said.malformed
         assert host is None or host not in teaching.hosts[said.domain]
         # drawn as it stands, or flipped from its opposite
         own, opposite = gradients[known[names]], -gradients[known[names[::-1]]]
@@ -264,13 +264,15 @@ def test_training_that_diverges_is_refused_with_its_step_and_what_to_try(
 def stored(teaching: Curriculum, path: Path, spoilt: int | None = None) -> Curriculum:
     """The same lessons, their vectors in a store; `spoilt`: a row whose activation is NaN, as no stage would write."""
     ids = [f"{row:016x}" for row in teaching.rows]
-    piece = {name: kind.copy() for name, kind in zip(("gradient", "activation"), teaching.shuffled.kinds, strict=True)}
+    shape = (len(ids), len(PLACES), len(LAYERS), -1)
+    kinds = zip(SHARDED, teaching.shuffled.kinds, strict=True)
+    piece = {name: kind[teaching.rows].reshape(shape) for name, kind in kinds}
     piece |= {name: np.zeros(len(ids)) for name in ("target_logprob", "answer_logprob", "top_token")}
     if spoilt is not None:
-        piece["activation"][spoilt, 1, 2] = np.nan
-    write_arrays(path, [piece], ids, 23, {"layers": [0, 1]})
-    vectors = (Stored([open_store(path, ids)], name, [0, 1]) for name in ("gradient", "activation"))
-    return Curriculum(*vectors, teaching.lessons, teaching.hosts, teaching.settings, teaching.seed)
+        piece["activation"][spoilt, 0, 1, 2] = np.nan
+    write_arrays(path, [piece], ids, 23, {"layers": LAYERS, "places": PLACES})
+    gradient, activation = (Stored([open_store(path, ids)], name, LAYERS, PLACES) for name in SHARDED)
+    return Curriculum(gradient, activation, teaching.lessons, teaching.hosts, teaching.settings, teaching.seed)
 
 
 def test_a_nan_in_the_middle_of_the_rows_is_named_and_the_steps_before_it_are_kept(
