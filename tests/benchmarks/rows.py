@@ -2,8 +2,8 @@
 
 Runs the code of `stages.projector` (gathering, reference norms, training, gate) on tables and stores of drawn rows, the
 default layers and places of the pocket model's width, each number of rows in a folder and a process of its own, one
-thread. The model has the pocket model's shape and random weights, the projector is linear. The clock is the process's seconds of processor time. Writes
-tests/benchmarks/results/rows.json and .md.
+thread. The model has the pocket model's shape and random weights, the projector is linear. The clock is the process's
+seconds of processor time. Writes tests/benchmarks/results/rows.json and .md.
 
   python -m tests.benchmarks.rows    10 000 rows (the median of three times) and 1 000 000: a quarter of an hour, 3 GB
 """

@@ -2,7 +2,8 @@
 
 A Qwen3 of one block with random weights, 262 000 tokens at a width of 2 560, tied embeddings; drawn gradients go
 through the lens, the gate's setting and its evidence, and one training batch through the slot loss and back, and
-through the report loss (the softmax of the head) and back. One process, one thread. Writes tests/benchmarks/results/vocabulary-<dtype>.json and .md.
+through the report loss (the softmax of the head) and back. One process, one thread. Writes
+tests/benchmarks/results/vocabulary-<dtype>.json and .md.
 
 Beyond one block, the number of gradients changes the time and not the peak: they come BLOCK_ROWS at a time, as from a
 store, `in_parts` takes as many of them together as LOGITS_BYTES allow (256 at this vocabulary), and what is kept of a
