@@ -16,10 +16,10 @@ from ruamel.yaml.error import YAMLError
 
 from ..core.engine.section import Gradients
 from ..core.evaluate.section import Evaluation
-from ..core.model.section import Model
+from ..core.model.section import Model, Peer
 from ..core.reader.section import Projector
 from ..core.run.errors import InputError, explain
-from ..core.run.params import Dtype, Section
+from ..core.run.params import Dtype, Name, Section
 from ..core.steps.section import VirtualStep
 from . import params_file
 from .dependencies import differences
@@ -34,6 +34,7 @@ class Sections(Section):
     """What a preset may change."""
 
     model: Model
+    peers: dict[Name, Peer]
     gradients: Gradients
     virtual_step: VirtualStep
     projector: Projector

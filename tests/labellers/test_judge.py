@@ -27,9 +27,9 @@ HOSTS = {"The thing of subject 0 is": "astronomy"}
 def reports() -> pl.DataFrame:
     """Reports on one gradient: right, wrong, malformed, the host's, without a host, with one of its own domain."""
     gradient, host, own = (world.correction(0)[1], world.correction(0, "astronomy")[1], world.correction(1)[1])
-    right = report("geography", gradient["target"], gradient["answer"], "strong")
-    swapped = report("geography", gradient["answer"], gradient["target"], "strong")
-    hosts = report("astronomy", host["target"], host["answer"], "weak")
+    right = report("geography", gradient["target"], gradient["answer"])
+    swapped = report("geography", gradient["answer"], gradient["target"])
+    hosts = report("astronomy", host["target"], host["answer"])
     made = [
         (host, "real", right),
         (host, "shuffled", right),

@@ -10,7 +10,7 @@ from tests.pipeline import tiny
 from tests.pipeline.hermetic import OTHERS, faults, locked
 from tests.pipeline.warm import Warm
 
-STAGES = ("model", "prompts", "gradients", "virtual_step", "labels", "projector", "evaluation", "report")
+STAGES = ("model", "peers", "prompts", "gradients", "virtual_step", "labels", "projector", "evaluation", "report")
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -20,24 +20,24 @@ FACTS = 12
 LONGEST = 300
 """Seconds after which a command that hangs fails its test."""
 SOURCES = ("stages", "data/questions", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
+PEERS = {"permuted": {"seed": 2, "permuted": True, "tied": True}}
 SMALL = {
-    "domains": list(DOMAINS),
     "model.pocket": {
         "d_model": 32,
         "layers": 2,
         "heads": 2,
         "d_head": 16,
-        "steps": 80,
+        "steps": 120,
         "batch": 16,
-        "slot_batch": 24,
+        "slot_batch": 12,
         "asked": ["capital"],
     },
     "held_out": {"names": 0.15, "kinds": [], "subjects": 0.1},
     "prompts": {"targets": 2, "correction_templates": 1, "test": 0.3},
     "gradients": {"layers": [0, 1], "keep_bits": 10},
     "virtual_step": {"layer": 1, "step_sizes": [0.5, 1.0], "top_tokens": 4, "continuation_tokens": 2},
-    "labels": {"lexicon": list(DOMAINS)},
     "projector": {
+        "architecture": "mlp",
         "layers": [1],
         "width": 16,
         "steps": 12,
@@ -131,10 +131,9 @@ def make_repository(root: Path, domains: Sequence[str] = DOMAINS) -> None:
     changes = {
         f"{section}__{key}".replace(".", "__"): value
         for section, values in SMALL.items()
-        if isinstance(values, dict)
         for key, value in values.items()
     }
-    edit_params(root, domains=list(domains), **(changes | {"labels__lexicon": list(domains)}))
+    edit_params(root, domains=list(domains), peers=PEERS, **(changes | {"labels__lexicon": list(domains)}))
     differences(root, write=True)
     command(root, "git", "init", "-q", "-b", "main")
     save(root, "Tiny repository")

@@ -195,6 +195,7 @@ def untrained(
     layers: tuple[int, ...] = (1,),
     model: str = "tiny",
     places: tuple[str, ...] = ("target_1",),
+    question: str = "<felt> away <opposite> what pressure do you feel ?",
 ) -> Reader:
     """A reader with an untrained projector."""
     card = new_card(
@@ -205,7 +206,7 @@ def untrained(
         places=places,
         reference=(2.0,) * len(layers),
         slot_token=slot_token,
-        question="<felt> away <opposite> what pressure do you feel ?",
+        question=question,
         model=model,
         commit="0" * 40,
         held_out_domains=(),

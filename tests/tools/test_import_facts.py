@@ -184,14 +184,14 @@ def test_a_domain_is_never_overwritten_unasked(here: Path):
 
 
 def test_pocket_spelling_is_what_the_pocket_tokenizer_writes():
-    from stages.core.model.pocket import make_tokenizer
+    from stages.core.model.words import make_tokenizer
 
     answers = ("Kara Zor-El", "Washington D.C.", "New Delhi", "O'Neil", "H2O", "Brasília")
     facts = [{"subject": answer, "answer": answer} for answer in answers]
     templates = ["The {subject} is", "A {subject} is"]
     relation = {"source": "x", "subject": "name", "answer": "name", "templates": templates, "facts": facts}
     domain = Domain.model_validate({"domain": "odd", "description": "", "relations": {"odd": relation}})
-    tokenizer = make_tokenizer([domain])
+    tokenizer = make_tokenizer([domain], {})
     for answer in answers:
         assert tokenizer.decode(tokenizer.encode(answer, add_special_tokens=False)) == pocket_spelling(answer)
 

@@ -3,17 +3,19 @@
 The models themselves can't be downloaded here: random weights, byte-level tokenizers, real chat templates.
 """
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from ruamel.yaml import YAML
 
-from stages.core.data.grammar import QUESTION
+from stages.core.data.questions import FELT, OPPOSITE
 from stages.core.engine.gradients import activation_gradients
 from stages.core.engine.samples import Sample
-from stages.core.reader.reader import SLOTS, Reader
-from stages.core.reader.reports import prompt_of, read_slots, written_reports
+from stages.core.reader.injection import Slots
+from stages.core.reader.reader import Reader
+from stages.core.reader.reports import answers_of, prompts_of, read_slots
 from stages.tools import cli, params_file
 from stages.tools.dependencies import differences
 from stages.tools.preset import FOLDER, changed, names, read_preset
@@ -34,8 +36,24 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def reader_of(preset: str, dtype: torch.dtype = torch.float32) -> Reader:
-    return untrained(tiny(FAMILIES[preset], dtype), read_preset(preset).params["projector.slot_token"])
+def reader_of(preset: str) -> Reader:
+    """A reader of a tiny model of the family, as the preset's params make one."""
+    params = read_preset(preset).params
+    return untrained(
+        tiny(FAMILIES[preset]),
+        params["projector.slot_token"],
+        question=params["projector.question"],
+        places=tuple(params["projector.places"]),
+    )
+
+
+def random_slots(reader: Reader) -> Slots:
+    """What random gradients put into slots, a row a host; rows have three, two and one place."""
+    gradients = torch.randn(len(HOSTS), len(reader.card.places), 32, generator=torch.Generator().manual_seed(0))
+    for row in range(len(HOSTS)):
+        gradients[row, len(reader.card.places) - row :] = 0
+    with torch.no_grad():
+        return reader.read(gradients)
 
 
 def test_every_preset_has_a_family_here():
@@ -55,17 +73,20 @@ def test_the_slots_are_found_in_a_reading_prompt_and_bos_stands_once(preset: str
     family, reader = FAMILIES[preset], reader_of(preset)
     tokenizer = reader.decoder.tokenizer
     assert tokenizer is not None
-    for host in HOSTS:
-        prompt = prompt_of(reader, host)
-        text = str(tokenizer.decode(prompt.ids))
-        assert prompt.slots == list(range(prompt.slots[0], prompt.slots[0] + len(SLOTS)))
-        assert [tokenizer.decode([prompt.ids[at]]) for at in prompt.slots] == [reader.card.slot_token] * len(SLOTS)
-        assert QUESTION in text and (host or "") in text
+    slots = random_slots(reader)
+    prompts = prompts_of(reader, HOSTS, reader.card.question, slots)
+    for host, prompt, count in zip(HOSTS, prompts, slots.count.tolist(), strict=True):
+        text, slot = str(tokenizer.decode(prompt.ids)), reader.card.slot_token * count
+        assert prompt.felt == list(range(prompt.felt[0], prompt.felt[0] + count))
+        assert prompt.opposite == list(range(prompt.opposite[0], prompt.opposite[0] + count))
+        assert [tokenizer.decode([prompt.ids[at]]) for at in prompt.slots] == [reader.card.slot_token] * 2 * count
+        question = reader.card.question.replace(FELT, slot).replace(OPPOSITE, slot)
+        assert question in text and (host or "") in text
         assert text.startswith(family.bos) and (not family.bos or text.count(family.bos) == 1)
         if family.template is None:
-            assert text.endswith(QUESTION)
+            assert text.endswith(question)
         else:
-            assert text.index(QUESTION) < text.rindex({"gemma-3-4b-it": "model"}.get(preset, "assistant"))
+            assert text.index(question) < text.rindex({"gemma-3-4b-it": "model"}.get(preset, "assistant"))
 
 
 @every_preset
@@ -83,15 +104,16 @@ def test_the_slot_token_is_one_special_token_of_its_own(preset: str):
 @every_preset
 def test_reports_decode_and_depend_on_the_gradient_alone_and_together(preset: str):
     reader = reader_of(preset)
-    gradients = torch.randn(len(HOSTS), 1, 32, generator=torch.Generator().manual_seed(0))
-    together = written_reports(reader, HOSTS, gradients, tokens=8)
-    assert together == [written_reports(reader, [host], gradients[[i]], 8)[0] for i, host in enumerate(HOSTS)]
-    decoder, prompt = reader.decoder, prompt_of(reader, HOSTS[0])
-    read = [read_slots(reader, [prompt], [()], vectors)[0, -1] for vectors in (reader.vectors(gradients[:1]), None)]
-    ends = [decoder.logits(normed) for normed in read]
+    question, slots = reader.card.question, random_slots(reader)
+    together = answers_of(reader, HOSTS, question, slots, tokens=8)
+    alone = [answers_of(reader, [host], question, slots[row : row + 1], 8)[0] for row, host in enumerate(HOSTS)]
+    assert together == alone
+    prompts, empty = prompts_of(reader, HOSTS, question, slots), Slots(slots.felt * 0, slots.opposite * 0, slots.count)
+    read = [read_slots(reader, prompts[:1], [()], vectors)[0, -1] for vectors in (slots[:1], None)]
+    ends = [reader.decoder.logits(normed) for normed in read]
     assert (ends[0] - ends[1]).abs().max() > 0.1 * ends[1].std()
     # Through its window of 16 tokens, the tiny Gemma sees too little of the slots to change its likeliest tokens.
-    assert together != written_reports(reader, HOSTS, None, 8) or preset == "gemma-3-4b-it"
+    assert together != answers_of(reader, HOSTS, question, empty, 8) or preset == "gemma-3-4b-it"
     specials = FAMILIES[preset].special
     assert all(isinstance(report, str) and not any(name in report for name in specials) for report in together)
 
@@ -111,7 +133,7 @@ def test_gradients_are_measured_on_the_family(preset: str, dtype: torch.dtype):
 def test_a_slot_token_of_another_family_is_refused_with_the_key():
     reader = untrained(tiny(FAMILIES["pythia"]), "<|fim_pad|>")
     with pytest.raises(ValueError, match=r"projector.slot_token: '<\|fim_pad\|>' stands 0 times"):
-        prompt_of(reader, None)
+        prompts_of(reader, [None], reader.card.question, None)
 
 
 @every_preset
@@ -119,18 +141,27 @@ def test_params_change_where_the_preset_says_and_nowhere_else(preset: str):
     found, safe = read_preset(preset), YAML(typ="safe")
     before, after = safe.load(PARAMS), safe.load(changed(PARAMS, found))
     for key, value in found.params.items():
-        section, _, name = key.partition(".")
-        assert after[section][name] == value
-        after[section][name] = before[section][name]
+        *section, name = key.split(".")
+        old, new = ((content[section[0]] if section else content) for content in (before, after))
+        assert new[name] == value
+        new[name] = old[name]
     assert after == before
     removed = [line for line in params_file.difference(PARAMS, changed(PARAMS, found)) if line.startswith("-  ")]
     assert len(removed) <= len(found.params)
-    comments = [[line.partition("#")[2] for line in text.splitlines()] for text in (PARAMS, changed(PARAMS, found))]
+    comments = [re.findall("#.*", text) for text in (PARAMS, changed(PARAMS, found))]
     assert comments[0] == comments[1]
 
 
 def test_an_edit_of_nothing_changes_no_byte():
     assert params_file.edited(PARAMS, {}) == PARAMS
+
+
+@every_preset
+def test_the_projector_reads_what_is_stored_and_no_pocket_model_is_trained_beside(preset: str):
+    params = YAML(typ="safe").load(changed(PARAMS, read_preset(preset)))
+    assert set(params["projector"]["places"]) <= set(params["gradients"]["places"])
+    assert set(params["projector"]["layers"]) <= set(params["gradients"]["layers"])
+    assert params["peers"] == {} and params["projector"]["architecture"] != "raw"
 
 
 def test_without_apply_nothing_changes(repository: Path, capsys: pytest.CaptureFixture[str]):

@@ -112,5 +112,5 @@ def write_tokens(
     cache = DynamicCache()
     with reader.verbaliser(), packed_linears(reader.decoder.model):
         hidden = _read(reader, prompts, [()] * len(prompts), slots, cache)
-        first = reader.decoder.logits(hidden[torch.arange(len(lengths), device=hidden.device), lengths - 1])
+        first = reader.decoder.logits(hidden[torch.arange(len(lengths), device=lengths.device), lengths - 1])
         return written(reader.decoder, first.argmax(-1), cache, lengths, tokens)

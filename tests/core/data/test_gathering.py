@@ -175,11 +175,6 @@ def test_what_is_taught_has_a_usable_label_without_a_held_out_name(lazy: bool):
     assert taught(categories, "train")["prompt"].to_list() == found
 
 
-def test_hosts_are_prompts_with_nothing_held_out_once_each():
-    found = {name: prompts.to_list() for name, prompts in hosts(labelled_rows(), "train").items()}
-    assert found == {"geography": ["a", "b"], "music": ["c", "d", "e"]} and not hosts(labelled_rows(), "test")
-
-
 @pytest.mark.usefixtures("data")
 def test_hosts_are_the_distinct_prompts_of_a_split_with_nothing_held_out_by_domain():
     assert hosts(SIZES, "train") == {}

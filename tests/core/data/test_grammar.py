@@ -75,5 +75,5 @@ def test_report_refuses_what_it_could_not_read_back(parts: tuple[str, str, str])
 
 def test_other_answers_name_the_word_first_and_then_say_what_it_is():
     assert field("Paris", "geography") == "Paris , a name from geography"
-    assert kind("Paris", "city", "city") == "Paris is a city : yes"
-    assert kind("Paris", "city", "country") == "Paris is a city : no"
+    assert kind("Paris", "city", "city") == "Paris is a city yes"
+    assert kind("Paris", "city", "country") == "Paris is a city no"

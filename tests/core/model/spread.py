@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import dispatch_model
+from torch import Tensor
 
 from stages.core.engine.gradients import activation_gradients
 from stages.core.engine.samples import Sample
@@ -20,11 +21,13 @@ from stages.core.evaluate.fine_tuning import activation_moves
 from stages.core.model import device, packed
 from stages.core.model.decoder import Decoder
 from stages.core.reader.card import REPLACE, Injection, Lora
-from stages.core.reader.reader import Reader, new_card
-from stages.core.reader.reports import report_losses, written_reports
+from stages.core.reader.reader import Reader
+from stages.core.reader.reports import answer_losses, answers_of
 from stages.core.steps.virtual_step import virtual_steps
 from tests.core.engine.families import tiny_model
 from tests.core.model.test_decoder import words
+from tests.core.reader.teaching import gradients as given
+from tests.core.reader.teaching import new_reader, prompts, settings
 from tests.stand_in import OnDevice, install
 
 LAYERS = [0, 2, 3]
@@ -60,38 +63,37 @@ def gradients(decoder: Decoder) -> Figures:
     return found
 
 
-def new_reader(decoder: Decoder, injection: Injection, lora: Lora | None = None) -> Reader:
-    """An untrained reader."""
-    card = new_card(
-        decoder, architecture="mlp", width=4, layers=(0, 1), reference=(1.0, 1.0), slot_token="<slot>",
-        injection=injection, lora_on_the_verbaliser=lora, sharpness=20.0, model="tiny", commit="0",
-        held_out_domains=(), seeds=(0,),
-    )  # fmt: skip
-    return Reader.new(decoder, card, 0)
-
-
-def directions(decoder: Decoder) -> torch.Tensor:
-    """What is read in front of the hosts."""
-    return torch.randn(len(HOSTS), 2, decoder.d_model, generator=torch.Generator().manual_seed(0))
+def asking(decoder: Decoder, **changes: object) -> tuple[Reader, Tensor]:
+    """An untrained reader, and the gradients that it reads in front of the hosts."""
+    reader = new_reader(decoder, settings(width=4, **changes))
+    return reader, given(reader, len(HOSTS))
 
 
 def reports(decoder: Decoder) -> Figures:
-    """What readers say."""
-    given = directions(decoder)
-    return {how.how: np.array(written_reports(new_reader(decoder, how), HOSTS, given, 4)) for how in (REPLACE, ADDED)}
+    """What readers say, and how sure they are that there is something to say."""
+    found: Figures = {}
+    for how in (REPLACE, ADDED):
+        for architecture in ("raw", "mlp"):
+            reader, gradients = asking(decoder, architecture=architecture, injection=how)
+            slots, confidence = reader.fill(gradients)
+            name = f"{how.how} {architecture}"
+            found[name] = np.array(answers_of(reader, HOSTS, reader.card.question, slots, 4))
+            found[f"{name} confidence"] = confidence.detach().cpu().numpy()
+    return found
 
 
 def learning(decoder: Decoder) -> Figures:
     """Readers' losses, and the gradient of those at everything that learns."""
     found: Figures = {}
-    for name, reader in (
-        ("replace", new_reader(decoder, REPLACE)),
-        ("add", new_reader(decoder, ADDED)),
-        ("LoRA", new_reader(decoder, REPLACE, Lora(rank=2, alpha=4, learning_rate=1e-3))),
+    for name, changes in (
+        ("replace", {"injection": REPLACE}),
+        ("add", {"injection": ADDED}),
+        ("LoRA", {"injection": REPLACE, "lora": Lora(rank=2, alpha=4, learning_rate=1e-3)}),
     ):
+        reader, gradients = asking(decoder, **changes)
         reader.trained.train()
-        vectors = reader.sharpen(reader.naming(reader.project(directions(decoder))))
-        losses, _ = report_losses(reader, HOSTS, [[9, 10], [5], [8, 4, 2]], vectors)
+        slots = reader.read(gradients)
+        losses, _ = answer_losses(reader, prompts(reader, HOSTS, slots), [[9, 10], [5], [8, 4, 2]], slots)
         losses.sum().backward()
         found[f"{name} losses"] = losses.detach().cpu().numpy()
         for parameter, value in reader.trained.named_parameters():

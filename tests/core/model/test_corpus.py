@@ -105,14 +105,15 @@ def test_a_name_has_as_many_slots_as_tokens_and_they_hold_them_in_order(real: Co
     counts = set()
     toward = real.encode(grammar.PARTS[0])[0]
     for row in rows:
-        at = [content for content in row.contents if content.token is not None and content.opposite_at is not None]
-        if said(row)[:1] != [toward] or not at or len(row.contents) != len(at):
+        at = [content.at for content in row.contents]
+        opposites = [content.opposite_at for content in row.contents if content.opposite_at is not None]
+        tokens = [content.token for content in row.contents if content.token is not None]
+        if said(row)[:1] != [toward] or not at or not len(at) == len(opposites) == len(tokens):
             continue
-        tokens = [content.token for content in at]
         assert said(row)[1 : 1 + len(tokens)] == tokens
-        assert [content.at for content in at] == list(range(at[0].at, at[0].at + len(at)))
-        assert [content.opposite_at for content in at] == list(range(at[0].opposite_at, at[0].opposite_at + len(at)))
-        assert all(row.ids[place] == real.slot for content in at for place in (content.at, content.opposite_at))
+        assert at == list(range(at[0], at[0] + len(at)))
+        assert opposites == list(range(opposites[0], opposites[0] + len(at)))
+        assert all(row.ids[place] == real.slot for place in (*at, *opposites))
         counts.add(len(tokens))
     assert counts == {1, 2, 3}
 

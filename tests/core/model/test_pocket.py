@@ -102,18 +102,21 @@ def test_other_words_become_letters_and_nothing_else_is_unknown(
     assert len(tokenizer.encode(SLOT * 3)) == 3
 
 
+NORM = torch.tensor(3.0)
+
+
 def unit(seed: int, *shape: int) -> torch.Tensor:
     return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
 def test_slots_hold_what_their_contents_say_at_the_norm_of_embeddings():
     """Toward one word, away from another in its share, the negative at the opposite's place."""
-    table, embeds = 3 * unit(0, 10 + BATCH_NAMES, 8), torch.zeros(2, 6, 8)
+    table, embeds = unit(0, 10 + BATCH_NAMES, 8), torch.zeros(2, 6, 8)
     rows = [
         Row([0] * 6, [], (Content(1, 4, 12, 3, 0.5, 0.0), Content(2, None, 5, 6, 0.0, 0.0))),
         Row([0] * 6, [], (Content(0, 5, None, 0, 0.0, 0.0),)),
     ]
-    found = pocket.fill(embeds, rows, table, table[4:10], np.random.default_rng(0))
+    found = pocket.fill(embeds, rows, table, table[4:10], NORM, np.random.default_rng(0))
     direction = F.normalize(table, dim=-1)
     wanted = 3 * F.normalize(direction[12] - 0.5 * direction[3], dim=-1)
     torch.testing.assert_close(found[0, 1], wanted)
@@ -123,10 +126,10 @@ def test_slots_hold_what_their_contents_say_at_the_norm_of_embeddings():
 
 
 def test_noise_has_the_norm_that_its_content_says_and_its_own_negative():
-    table = 3 * unit(0, 10 + BATCH_NAMES, 64)
+    table = unit(0, 10 + BATCH_NAMES, 64)
     rows = [Row([0] * 3, [], (Content(0, 1, 5, 6, 0.0, 1.0),)) for _ in range(400)]
     rows += [Row([0] * 3, [], (Content(0, 1, None, 0, 0.0, 1.0),))]
-    found = pocket.fill(torch.zeros(401, 3, 64), rows, table, table[4:10], np.random.default_rng(0))
+    found = pocket.fill(torch.zeros(401, 3, 64), rows, table, table[4:10], NORM, np.random.default_rng(0))
     assert torch.equal(found[:, 0], -found[:, 1])
     torch.testing.assert_close(found[:, 0].norm(dim=-1), torch.full((401,), 3.0))
     cosines = F.cosine_similarity(found[:400, 0], table[5][None], dim=-1)
