@@ -41,6 +41,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two small domains and a model that has barely begun to learn, as far as the labels."""
     root = tmp_path_factory.mktemp("finished")
     shutil.copy(tiny.ROOT / "params.yaml", root)
+    shutil.copytree(tiny.ROOT / "data/questions", root / "data/questions")
     for name in tiny.DOMAINS:
         tiny.write_facts(root, name, tiny.small_facts(name))
     tiny.edit_params(
@@ -52,6 +53,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model__pocket__heads=2,
         model__pocket__steps=2,
         model__pocket__batch=4,
+        model__pocket__slot_batch=4,
+        model__pocket__asked=["capital"],
+        held_out__kinds=[],
         prompts__targets=2,
         gradients__layers=[0, 1],
         virtual_step__layer=1,
@@ -111,7 +115,7 @@ def folder(**contents: str) -> Callable[[Path], None]:
 
 
 STORE = Path("data/gradients/music.zarr")
-WORD = "Seasons"
+WORD = "Nutcracker"
 
 
 def cut_short(root: Path) -> None:
@@ -252,7 +256,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     ),
     "NaN in a computed gradient": (
         nan_word, ("gradients", NAME),
-        r"data/prompts/music.parquet: prompt {word} \('.*Seasons.*' -> '.*'\): "
+        r"data/prompts/music.parquet: prompt {word} \('.*Nutcracker.*' -> '.*'\): "
         r"loss or gradient is not finite; \d+ such rows",
     ),
 }  # fmt: skip

@@ -121,6 +121,8 @@ def test_a_projector_behind_whitening_beside_lora_too(root: Path, warm_python: W
 
 def test_training_killed_on_a_device_goes_on_there(root: Path, warm_python: Warm, tmp_path: Path):
     whole, killed = (tiny.copied(root, tmp_path / name) for name in ("whole", "killed"))
+    for copy in (whole, killed):
+        tiny.edit_params(copy, **OTHERWISE)
     warm_python.run(whole, "stand_in", *STAGES["projector"])
     shutil.rmtree(killed / "data/projector")
     run = warm_python.start(killed, "stand_in", *STAGES["projector"])

@@ -21,6 +21,8 @@ def relabel(root: Path, **columns: pl.Expr) -> None:
 
 def test_no_phrasing_of_labels_reaches_a_weight(tiny_pipeline: Path, warm_python: Warm, tmp_path: Path):
     root = tiny.copied(tiny_pipeline, tmp_path / "repository")
+    tiny.edit_params(root, projector__architecture="linear")  # the default trains nothing
+    warm_python.run(root, "projector")
     trained = files(root / "data/projector")
     said = pl.col("prompt_id") + pl.lit(": I'd say it leaves ") + pl.col("moved_from")
     relabel(root, summary=said, confidence=1 - pl.col("confidence") / 2, teacher=pl.lit("another"))

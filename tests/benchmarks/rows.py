@@ -1,9 +1,9 @@
 """Measures the projector stage by number of rows: memory, and the rate of one epoch of training.
 
-Runs the code of `stages.projector` (gathering, reference norms, training, gate) on tables and stores of drawn rows,
-four layers of the pocket model's width, each number of rows in a folder and a process of its own, one thread. The model
-has the pocket model's shape and random weights. The clock is the process's seconds of processor time. Writes
-tests/benchmarks/results/rows.json and .md.
+Runs the code of `stages.projector` (gathering, reference norms, training, gate) on tables and stores of drawn rows, the
+default layers and places of the pocket model's width, each number of rows in a folder and a process of its own, one
+thread. The model has the pocket model's shape and random weights, the projector is linear. The clock is the process's
+seconds of processor time. Writes tests/benchmarks/results/rows.json and .md.
 
   python -m tests.benchmarks.rows    10 000 rows (the median of three times) and 1 000 000: a quarter of an hour, 3 GB
 """
@@ -27,25 +27,27 @@ import polars as pl
 import torch
 
 from stages import projector
-from stages.core.data.facts import Domain, read_domain
+from stages.core.data.facts import Domain
 from stages.core.data.gathering import TAUGHT, gather
 from stages.core.data.gradient_store import shards, write_store
-from stages.core.data.places import FIRST
+from stages.core.data.section import HeldOut
 from stages.core.data.tables import LABELS, PROMPTS, write_table
 from stages.core.model.decoder import Decoder
 from stages.core.model.opening import card_of, open_model
-from stages.core.model.pocket import make_tokenizer, new_model
+from stages.core.model.pocket import new_model
 from stages.core.model.section import Model
+from stages.core.model.sources import Lessons
+from stages.core.model.words import make_tokenizer
 from stages.core.reader.reader import Reader
-from stages.core.run.params import read_sections
+from stages.core.run.params import Names, read_sections
 from tests.benchmarks.engine import RESULTS, machine
 from tests.benchmarks.scaling import peak
 from tests.pipeline import tiny
 
 TIMES = {10_000: 3, 1_000_000: 1}
 KEEP_BITS = 7
-SETTINGS = {"validate_every": 350, "patience": 1000}
-"""Beside the defaults: few validations, and no early end."""
+SETTINGS = {"architecture": "linear", "batch": 256, "slot_loss": 1.0, "validate_every": 350, "patience": 1000}
+"""Beside the defaults: something to train, many rows a step, few validations, and no early end."""
 A_PROMPT = 4
 """Rows that share a prompt, as in the defaults."""
 
@@ -54,39 +56,43 @@ class Sections(projector.Sections):
     """What is read of params.yaml."""
 
     model: Model
+    questions: Names
+    held_out: HeldOut
 
 
 def prepare(root: Path, count: int) -> None:
     """params.yaml, the model, and tables and stores of `count` rows, nine of ten in training."""
     (root / "params.yaml").write_bytes((tiny.ROOT / "params.yaml").read_bytes())
     (root / "data").mkdir()
-    (root / "data/facts").symlink_to(tiny.ROOT / "data/facts")
+    for name in ("facts", "questions"):
+        (root / "data" / name).symlink_to(tiny.ROOT / "data" / name)
     os.chdir(root)
     params = read_sections(Sections)
-    domains = [read_domain(name) for name in params.domains]
-    tokenizer = make_tokenizer(domains)
+    lessons = Lessons.read(params.domains, params.questions, params.held_out)
+    domains, tokenizer = lessons.domains, make_tokenizer(lessons.domains, lessons.questions)
     model = new_model(params.model.pocket, tokenizer)
     model.save_pretrained("data/model")
     tokenizer.save_pretrained("data/model")
     card = card_of(Decoder(model, tokenizer), "pocket", "random weights", "0" * 40)
     Path("data/model/model.json").write_text(card.model_dump_json(), encoding="utf-8")
-    layers = params.projector.layers
+    layers, places = params.projector.layers, params.projector.places
     attributes = {"model": card.id, "commit": card.commit, "hook_point": "", "loss": "", "sign": ""}
-    attributes |= {"layers": layers, "places": [FIRST]}
+    attributes |= {"layers": layers, "places": places}
     for number, domain in enumerate(domains):
         rows = count // len(domains)
         ids = [f"{number:02x}{row:014x}" for row in range(rows)]
         write_tables(domain, ids)
-        pieces = Drawn(rows, len(layers), card.d_model, number)
+        pieces = Drawn(rows, (len(places), len(layers), card.d_model), number)
         write_store(Path(f"data/gradients/{domain.domain}.zarr"), pieces, ids, KEEP_BITS, attributes)
 
 
 class Drawn(list[Mapping[str, np.ndarray]]):
     """Pieces of a store, a shard each, drawn when they are asked for."""
 
-    def __init__(self, rows: int, layers: int, d_model: int, seed: int) -> None:
-        super().__init__({} for _ in shards(rows, layers, d_model))
-        self.parts, self.shape, self.seed = list(shards(rows, layers, d_model)), (1, layers, d_model), seed
+    def __init__(self, rows: int, shape: tuple[int, int, int], seed: int) -> None:
+        places, layers, d_model = self.shape = shape
+        self.parts, self.seed = list(shards(rows, places * layers, d_model)), seed
+        super().__init__({} for _ in self.parts)
 
     def __getitem__(self, index: Any) -> Any:
         rows = self.parts[index].stop - self.parts[index].start
@@ -127,7 +133,7 @@ def measure() -> dict[str, float]:
     params = read_sections(projector.Sections)
     settings = params.projector.model_copy(update=SETTINGS)
     start = time.process_time()
-    data = gather(params.domains, settings.layers, TAUGHT)
+    data = gather(params.domains, settings.layers, TAUGHT, settings.places)
     decoder, model = open_model()
     reader = Reader.new(decoder, projector.card_for(decoder, model, data, settings), 0)
     ready = time.process_time()
@@ -143,7 +149,7 @@ def measure() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         projector.teach(reader, data, settings, Path(folder))
     taught = time.process_time()
-    projector.set_gate(reader, data, settings)
+    reader.set_gate(projector.curriculum(data, "validation", reader, settings).blocks(), settings.gate)
     # Between two steps; what follows a validation is left out.
     held = settings.validate_every
     spent = [end - start for step, (start, end) in enumerate(pairwise(ends)) if step % held or not step]
@@ -202,7 +208,7 @@ def report(found: dict[int, dict[str, float]]) -> None:
     }
     stem = RESULTS / "rows"
     stem.with_suffix(".json").write_text(json.dumps({**facts, "rows": found}, indent=2) + "\n", encoding="utf-8")
-    lines = ["# The projector stage by number of rows, four layers of width 128, one epoch of one seed", ""]
+    lines = ["# The projector stage by number of rows, one epoch of one seed", ""]
     lines += [
         f"{key}: {value:.3g}  " if isinstance(value, float) else f"{key}: {value}  " for key, value in facts.items()
     ]

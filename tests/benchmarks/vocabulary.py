@@ -1,12 +1,13 @@
 """Measures the memory that reading takes at a large vocabulary, above the model's weights and its embedding.
 
 A Qwen3 of one block with random weights, 262 000 tokens at a width of 2 560, tied embeddings; drawn gradients go
-through the lens, the gate's setting and `weigh`, and one training batch through the slot loss and back. One process,
-one thread. Writes tests/benchmarks/results/vocabulary-<dtype>.json and .md.
+through the lens, the gate's setting and its evidence, and one training batch through the slot loss and back, and
+through the report loss (the softmax of the head) and back. One process, one thread. Writes
+tests/benchmarks/results/vocabulary-<dtype>.json and .md.
 
 Beyond one block, the number of gradients changes the time and not the peak: they come BLOCK_ROWS at a time, as from a
-store, `in_parts` weighs as many of them together as LOGITS_BYTES allow (85 at this vocabulary), and what is kept of a
-block is one number a gradient. So 10 000 gradients peak where 512 do; to see it, a second, larger number is weighed
+store, `in_parts` takes as many of them together as LOGITS_BYTES allow (256 at this vocabulary), and what is kept of a
+block is one number a gradient. So 10 000 gradients peak where 512 do; to see it, a second, larger number is taken
 after the first, and what it adds to the peak is reported.
 
   python -m tests.benchmarks.vocabulary    float32, 512 gradients and then 1 024: a quarter of an hour and 5 GB
@@ -26,18 +27,22 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from stages.core.data.gathering import BLOCK_ROWS
+from stages.core.data.places import FIRST
 from stages.core.evaluate.conditions import lens_tokens
 from stages.core.model.decoder import Decoder
+from stages.core.reader.gate import evidence
 from stages.core.reader.reader import Reader, new_card
-from stages.core.reader.training import Spelling
+from stages.core.reader.training import Draws, report_loss, slot_loss
 from tests.benchmarks.engine import RESULTS, machine
 from tests.benchmarks.scaling import peak
 
 TOKENS, WIDTH = 262_000, 2560
-WORDS = ("no", "strong", "weak", "<slot>")
+WORDS = ("away", "<slot>")
 BATCH = 256
-GATE = 128
-"""Gradients that a gate is set from: more than are weighed together."""
+REPORTS = 32
+"""Rows of a batch with a report loss."""
+GATE = 512
+"""Gradients that a gate is set from: more than are taken together."""
 
 
 def opened(dtype: torch.dtype) -> Decoder:
@@ -70,8 +75,8 @@ def measure(counts: list[int], dtype: torch.dtype) -> dict[str, float]:
     forget_peak()
     base = peak()
     card = new_card(
-        decoder, architecture="linear", width=1, layers=(0,), reference=(1.0,), slot_token="<slot>", sharpness=30.0,
-        model="drawn", commit="0", held_out_domains=(), seeds=(0,),
+        decoder, architecture="linear", width=1, layers=(0,), places=(FIRST,), reference=(1.0,), slot_token="<slot>",
+        question="<felt> away <opposite>", model="drawn", commit="0", held_out_domains=(), seeds=(0,),
     )  # fmt: skip
     readers = [Reader.new(decoder, card, seed) for seed in range(3)]
     found: dict[str, float] = {"MB held with the model open": base}
@@ -88,21 +93,29 @@ def measure(counts: list[int], dtype: torch.dtype) -> dict[str, float]:
             lens_tokens(readers[0], block.numpy())
 
     @torch.no_grad()
-    def weigh(count: int) -> None:
+    def felt(count: int) -> None:
         for block in drawn(count):
-            readers[1].weigh(block)
+            evidence(readers[1].tokens, readers[1].read(block).felt[:, 0])
 
-    def slot_loss() -> None:
-        vectors = readers[2].project(torch.randn(BATCH, 1, WIDTH))
-        words = [("strong", f"w{row + 9}", f"w{row + 999}") for row in range(BATCH)]
-        Spelling(readers[2]).loss(vectors, words).backward()
+    def named(row: int) -> tuple[str, str]:
+        return f"w{row + 9}", f"w{row + 999}"
+
+    def slots_and_back() -> None:
+        slots = readers[2].read(torch.randn(BATCH, 1, WIDTH))
+        slot_loss(readers[2], slots, [named(row) for row in range(BATCH)], 30.0).backward()
+
+    def reports_and_back() -> None:
+        reports = [" ".join(named(row) * 8) for row in range(REPORTS)]
+        draws = Draws(torch.randn(REPORTS, 1, WIDTH), reports, [None] * REPORTS, [None] * REPORTS)
+        report_loss(readers[2], draws, readers[2].read(draws.gradients)).backward()
 
     step("three readers opened", lambda: None)
-    step(f"slot loss of {BATCH} rows and back", slot_loss)
-    step(f"gate set from {GATE} and {GATE}", lambda: readers[0].set_gate(drawn(GATE), drawn(GATE), 0.6))
+    step(f"slot loss of {BATCH} rows and back", slots_and_back)
+    step(f"report loss of {REPORTS} rows and back", reports_and_back)
+    step(f"gate set from {GATE}", lambda: readers[0].set_gate(drawn(GATE), 0.7))
     for count in counts:
         step(f"lens of {count}", partial(lens, count))
-        step(f"weigh {count}", partial(weigh, count))
+        step(f"evidence of {count}", partial(felt, count))
     return found
 
 
@@ -115,7 +128,7 @@ def main() -> None:
     torch.set_num_threads(1)
     facts = {"tokens": TOKENS, "width": WIDTH, "dtype": given.dtype, "date": str(date.today()), **machine()}
     found = measure(given.rows, getattr(torch, given.dtype))
-    few, many = (found[f"weigh {count}: peak MB above it"] for count in (min(given.rows), max(given.rows)))
+    few, many = (found[f"evidence of {count}: peak MB above it"] for count in (min(given.rows), max(given.rows)))
     highest = max(value for key, value in found.items() if "above it" in key)
     facts |= {"highest peak, MB above it": highest, "more gradients, more MB": many - few, **found}
     stem = RESULTS / f"vocabulary-{given.dtype}"

@@ -64,7 +64,7 @@ def rerun(root: Path, python: Warm, edit: Callable[[Path], None]) -> set[str]:
     return set(re.findall(r"^Running stage '(.*)':$", tiny.reproduce(root, python).stdout, re.MULTILINE))
 
 
-FROM_MODEL = {"model"} | of(("gradients", "virtual_step", "labels"), ALL) | GATHERING
+FROM_MODEL = {"model", "peers"} | of(("gradients", "virtual_step", "labels"), ALL) | GATHERING
 EVERYTHING = FROM_MODEL | of(("prompts",), ALL)
 POCKET = {
     "nothing": (lambda root: None, set()),

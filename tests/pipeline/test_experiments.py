@@ -57,8 +57,9 @@ def shown(root: Path) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def swept(tiny_pipeline: Path, warm_python: Warm, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The finished tiny pipeline with a ladder of three rungs. Read only."""
+    """The finished tiny pipeline with nothing trained but the model, and a ladder of three rungs. Read only."""
     root = tiny.copied(tiny_pipeline, tmp_path_factory.mktemp("swept") / "repository")
+    tiny.edit_params(root, projector__architecture="raw")
     tiny.declare_sweeps(root)
     names = sweep(root, warm_python, "raw", "raw_freed", "linear")
     assert sorted(names) == sorted([*(f"{SWEEPS}:experiment@{name}" for name in RUNGS if name != "whitened"), "report"])

@@ -182,7 +182,7 @@ def spoil_column(name: str) -> Callable[[Path], None]:
 
 # A piece that is kept early, how it is altered, and the outputs that then differ.
 KEPT = {
-    "model": ("state.pt", spoil_curve("loss"), {"curve.csv"}),
+    "model": ("state.pt", spoil_curve("facts"), {"curve.csv"}),
     "projector": ("seed_0.pt", spoil_curve("train_loss"), {"curve.csv"}),
     "gradients": ("0.npz", spoil_arrays, {"target_logprob"}),
     "virtual_step": ("0.parquet", spoil_column("kl"), {f"{tiny.DOMAINS[-1]}.parquet"}),

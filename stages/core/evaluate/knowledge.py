@@ -73,7 +73,8 @@ def answered(
     reader: Reader, rows: pl.DataFrame, reading: str, slots: Slots | None, tokens: int, model: str = "main"
 ) -> pl.DataFrame:
     """The reader's answers (ANSWERS) to rows of `with_own`, with the slots of their cases, or plain text (None)."""
-    chosen = None if slots is None else slots[torch.tensor(rows["case"].to_list(), device=slots.felt.device)]
+    at = torch.tensor(rows["case"].to_list(), dtype=torch.long)
+    chosen = None if slots is None else slots[at.to(slots.felt.device)]
     said = say(reader, rows["question"].to_list(), chosen, tokens)
     named = [entity(text, names) for text, names in zip(said, rows["entities"].to_list(), strict=True)]
     return with_marks(rows, reading, named, model)

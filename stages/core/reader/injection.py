@@ -46,8 +46,9 @@ class Slots:
         return len(self.count)
 
     def __getitem__(self, rows: slice | Int[Tensor, " n"]) -> "Slots":
-        """Those of some rows."""
-        return Slots(self.felt[rows], self.opposite[rows], self.count[rows])
+        """Those of some rows, by a slice or by numbers on any device."""
+        at = rows if isinstance(rows, slice) else rows.to(self.count.device)
+        return Slots(self.felt[at], self.opposite[at], self.count[at])
 
     def of(self, prompts: Sequence[ReadingPrompt]) -> Float[Tensor, "slot d_model"]:
         """The vectors of the prompts' slots, one prompt's (felt, then opposite) after another's."""

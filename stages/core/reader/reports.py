@@ -93,7 +93,7 @@ def answers_of(
     texts = [""] * len(prompts)
 
     def write(rows: Int[np.ndarray, " row"]) -> tuple[Int[np.ndarray, " row"], list[tuple[int, ...]]]:
-        chosen = None if slots is None else slots[torch.from_numpy(rows).to(slots.felt.device)]
+        chosen = None if slots is None else slots[torch.from_numpy(rows)]
         return rows, write_tokens(reader, [prompts[row] for row in rows], chosen, tokens)
 
     batches = plan(lengths, tokens=batch * max(lengths, default=(0, 0))[0], rows=batch, join=join)

@@ -79,6 +79,19 @@ def test_a_fine_tuned_difference_is_read_with_its_sign_turned_at_the_gradient_s_
     np.testing.assert_array_equal(read("fine_tuned", moved), read("activation"))
 
 
+def test_a_fine_tuned_difference_is_there_at_the_first_place_alone():
+    found = read("fine_tuned", replace(POOL, moves=lambda: POOL.activations[:, :1]))
+    np.testing.assert_array_equal(found[:, :1], read("activation")[:, :1])
+    assert not found[:, 1:].any()
+
+
+@pytest.mark.parametrize("name", sorted(OF_ITS_NORM | {"without_activation", "zero"}))
+def test_a_place_that_a_target_has_no_token_for_gets_nothing(name: str):
+    """Else it would have a slot more than the gradient that it stands in for."""
+    first = np.arange(LAYERS)[:, None] == 0
+    assert not read(name, replace(POOL, gradients=POOL.gradients * first))[:, 1:].any()
+
+
 @pytest.mark.parametrize("name", READ)
 def test_each_row_gets_finite_float32_vectors_and_the_same_again(name: str):
     found = read(name)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from stages.core.data.facts import Domain
 from stages.core.data.questions import Question
@@ -141,7 +142,7 @@ def test_it_is_saved_beside_the_projector_and_comes_back_the_same(
     saved(reader, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"projector.json", "seed_0.safetensors", WEIGHTS}
     assert '"lora_on_the_verbaliser": {' in (tmp_path / "projector.json").read_text()
-    assert decoder.tokenizer is not None
+    assert isinstance(decoder.tokenizer, PreTrainedTokenizerFast)
     fresh = Decoder(pocket.new_model(small_settings, decoder.tokenizer), decoder.tokenizer)
     wanted = answers(reader, 5)
     for where in (decoder, fresh):  # beside the one that was saved, and in a model without any
