@@ -128,10 +128,15 @@ def lose_shard(root: Path) -> None:
     shutil.rmtree(root / STORE / "activation/c")
 
 
+def trained(prompts: pl.DataFrame) -> int:
+    """The number of a row that a projector is trained on."""
+    return prompts.with_row_index().filter(split="train", held_out="none")["index"][0]
+
+
 def nan(root: Path) -> None:
     array = zarr.open_group(root / STORE, mode="r+")["gradient"]
     assert isinstance(array, zarr.Array)
-    array[5, 0, 1, 3] = np.nan
+    array[trained(pl.read_parquet(root / f"data/prompts/{NAME}.parquet")), 0, 1, 3] = np.nan
 
 
 def another_run(root: Path) -> None:
@@ -243,11 +248,11 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     ),
     "NaN in a stored gradient": (
         nan, VIRTUAL,
-        r"data/gradients/music.zarr: gradient of prompt {5}: NaN or infinite, wanted numbers; 1 such rows",
+        r"data/gradients/music.zarr: gradient of prompt {trained}: NaN or infinite, wanted numbers; 1 such rows",
     ),
     "NaN in a stored gradient, of the projector": (
         nan, PROJECTOR,
-        r"data/gradients/music.zarr: gradient of prompt {5}: NaN or infinite, wanted numbers; 1 such rows",
+        r"data/gradients/music.zarr: gradient of prompt {trained}: NaN or infinite, wanted numbers; 1 such rows",
     ),
     "a store of another run": (
         another_run, PROJECTOR,
@@ -267,7 +272,7 @@ def test_a_mistake_is_named_and_touches_nothing(mistake: str, root: Path):
     spoil, command, message = MISTAKES[mistake]
     prompts = pl.read_parquet(f"data/prompts/{NAME}.parquet")
     spelt = prompts.filter(pl.col("prompt").str.contains(WORD))["prompt_id"]
-    message = message.replace("{5}", prompts["prompt_id"][5]).replace("{word}", spelt[0])
+    message = message.replace("{trained}", prompts["prompt_id"][trained(prompts)]).replace("{word}", spelt[0])
     spoil(root)
     before = files(root)
     with pytest.raises(SystemExit, match=rf"(?s)^error: {message}") as caught:
