@@ -20,7 +20,14 @@ from tests.pipeline.warm import Warm, warm
 
 # Largest difference to a run with other batch sizes or thread counts. Gradients and activations: relative to the row's
 # norm; all else in nats. Stages that aren't named give the same bytes.
-TOLERANCE = {"gradients": 1e-3, "virtual_step": 1e-4, "model": 1e-3, "peers": 1e-3, "projector": 1e-3, "evaluation": 1e-4}
+TOLERANCE = {
+    "gradients": 1e-3,
+    "virtual_step": 1e-4,
+    "model": 1e-3,
+    "peers": 1e-3,
+    "projector": 1e-3,
+    "evaluation": 1e-4,
+}
 CHANGES = [
     *(("batches", stage) for stage in ("gradients", "virtual_step", "projector", "evaluation")),
     *(("threads", stage) for stage in STAGES),
@@ -194,8 +201,8 @@ def distance(stage: str, one: Path, other: Path) -> float:
         numbers = [name for name in x if isinstance(x[name], int | float)]
         assert {name: x[name] for name in x if name not in numbers} == {n: y[n] for n in y if n not in numbers}
         return max([apart(a[name], b[name]) for name in floats] + [abs(x[name] - y[name]) for name in numbers])
-    path = {"model": "data/model/curve.csv", "peers": "data/peers/permuted/curve.csv", "projector": "data/projector/curve.csv"}[stage]
-    a, b = (pl.read_csv(root / path) for root in (one, other))
+    path = {"peers": "peers/permuted"}.get(stage, stage)
+    a, b = (pl.read_csv(root / f"data/{path}/curve.csv") for root in (one, other))
     assert a["step"].equals(b["step"])
     return max(apart(a[name], b[name]) for name in a.columns)
 
