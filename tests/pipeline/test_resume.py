@@ -43,7 +43,8 @@ def name_of(stage: DvcStage) -> str:
 
 def test_all_that_resume_are_known():
     assert {
-        "model", "peers", "gradients", "virtual_step", "projector", "evaluation", "experiment", "leave_one_out", "other_teacher",
+        "model", "peers", "gradients", "virtual_step", "projector", "evaluation",
+        "experiment", "leave_one_out", "other_teacher",
     } == RESUMING  # fmt: skip
 
 

@@ -201,12 +201,8 @@ def distance(stage: str, one: Path, other: Path) -> float:
         numbers = [name for name in x if isinstance(x[name], int | float)]
         assert {name: x[name] for name in x if name not in numbers} == {n: y[n] for n in y if n not in numbers}
         return max([apart(a[name], b[name]) for name in floats] + [abs(x[name] - y[name]) for name in numbers])
-    path = {
-        "model": "data/model/curve.csv",
-        "peers": "data/peers/permuted/curve.csv",
-        "projector": "data/projector/curve.csv",
-    }[stage]
-    a, b = (pl.read_csv(root / path) for root in (one, other))
+    path = {"peers": "peers/permuted"}.get(stage, stage)
+    a, b = (pl.read_csv(root / f"data/{path}/curve.csv") for root in (one, other))
     assert a["step"].equals(b["step"])
     return max(apart(a[name], b[name]) for name in a.columns)
 
