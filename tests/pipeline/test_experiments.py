@@ -60,6 +60,7 @@ def swept(tiny_pipeline: Path, warm_python: Warm, tmp_path_factory: pytest.TempP
     """The finished tiny pipeline with nothing trained but the model, and a ladder of three rungs. Read only."""
     root = tiny.copied(tiny_pipeline, tmp_path_factory.mktemp("swept") / "repository")
     tiny.edit_params(root, projector__architecture="raw")
+    tiny.reproduce(root, warm_python)
     tiny.declare_sweeps(root)
     names = sweep(root, warm_python, "raw", "raw_freed", "linear")
     assert sorted(names) == sorted([*(f"{SWEEPS}:experiment@{name}" for name in RUNGS if name != "whitened"), "report"])
