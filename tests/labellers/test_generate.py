@@ -135,9 +135,9 @@ def test_the_stage_adds_what_was_written_to_the_table_and_pays_once(
     domain: Domain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     section = {"generator": "openai", "openai": PARAMS.model_dump(), "targets": 6, "correction_templates": 1}
-    held_out = {"targets": 0.1, "subjects": 0.1, "relations": {}}
-    section |= {"validation": 0.1, "test": 0.2, "held_out": held_out, "seed": 1}
-    world.write_params(world.params() | {"prompts": section})
+    held_out = {"names": 0.1, "kinds": [], "subjects": 0.1, "seed": 1}
+    section |= {"validation": 0.1, "test": 0.2, "seed": 1}
+    world.write_params(world.params() | {"held_out": held_out, "prompts": section})
     path = Path("data/prompts/geography.parquet")
 
     def stage(*arguments: str) -> str:
