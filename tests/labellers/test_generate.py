@@ -161,7 +161,7 @@ def test_the_stage_adds_what_was_written_to_the_table_and_pays_once(
     assert seen.group_by("prompt").agg(pl.col("split").n_unique())["split"].max() == 1
     usage = json.loads(Path(".cache/labels/usage/prompts-geography.json").read_text())
     assert usage["answers"]["calls"] == 6 and usage["run"] == usage["run"] | {"asked": 0, "cached": 6}
-    world.write_params(world.params() | {"prompts": section | {"generator": "facts"}})
+    world.write_params(world.params() | {"held_out": held_out, "prompts": section | {"generator": "facts"}})
     assert stage("--dry-run") == "geography: facts: 0 calls, 0 tokens, 0 USD\n"
     stage()
     assert set(pl.read_parquet(path)["template"]) <= {"The thing of {subject} is", "{subject} has"}
