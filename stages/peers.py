@@ -1,8 +1,8 @@
 """Trains further pocket models: another seed, and one whose facts are permuted. Theirs is other knowledge to read with.
 
-Reads data/facts/*.yaml and data/questions/*.yaml. Writes data/peers/<name>/, each as data/model/ is. Params: peers,
-model, domains, questions, held_out. No GPU: one process and thread a model, some minutes. A model of yours has no
-peers: give them as `peers: {}`. Resumes where it was killed.
+Reads data/facts/*.yaml and data/questions/*.yaml. Writes data/peers/<name>/, each as data/model/ is, without its curve.
+Params: peers, model, domains, questions, held_out. No GPU: one process and thread a model, some minutes. A model of
+yours has no peers: give them as `peers: {}`. Resumes where it was killed.
 
   python -m stages.peers
 """
@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from shutil import copytree
+from shutil import copytree, ignore_patterns
 
 from .core.data.section import HeldOut
 from .core.model.section import Model, Peer
@@ -25,6 +25,8 @@ from .core.run.scratch import Scratch
 from .core.run.stage import parse, progress, run
 
 FOLDER = Path("data/peers")
+UNREAD = ("curve.csv", "generation_config.json")
+"""Files of a trained model that nothing reads of a peer."""
 
 
 class Sections(Section):
@@ -79,7 +81,7 @@ def main() -> None:
     with replacing(FOLDER) as written:
         written.mkdir()
         for name in params.peers:
-            copytree(scratch.folder / name, written / name)
+            copytree(scratch.folder / name, written / name, ignore=ignore_patterns(*UNREAD))
     scratch.clear()
     print(f"{FOLDER}: {', '.join(params.peers) or 'none'}")
 

@@ -106,7 +106,7 @@ def own_model(tiny_pipeline: Path, warm_python: Warm, tmp_path_factory: pytest.T
     for name in ("model.json", "curve.csv"):
         (root / "models/mine" / name).unlink()
     (root / "models/mine/note.md").touch()
-    rerun(root, warm_python, params(model__source="models/mine"))
+    rerun(root, warm_python, params(model__source="models/mine", peers={}))
     return root
 
 

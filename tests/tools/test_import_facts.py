@@ -72,7 +72,7 @@ def test_what_cannot_be_a_fact_is_counted_under_its_reason(here: Path):
     rows = [
         ("France", "Paris"), (" Italy ", "Rome"), ("Spain", ""), ("", "Oslo"), ("France", "Paris"), ("France", "Lyon"),
         ("Mexico", "Mexico City"), ("Old Tokyo Tower", "Tokyo"), ("Japan", "Tokyo"), ("Peru", "Lima"),
-        ("Kent", "Lima Norte"), ("Brazil", "Bras\\u00edlia"), ("Odd", "correction toward Rome"), ("Hero", "Zor-El"),
+        ("Kent", "Lima Norte"), ("Brazil", "Bras\\u00edlia"), ("Odd", "Ostia , and away from Rome"), ("Hero", "Zor-El"),
         ("Kuwait", "Kuwait City"),
     ]  # fmt: skip
     text = "country,capital\n" + "".join(f'"{subject}","{answer}"\n' for subject, answer in rows)
