@@ -80,6 +80,8 @@ def main() -> None:
             job.result()
     with replacing(FOLDER) as written:
         written.mkdir()
+        if not params.peers:
+            (written / "none").touch()  # an empty folder is no output
         for name in params.peers:
             copytree(scratch.folder / name, written / name, ignore=ignore_patterns(*UNREAD))
     scratch.clear()

@@ -26,7 +26,7 @@ PEERS = Path("data/peers")
 
 def peers_of(card: Card) -> Iterator[tuple[str, Reader]]:
     """The peers that there are, by name, opened one after another, each as `peer_reader`."""
-    for path in sorted(PEERS.iterdir()) if PEERS.is_dir() else ():
+    for path in sorted(path.parent for path in PEERS.glob("*/model.json")):
         yield path.name, peer_reader(open_model(path)[0], card, path.name)
 
 
