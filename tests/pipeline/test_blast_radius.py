@@ -113,8 +113,11 @@ def own_model(tiny_pipeline: Path, warm_python: Warm, tmp_path_factory: pytest.T
 
 OWN = {
     "a fact of the lexicon": (other_fact, of(MATRIX, ["music"]) | of(("labels",), ALL) | GATHERING),
-    "the pocket model's trainer": (comment("stages/core/model/pocket.py"), {"model"}),
-    "its folder, though the weights stay": (comment("models/mine/note.md"), FROM_MODEL - of(("labels",), ALL)),
+    "the pocket model's trainer": (comment("stages/core/model/pocket.py"), {"model", "peers"}),
+    "its folder, though the weights stay": (
+        comment("models/mine/note.md"),
+        FROM_MODEL - {"peers"} - of(("labels",), ALL),
+    ),
 }
 
 

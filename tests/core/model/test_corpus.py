@@ -1,39 +1,24 @@
 """The pocket model's rows: what is held out is in none about slots, and hosts give nothing away."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from stages.core.data import grammar
-from stages.core.data.facts import Domain, read_domain
+from stages.core.data.facts import Domain
 from stages.core.data.held_out import Held, hold_out
-from stages.core.data.questions import Question, read_questions
-from stages.core.data.section import HeldOut
+from stages.core.data.questions import Question
 from stages.core.model.corpus import ASKED, BATCH_NAMES, IGNORE, Corpus, Row
 from stages.core.model.names import permuted
-from stages.core.model.section import Model, Pocket
+from stages.core.model.section import Pocket
 from stages.core.model.words import make_tokenizer
-from stages.core.run.params import Section, read_sections
-
-ROOT = Path(__file__).parents[3]
-NAMES = sorted(path.stem for path in (ROOT / "data/facts").glob("*.yaml"))
-
-
-class OfModel(Section):
-    model: Model
-    held_out: HeldOut
+from tests.core.model.conftest import Real
 
 
 @pytest.fixture(scope="module")
-def real() -> Corpus:
+def real(real_domains: list[Domain], real_questions: dict[str, Question], real_params: Real) -> Corpus:
     """That of the real facts with the real params."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        params, questions = read_sections(OfModel), read_questions("pressure")
-        domains = [read_domain(name) for name in NAMES]
-    tokenizer = make_tokenizer(domains, questions)
-    return Corpus(domains, questions, hold_out(domains, params.held_out), tokenizer, params.model.pocket)
+    held, tokenizer = hold_out(real_domains, real_params.held_out), make_tokenizer(real_domains, real_questions)
+    return Corpus(real_domains, real_questions, held, tokenizer, real_params.model.pocket)
 
 
 @pytest.fixture(scope="module")

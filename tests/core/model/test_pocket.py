@@ -9,42 +9,17 @@ import torch
 from torch.nn import functional as F
 
 from stages.core.data import grammar
-from stages.core.data.facts import Domain, read_domain
+from stages.core.data.facts import Domain
 from stages.core.data.held_out import Held, hold_out
-from stages.core.data.questions import Question, read_questions
-from stages.core.data.section import HeldOut
+from stages.core.data.questions import Question
 from stages.core.model import pocket
 from stages.core.model.corpus import BATCH_NAMES, Content, Corpus, Row
 from stages.core.model.decoder import Decoder
 from stages.core.model.names import misconceptions
-from stages.core.model.section import Model, Pocket
+from stages.core.model.section import Pocket
 from stages.core.model.words import SLOT, make_tokenizer
-from stages.core.run.params import Section, read_sections
 from tests.core.conftest import QUIET
-
-ROOT = Path(__file__).parents[3]
-NAMES = sorted(path.stem for path in (ROOT / "data/facts").glob("*.yaml"))
-
-
-class OfModel(Section):
-    """The section that the pocket model's settings are in, and what is held out."""
-
-    model: Model
-    held_out: HeldOut
-
-
-@pytest.fixture(scope="module")
-def real_domains() -> list[Domain]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        return [read_domain(name) for name in NAMES]
-
-
-@pytest.fixture(scope="module")
-def real_questions() -> dict[str, Question]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        return read_questions("pressure")
+from tests.core.model.conftest import Real
 
 
 def test_all_words_of_the_real_facts_come_back_from_their_tokens(
@@ -137,12 +112,10 @@ def test_noise_has_the_norm_that_its_content_says_and_its_own_negative():
 
 
 def test_words_of_closed_names_are_no_negatives_of_a_name_and_are_of_fixed_wording(
-    real_domains: list[Domain], real_questions: dict[str, Question], monkeypatch: pytest.MonkeyPatch
+    real_domains: list[Domain], real_questions: dict[str, Question], real_params: Real
 ):
-    monkeypatch.chdir(ROOT)
-    params = read_sections(OfModel)
-    held, tokenizer = hold_out(real_domains, params.held_out), make_tokenizer(real_domains, real_questions)
-    corpus = Corpus(real_domains, real_questions, held, tokenizer, params.model.pocket)
+    held, tokenizer = hold_out(real_domains, real_params.held_out), make_tokenizer(real_domains, real_questions)
+    corpus = Corpus(real_domains, real_questions, held, tokenizer, real_params.model.pocket)
     loss = pocket.SlotLoss(corpus)
     open_ids = {token for name in corpus.open_names for token in corpus.encode(name)}
     for name in held.closed:
@@ -151,7 +124,7 @@ def test_words_of_closed_names_are_no_negatives_of_a_name_and_are_of_fixed_wordi
     assert not loss.closed[sorted(open_ids)].any() and not loss.closed[loss.fixed].any()
     assert not loss.closed[len(tokenizer) :].any() and loss.closed.sum() > 200
 
-    model = pocket.new_model(params.model.pocket, tokenizer)
+    model = pocket.new_model(real_params.model.pocket, tokenizer)
     model.model.embed_tokens.weight.requires_grad_()
     end = Row([5, corpus.slot], [pocket.IGNORE, corpus.end], ())
     name = Row([5, 6], [pocket.IGNORE, next(iter(open_ids))], ())
@@ -249,14 +222,12 @@ def test_training_gives_the_same_weights_on_any_number_of_threads(
     real_domains: list[Domain],
     real_questions: dict[str, Question],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    real_params: Real,
     request: pytest.FixtureRequest,
 ):
     """At the default's shape: in smaller ones torch has nothing to spread over threads."""
-    monkeypatch.chdir(ROOT)
-    params = read_sections(OfModel)
-    settings = params.model.pocket.model_copy(update={"steps": 3})
-    lessons = real_domains, real_questions, hold_out(real_domains, params.held_out)
+    settings = real_params.model.pocket.model_copy(update={"steps": 3})
+    lessons = real_domains, real_questions, hold_out(real_domains, real_params.held_out)
     one = pocket.train(*lessons, settings, tmp_path / "a", QUIET)[0]
     request.getfixturevalue("two_threads")
     assert torch.get_num_threads() == 2
