@@ -76,12 +76,12 @@ def work(params: Sections) -> None:
     reports = pl.concat([read_table(scratch.folder / piece.file, REPORTS) for piece in pieces])
     interview = Interview.of(questions, world, sets, params.model.pocket.asked)
     slots = interview.slots(readers[0], data)
-    answers, peers = [interview.of_main(readers[0], slots)], {}
+    main_answers, edits = interview.of_main(readers[0], slots)
+    answers, peers = [main_answers], {}
     for name, peer in peers_of(card):
         peers[name], own = interview.of_peer(peer, slots, name)
         answers.append(own)
     answers = pl.concat(answers)
-    edits = interview.edits(readers[0], slots)
     metrics = metrics_of(reports, answers, peers, data, questions, readers, labels)
     with replacing(OUTPUT) as partial:
         partial.mkdir()

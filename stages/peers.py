@@ -15,7 +15,7 @@ from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 
-from .core.data.section import HeldOut
+from .core.data.held_out import HeldOut
 from .core.model.section import Model, Peer
 from .core.model.sources import Lessons, train_pocket
 from .core.run.errors import InputError
