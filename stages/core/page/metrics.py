@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..evaluate.estimate import Estimate, Number, from_json
@@ -78,11 +78,6 @@ def way(gap: Estimate) -> Way:
     """Where a group lies against the real gradient, from the paired difference (real minus group)."""
     assert gap.low is not None and gap.high is not None
     return "null" if gap.low <= 0 <= gap.high else "lower" if gap.value > 0 else "higher"
-
-
-def with_chance(estimate: Estimate, chance: Number) -> Estimate:
-    """The estimate with this chance."""
-    return replace(estimate, chance=chance)
 
 
 def told(estimate: Estimate, why: bool = True) -> str:
