@@ -9,7 +9,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from ..core.run.errors import InputError
-from .revision import flat
+from .revision import differing
 
 PIPELINE = "dvc.yaml"
 """What `dvc repro` runs; stages/sweeps/dvc.yaml has commands of its own."""
@@ -80,11 +80,8 @@ def causes(said: Iterable[Any], locked: dict[str, Any], params: dict[str, Any]) 
             for path, how in things.items():
                 if isinstance(how, dict):
                     for section in how:
-                        old, new = (
-                            flat({section: side[section]}) if section in side else {} for side in (then, params)
-                        )
-                        keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key, ...) != new.get(key, ...)]
-                        found += [f"param `{key}`" for key in keys or [section]]
+                        sides = ({name: side[name] for name in side if name == section} for side in (then, params))
+                        found += [f"param `{key}`" for key in differing(*sides)[0] or [section]]
                 elif how not in ABSENT:
                     found.append(f"`{path}` {how}" + ("" if kind == "changed deps" else " (an output)"))
     return found
