@@ -5,7 +5,7 @@ A section's class states every key, its unit and its bounds; there are no defaul
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -43,8 +43,6 @@ class Section(BaseModel):
 
 Names = Annotated[list[Name], Field(min_length=1)]
 Domains = Annotated[list[Name], Field(min_length=2)]
-
-
 Kind = TypeVar("Kind", bound=Section)
 
 
@@ -59,3 +57,16 @@ def read_sections(kind: type[Kind]) -> Kind:
         return kind.model_validate({name: content[name] for name in kind.model_fields if name in content})
     except ValidationError as error:
         raise InputError(explain(str(PARAMS), error)) from error
+
+
+def value_at(content: Any, key: str, file: Path = PARAMS) -> Any:
+    """The value of a key, its parts joined by dots, in the content of a file of params.
+
+    Raises:
+        InputError: there is no such key.
+    """
+    for part in key.split("."):
+        if not isinstance(content, dict) or part not in content:
+            raise InputError(f"{file}: {key}: missing: wanted this key")
+        content = content[part]
+    return content
