@@ -8,6 +8,7 @@ no other slot.
 
 import inspect
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -153,14 +154,12 @@ def record(decoder: Decoder, ids: Int[Tensor, "b 1"], prefix: Prefix) -> Replay:
         calls.append(_named(module, arguments, keywords))
         streams.append(residual(output))
 
-    handles = [block.register_forward_hook(note, with_kwargs=True) for block in decoder.blocks]
-    try:
+    with ExitStack() as hooks:
+        for block in decoder.blocks:
+            hooks.enter_context(block.register_forward_hook(note, with_kwargs=True))
         normed = decoder.body(
             input_ids=ids, past_key_values=clean, use_cache=True, **prefix.arguments(1)
         ).last_hidden_state
-    finally:
-        for handle in handles:
-            handle.remove()
     return Replay(decoder, prefix, clean, tuple(calls), tuple(streams), normed)
 
 
