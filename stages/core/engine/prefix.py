@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -69,10 +69,6 @@ class Prefix:
     cache: DynamicCache
     padding: Padding
 
-    def arguments(self, count: int, context: int | None = None) -> dict[str, Tensor]:
-        """Mask and positions (below `context`) for a model that reads `count` more tokens after the prefixes."""
-        return self.padding.arguments(count, context=context)
-
     def fork(self) -> DynamicCache:
         """A cache that starts with these keys and values and grows on its own."""
         return fork(self.cache)
@@ -82,6 +78,15 @@ class Prefix:
         twin = fork(self.cache)
         select_rows(twin, rows)
         return Prefix(twin, self.padding.select(rows))
+
+
+def read_on(
+    decoder: Decoder, ids: Int[Tensor, "row position"], prefix: Prefix, cache: DynamicCache | None = None
+) -> Float[Tensor, "row position d_model"]:
+    """The normed residual stream of tokens that follow the prefixes. `cache`: the fork to add to; None: a new one."""
+    cache = prefix.fork() if cache is None else cache
+    where = prefix.padding.arguments(ids.shape[1], context=decoder.context_length)
+    return decoder.body(input_ids=ids, past_key_values=cache, use_cache=True, **where).last_hidden_state
 
 
 class _Filled(Exception):
@@ -259,14 +264,8 @@ def _padding_works(decoder: Decoder) -> bool:
     last = torch.tensor([ids[-1:]] * 2, device=decoder.device)
     try:
         together = run_prefix(decoder, rows)
-        found = _go_on(decoder, last, together)
+        found = read_on(decoder, last, together)
     except (RuntimeError, ValueError, TypeError, IndexError):
         return False
-    wanted = torch.cat([_go_on(decoder, last[:1], run_prefix(decoder, [row])) for row in rows])
+    wanted = torch.cat([read_on(decoder, last[:1], run_prefix(decoder, [row])) for row in rows])
     return bool((found - wanted).abs().max() <= CLOSE[decoder.dtype] * wanted.abs().max())
-
-
-def _go_on(decoder: Decoder, ids: Int[Tensor, "row position"], prefix: Prefix) -> Tensor:
-    return decoder.body(
-        input_ids=ids, past_key_values=prefix.fork(), use_cache=True, **prefix.arguments(ids.shape[1])
-    ).last_hidden_state

@@ -21,7 +21,7 @@ from transformers import DynamicCache
 from ..model.decoder import Decoder, residual
 from ..run.errors import InputError
 from .batches import out_of_memory
-from .prefix import Prefix, fork
+from .prefix import Prefix, fork, read_on
 
 MASK = "attention_mask"
 REPLAY_ERROR = 1e-3
@@ -157,9 +157,7 @@ def record(decoder: Decoder, ids: Int[Tensor, "b 1"], prefix: Prefix) -> Replay:
     with ExitStack() as hooks:
         for block in decoder.blocks:
             hooks.enter_context(block.register_forward_hook(note, with_kwargs=True))
-        normed = decoder.body(
-            input_ids=ids, past_key_values=clean, use_cache=True, **prefix.arguments(1)
-        ).last_hidden_state
+        normed = read_on(decoder, ids, prefix, clean)
     return Replay(decoder, prefix, clean, tuple(calls), tuple(streams), normed)
 
 

@@ -26,6 +26,8 @@ from ..run.errors import InputError
 from .shifts import measure_shifts
 
 Tokens = tuple[int, ...]
+OF_VERSIONS = ("up_ids", "up_shifts", "down_ids", "down_shifts", "target_after", "answer_after", "kl", "target_rank")
+"""What `ShiftBatch` has for each layer and step size."""
 
 
 @dataclass(frozen=True)
@@ -186,16 +188,9 @@ class Steps:
 
         result = ShiftBatch(
             rows=rows,
-            up_ids=grid(shifts.up_ids),
-            up_shifts=grid(shifts.up_shifts),
-            down_ids=grid(shifts.down_ids),
-            down_shifts=grid(shifts.down_shifts),
             target_before=shifts.target_before.float().cpu().numpy(),
-            target_after=grid(shifts.target_after),
             answer_before=shifts.answer_before.float().cpu().numpy(),
-            answer_after=grid(shifts.answer_after),
-            kl=grid(shifts.kl),
-            target_rank=grid(shifts.rank),
+            **{name: grid(getattr(shifts, name)) for name in OF_VERSIONS},
             continuation_before=[text[0] for text in texts],
             continuation_after=[
                 [text[1 + layer * steps : 1 + (layer + 1) * steps] for layer in range(len(self.layers))]

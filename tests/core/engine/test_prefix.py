@@ -34,7 +34,7 @@ def test_nothing_behind_the_last_blocks_keys_and_values_is_computed() -> None:
 def test_rows_without_tokens_have_an_empty_cache() -> None:
     empty = run_prefix(tiny("qwen3"), [(), ()])
     assert not empty.cache.layers
-    assert empty.arguments(1) == {}
+    assert empty.padding.arguments(1) == {}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
