@@ -45,5 +45,5 @@ def test_every_family_takes_rows_of_different_lengths(family: str) -> None:
 def test_rotary_tables_that_depend_on_the_batch_keep_lengths_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     dynamic = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
     assert not takes_padding(tiny("llama", rope_parameters=dynamic))
-    monkeypatch.setattr(prefix, "_go_on", lambda *_: (_ for _ in ()).throw(TypeError("position_ids")))
+    monkeypatch.setattr(prefix, "read_on", lambda *_: (_ for _ in ()).throw(TypeError("position_ids")))
     assert not takes_padding(tiny("qwen3"))
