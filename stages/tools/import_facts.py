@@ -17,7 +17,7 @@ from tokenizers import decoders
 
 from ..core.data.facts import Domain, Fact, Relation, World, facts_path, noun, read_domain
 from ..core.data.grammar import report
-from ..core.labels.lexicon import words
+from ..core.labels.lexicon import holds
 from ..core.run.errors import InputError, explain
 from ..core.run.files import replacing
 from ..core.run.params import Name
@@ -70,12 +70,6 @@ def slug(text: str) -> str:
 def pocket_spelling(text: str) -> str:
     """The text as the pocket model would write it: its tokenizer sets punctuation apart."""
     return decoders.WordPiece(prefix="##").decode(re.findall(r"\w+|[^\w\s]", text))
-
-
-def holds(text: str, part: str) -> bool:
-    """Whether the words of `part` stand in `text`, one after the other."""
-    inside, sought = words(text), words(part)
-    return any(inside[at : at + len(sought)] == sought for at in range(len(inside) - len(sought) + 1))
 
 
 def pairs_of(found: Found, domain: str, plain: bool, limit: int | None, left: Left) -> list[Fact]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import networkx
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
@@ -39,11 +40,8 @@ def plan(lock: dict[str, Any], params: dict[str, Any]) -> Plan:
     """
     try:
         with Repo(str(Path.cwd())) as repo:
-            stages = [stage for stage in repo.index.stages if stage.path_in_repo == PIPELINE]
-            order = [stage.addressing for stage in stages]
-            graph = {
-                stage.addressing: [dep.addressing for dep in repo.index.graph.successors(stage)] for stage in stages
-            }
+            order = {stage.addressing: stage for stage in repo.index.stages if stage.path_in_repo == PIPELINE}
+            graph = repo.index.graph  # from each stage to those whose outputs it reads
             status = repo.status(targets=[PIPELINE])
     except DvcException as error:
         raise InputError(f"{error}; see docs/sharing.md") from error
@@ -56,15 +54,13 @@ def plan(lock: dict[str, Any], params: dict[str, Any]) -> Plan:
     for name in order:
         if name not in lock:
             direct[name] = ["is new"]
-    after: dict[str, list[str]] = {}
-    while True:  # until nothing is added, since stages stand in no order of work
-        reached = set(direct) | set(after)
-        fresh = {other for other in order if other not in reached and set(graph[other]) & reached}
-        if not fresh:
-            break
-        for other in order:
-            if other in fresh:
-                after[other] = sorted(set(graph[other]) & reached)
+    reached = {order[name] for name in direct}
+    reached = reached.union(*(networkx.ancestors(graph, stage) for stage in reached))
+    after = {
+        name: sorted(read.addressing for read in graph.successors(stage) if read in reached)
+        for name, stage in order.items()
+        if stage in reached and name not in direct
+    }
     return Plan(direct, after, [name for name in lock if name not in order])
 
 

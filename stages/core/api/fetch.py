@@ -121,7 +121,8 @@ class _Asker:
         """Asks for each request by itself, as many at a time as the settings say."""
         from .client import Client
 
-        async with Client(self.settings, self._on_fault, self.cache.idempotency_key) as client:
+        client = Client(self.settings, self._on_fault, self.cache.idempotency_key)
+        async with client.openai:
             todo = deque(requests)
 
             async def work() -> None:
