@@ -59,8 +59,7 @@ def questions(domain: Domain, params: Generator) -> dict[tuple[str, str], Reques
                 f"Subject: {fact.subject}\nAnswer: {fact.answer}\nPrompts:\n{shown}\n"
                 f"Write {params.paraphrases} prompts and {params.wrong_answers} wrong answers."
             )
-            messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-            asked[name, fact.subject] = compose(params.teacher, messages, Written.model_json_schema())
+            asked[name, fact.subject] = compose(params.teacher, system, user, Written.model_json_schema())
     return asked
 
 

@@ -110,10 +110,10 @@ class _Asker:
         )
 
     def _by_batch(self, requests: Sequence[Request], advance: Advance) -> None:
-        from .batch import through_batches  # this and the client take a second to import, and a warm run needs neither
+        from .batch import Batches  # this and the client take a second to import, and a warm run needs neither
 
         try:
-            self.rejected |= through_batches(requests, self.cache, self.api, self.settings, advance, self.usage)
+            self.rejected |= Batches(requests, self.cache, self.api, self.settings, advance, self.usage).get()
         except Stop as stop:
             self.stop = stop
 
