@@ -12,13 +12,12 @@ from math import hypot
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from ..core.evaluate.estimate import Estimate, flat, from_json
 from ..core.run.stage import errors_in_one_line, parser
 from .dependencies import differences
 from .reruns import Plan, plan
 from .revision import Revision, differing, read_revision
+from .template import filled_in
 
 HEADLINES = ("decoupling.", "held_out_target.", "teacher.", "model.")
 
@@ -86,7 +85,7 @@ def reruns(found: Plan, head: Revision) -> dict[str, Any]:
         rows.append([f"`{name}`", why, "not recorded" if seconds is None else minutes(seconds), price])
         total, unknown = total + (seconds or 0), unknown + (seconds is None)
         calls, dollars = calls + asked.get("calls", 0), dollars + asked.get("cost_usd", 0)
-    return {"runs": rows, "seconds": total, "calls": calls, "dollars": dollars, "unknown": unknown}
+    return {"runs": rows, "time": minutes(total), "calls": calls, "dollars": dollars, "unknown": unknown}
 
 
 def minutes(seconds: float) -> str:
@@ -102,15 +101,8 @@ def report(base: str) -> str:
     """
     old, new = read_revision(base), read_revision(None)
     found = plan(new.lock, new.params)
-    made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    made.filters["minutes"] = minutes
-    return made.get_template("review.md.j2").render(
+    return filled_in(
+        "review.md.j2",
         base=base,
         plan=found,
         edited=len({name.partition("@")[0] for name in found.direct}),
