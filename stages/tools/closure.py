@@ -136,14 +136,10 @@ class Closure:
                     for item in node.body
                     if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
                 ]
-            if (
-                isinstance(node, ast.ImportFrom)
-                and node.module
-                and any((a.asname or a.name) == name for a in node.names)
-            ):
-                original = next(a.name for a in node.names if (a.asname or a.name) == name)
-                above = module.split(".")[: -node.level] if node.level else []
-                return self.fields(".".join([*above, node.module]), original)
+            for alias in node.names if isinstance(node, ast.ImportFrom) and node.module else []:
+                if name == (alias.asname or alias.name):
+                    above = module.split(".")[: -node.level] if node.level else []
+                    return self.fields(".".join([*above, node.module]), alias.name)
         raise InputError(
             f"{self.path(module).relative_to(self.root)}: class {name}: neither defined nor imported there"
         )

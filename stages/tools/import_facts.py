@@ -24,6 +24,7 @@ from ..core.run.params import Name
 from . import params_file
 from .dependencies import differences
 from .fact_sources import Columns, Format, Found, read_source
+from .template import filled_in
 
 FEWEST, WANTED = 2, 3
 """Templates a relation: what the schema takes, and what the project's own domains have."""
@@ -233,23 +234,17 @@ def _given(templates: Sequence[str], relation: str) -> Iterator[str]:
 
 def written(domain: Domain) -> str:
     """The domain as YAML, in the layout of the project's own facts files."""
-    lines = [f"domain: {domain.domain}", f"description: {_scalar(domain.description)}", "relations:"]
-    for name, relation in domain.relations.items():
-        lines += [f"  {name}:", f"    source: {_quoted(relation.source)}"]
-        lines += [f"    subject: {_scalar(relation.subject)}", f"    answer: {_scalar(relation.answer)}"]
-        lines += ["    templates:"]
-        lines += [f"      - {_quoted(template)}" for template in relation.templates]
-        lines += ["    facts:"]
-        lines += [f"      - {{subject: {_scalar(f.subject)}, answer: {_scalar(f.answer)}}}" for f in relation.facts]
-    return "\n".join(lines) + "\n"
+    return filled_in("facts.yaml.j2", domain=domain, quoted=quoted, scalar=scalar)
 
 
-def _scalar(text: str) -> str:
-    return text if _PLAIN.fullmatch(text) and text.lower() not in _RESERVED else _quoted(text)
-
-
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text in double quotes, for YAML."""
     return json.dumps(text, ensure_ascii=False)
+
+
+def scalar(text: str) -> str:
+    """A text for YAML, in quotes only where it needs them."""
+    return text if _PLAIN.fullmatch(text) and text.lower() not in _RESERVED else quoted(text)
 
 
 def import_domain(
