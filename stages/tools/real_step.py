@@ -38,6 +38,7 @@ from ..core.run.params import Domains, Section, read_sections
 from ..core.run.seeds import keyed_fraction
 from ..core.run.stage import parser, progress, run
 from ..core.steps.joint import gradients_and_steps
+from ..core.steps.shifts import named_tokens
 
 FOLDER = Path("data/real_step")
 UPDATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
@@ -88,7 +89,7 @@ def layers_of(decoder: Decoder) -> list[int]:
 
 def measure(decoder: Decoder, samples: Sequence[Sample], layers: list[int]) -> Measured:
     """The engine's gradients and virtual steps, with the shift of every token that has a name."""
-    named = min(decoder.vocabulary, len(decoder.tokenizer)) if decoder.tokenizer else decoder.vocabulary
+    named = named_tokens(decoder)
     shape = (len(samples), len(layers))
     gradient, activation = (np.empty((*shape, decoder.d_model), dtype=np.float32) for _ in range(2))
     shift = np.empty((*shape, len(STEP_SIZES), named), dtype=np.float32)

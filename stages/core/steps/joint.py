@@ -25,7 +25,7 @@ def gradients_and_steps(
 
     Arguments, order and errors are those of `activation_gradients` and `virtual_steps`.
     """
-    steps = Steps.checked(decoder, layers, step_sizes, top_tokens, continuation_tokens)
+    steps = Steps(decoder, layers, step_sizes, top_tokens, continuation_tokens)
     check_samples(decoder, samples)
 
     def compute(batch: Sequence[Sample], rows: Rows, prefix: Prefix) -> tuple[GradientBatch, ShiftBatch]:

@@ -37,6 +37,11 @@ class Shifts:
     top: Int[Tensor, "b version"]
 
 
+def named_tokens(decoder: Decoder) -> int:
+    """The number of tokens that the tokenizer knows; ids from there on are padding of the embedding."""
+    return min(decoder.vocabulary, len(decoder.tokenizer)) if decoder.tokenizer else decoder.vocabulary
+
+
 @torch.no_grad()
 def measure_shifts(
     decoder: Decoder,
@@ -46,7 +51,6 @@ def measure_shifts(
     target: Int[Tensor, " b"],
     answer: Int[Tensor, " b"],
     top_tokens: int,
-    named_tokens: int,
 ) -> Shifts:
     """Shifts of the next-token distributions, some rows at a time, since logits are the largest tensors.
 
@@ -57,8 +61,7 @@ def measure_shifts(
         still: 1 where a version is the clean pass (nothing was injected), else 0: its shift is exactly zero.
         target: first target token a row.
         answer: first answer token a row; -1 where there is none (its log-probabilities are NaN).
-        top_tokens: how many tokens up and down.
-        named_tokens: tokens that the tokenizer knows; ids from there on are padding of the embedding, not listed.
+        top_tokens: how many tokens up and down, of those that have a name.
     """
     versions = after.shape[1]
 
@@ -74,7 +77,7 @@ def measure_shifts(
         partition = torch.log1p(excess @ prob)
         grown = excess.mul_(change) @ prob + change @ prob
         kl = (grown / partition.exp() - partition)[..., 0]
-        named = change[..., :named_tokens]
+        named = change[..., : named_tokens(decoder)]
         up, down = _extremes(named, top_tokens, largest=True), _extremes(named, top_tokens, largest=False)
         moved = change.add_(logprob[:, None])
 
