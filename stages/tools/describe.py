@@ -45,7 +45,7 @@ PROJECTOR = Path("data/projector")
 
 
 class Sections(Section):
-    """What it reads of params.yaml."""
+    """What a description reads of params.yaml."""
 
     domains: Domains
     virtual_step: VirtualStep

@@ -43,7 +43,7 @@ class Left:
     examples: dict[str, str] = field(default_factory=dict)
 
     def note(self, reason: str, example: str) -> None:
-        """Counts one."""
+        """Counts one row or template under a reason."""
         self.counts[reason] += 1
         self.examples.setdefault(reason, example)
 

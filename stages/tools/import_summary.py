@@ -14,7 +14,7 @@ FACTS, ANSWERS, RELATIONS = 100, 60, 2
 
 
 def show(imported: Imported, added: bool, console: Console) -> None:
-    """Prints it, in the words of import_summary.txt.j2; the last line says where the domain is."""
+    """Prints what an import did, in the words of import_summary.txt.j2; the last line says where the domain is."""
     domain = imported.domain
     reasons: Counter[str] = sum((left.counts for left in imported.left.values()), Counter())
     facts = sum(len(relation.facts) for relation in domain.relations.values())

@@ -28,7 +28,7 @@ class Plan:
 
     @property
     def stages(self) -> list[str]:
-        """All of them."""
+        """All stages that would run."""
         return [*self.direct, *self.after]
 
 

@@ -33,7 +33,6 @@ def fetch(
     Args:
         requests: what to ask; equal requests are asked once.
         api: prices and the budget.
-        batch: through the Batch API.
         what: the progress bar's name.
         usage: is added to.
         origin: what a stage's requests are made of, by which it is seen whether they were paid for elsewhere.

@@ -63,7 +63,6 @@ def plan(
     Args:
         lengths: (prompt tokens, tokens that follow it) a row.
         tokens: most tokens in a batch, padding included; a single row may exceed it.
-        rows: most rows in a batch.
         join: which prompts share a batch: those of equal length, of lengths nearby where they are few, or any.
 
     Returns:

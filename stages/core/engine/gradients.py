@@ -59,8 +59,6 @@ def activation_gradients(
     """Yields the gradients of all samples, in batches of like length and so in another order than the samples'.
 
     Args:
-        decoder: the frozen model.
-        samples: what to measure.
         layers: 0-based block indices, in the order wanted.
         places: names of places (see `places`), in the order wanted; all are of one loss and one backward pass.
         advance: told the number of rows after each batch.

@@ -118,7 +118,6 @@ def run_prefix(decoder: Decoder, rows: Sequence[Sequence[int]], *, tokens: int |
     """Keys and values of every block for each row's tokens, in the decoder's precision.
 
     Args:
-        decoder: the model.
         rows: token ids; rows may be of different lengths where `takes_padding`.
         tokens: most tokens in a pass; None: all rows in one.
 
@@ -204,14 +203,12 @@ def over_prefixes(
     follow: Callable[[Sample], int],
     versions: int,
     advance: Callable[[int], None] | None,
-    tokens: int | None,
+    tokens: int | None = None,
     places: Sequence[str] = (),
 ) -> Iterator[Result]:
     """Runs the prompts up to the first place, in batches, and yields what `compute` makes of each batch.
 
     Args:
-        decoder: the model.
-        samples: all rows.
         compute: is given a batch's samples, their indices and their prefixes.
         follow: how many tokens follow a sample's prompt.
         versions: most positions of a row, or versions of its last token, that go through the upper blocks.

@@ -35,7 +35,6 @@ class Replay:
     """A recorded pass of the last prompt token.
 
     Attributes:
-        decoder: the model.
         prefix: what is before that token.
         clean: the cache after the pass, that token's keys and values included.
         calls: a block's arguments by name, for each block.

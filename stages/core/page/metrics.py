@@ -134,7 +134,7 @@ def percent(value: Number) -> str:
 
 
 def bare(value: Number) -> str:
-    """`percent` without the sign."""
+    """A fraction as `percent` writes it, without the percent sign."""
     if value in (0, 1):
         return f"{value * 100:.0f}"
     if value > 0.9995 or value < 0.0005:
@@ -143,7 +143,7 @@ def bare(value: Number) -> str:
 
 
 def thousands(number: Number) -> str:
-    """1 234 567, with narrow no-break spaces."""
+    """A number with a narrow no-break space between thousands: 1 234 567."""
     return f"{number:,}".replace(",", "\u202f")
 
 
@@ -179,5 +179,5 @@ def signed(value: Number) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """a, b and c."""
+    """Words as a list in a sentence: a, b and c."""
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

@@ -156,7 +156,7 @@ def read_sweep(name: str, params: dict[str, Any]) -> Sweep:
 
 
 def parsed(path: Path, changes: str, again: str) -> dict[str, Any]:
-    """A cell of column `changes`."""
+    """The keys and values in a cell of column `changes`."""
     try:
         found = json.loads(changes)
     except (TypeError, json.JSONDecodeError):

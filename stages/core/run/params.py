@@ -22,7 +22,7 @@ Dtype = Literal["float32", "bfloat16"]
 
 
 def plain(name: str) -> str:
-    """The name as it is.
+    """The name, after a check that it can be a file's name.
 
     Raises:
         InputError: it couldn't be a file's name everywhere: not small letters, digits and "_", a letter in front.

@@ -55,7 +55,6 @@ def measure_shifts(
     """Shifts of the next-token distributions, some rows at a time, since logits are the largest tensors.
 
     Args:
-        decoder: for its head.
         before: normed residual stream of the clean pass at the answer position.
         after: the same of the versions.
         still: 1 where a version is the clean pass (nothing was injected), else 0: its shift is exactly zero.

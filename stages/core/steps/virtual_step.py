@@ -76,7 +76,6 @@ def virtual_steps(
     """Yields the virtual steps of all samples, in batches of like length and so in another order than the samples'.
 
     Args:
-        decoder: the frozen model.
         samples: prompts, targets and answers, in the order of `gradients`.
         gradients: raw gradients (see `activation_gradients`). A row of zeros has no direction: its shifts are zero.
         layers: 0-based block indices, in the order of the gradients' second axis. Each step injects at one layer only.
