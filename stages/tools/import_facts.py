@@ -11,16 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from tokenizers import decoders
 
 from ..core.data.facts import Domain, Fact, Relation, World, facts_path, noun, read_domain
 from ..core.data.grammar import report
 from ..core.labels.lexicon import holds
-from ..core.run.errors import InputError, explain
+from ..core.run.errors import InputError
 from ..core.run.files import replacing
-from ..core.run.params import Name
+from ..core.run.params import plain as plain_name
 from . import params_file
 from .dependencies import differences
 from .fact_sources import Columns, Format, Found, read_source
@@ -189,17 +188,18 @@ def build(
             do.
     """
     try:
-        TypeAdapter(Name).validate_python(domain)
-    except ValidationError as error:
-        raise InputError(explain("--domain", error).replace(": (whole file)", "")) from error
-    result = Imported(Domain.model_construct(), {}, {})
+        plain_name(domain)
+    except InputError as error:
+        raise InputError(f"--domain: {error}") from error
+    rows: dict[str, int] = {}
+    lefts: dict[str, Left] = {}
     relations: dict[str, Relation] = {}
     for each in found:
         name = slug(each.relation)
-        if name in result.rows:
+        if name in rows:
             raise InputError(f"--domain {domain}: two sources hold a relation {name!r}: import one of them")
-        left = result.left[name] = Left()
-        result.rows[name] = len(each.pairs)
+        left = lefts[name] = Left()
+        rows[name] = len(each.pairs)
         facts = pairs_of(each, domain, plain, limit, left)
         kept = templates_of(each, list(_given(templates, name)), facts, left) if facts else []
         if facts and len(kept) < FEWEST:
@@ -216,10 +216,9 @@ def build(
                 source=credit or each.source, subject=subject, answer=answer, templates=tuple(kept), facts=tuple(facts)
             )
     if not relations:
-        reasons = "; ".join(reason for left in result.left.values() for reason in left.counts) or "it holds no rows"
+        reasons = "; ".join(reason for left in lefts.values() for reason in left.counts) or "it holds no rows"
         raise InputError(f"nothing is left to import: {reasons}")
-    whole = Domain(domain=domain, description=description, relations=relations)
-    return Imported(whole, result.rows, result.left)
+    return Imported(Domain(domain=domain, description=description, relations=relations), rows, lefts)
 
 
 def _given(templates: Sequence[str], relation: str) -> Iterator[str]:
