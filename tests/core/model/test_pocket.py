@@ -18,8 +18,7 @@ from stages.core.model.decoder import Decoder
 from stages.core.model.names import misconceptions
 from stages.core.model.section import Pocket
 from stages.core.model.words import SLOT, make_tokenizer
-from tests.core.conftest import QUIET
-from tests.core.model.conftest import Real
+from tests.core.conftest import QUIET, Real
 
 
 def test_all_words_of_the_real_facts_come_back_from_their_tokens(
