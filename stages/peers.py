@@ -8,9 +8,9 @@ yours has no peers: give them as `peers: {}`. Resumes where it was killed.
 """
 
 import multiprocessing
+import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor, wait
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from shutil import copytree, ignore_patterns
@@ -27,6 +27,10 @@ from .core.run.stage import parse, progress, run
 FOLDER = Path("data/peers")
 UNREAD = ("curve.csv", "generation_config.json")
 """Files of a trained model that nothing reads of a peer."""
+LOOKED = 0.2
+"""Seconds between looks at what the processes tell."""
+steps: "SimpleQueue[int]"
+"""In a process that trains: where it tells of its steps."""
 
 
 class Sections(Section):
@@ -39,19 +43,48 @@ class Sections(Section):
     held_out: HeldOut
 
 
-def teach(params: Sections, name: str, steps: "SimpleQueue[int]") -> None:
+def begin(told: "SimpleQueue[int]") -> None:
+    """Takes the queue that `tell` writes to, in a process that trains."""
+    global steps
+    steps = told
+
+
+def tell(count: int) -> None:
+    """Tells the process that waits of so many steps; ends this one where that is gone."""
+    waiting = multiprocessing.parent_process()
+    assert waiting is not None
+    if not waiting.is_alive():
+        os._exit(1)  # nobody is there to be told why
+    steps.put(count)
+
+
+def teach(params: Sections, name: str) -> None:
     """Trains one peer into its scratch folder; tells of every step."""
     scratch = Scratch("peers")
     pocket = params.model.pocket.model_copy(update=params.peers[name].model_dump())
     settings = params.model.model_copy(update={"pocket": pocket})
     lessons = Lessons.read(params.domains, params.questions, params.held_out)
 
-    def make(folder: Path, advance: Callable[[int], None]) -> None:
+    def make(folder: Path) -> None:
         folder.mkdir()
-        train_pocket(lessons, settings, name, scratch.folder / f"{name}.pt", folder, advance)
+        train_pocket(lessons, settings, name, scratch.folder / f"{name}.pt", folder, tell)
 
-    scratch.piece(name, partial(make, advance=steps.put))
-    steps.put(-1)
+    scratch.piece(name, make)
+
+
+def all_taught(params: Sections, advance: Callable[[int], None]) -> None:
+    """Trains all peers at once, a process each; an error of one is raised when the others are done."""
+    context = multiprocessing.get_context("spawn")
+    told: SimpleQueue[int] = context.SimpleQueue()
+    with ProcessPoolExecutor(len(params.peers), context, begin, (told,)) as pool:
+        jobs = [pool.submit(teach, params, name) for name in params.peers]
+        left = set(jobs)
+        while left:
+            left = wait(left, LOOKED).not_done
+            while not told.empty():
+                advance(told.get())
+    for job in jobs:
+        job.result()
 
 
 def main() -> None:
@@ -63,21 +96,10 @@ def main() -> None:
             f"params.yaml: peers: found {', '.join(params.peers)}, wanted {{}}: only the pocket model has peers that "
             f"are trained here, and model.source is {params.model.source!r}"
         )
-    scratch, context = Scratch("peers"), multiprocessing.get_context("spawn")
-    with (
-        context.Manager() as manager,
-        ProcessPoolExecutor(len(params.peers) or 1, context) as pool,
-        progress("peers", len(params.peers) * params.model.pocket.steps) as advance,
-    ):
-        steps = manager.Queue()
-        jobs = [pool.submit(teach, params, name, steps) for name in params.peers]  # type: ignore[arg-type]
-        left = len(jobs)
-        while left and not any(job.done() and job.exception() for job in jobs):
-            told = steps.get()
-            left -= told < 0
-            advance(max(told, 0))
-        for job in jobs:
-            job.result()
+    scratch = Scratch("peers")
+    if params.peers:
+        with progress("peers", len(params.peers) * params.model.pocket.steps) as advance:
+            all_taught(params, advance)
     with replacing(FOLDER) as written:
         written.mkdir()
         if not params.peers:
