@@ -82,7 +82,7 @@ def work(params: Sections) -> None:
         answers.append(own)
     answers = pl.concat(answers)
     edits = interview.edits(readers[0], slots)
-    metrics = metrics_of(reports, answers, peers, data, questions, readers, labels)
+    metrics = metrics_of(reports, answers, peers, data, questions, readers, labels, sets)
     with replacing(OUTPUT) as partial:
         partial.mkdir()
         write_table(partial / "reports.parquet", reports, REPORTS)
