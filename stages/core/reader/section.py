@@ -1,6 +1,6 @@
 """Section `projector` of params.yaml: the projector and its training."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -25,6 +25,7 @@ class Projector(Section):
     """
 
     architecture: str
+    learns_from: Literal["labels", "words"]
     injection: Injection
     width: Count
     whiten: bool
