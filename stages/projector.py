@@ -94,6 +94,7 @@ def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Proje
         reference=tuple(reference),
         slot_token=settings.slot_token,
         question=settings.question,
+        chat=settings.chat,
         model=model.id,
         commit=model.commit,
         held_out_domains=tuple(settings.held_out_domains),
