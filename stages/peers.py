@@ -1,23 +1,25 @@
-"""Trains further pocket models: another seed, and one whose facts are permuted. Theirs is other knowledge to read with.
+"""Makes further models. Theirs is other knowledge to read with: pocket models of another seed, or with permuted facts.
 
 Reads data/facts/*.yaml and data/questions/*.yaml. Writes data/peers/<name>/, each as data/model/ is, without its curve.
-Params: peers, model, domains, questions, held_out. No GPU: one process and thread a model, some minutes. A model of
-yours has no peers: give them as `peers: {}`. Resumes where it was killed.
+Params: peers, model, domains, questions, held_out. No GPU: one process and thread a model, some minutes. Beside a model
+of yours, another Hub model or local folder of the same width, which is pinned and checked as `model` is, or none:
+`peers: {}`. Resumes where it was killed.
 
   python -m stages.peers
 """
 
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, wait
+from functools import partial
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 
 from .core.data.section import HeldOut
-from .core.model.section import Model, Peer
-from .core.model.sources import Lessons, train_pocket
+from .core.model.section import POCKET, Foreign, Model, Peer
+from .core.model.sources import Lessons, check_model, train_pocket, width_of
 from .core.run.errors import InputError
 from .core.run.files import replacing
 from .core.run.params import Domains, Name, Names, Section, read_sections
@@ -36,7 +38,7 @@ steps: "SimpleQueue[int]"
 class Sections(Section):
     """What this stage reads of params.yaml."""
 
-    peers: dict[Name, Peer]
+    peers: dict[Name, Peer | Foreign]
     model: Model
     domains: Domains
     questions: Names
@@ -58,10 +60,10 @@ def tell(count: int) -> None:
     steps.put(count)
 
 
-def teach(params: Sections, name: str) -> None:
+def teach(params: Sections, name: str, peer: Peer) -> None:
     """Trains one peer into its scratch folder; tells of every step."""
     scratch = Scratch("peers")
-    pocket = params.model.pocket.model_copy(update=params.peers[name].model_dump())
+    pocket = params.model.pocket.model_copy(update=peer.model_dump())
     settings = params.model.model_copy(update={"pocket": pocket})
     lessons = Lessons.read(params.domains, params.questions, params.held_out)
 
@@ -72,12 +74,12 @@ def teach(params: Sections, name: str) -> None:
     scratch.piece(name, make)
 
 
-def all_taught(params: Sections, advance: Callable[[int], None]) -> None:
-    """Trains all peers at once, a process each; an error of one is raised when the others are done."""
+def all_taught(params: Sections, peers: Mapping[str, Peer], advance: Callable[[int], None]) -> None:
+    """Trains these peers at once, a process each; an error of one is raised when the others are done."""
     context = multiprocessing.get_context("spawn")
     told: SimpleQueue[int] = context.SimpleQueue()
-    with ProcessPoolExecutor(len(params.peers), context, begin, (told,)) as pool:
-        jobs = [pool.submit(teach, params, name) for name in params.peers]
+    with ProcessPoolExecutor(len(peers), context, begin, (told,)) as pool:
+        jobs = [pool.submit(teach, params, name, peer) for name, peer in peers.items()]
         left = set(jobs)
         while left:
             left = wait(left, LOOKED).not_done
@@ -87,19 +89,31 @@ def all_taught(params: Sections, advance: Callable[[int], None]) -> None:
         job.result()
 
 
+def check(name: str, peer: Foreign, settings: Model, folder: Path) -> None:
+    """Pins and checks a model that is not trained here; saves its card."""
+    folder.mkdir()
+    model = settings.model_copy(update={"source": peer.source, "revision": peer.revision})
+    check_model(model, folder, f"peers.{name}", width_of(settings))
+
+
 def main() -> None:
-    """Trains all peers at once."""
+    """Trains all pocket peers at once, and checks the others."""
     parse(__doc__, "peers", by_domain=False)
     params = read_sections(Sections)
-    if params.peers and params.model.source != "pocket":
+    trained = {name: peer for name, peer in params.peers.items() if isinstance(peer, Peer)}
+    if trained and params.model.source != POCKET:
         raise InputError(
-            f"params.yaml: peers: found {', '.join(params.peers)}, wanted {{}}: only the pocket model has peers that "
-            f"are trained here, and model.source is {params.model.source!r}"
+            f"params.yaml: peers: found {', '.join(trained)}, wanted {{}}, or other models (source, revision, "
+            f"slot_token): only the pocket model has peers that are trained here, and model.source is "
+            f"{params.model.source!r}"
         )
     scratch = Scratch("peers")
-    if params.peers:
-        with progress("peers", len(params.peers) * params.model.pocket.steps) as advance:
-            all_taught(params, advance)
+    for name, peer in params.peers.items():
+        if isinstance(peer, Foreign):
+            scratch.piece(name, partial(check, name, peer, params.model))
+    if trained:
+        with progress("peers", len(trained) * params.model.pocket.steps) as advance:
+            all_taught(params, trained, advance)
     with replacing(FOLDER) as written:
         written.mkdir()
         if not params.peers:

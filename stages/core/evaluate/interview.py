@@ -71,8 +71,11 @@ class Interview:
         """
         cases = own_cases(reader, self.cases, self.world, self.how.report_tokens)
         reports, answers = self.from_knowledge(reader, cases, own_slots(reader, cases), name)
-        rows = self.rows(reader, self.cases)
-        return reports, pl.concat([answers, answered(reader, rows, "foreign", slots, self.how.report_tokens, name)])
+        return reports, pl.concat([answers, self.of_foreign(reader, slots, name)])
+
+    def of_foreign(self, reader: Reader, slots: Slots, name: str) -> pl.DataFrame:
+        """The answers of another model (ANSWERS) to what the gradients of the model under study put into `slots`."""
+        return answered(reader, self.rows(reader, self.cases), "foreign", slots, self.how.report_tokens, name)
 
     def edits(self, reader: Reader, slots: Slots) -> dict[str, Any]:
         """The group `edits` of metrics.json, where edits are asked for, with slots freed; see `edit_scores`."""
