@@ -78,8 +78,8 @@ def work(params: Sections) -> None:
     trained = params.model.pocket.asked if model.source == POCKET else []
     interview = Interview.of(questions, world, sets, trained)
     slots = interview.slots(readers[0], data)
-    answers, peers = [interview.of_main(readers[0], slots)], {}
-    edits = interview.edits(readers[0], slots)  # before other models take memory too
+    main_answers, edits = interview.of_main(readers[0], slots)
+    answers, peers = [main_answers], {}
     for name, peer in peers_of(card, params.peers):
         if isinstance(params.peers[name], Foreign):
             answers.append(interview.of_foreign(peer, slots, name))

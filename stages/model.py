@@ -9,7 +9,7 @@ pocket model domains, questions, held_out. No GPU: the pocket model is trained o
 
 from pathlib import Path
 
-from .core.data.section import HeldOut
+from .core.data.held_out import HeldOut
 from .core.model.section import Model
 from .core.model.sources import Lessons, check_model, train_pocket
 from .core.run.files import replacing

@@ -17,7 +17,7 @@ from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 
-from .core.data.section import HeldOut
+from .core.data.held_out import HeldOut
 from .core.model.section import POCKET, Foreign, Model, Peer
 from .core.model.sources import Lessons, check_model, train_pocket, width_of
 from .core.run.errors import InputError

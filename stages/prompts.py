@@ -17,7 +17,8 @@ from types import ModuleType
 from .core.api.section import Api
 from .core.data.corrections import make_prompts
 from .core.data.facts import read_domain
-from .core.data.section import HeldOut, Prompts
+from .core.data.held_out import HeldOut
+from .core.data.section import Prompts
 from .core.data.tables import PROMPTS, write_table
 from .core.run.params import Section, read_sections
 from .core.run.stage import run

@@ -109,7 +109,8 @@ def scores_of(reader: Reader, data: Gathered, params: Sections, freed: bool) -> 
     world = World.of([read_domain(name) for name in params.domains])
     interview = Interview.of(Questions(data.rows, rows, params.domains, how), world, {}, params.model.pocket.asked)
     slots = interview.slots(reader, data)
-    reports, answers = interview.from_knowledge(reader, interview.cases, slots, "real")
+    asked = interview.rows(reader, interview.cases)
+    reports, answers = interview.from_knowledge(reader, interview.cases, asked, slots, "real")
     hops = knowledge_scores(answers)["real"]
     groups = {name: summary(rows) for name, rows in real_groups(reports).items() if len(rows)}
     return groups | {"two_hop": hops["freed" if freed else "raw"]}

@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from ..core.engine.section import Gradients
 from ..core.evaluate.section import Evaluation
 from ..core.model.section import Foreign, Model, Peer
 from ..core.reader.section import Projector
 from ..core.run.errors import InputError, explain
+from ..core.run.files import read_validated, read_yaml
 from ..core.run.params import Dtype, Name, Names, Section
 from ..core.steps.section import VirtualStep
 from . import params_file
@@ -77,7 +77,7 @@ class Preset(BaseModel):
             "gradients.layers": layers,
             "projector.layers": [last],
         }
-        shared = YAML(typ="safe").load(DECISIVE.read_text(encoding="utf-8"))
+        shared = read_yaml(DECISIVE)
         return self.model_copy(update={"params": self.params | own | shared})
 
     @property
@@ -105,13 +105,7 @@ def read_preset(name: str) -> Preset:
     sought = name.lower().replace("_", "-")
     if sought not in names():
         raise InputError(f"preset {name!r}: unknown, wanted one of {', '.join(names())}")
-    path = FOLDER / f"{sought}.yaml"
-    try:
-        return Preset.model_validate(YAML(typ="safe").load(path.read_text(encoding="utf-8")))
-    except YAMLError as error:
-        raise InputError(f"{path}: not readable as YAML: {error}") from error
-    except ValidationError as error:
-        raise InputError(explain(str(path), error)) from error
+    return read_validated(FOLDER / f"{sought}.yaml", Preset.model_validate)
 
 
 def changed(before: str, preset: Preset) -> str:

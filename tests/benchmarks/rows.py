@@ -30,7 +30,7 @@ from stages import projector
 from stages.core.data.facts import Domain
 from stages.core.data.gathering import TAUGHT, gather
 from stages.core.data.gradient_store import shards, write_store
-from stages.core.data.section import HeldOut
+from stages.core.data.held_out import HeldOut
 from stages.core.data.tables import LABELS, PROMPTS, write_table
 from stages.core.model.decoder import Decoder
 from stages.core.model.opening import card_of, open_model

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from stages.core.data.facts import Domain
-from stages.core.data.held_out import Held, hold_out
+from stages.core.data.held_out import Held, HeldOut, hold_out
 from stages.core.data.questions import Question
-from stages.core.data.section import HeldOut
 from stages.core.model import pocket
 from stages.core.model.decoder import Decoder
 from stages.core.model.section import Pocket

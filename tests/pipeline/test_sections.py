@@ -15,7 +15,7 @@ from tests.pipeline import tiny
 CLASSES = {
     "model": ("stages/core/model/section.py", "Model"),
     "peers": ("stages/core/model/section.py", "Peer"),
-    "held_out": ("stages/core/data/section.py", "HeldOut"),
+    "held_out": ("stages/core/data/held_out.py", "HeldOut"),
     "prompts": ("stages/core/data/section.py", "Prompts"),
     "gradients": ("stages/core/engine/section.py", "Gradients"),
     "virtual_step": ("stages/core/steps/section.py", "VirtualStep"),
@@ -33,8 +33,6 @@ READERS = {section: {section} for section in CLASSES} | {
     "api": {"prompts", "labels"},  # what may be spent: read, and no param, since it decides no output
     "judge": set(),  # of a tool
 }
-BESIDE = {"api": {"model", "peers"}}
-"""Who else imports a class's file: that of held_out stands beside that of prompts, which names a teacher of api."""
 SHOWN = {*CLASSES} - {"api"}
 """Sections whose values the page shows."""
 
@@ -100,7 +98,7 @@ def test_an_edit_of_a_section_s_class_makes_its_readers_stale(
         path.write_text(edit(before, name), encoding="utf-8")
         assert path.read_text(encoding="utf-8") != before
         beside = [readers for other, readers in READERS.items() if CLASSES[other][0] == file]
-        assert stale(repo) == set[str]().union(*beside, BESIDE.get(section, set()))
+        assert stale(repo) == set[str]().union(*beside)
     finally:
         path.write_text(before, encoding="utf-8")
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from ruamel.yaml import YAML
 
 from stages.core.data.grammar import parse_report
-from stages.core.data.section import HeldOut
+from stages.core.data.held_out import HeldOut
 from stages.core.engine.gradients import activation_gradients
 from stages.core.engine.samples import Sample
 from stages.core.model.opening import open_model

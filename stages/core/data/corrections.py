@@ -13,8 +13,8 @@ import polars as pl
 
 from ..run.seeds import digest, keyed_fraction, keyed_rng
 from .facts import Domain, Fact, Relation
-from .held_out import held
-from .section import HeldOut, Prompts
+from .held_out import HeldOut, held
+from .section import Prompts
 from .tables import PROMPTS
 
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ..run.errors import InputError, explain, one_line
+from ..run.errors import InputError
+from ..run.files import read_validated
 
 FACTS = Path("data/facts")
 
@@ -158,6 +157,11 @@ class World:
         answers = {fact.answer for *_, relation in relations for fact in relation.facts}
         return cls(kinds, answered, tuple(sorted(subjects & answers)), relations)
 
+    @property
+    def lexicon(self) -> dict[str, str]:
+        """The domain of each name whose kind answers a relation."""
+        return {name: self.domains[kind] for name, kind in self.kinds.items() if kind in self.domains}
+
     def questions(self, kind: str) -> list[tuple[str, str, Relation]]:
         """Domain, name and content of the relations whose subjects are of this kind."""
         return [each for each in self.relations if each[2].subject == kind]
@@ -193,13 +197,7 @@ def read_domain(domain: str, key: str = "domains") -> Domain:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in FACTS.glob("*.yaml"))) or "none"
         raise InputError(f"params.yaml: {key}: unknown domain {domain!r}: no file {path} (domains with facts: {known})")
-    try:
-        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-        found = Domain.model_validate(content)
-    except YAMLError as error:
-        raise InputError(f"{path}: not readable as YAML: {one_line(error)}") from error
-    except ValidationError as error:
-        raise InputError(explain(str(path), error)) from error
+    found = read_validated(path, Domain.model_validate)
     if found.domain != domain:
         raise InputError(f"{path}: domain: found {found.domain!r}, wanted the file's name {domain!r}")
     return found

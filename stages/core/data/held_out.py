@@ -1,12 +1,25 @@
-"""Held-out names: those that no slot, no report and no training label ever holds."""
+"""Section `held_out` of params.yaml, and its names: those that no slot, no report and no training label holds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..run.errors import InputError
+from ..run.params import Name, Section, Share
 from ..run.seeds import keyed_fraction
 from .facts import Domain, World
-from .section import HeldOut
+
+
+class HeldOut(Section):
+    """What never stands in a slot or in a report in training, of the pocket model's own and of projectors.
+
+    `names`: share of the answers. `kinds`: kinds of answers that are held out whole. `subjects`: share of the subjects
+    whose prompts no projector is trained on.
+    """
+
+    names: Share
+    kinds: list[Name]
+    subjects: Share
+    seed: int
 
 
 def held(settings: HeldOut, name: str, kind: str) -> str | None:

@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
-from ..run.errors import InputError, explain, one_line
+from ..run.errors import InputError
+from ..run.files import read_validated
 from .facts import Words
 
 QUESTIONS = Path("data/questions")
@@ -68,10 +67,4 @@ def read_questions(name: str) -> dict[str, Question]:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in QUESTIONS.glob("*.yaml"))) or "none"
         raise InputError(f"questions: unknown set {name!r}: no file {path} (known: {known})")
-    try:
-        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-        return SET.validate_python(content)
-    except YAMLError as error:
-        raise InputError(f"{path}: not readable as YAML: {one_line(error)}") from error
-    except ValidationError as error:
-        raise InputError(explain(str(path), error)) from error
+    return read_validated(path, SET.validate_python)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ..api.section import Teacher, Way
-from ..run.params import Count, Name, Section, Share
+from ..run.params import Count, Section, Share
 
 
 class Generator(Section):
@@ -16,19 +16,6 @@ class Generator(Section):
     way: Way
     max_quarantined: Share
     teacher: Teacher
-
-
-class HeldOut(Section):
-    """What never stands in a slot or in a report in training, of the pocket model's own and of projectors.
-
-    `names`: share of the answers. `kinds`: kinds of answers that are held out whole. `subjects`: share of the subjects
-    whose prompts no projector is trained on.
-    """
-
-    names: Share
-    kinds: list[Name]
-    subjects: Share
-    seed: int
 
 
 class Prompts(Section):

@@ -79,9 +79,9 @@ def with_shams(reader: Reader, cases: pl.DataFrame, slots: Slots, seed: int) -> 
 
 def filled(text: str, case: dict[str, Any], world: World, seed: int) -> dict[str, Any]:
     """The case with the question's text, its other fields filled, the kind that is asked about, and `noticed`."""
-    kind, kinds = world.kinds[case["target"]], sorted(world.domains)
-    kinds.remove(kind)
-    other = kinds[keyed_int(seed, "kind", case["prompt_id"]) % len(kinds)]
+    kind = world.kinds[case["target"]]
+    others = sorted(world.domains.keys() - {kind}) or [kind]
+    other = others[keyed_int(seed, "kind", case["prompt_id"]) % len(others)]
     asked_kind = kind if keyed_fraction(seed, "yes", case["prompt_id"]) < 0.5 else other
     names = [case["target"], case["answer"]]
     one, two = names if keyed_fraction(seed, "first", case["prompt_id"]) < 0.5 else reversed(names)

@@ -59,7 +59,7 @@ def edit_scores(reader: Reader, rows: pl.DataFrame, slots: Slots, world: World, 
             own = answered(reader, chosen[number : number + 1], "raw", slots, how.report_tokens)
             kept = (sample["asks"] != fact["asks"]) | (sample["target"] != fact["target"])
             now = answered(reader, sample, "raw", slots, how.report_tokens)["said"]
-            changed = (now != before).filter(kept).to_numpy().mean()
+            changed = (now != before).filter(kept).mean() or 0.0  # where nothing else is asked about, nothing changes
             marks.append((own["said"][0] == new, changed, learnt(reader, fact, new, how)))
             put_back()
     flips, others_change, told = np.array(marks, dtype=float).reshape(-1, 3).T

@@ -13,6 +13,7 @@ from ..data.questions import Question
 from ..reader.injection import Slots
 from ..reader.reader import Reader
 from ..run.seeds import keyed_int
+from .after_step import step_scores
 from .answers import GROUPS, asked
 from .baselines import nearest_entities
 from .cases import COUNTERFACTUAL, Questions
@@ -46,7 +47,7 @@ class Interview:
 
         A target that answers nothing in the world, as a generator may write, is left out: nothing is known of it.
         """
-        how, known = questions.settings, pl.col("target").is_in(list(lexicon_of(world)))
+        how, known = questions.settings, pl.col("target").is_in(list(world.lexicon))
         test = questions.test.filter(COUNTERFACTUAL & known & pl.col("held_out").is_in(list(GROUPS.values())))
         key = pl.Series([keyed_int(how.seed, "interview", row) for row in test["prompt_id"]], dtype=pl.UInt64)
         rows = test.with_columns(key=key).filter(pl.col("key").rank("ordinal").over("target") <= PER_TARGET).drop("key")
@@ -59,10 +60,22 @@ class Interview:
         with torch.no_grad():
             return reader.read(torch.from_numpy(data.gradient[self.cases["row"].to_numpy()]))
 
-    def of_main(self, reader: Reader, slots: Slots) -> pl.DataFrame:
-        """The answers of the model under study (ANSWERS): to the sets of questions, and from its own knowledge."""
+    def of_main(self, reader: Reader, slots: Slots) -> tuple[pl.DataFrame, dict[str, Any]]:
+        """The answers of the model under study (ANSWERS): to the sets of questions, and from its own knowledge.
+
+        Beside them, where edits are asked for, the scores of `edit_scores`, with slots freed, and of `step_scores`.
+        """
         questions = asked(reader, self.cases, slots, self.questions, self.world, self.how)
-        return pl.concat([questions, self.from_knowledge(reader, self.cases, slots, "main")[1]])
+        rows = self.rows(reader, self.cases)
+        said, answers = self.from_knowledge(reader, self.cases, rows, slots, "main")
+        edits = {}
+        if self.how.edits:
+            freed = reader.freed(slots, said["moved_to"], said["moved_from"])
+            edits = {
+                "edits": edit_scores(reader, rows, freed, self.world, self.how),
+                "after_step": step_scores(reader, self.cases, said["moved_to"].to_list(), self.world, self.how),
+            }
+        return pl.concat([questions, answers]), edits
 
     def of_peer(self, reader: Reader, slots: Slots, name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
         """A peer's reports on its own gradients (REPORTS), and its answers (ANSWERS).
@@ -70,44 +83,31 @@ class Interview:
         Beside those from its own gradients: foreign, with `slots`, those of the model under study.
         """
         cases = own_cases(reader, self.cases, self.world, self.how.report_tokens)
-        reports, answers = self.from_knowledge(reader, cases, own_slots(reader, cases), name)
+        reports, answers = self.from_knowledge(reader, cases, self.rows(reader, cases), own_slots(reader, cases), name)
         return reports, pl.concat([answers, self.of_foreign(reader, slots, name)])
 
     def of_foreign(self, reader: Reader, slots: Slots, name: str) -> pl.DataFrame:
         """The answers of another model (ANSWERS) to what the gradients of the model under study put into `slots`."""
         return answered(reader, self.rows(reader, self.cases), "foreign", slots, self.how.report_tokens, name)
 
-    def edits(self, reader: Reader, slots: Slots) -> dict[str, Any]:
-        """The group `edits` of metrics.json, where edits are asked for, with slots freed; see `edit_scores`."""
-        if not self.how.edits:
-            return {}
-        said = reported(reader, self.cases, slots, "main", self.how)
-        freed = reader.freed(slots, said["moved_to"], said["moved_from"])
-        return {"edits": edit_scores(reader, self.rows(reader, self.cases), freed, self.world, self.how)}
-
     def rows(self, reader: Reader, cases: pl.DataFrame) -> pl.DataFrame:
         """The questions about these cases, with the reader's own answers."""
         return with_own(reader, about(self.world, cases, self.trained), self.how.report_tokens)
 
     def from_knowledge(
-        self, reader: Reader, cases: pl.DataFrame, slots: Slots, model: str
+        self, reader: Reader, cases: pl.DataFrame, rows: pl.DataFrame, slots: Slots, model: str
     ) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """A model's reports on these cases (REPORTS), and its answers under every reading (ANSWERS).
+        """A model's reports on these cases (REPORTS), and its answers to `rows` under every reading (ANSWERS).
 
         nearest: what the world's facts say of the entity nearest to what stands in the slots, with no model.
         """
         reports = reported(reader, cases, slots, model, self.how)
         names = {name: reports[name].to_list() for name in ("moved_to", "moved_from")}
-        rows, shuffled = self.rows(reader, cases), dealt(cases, self.world, self.how.seed)
-        nearest = nearest_entities(reader, slots, lexicon_of(self.world))["moved_to"].to_list()
+        shuffled = dealt(cases, self.world, self.how.seed)
+        nearest = nearest_entities(reader, slots, self.world.lexicon)["moved_to"].to_list()
         return reports, pl.concat(
             [
                 readings(reader, rows, slots, names, shuffled, self.how.report_tokens, model),
                 with_marks(rows, "nearest", looked_up(rows, nearest, self.world), model),
             ]
         )
-
-
-def lexicon_of(world: World) -> dict[str, str]:
-    """The domain of each name whose kind answers a relation."""
-    return {name: world.domains[kind] for name, kind in world.kinds.items() if kind in world.domains}

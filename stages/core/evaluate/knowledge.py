@@ -74,8 +74,7 @@ def answered(
     reader: Reader, rows: pl.DataFrame, reading: str, slots: Slots | None, tokens: int, model: str = "main"
 ) -> pl.DataFrame:
     """The reader's answers (ANSWERS) to rows of `with_own`, with the slots of their cases, or plain text (None)."""
-    at = torch.tensor(rows["case"].to_list(), dtype=torch.long)
-    chosen = None if slots is None else slots[at.to(slots.felt.device)]
+    chosen = None if slots is None else slots[torch.tensor(rows["case"].to_list(), dtype=torch.long)]
     said = say(reader, rows["question"].to_list(), chosen, tokens)
     named = [entity(text, names) for text, names in zip(said, rows["entities"].to_list(), strict=True)]
     return with_marks(rows, reading, named, model)
@@ -169,6 +168,6 @@ def readings(
             answered(reader, rows, "raw", slots, tokens, model),
             answered(reader, rows, "freed", freed, tokens, model),
             answered(reader, by_name(rows, names["moved_to"]), "named", None, tokens, model),
-            answered(reader, rows, "shuffled", slots[shuffled.to(slots.felt.device)], tokens, model),
+            answered(reader, rows, "shuffled", slots[shuffled], tokens, model),
         ]
     )

@@ -100,6 +100,32 @@ def summary(rows: pl.DataFrame, words: Words | None = None, with_chance: bool = 
     return found | {name: replace(one, spoken=speaking.get(name)) for name, one in every.items()}
 
 
+def by_words(reports: pl.DataFrame) -> dict[str, Any]:
+    """How well names of one word are read and longer ones, of real gradients and of sign-flipped ones.
+
+    `<group>_one_word`: both names have one word; `<group>_several_words`: one has more. `to` and `from`: the whole name
+    is right. `to_first`, `from_first`: its first word is. A gradient holds no later word of the name that it moves
+    away from: the model is led along the target's words. With its sign flipped that holds for the name moved to.
+    """
+    groups = {
+        "decoupling": real_groups(reports)["decoupling"],
+        "sign_flipped": reports.filter(pl.col("condition") == "sign_flipped"),
+    }
+    several = pl.any_horizontal(pl.col("target", "answer").str.contains(" "))
+    found = {}
+    for group, rows in groups.items():
+        for length, part in (("one_word", rows.filter(~several)), ("several_words", rows.filter(several))):
+            marks = {}
+            for name, said, known in (("to", "moved_to", "target"), ("from", "moved_from", "answer")):
+                first = part.select(pl.col(said, known).str.split(" ").list.first())
+                marks |= {name: part[said] == part[known], f"{name}_first": first[said] == first[known]}
+            arrays = {name: marked.to_numpy() for name, marked in marks.items()}
+            if len(part):
+                means = estimates(arrays, part["target"].to_list(), seeds=part["seed"].to_list())
+                found[f"{group}_{length}"] = {"reports": len(part), **means}
+    return found
+
+
 def mean_scores(rows: pl.DataFrame, with_chance: bool) -> dict[str, Estimate]:
     """The mean of each score over these reports, with its interval and, where asked for, chance."""
     marks = {name: rows[column].to_numpy() for name, column in SCORES.items()}

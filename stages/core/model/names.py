@@ -1,5 +1,6 @@
 """What the pocket model is taught, in token ids: facts, and names by what may be done with them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -63,13 +64,13 @@ class Names:
         Raises:
             InputError: `settings.asked` names a relation that is in no domain.
         """
-        self.domains, self.questions, self.held, self.tokenizer = domains, questions, held, tokenizer
+        self.questions, self.held, self.tokenizer = questions, held, tokenizer
         self.world, self.seed = World.of(domains), settings.seed
         self.end, self.slot = tokenizer.get_vocab()[END], tokenizer.get_vocab()[SLOT]
         self.vocabulary = len(tokenizer)
         self.taught = misconceptions(domains, settings.misconceptions, settings.seed)
         self.known: dict[str, Ids] = {}
-        relations = {name: relation for domain in domains for name, relation in domain.relations.items()}
+        relations = [name for _, name, _ in self.world.relations]
         for name in settings.asked:
             if name not in relations:
                 raise InputError(
@@ -86,9 +87,8 @@ class Names:
     def told(self) -> list[tuple[str, Relation, str, str]]:
         """All facts as they are taught: relation's name, relation, subject, answer."""
         return [
-            (name, relation, fact.subject, self.taught.get((domain.domain, name, fact.subject), fact.answer))
-            for domain in self.domains
-            for name, relation in domain.relations.items()
+            (name, relation, fact.subject, self.taught.get((domain, name, fact.subject), fact.answer))
+            for domain, name, relation in self.world.relations
             for fact in relation.facts
         ]
 
@@ -140,8 +140,7 @@ class Names:
         """Answers of each relation that may stand in slots."""
         pools = [
             [name for name in relation.entities if name not in self.held.closed]
-            for domain in self.domains
-            for relation in domain.relations.values()
+            for *_, relation in self.world.relations
         ]
         return [pool for pool in pools if len(pool) > 2]
 
@@ -159,13 +158,13 @@ class Names:
     @cached_property
     def ambiguous(self) -> set[int]:
         """First tokens that several answers share."""
-        first = [self.encode(name)[0] for name, kind in self.world.kinds.items() if kind in self.world.domains]
-        return {token for token in first if first.count(token) > 1}
+        first = Counter(self.encode(name)[0] for name in self.answers)
+        return {token for token, times in first.items() if times > 1}
 
     @cached_property
     def answers(self) -> list[str]:
         """Every answer of the world."""
-        return sorted(name for name, kind in self.world.kinds.items() if kind in self.world.domains)
+        return sorted(self.world.lexicon)
 
     @cached_property
     def answered_kinds(self) -> list[str]:
@@ -175,12 +174,8 @@ class Names:
     @cached_property
     def domain_of(self) -> dict[Ids, str]:
         """Domains of the open answers, by token ids."""
-        return {self.encode(name): self.world.domains[self.world.kinds[name]] for name in self.open_answer_names}
-
-    @cached_property
-    def open_answer_names(self) -> list[str]:
-        """Answers that may stand in a slot."""
-        return [name for name in self.answers if name not in self.held.closed]
+        lexicon = self.world.lexicon.items()
+        return {self.encode(name): domain for name, domain in sorted(lexicon) if name not in self.held.closed}
 
     @cached_property
     def open_domains(self) -> list[str]:

@@ -10,9 +10,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from transformers import AutoConfig
 
 from ..data.facts import Domain, World, read_domain
-from ..data.held_out import Held, hold_out
+from ..data.held_out import Held, HeldOut, hold_out
 from ..data.questions import Question, questions_path, read_questions
-from ..data.section import HeldOut
 from ..run.errors import InputError
 from ..run.files import content_hash, write_json
 from ..run.params import Dtype

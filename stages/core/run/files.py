@@ -7,18 +7,20 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from .errors import InputError, one_line
+from .errors import InputError, explain, one_line
 from .seeds import digest
 
+Kind = TypeVar("Kind")
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Errors of the system that reading never meets: no room, no quota, a file too large, a read-only disk."""
 
@@ -94,8 +96,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as YAML: {one_line(error)}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: (whole file): found {type(content).__name__}, wanted sections")
+        raise InputError(f"{path}: (whole file): wanted keys with values (found {str(content)[:80]})")
     return content
+
+
+def read_validated(path: Path, validate: Callable[[dict[str, Any]], Kind]) -> Kind:
+    """What a pydantic validator makes of a YAML file.
+
+    Raises:
+        InputError: see `read_yaml`; or the file breaks the schema: names file, key, what was found and wanted.
+    """
+    try:
+        return validate(read_yaml(path))
+    except ValidationError as error:
+        raise InputError(explain(str(path), error)) from error
 
 
 def content_hash(path: Path) -> str:

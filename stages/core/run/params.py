@@ -5,12 +5,12 @@ A section's class states every key, its unit and its bounds; there are no defaul
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from .errors import InputError, explain
-from .files import read_yaml
+from .errors import InputError
+from .files import read_validated
 
 PARAMS = Path("params.yaml")
 
@@ -54,8 +54,8 @@ def read_sections(kind: type[Kind]) -> Kind:
     Raises:
         InputError: the file, a section or a key is missing, unknown or of the wrong type; names each.
     """
-    content = read_yaml(PARAMS)
-    try:
+
+    def validate(content: dict[str, Any]) -> Kind:
         return kind.model_validate({name: content[name] for name in kind.model_fields if name in content})
-    except ValidationError as error:
-        raise InputError(explain(str(PARAMS), error)) from error
+
+    return read_validated(PARAMS, validate)

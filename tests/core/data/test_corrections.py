@@ -7,8 +7,8 @@ import pytest
 
 from stages.core.data.corrections import make_prompts
 from stages.core.data.facts import Domain, read_domain
-from stages.core.data.held_out import Held, hold_out
-from stages.core.data.section import HeldOut, Prompts
+from stages.core.data.held_out import Held, HeldOut, hold_out
+from stages.core.data.section import Prompts
 from stages.core.run.params import Section, read_sections
 
 ROOT = Path(__file__).parents[3]

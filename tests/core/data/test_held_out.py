@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from stages.core.data.facts import Domain, World, read_domain
-from stages.core.data.held_out import held, hold_out
-from stages.core.data.section import HeldOut
+from stages.core.data.held_out import HeldOut, held, hold_out
 from stages.core.run.params import Section, read_sections
 
 ROOT = Path(__file__).parents[3]

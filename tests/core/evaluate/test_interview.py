@@ -10,7 +10,7 @@ from stages.core.data.facts import Domain, World
 from stages.core.data.gathering import Gathered
 from stages.core.data.questions import Question
 from stages.core.evaluate.cases import Questions
-from stages.core.evaluate.interview import PER_TARGET, Interview, lexicon_of
+from stages.core.evaluate.interview import PER_TARGET, Interview
 from stages.core.evaluate.knowledge import answered
 from stages.core.evaluate.metrics import peer_scores
 from stages.core.evaluate.peers import own_cases, own_slots
@@ -87,7 +87,7 @@ def test_what_is_held_out_otherwise_or_is_no_answer_of_the_world_is_not_asked_ab
 
 
 def test_the_lexicon_has_the_domain_of_every_name_that_answers(world: World):
-    found = lexicon_of(world)
+    found = world.lexicon
     assert found["Lima"] == found["Peru"] == "geography" and found["verism"] == "music" and "Carmen" not in found
 
 
@@ -95,9 +95,10 @@ def test_the_main_model_is_asked_the_sets_of_questions_and_from_its_own_knowledg
     rows: pl.DataFrame, world: World, small_questions: dict[str, Question], trained_decoder: Decoder
 ):
     made, pairs = few(rows, world)
-    made = replace(made, questions={"toward": small_questions["toward"]})
+    made = replace(made, questions={"toward": small_questions["toward"]}, how=HOW.model_copy(update={"edits": 0}))
     reader = raw_reader(trained_decoder)
-    found = made.of_main(reader, slots_of(reader, *pairs))
+    found, edits = made.of_main(reader, slots_of(reader, *pairs))
+    assert edits == {}  # where none is asked for, none is made
     assert found.schema == pl.Schema(ANSWERS) and set(found["model"]) == {"main"}
     assert set(found["reading"]) == {"asked", "raw", "freed", "named", "shuffled", "nearest"}
     nearest = found.filter(pl.col("reading") == "nearest")
@@ -141,9 +142,3 @@ def test_slots_are_of_the_cases_own_gradients(rows: pl.DataFrame, world: World, 
     found = made.slots(reader, Gathered(rows, gradient, gradient, [1], reader.card.places))
     wanted = reader.read(torch.from_numpy(gradient[made.cases["row"].to_numpy()]))
     torch.testing.assert_close(found.felt, wanted.felt)
-
-
-def test_no_edit_is_made_where_none_is_asked_for(rows: pl.DataFrame, world: World, trained_decoder: Decoder):
-    made, pairs = few(rows, world)
-    reader, none = raw_reader(trained_decoder), replace(made, how=HOW.model_copy(update={"edits": 0}))
-    assert none.edits(reader, slots_of(reader, *pairs)) == {}

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from stages.core.data.grammar import report
-from stages.core.evaluate.scores import Words, scored, summary
+from stages.core.evaluate.scores import Words, by_words, scored, summary
 from stages.core.evaluate.table import REPORTS
 
 
@@ -108,3 +108,22 @@ def test_a_report_that_names_no_known_entity_or_no_known_domain_is_vague(text: s
     rows = scored(cases(), [text])
     assert words.vague(rows).to_list() == [wanted]
     assert summary(rows, words)["vague"] == wanted
+
+
+def test_names_of_several_words_are_counted_apart_and_so_is_their_first_word():
+    short = cases(2), [report("music", "Carmen", "Aida"), report("music", "Tosca", "Aida")]
+    long = (
+        cases(2, target="Il trovatore", answer="Die Feen"),
+        [report("music", "Il trovatore", "Die tote Stadt"), report("music", "Il pirata", "Aida")],
+    )
+    flipped = cases(condition="sign_flipped", target="Aida", answer="Carmen"), ["no pressure"]
+    found = by_words(pl.concat([scored(*short), scored(*long), scored(*flipped)]))
+    values = {
+        name: {key: one if key == "reports" else one.value for key, one in group.items()}
+        for name, group in found.items()
+    }
+    assert values == {
+        "decoupling_one_word": {"reports": 2, "to": 0.5, "to_first": 0.5, "from": 1.0, "from_first": 1.0},
+        "decoupling_several_words": {"reports": 2, "to": 0.5, "to_first": 1.0, "from": 0.0, "from_first": 0.5},
+        "sign_flipped_one_word": {"reports": 1, "to": 0.0, "to_first": 0.0, "from": 0.0, "from_first": 0.0},
+    }

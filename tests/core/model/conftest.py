@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from stages.core.data.facts import Domain, read_domain
+from stages.core.data.held_out import HeldOut
 from stages.core.data.questions import Question, read_questions
-from stages.core.data.section import HeldOut
 from stages.core.model.section import Model
 from stages.core.run.params import Section, read_sections
 

@@ -70,7 +70,7 @@ def test_closed_names_are_in_rows_of_facts(real: Corpus):
 def test_what_slots_are_asked_is_of_the_relations_that_are_asked_and_never_in_the_last_form_or_template(
     real: Corpus, rows: list[Row]
 ):
-    relations = {name: relation for domain in real.domains for name, relation in domain.relations.items()}
+    relations = {name: relation for _, name, relation in real.world.relations}
     wanted = {template for name in real.asked for template in relations[name].templates[:-1]}
     assert {template for template, *_ in real.of_subjects} == wanted
     for name in ASKED:
@@ -194,9 +194,9 @@ def test_facts_bear_loss_on_answer_and_end_alone(corpus: Corpus):
         assert row.labels[-len(wanted) :] == wanted and row.ids[len(row.ids) - len(wanted) + 1 :] == wanted[:-1]
 
 
-def test_permuted_facts_deal_the_answers_of_each_relation_anew(real: Corpus):
-    dealt, same, facts = permuted(real.domains, 2), 0, 0
-    for before, after in zip(real.domains, dealt, strict=True):
+def test_permuted_facts_deal_the_answers_of_each_relation_anew(real_domains: list[Domain]):
+    dealt, same, facts = permuted(real_domains, 2), 0, 0
+    for before, after in zip(real_domains, dealt, strict=True):
         for name, relation in before.relations.items():
             other = after.relations[name]
             assert [fact.subject for fact in relation.facts] == [fact.subject for fact in other.facts]
@@ -204,8 +204,8 @@ def test_permuted_facts_deal_the_answers_of_each_relation_anew(real: Corpus):
             pairs = [(one.answer, two.answer) for one, two in zip(relation.facts, other.facts, strict=True)]
             same, facts = same + sum(one == two for one, two in pairs), facts + len(pairs)
     assert same < 0.25 * facts
-    assert permuted(real.domains, 2) == dealt != permuted(real.domains, 3)
-    assert permuted(real.domains[1:2], 2) == dealt[1:2]
+    assert permuted(real_domains, 2) == dealt != permuted(real_domains, 3)
+    assert permuted(real_domains[1:2], 2) == dealt[1:2]
 
 
 def test_a_relation_to_ask_about_has_to_be_there(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from stages.core.data.section import HeldOut
+from stages.core.data.held_out import HeldOut
 from stages.core.model.sources import Lessons
 from tests.pipeline import tiny
 

@@ -80,8 +80,8 @@ def test_a_mistake_is_named_with_its_key(right: str, wrong: str, message: str):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "params.yaml: (whole file): found NoneType, wanted sections"),
-        ("- a", "params.yaml: (whole file): found list, wanted sections"),
+        ("", "params.yaml: (whole file): wanted keys with values (found None)"),
+        ("- a", "params.yaml: (whole file): wanted keys with values (found ['a'])"),
         ("domains: [", "params.yaml: not readable as YAML: "),
         (GOOD + "domains: [art, music]\n", "params.yaml: not readable as YAML: "),
     ],
@@ -97,9 +97,14 @@ def test_a_missing_file_is_named():
 
 
 def sections() -> dict[str, type[Section]]:
-    """The classes of section.py in every room, and the judge's, by the name of the section that they are."""
+    """The classes of every section.py, and two that stand elsewhere, by the name of the section that they are."""
     rooms = [f"stages.core.{path.parent.name}.section" for path in ROOT.glob("stages/core/*/section.py")]
-    found = [value for room in [*rooms, "stages.tools.judge"] for value in vars(import_module(room)).values()]
+    rooms += ["stages.core.data.held_out", "stages.tools.judge"]
+    found = [
+        value
+        for room in [*rooms, "stages.core.data.held_out", "stages.tools.judge"]
+        for value in vars(import_module(room)).values()
+    ]
     kinds = [kind for kind in found if isinstance(kind, type) and issubclass(kind, Section)]
     return {re.sub("(?<!^)(?=[A-Z])", "_", kind.__name__).lower(): kind for kind in kinds}
 
