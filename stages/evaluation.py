@@ -3,7 +3,7 @@
 Reads data/model/, data/peers/, data/projector/, data/questions/ and, of all domains, data/facts, data/prompts,
 data/gradients, data/virtual_step and data/labels. Writes data/evaluation/: metrics.json, reports.parquet (every
 report), answers.parquet (every answer to a question), grid.csv and conditions.csv (plots). Params: evaluation, domains,
-questions, model. Every GPU that is found is used, each for whole conditions and seeds; the pocket model takes a
+questions, model, peers. Every GPU that is found is used, each for whole conditions and seeds; the pocket model takes a
 minute or two on two cores. Resumes condition by condition.
 
   python -m stages.evaluation
@@ -28,11 +28,11 @@ from .core.evaluate.section import Evaluation
 from .core.evaluate.table import ANSWERS, REPORTS
 from .core.model import ranks
 from .core.model.opening import open_model
-from .core.model.section import Model
+from .core.model.section import POCKET, Foreign, Model, Peer
 from .core.reader.card import read_projector_card
 from .core.reader.saving import load_reader
 from .core.run.files import replacing, write_json
-from .core.run.params import Domains, Names, Section, read_sections
+from .core.run.params import Domains, Name, Names, Section, read_sections
 from .core.run.scratch import Scratch
 from .core.run.stage import parse, progress, run
 
@@ -46,6 +46,7 @@ class Sections(Section):
     domains: Domains
     questions: Names
     model: Model
+    peers: dict[Name, Peer | Foreign]
     evaluation: Evaluation
 
 
@@ -74,15 +75,19 @@ def work(params: Sections) -> None:
     if not ranks.finished():
         return
     reports = pl.concat([read_table(scratch.folder / piece.file, REPORTS) for piece in pieces])
-    interview = Interview.of(questions, world, sets, params.model.pocket.asked)
+    trained = params.model.pocket.asked if model.source == POCKET else []
+    interview = Interview.of(questions, world, sets, trained)
     slots = interview.slots(readers[0], data)
     main_answers, edits = interview.of_main(readers[0], slots)
     answers, peers = [main_answers], {}
-    for name, peer in peers_of(card):
-        peers[name], own = interview.of_peer(peer, slots, name)
-        answers.append(own)
+    for name, peer in peers_of(card, params.peers):
+        if isinstance(params.peers[name], Foreign):
+            answers.append(interview.of_foreign(peer, slots, name))
+        else:
+            peers[name], own = interview.of_peer(peer, slots, name)
+            answers.append(own)
     answers = pl.concat(answers)
-    metrics = metrics_of(reports, answers, peers, data, questions, readers, labels)
+    metrics = metrics_of(reports, answers, peers, data, questions, readers, labels, sets)
     with replacing(OUTPUT) as partial:
         partial.mkdir()
         write_table(partial / "reports.parquet", reports, REPORTS)

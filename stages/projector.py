@@ -4,7 +4,7 @@ Reads data/model/ and, of all domains, data/prompts, data/gradients and data/lab
 projector.json (how to use it), the weights of each seed, curve.csv, and the same of a bias-only control. Params:
 projector, domains. Every GPU that is found is used, each for whole seeds (the control counts as one; further GPUs stay
 idle); the pocket model takes half a minute a seed on two cores. Never reads the target or answer column to learn from:
-it learns from labels alone.
+it learns from labels alone, or with `learns_from: words` from vectors made of the model's own words, and from no label.
 
   python -m stages.projector
 """
@@ -25,7 +25,8 @@ from .core.reader.card import Card
 from .core.reader.reader import Reader, new_card
 from .core.reader.saving import save_reader
 from .core.reader.section import Projector
-from .core.reader.training import Curriculum, train
+from .core.reader.training import Curriculum, Lessons, train
+from .core.reader.words import Words
 from .core.run.errors import InputError
 from .core.run.files import replacing, write_json
 from .core.run.params import Domains, Section, read_sections
@@ -47,8 +48,12 @@ class Sections(Section):
     projector: Projector
 
 
-def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) -> Curriculum:
+def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) -> Lessons:
     """The curriculum of a split for a reader's seed."""
+    others = hosts(data.rows["domain"].unique(maintain_order=True), split)
+    if settings.learns_from == "words":
+        names = {name for column in ("target", "answer") for name in data.rows[column].drop_nulls()}
+        return Words(reader, names, others, settings, reader.seed)
     lessons = (
         taught(data.rows.lazy(), split)
         .select(
@@ -63,7 +68,6 @@ def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) 
         raise InputError(
             f"data/labels: no usable label in split {split!r}; look at the teacher's agreement (dvc metrics show)"
         )
-    others = hosts(data.rows["domain"].unique(maintain_order=True), split)
     return Curriculum(data.gradient, data.activation, lessons, others, settings, reader.seed)
 
 
@@ -90,6 +94,7 @@ def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Proje
         reference=tuple(reference),
         slot_token=settings.slot_token,
         question=settings.question,
+        chat=settings.chat,
         model=model.id,
         commit=model.commit,
         held_out_domains=tuple(settings.held_out_domains),

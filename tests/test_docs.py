@@ -53,6 +53,7 @@ RUN_BY = {
     "python -m stages.labels geography --dry-run": "tests/test_labels.py::test_dry_run_writes_nothing",
     "python -m stages.labels geography": "tests/test_docs.py::test_the_teacher_of_the_docs_labels",
     "python -m stages.evaluation": "tests/test_docs.py::test_the_control_of_the_docs_is_evaluated_and_shown",
+    "python -m stages.peers": "tests/test_peers.py::other",
     "python -m stages.model": "tests/test_docs.py::test_a_hub_model_that_is_out_of_reach_is_said",
     "python -m stages.<stage> --help": "tests/tools/test_help.py::test_help_shows_an_example",
     "torchrun --nnodes 2": CLUSTER,

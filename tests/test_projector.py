@@ -1,4 +1,4 @@
-"""What a projector is trained on: the three words of a label, however its teacher phrases them."""
+"""What a projector is trained on: the three words of a label, however its teacher phrases them; or no label at all."""
 
 from pathlib import Path
 
@@ -32,3 +32,14 @@ def test_no_phrasing_of_labels_reaches_a_weight(tiny_pipeline: Path, warm_python
     warm_python.run(root, "projector")
     changed = files(root / "data/projector")
     assert {name for name in trained if changed[name] != trained[name]} >= {"seed_0.safetensors", "curve.csv"}
+
+
+def test_what_learns_from_words_reads_no_label(tiny_pipeline: Path, warm_python: Warm, tmp_path: Path):
+    root = tiny.copied(tiny_pipeline, tmp_path / "repository")
+    tiny.edit_params(root, projector__architecture="linear", projector__learns_from="words")
+    warm_python.run(root, "projector")
+    trained = files(root / "data/projector")
+    nothing = {name: pl.lit("") for name in ("domain", "moved_to", "moved_from", "summary")}
+    relabel(root, **nothing, confidence=pl.lit(0.0))
+    warm_python.run(root, "projector")
+    assert files(root / "data/projector") == trained

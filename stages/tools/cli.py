@@ -101,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
 
     presets = command("preset", PRESET, preset)
     presets.add_argument("name", metavar="NAME", nargs="?", help="which; default: list them")
+    presets.add_argument("--decisive", action="store_true", help="with the decisive experiment: docs/decisive.md")
     presets.add_argument("--apply", action="store_true", help="write params.yaml and dvc.yaml; default: only show")
     return found
 
@@ -149,7 +150,7 @@ def preset(options: argparse.Namespace) -> None:
     if options.name is None:
         list_presets()
     else:
-        use_preset(options.name, options.apply)
+        use_preset(options.name, options.apply, options.decisive)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -10,7 +10,7 @@ deps. Everything else, comments included, is left as it stands. Run it after an 
 teacher's backend has changed (make repro and the pre-commit hook do).
 
 A model that the pipeline doesn't train: stages `model` and `peers` then read neither facts nor questions, and a local
-folder of `model.source` is a dependency of every stage that opens the model.
+folder that is a model's source is a dependency of every stage that opens that model.
 """
 
 import re
@@ -28,7 +28,7 @@ from . import params_file
 from .closure import PACKAGE, Closure, filled
 
 PIPELINES = ("dvc.yaml", "stages/*/dvc.yaml")
-MODEL, POCKET = "data/model", "pocket"
+MODEL, PEERS, POCKET = "data/model", "data/peers", "pocket"
 COMMAND = "python -m stages.tools.dependencies"
 TRAINING, LESSONS = ("model", "peers"), ("domains", "questions", "held_out")
 """The stages that train pocket models, and the sections that only such a training reads."""
@@ -50,8 +50,11 @@ def wanted(stage: str, entry: dict[str, Any], closure: Closure, params: dict[str
     sections = [name for name in closure.sections(stage) or params if name not in BESIDE]
     if stage in TRAINING and not trained:
         gathers, sections = [], [name for name in sections if name not in LESSONS]
-    if not trained and (stage == "model" or MODEL in by_hand) and (closure.root / params["model"]["source"]).is_dir():
-        by_hand.append(params["model"]["source"])
+    foreign = [peer["source"] for peer in params["peers"].values() if "source" in peer]
+    sources = foreign if stage == "peers" or PEERS in by_hand else []
+    if not trained and (stage == "model" or MODEL in by_hand or (stage == "peers" and foreign)):
+        sources = [params["model"]["source"], *sources]
+    by_hand += [source for source in sources if (closure.root / source).is_dir()]
     members = dict.fromkeys(path for pattern in gathers for path in filled(pattern, params))
     found = {"deps": [*by_hand, *members, *code], "params": sections}
     return {key: values for key, values in found.items() if values}

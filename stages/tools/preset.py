@@ -15,16 +15,18 @@ from ruamel.yaml import YAML
 
 from ..core.engine.section import Gradients
 from ..core.evaluate.section import Evaluation
-from ..core.model.section import Model, Peer
+from ..core.model.section import Foreign, Model, Peer
 from ..core.reader.section import Projector
 from ..core.run.errors import InputError, explain
-from ..core.run.files import read_validated
-from ..core.run.params import Dtype, Name, Section
+from ..core.run.files import read_validated, read_yaml
+from ..core.run.params import Dtype, Name, Names, Section
 from ..core.steps.section import VirtualStep
 from . import params_file
 from .dependencies import differences
 
 FOLDER = Path(__file__).with_name("presets")
+DECISIVE = Path(__file__).with_name("decisive.yaml")
+"""What the decisive experiment sets on any of them."""
 BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2}
 """Of a weight."""
 COLORS = {"+": "green", "-": "red", "@": "cyan"}
@@ -34,22 +36,49 @@ class Sections(Section):
     """What a preset may change."""
 
     model: Model
-    peers: dict[Name, Peer]
+    peers: dict[Name, Peer | Foreign]
+    questions: Names
     gradients: Gradients
     virtual_step: VirtualStep
     projector: Projector
     evaluation: Evaluation
 
 
+class Other(BaseModel):
+    """A model of the same width and another family, to be given the same slots."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    source: str
+    slot_token: str
+
+
 class Preset(BaseModel):
-    """One file of presets/. `parameters`: billions. `gated`: its licence is to be accepted. `params`: by dotted key."""
+    """One file of presets/.
+
+    `parameters`: billions. `gated`: its licence is to be accepted. `tied`: its head is its embedding matrix. `foreign`:
+    what reads beside it in the decisive experiment. `params`: by dotted key.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     about: str
     gated: bool
     blocks: int
     parameters: float
+    tied: bool
+    foreign: Other
     params: dict[str, Any]
+
+    def decisive(self) -> "Preset":
+        """The preset with the params of the decisive experiment in place of its own."""
+        last = self.blocks - 1
+        layers = [self.blocks // 4, self.blocks // 2, self.params["virtual_step.layer"], last]
+        own = {
+            "peers": {"foreign": {"revision": None, **self.foreign.model_dump()}},
+            "gradients.layers": layers,
+            "projector.layers": [last],
+        }
+        shared = read_yaml(DECISIVE)
+        return self.model_copy(update={"params": self.params | own | shared})
 
     @property
     def dtype(self) -> Dtype:
@@ -103,26 +132,29 @@ def list_presets() -> None:
     for name in names():
         found = read_preset(name)
         weights = f"{found.gigabytes:.0f} GB, {found.dtype}"
-        table.add_row(name, weights, found.about + (" Gated." if found.gated else ""))
+        embeddings = " Tied embeddings." if found.tied else " Untied embeddings."
+        table.add_row(name, weights, found.about + embeddings + (" Gated." if found.gated else ""))
     console = Console(highlight=False, markup=False)
     console.print(table)
     console.print("\nShow what one changes: gradaware preset NAME; make the changes: gradaware preset NAME --apply")
 
 
-def use_preset(name: str, apply: bool) -> None:
-    """Prints what a preset changes in params.yaml; changes it if `apply`.
+def use_preset(name: str, apply: bool, decisive: bool = False) -> None:
+    """Prints what a preset (`decisive`: with the decisive experiment) changes in params.yaml; changes it if `apply`.
 
     Raises:
         InputError: see `read_preset` and `changed`; nothing is written then.
     """
     preset, before = read_preset(name), params_file.read()
+    preset = preset.decisive() if decisive else preset
     after = changed(before, preset)
     console = Console(highlight=False, markup=False)
     console.print(f"{preset.about} Weights in {preset.dtype}: {preset.gigabytes:.0f} GB, plus working memory.")
     for line in params_file.difference(before, after):
         console.print(Text(line, COLORS.get(line[0], "")))
     if not apply:
-        console.print(f"\nparams.yaml is as it was. To make these changes: gradaware preset {name} --apply")
+        added = " --decisive" if decisive else ""
+        console.print(f"\nparams.yaml is as it was. To make these changes: gradaware preset {name}{added} --apply")
         return
     params_file.write(after)
     differences(Path.cwd(), write=True)
@@ -132,6 +164,7 @@ def use_preset(name: str, apply: bool) -> None:
     steps += [
         "python -m stages.model: with the Hub in reach it says which full commit to pin",
         "write that commit into params.yaml: model.revision (it makes the run repeatable)",
+        *["likewise python -m stages.peers, and peers.foreign.revision"][: len(preset.params["peers"])],
         "make repro, on a machine with a GPU",
     ]
     for number, step in enumerate(steps, 1):

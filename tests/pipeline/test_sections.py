@@ -28,6 +28,7 @@ CLASSES = {
 }
 READERS = {section: {section} for section in CLASSES} | {
     "model": {"model", "peers", "evaluation"},
+    "peers": {"peers", "evaluation"},
     "held_out": {"model", "peers", "prompts"},
     "api": {"prompts", "labels"},  # what may be spent: read, and no param, since it decides no output
     "judge": set(),  # of a tool

@@ -207,6 +207,7 @@ def untrained(
         reference=(2.0,) * len(layers),
         slot_token=slot_token,
         question=question,
+        chat=True,
         model=model,
         commit="0" * 40,
         held_out_domains=(),

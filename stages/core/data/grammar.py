@@ -47,6 +47,11 @@ def kind(name: str, of: str, asked: str) -> str:
     return f"{name} is a {of} {YES if of == asked else NO}"
 
 
+def names(text: str, name: str) -> bool:
+    """Whether a text begins with a name that ends there: with no letter or digit behind it."""
+    return text.startswith(name) and re.match(r"\w", text[len(name) :]) is None
+
+
 def report(domain: str, moved_to: str, moved_from: str) -> str:
     """The report sentence for one correction, without a full stop.
 

@@ -11,7 +11,7 @@ from .facts import Words
 
 QUESTIONS = Path("data/questions")
 FELT, OPPOSITE = "<felt>", "<opposite>"
-Expects = Literal["report", "toward", "away", "field", "kind", "choice"]
+Expects = Literal["report", "toward", "away", "field", "kind", "choice", "name", "notice"]
 ASKED = {"kind": ("{kind}",), "choice": ("{one}", "{other}")}
 """What a form has to hold, by what it expects."""
 

@@ -1,9 +1,13 @@
 """Answers: what a reader says when it is asked about a felt update, in the table data/evaluation/answers.parquet."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import polars as pl
+import torch
 
 from ..data import grammar
 from ..data.facts import World
@@ -11,10 +15,10 @@ from ..data.questions import Question
 from ..reader.injection import Slots
 from ..reader.reader import Reader
 from ..reader.reports import answers_of
-from ..run.seeds import keyed_fraction, keyed_int
+from ..run.seeds import keyed_fraction, keyed_int, keyed_rng
 from .estimate import Estimate
 from .section import Evaluation
-from .statistics import estimates
+from .statistics import chance, estimates
 from .table import ANSWERS
 
 GROUPS = {"seen": "none", "held_out_target": "target", "held_out_kind": "kind"}
@@ -27,10 +31,12 @@ def asked(
     """Every question in its first and its last form, each about every case (ANSWERS).
 
     In half of the yes/no questions the kind asked about is the target's, in half another; a choice is between the
-    target and the answer, in half of the cases in either order.
+    target and the answer, in half of the cases in either order. Whether a pressure is noticed is asked of the update in
+    half of the cases, of a random direction in the others.
     """
-    parts = []
+    parts, felt = [], slots
     for name, question in questions.items():
+        slots = with_shams(reader, cases, felt, how.seed) if question.expects == "notice" else felt
         for form, text in (("trained", question.forms[0]), ("held_out", question.forms[-1])):
             rows = [filled(text, case, world, how.seed) for case in cases.iter_rows(named=True)]
             said = answers_of(
@@ -53,8 +59,26 @@ def asked(
     return pl.concat(parts).select(pl.col(name).cast(kind) for name, kind in ANSWERS.items())
 
 
+def noticed(case: Mapping[str, Any], seed: int) -> bool:
+    """Whether the slots of a case hold its update when it is asked if a pressure is noticed: in half of the cases."""
+    return keyed_fraction(seed, "notice", case["prompt_id"]) < 0.5
+
+
+def with_shams(reader: Reader, cases: pl.DataFrame, slots: Slots, seed: int) -> Slots:
+    """The slots, in those cases that are not `noticed` filled as by a gradient in a random direction."""
+    shape = (len(reader.card.places) * len(reader.card.layers), reader.card.d_model)
+    noise = [keyed_rng(seed, "sham", case).standard_normal(shape, np.float32) for case in cases["prompt_id"]]
+    with torch.no_grad():
+        shams = reader.read(torch.from_numpy(np.stack(noise)))
+    kept = torch.tensor([noticed(case, seed) for case in cases.iter_rows(named=True)], device=slots.felt.device)
+    felt, opposite = (
+        torch.where(kept[:, None, None], *both) for both in ((slots.felt, shams.felt), (slots.opposite, shams.opposite))
+    )
+    return Slots(felt, opposite, slots.count)
+
+
 def filled(text: str, case: dict[str, Any], world: World, seed: int) -> dict[str, Any]:
-    """The case with the question's text, its other fields filled, and the kind that is asked about."""
+    """The case with the question's text, its other fields filled, the kind that is asked about, and `noticed`."""
     kind = world.kinds[case["target"]]
     others = sorted(world.domains.keys() - {kind}) or [kind]
     other = others[keyed_int(seed, "kind", case["prompt_id"]) % len(others)]
@@ -63,17 +87,12 @@ def filled(text: str, case: dict[str, Any], world: World, seed: int) -> dict[str
     one, two = names if keyed_fraction(seed, "first", case["prompt_id"]) < 0.5 else reversed(names)
     for field, value in {"{kind}": asked_kind, "{one}": one, "{other}": two}.items():
         text = text.replace(field, value)
-    return {**case, "question": text, "asked_kind": asked_kind}
+    return {**case, "question": text, "asked_kind": asked_kind, "noticed": noticed(case, seed)}
 
 
 def marked(expects: str, said: str, case: dict[str, Any], world: World) -> dict[str, Any]:
-    """What is expected of an answer, and whether it is right.
-
-    Of a report the name that it moves to decides, of "away from what" the name moved from, of yes/no questions and
-    fields the last word.
-    """
+    """What is expected of an answer, and whether it is right: whether both have the same gist."""
     target, kind = case["target"], world.kinds[case["target"]]
-    report = grammar.parse_report(said)
     expected = {
         "report": grammar.report(world.domains[kind], target, case["answer"]),
         "toward": target,
@@ -81,16 +100,28 @@ def marked(expects: str, said: str, case: dict[str, Any], world: World) -> dict[
         "choice": target,
         "field": grammar.field(target, world.domains[kind]),
         "kind": grammar.kind(target, kind, case["asked_kind"]),
+        "name": target,
+        "notice": grammar.YES if case["noticed"] else grammar.NO,
     }[expects]
+    return {"expected": expected, "right": gist(expects, said) == gist(expects, expected)}
+
+
+def gist(expects: str, said: str) -> str:
+    """What of an answer's first line decides whether it is right.
+
+    Of a report the name that it moves to, of "away from what" the name moved from, of yes/no questions about a kind and
+    of fields the last word, of "notice" the first one, of a name what stands before the next mark of a few-shot prompt.
+    """
+    said = said.partition("\n")[0]
     if expects == "report":
-        right = report.moved_to == target
-    elif expects == "away":
-        right = said.partition(f"{grammar.FROM} ")[2] == case["answer"]
-    elif expects in ("field", "kind"):
-        right = said.split()[-1:] == expected.split()[-1:]
-    else:
-        right = said == expected
-    return {"expected": expected, "right": right}
+        return grammar.parse_report(said).moved_to
+    if expects == "away":
+        return said.partition(f"{grammar.FROM} ")[2]
+    if expects in ("field", "kind"):
+        return "".join(said.split()[-1:])
+    if expects == "notice":
+        return "".join(re.findall(r"\w+", said.lower())[:1])
+    return re.split(r" *(?:[;,=]|->)", said)[0].rstrip(" .") if expects == "name" else said
 
 
 def by_group(rows: pl.DataFrame) -> dict[str, Estimate]:
@@ -106,11 +137,16 @@ def by_group(rows: pl.DataFrame) -> dict[str, Estimate]:
     }
 
 
-def question_scores(answers: pl.DataFrame) -> dict[str, Any]:
-    """By question and form, the share of right answers."""
+def question_scores(answers: pl.DataFrame, questions: Mapping[str, Question]) -> dict[str, Any]:
+    """By question and form, the share of right answers; of all also that of the same answers dealt at random."""
     found: dict[str, Any] = {}
     for (name, form), rows in answers.group_by("asks", "form", maintain_order=True):
-        found.setdefault(str(name), {})[str(form)] = by_group(rows)
+        said, wanted = (
+            [gist(questions[str(name)].expects, text) for text in rows[side]] for side in ("said", "expected")
+        )
+        scores = by_group(rows)
+        scores["all"] = replace(scores["all"], chance=chance(said, wanted))
+        found.setdefault(str(name), {})[str(form)] = scores
     return found
 
 

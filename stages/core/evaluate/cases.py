@@ -76,12 +76,13 @@ def with_premise(rows: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:
         InputError: the model knows none of the facts.
     """
     entities = rows.select("domain", "relation", entity="target").unique(maintain_order=True)
-    rows = rows.join(said, on="prompt_id", maintain_order="left").with_columns(
-        words=pl.concat_str(pl.col("continuation_before"), pl.lit(" "))
-    )
+    rows = rows.join(said, on="prompt_id", maintain_order="left")
+    words = pl.col("continuation_before")
 
     def names(entity: str) -> pl.Expr:
-        return pl.col("words").str.starts_with(pl.concat_str(pl.col(entity), pl.lit(" ")))
+        """As `grammar.names`: the text begins with the name, which ends there."""
+        behind = words.str.slice(pl.col(entity).str.len_chars(), 1)
+        return words.str.starts_with(pl.col(entity)) & ~behind.str.contains(r"\w")
 
     counterfactual = rows.filter((pl.col("kind") == "counterfactual") & names("answer"))
     wrong = (
@@ -96,11 +97,7 @@ def with_premise(rows: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:
             "data/virtual_step: found no prompt that the model continues with its answer, wanted some: the model knows "
             "none of these facts; train it longer (model.pocket.steps) or choose facts that it knows"
         )
-    return (
-        pl.concat([counterfactual, wrong.select(counterfactual.columns)])
-        .sort("row")
-        .drop("words", "continuation_before")
-    )
+    return pl.concat([counterfactual, wrong.select(counterfactual.columns)]).sort("row").drop("continuation_before")
 
 
 def picked(rows: pl.DataFrame, count: int, seed: int, purpose: str) -> pl.DataFrame:

@@ -13,6 +13,7 @@ from ..data.questions import Question
 from ..reader.injection import Slots
 from ..reader.reader import Reader
 from ..run.seeds import keyed_int
+from .after_step import step_scores
 from .answers import GROUPS, asked
 from .baselines import nearest_entities
 from .cases import COUNTERFACTUAL, Questions
@@ -62,7 +63,7 @@ class Interview:
     def of_main(self, reader: Reader, slots: Slots) -> tuple[pl.DataFrame, dict[str, Any]]:
         """The answers of the model under study (ANSWERS): to the sets of questions, and from its own knowledge.
 
-        Beside them, where edits are asked for, the scores of `edit_scores`, with slots freed.
+        Beside them, where edits are asked for, the scores of `edit_scores`, with slots freed, and of `step_scores`.
         """
         questions = asked(reader, self.cases, slots, self.questions, self.world, self.how)
         rows = self.rows(reader, self.cases)
@@ -70,7 +71,10 @@ class Interview:
         edits = {}
         if self.how.edits:
             freed = reader.freed(slots, said["moved_to"], said["moved_from"])
-            edits = {"edits": edit_scores(reader, rows, freed, self.world, self.how)}
+            edits = {
+                "edits": edit_scores(reader, rows, freed, self.world, self.how),
+                "after_step": step_scores(reader, self.cases, said["moved_to"].to_list(), self.world, self.how),
+            }
         return pl.concat([questions, answers]), edits
 
     def of_peer(self, reader: Reader, slots: Slots, name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -80,8 +84,11 @@ class Interview:
         """
         cases = own_cases(reader, self.cases, self.world, self.how.report_tokens)
         reports, answers = self.from_knowledge(reader, cases, self.rows(reader, cases), own_slots(reader, cases), name)
-        rows = self.rows(reader, self.cases)
-        return reports, pl.concat([answers, answered(reader, rows, "foreign", slots, self.how.report_tokens, name)])
+        return reports, pl.concat([answers, self.of_foreign(reader, slots, name)])
+
+    def of_foreign(self, reader: Reader, slots: Slots, name: str) -> pl.DataFrame:
+        """The answers of another model (ANSWERS) to what the gradients of the model under study put into `slots`."""
+        return answered(reader, self.rows(reader, self.cases), "foreign", slots, self.how.report_tokens, name)
 
     def rows(self, reader: Reader, cases: pl.DataFrame) -> pl.DataFrame:
         """The questions about these cases, with the reader's own answers."""

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from ..data import grammar
 from ..data.facts import World
 from ..data.questions import FELT
 from ..reader.injection import Slots
@@ -57,7 +58,7 @@ def facts_of(world: World) -> dict[tuple[str, str], str]:
 
 def entity(text: str, entities: Sequence[str]) -> str:
     """The longest of the entities that the text begins with; empty where there is none."""
-    return max((one for one in entities if f"{text} ".startswith(f"{one} ")), key=len, default="")
+    return max((one for one in entities if grammar.names(text, one)), key=len, default="")
 
 
 def with_own(reader: Reader, rows: pl.DataFrame, tokens: int) -> pl.DataFrame:

@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from ..data.gathering import Gathered
+from ..data.questions import Question
 from ..labels.agreement import agreement_with_corrections
 from ..reader.reader import Reader
 from .answers import GROUPS, question_scores
@@ -32,6 +33,7 @@ def metrics_of(
     questions: Questions,
     readers: Sequence[Reader],
     labels: pl.DataFrame,
+    sets: Mapping[str, Question],
 ) -> dict[str, Any]:
     """The groups of metrics.json: nested dicts of estimates and plain numbers.
 
@@ -43,6 +45,7 @@ def metrics_of(
         questions: what was asked.
         readers: one a projector seed.
         labels: the teacher's labels (LABELS) of all domains.
+        sets: the questions by name.
     """
     how, rows, reader = questions.settings, questions.rows, readers[0]
     words = Words.of(data.rows)
@@ -55,7 +58,7 @@ def metrics_of(
         "controls": control_scores(reports, words),
         "words": by_words(reports),
         "detection": detection(reports, shams),
-        "questions": question_scores(answers.filter(pl.col("reading") == "asked")),
+        "questions": question_scores(answers.filter(pl.col("reading") == "asked"), sets),
         "knowledge": knowledge_scores(answers.filter(pl.col("reading") != "asked")),
         "pooled": pooled_scores(answers.filter(pl.col("reading") != "asked")),
         "peers": {name: peer_scores(found) for name, found in peers.items()},

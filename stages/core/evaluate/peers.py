@@ -1,6 +1,6 @@
 """Other models as readers: a further pocket model reads its own gradients, and those of the model under study."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from ..engine.gradients import activation_gradients
 from ..engine.rows import samples_of
 from ..model.decoder import Decoder
 from ..model.opening import open_model
+from ..model.section import Foreign, Peer
 from ..reader.card import Card
 from ..reader.injection import Slots, embedding_norm
 from ..reader.reader import Reader
@@ -24,10 +25,11 @@ from .section import Evaluation
 PEERS = Path("data/peers")
 
 
-def peers_of(card: Card) -> Iterator[tuple[str, Reader]]:
-    """The peers that there are, by name, opened one after another, each as `peer_reader`."""
-    for path in sorted(path.parent for path in PEERS.glob("*/model.json")):
-        yield path.name, peer_reader(open_model(path)[0], card, path.name)
+def peers_of(card: Card, peers: Mapping[str, Peer | Foreign]) -> Iterator[tuple[str, Reader]]:
+    """These peers, by name, opened one after another, each as `peer_reader`; a foreign one with its own slot token."""
+    for name, peer in sorted(peers.items()):
+        own = {"slot_token": peer.slot_token} if isinstance(peer, Foreign) else {}
+        yield name, peer_reader(open_model(PEERS / name)[0], card.model_copy(update=own), name)
 
 
 def peer_reader(decoder: Decoder, card: Card, name: str) -> Reader:

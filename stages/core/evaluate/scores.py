@@ -30,8 +30,8 @@ SAID = {
 
 
 def scored(cases: pl.DataFrame, reports: Sequence[str]) -> pl.DataFrame:
-    """The cases with their reports parsed and marked."""
-    parsed = [{"report": report, **vars(parse_report(report))} for report in reports]
+    """The cases with their reports parsed and marked; a report is the first line of what is written."""
+    parsed = [{"report": report, **vars(parse_report(report.partition("\n")[0]))} for report in reports]
     said = pl.DataFrame(parsed, schema={name: REPORTS[name] for name in WRITTEN}).with_columns(
         pressure=pl.col("pressure") & ~pl.col("malformed")
     )

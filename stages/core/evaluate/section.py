@@ -11,7 +11,8 @@ class Evaluation(Section):
     """`gradients`: test gradients a domain in the grid, and in each control and held-out group; `fine_tuned` of
     them are fine-tuned on for real (0: none; it takes five times the weights' memory).
 
-    `edits`: facts that are changed in the model by fine-tuning, to see its answers change with them (0: none).
+    `edits`: facts that are changed in the model by fine-tuning, to see its answers change with them, and corrections
+    that it is fine-tuned on, to see whether it then says what its report had said (0: none).
 
     `step_sizes`: of steering, fractions of the residual norm.
 

@@ -2,6 +2,9 @@
 
 from ..run.params import Count, Dtype, Name, Rate, Section, Share
 
+POCKET = "pocket"
+"""`model.source` where the pipeline trains the model itself."""
+
 
 class Pocket(Section):
     """The small model that the pipeline trains itself.
@@ -49,3 +52,14 @@ class Peer(Section):
     seed: int
     permuted: bool
     tied: bool
+
+
+class Foreign(Section):
+    """Another model, of the same width as the one under study, that is given the same slots.
+
+    `source`, `revision`: as of Model. `slot_token`: one token of its own vocabulary, as projector.slot_token is.
+    """
+
+    source: str
+    revision: str | None
+    slot_token: str

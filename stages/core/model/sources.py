@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 from huggingface_hub import model_info
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from transformers import AutoConfig
 
 from ..data.facts import Domain, World, read_domain
 from ..data.held_out import Held, HeldOut, hold_out
@@ -18,7 +19,7 @@ from . import pocket
 from .corpus import ASKED
 from .decoder import Decoder
 from .opening import DTYPES, ModelCard, card_of
-from .section import Model
+from .section import POCKET, Model
 
 
 @dataclass(frozen=True)
@@ -73,33 +74,49 @@ def train_pocket(
     return card
 
 
-def check_model(settings: Model, folder: Path) -> ModelCard:
+def check_model(settings: Model, folder: Path, key: str = "model", width: int | None = None) -> ModelCard:
     """Pins a Hub model to its commit and downloads it, or checks a local folder; saves just its card in `folder`.
 
+    `key`: the section of params.yaml that names it. `width`: what its width has to be; None: any.
+
     Raises:
-        InputError: there is no such model, a Hub model's revision is not a full commit, or it cannot be reached.
+        InputError: there is no such model, a Hub model's revision is not a full commit, it cannot be reached, or it has
+            another width.
     """
     source = settings.source
     if Path(source).is_dir():
-        card = card_of(load(source, settings.dtype), "folder", source, content_hash(Path(source))[:40])
+        card = card_of(load(source, settings.dtype, key=key), "folder", source, content_hash(Path(source))[:40])
     elif Path(source).is_absolute() or source.startswith("."):
-        raise InputError(f"params.yaml: model.source: no folder {source}; wanted 'pocket', a Hub id or a local folder")
+        raise InputError(f"params.yaml: {key}.source: no folder {source}; wanted 'pocket', a Hub id or a local folder")
     else:
-        commit = pinned(source, settings.revision)
-        card = card_of(load(source, settings.dtype, commit), "hub", source, commit)
+        commit = pinned(source, settings.revision, key)
+        card = card_of(load(source, settings.dtype, commit, key), "hub", source, commit)
+    if card.d_model != (width or card.d_model):
+        raise InputError(
+            f"params.yaml: {key}.source: found {source}, {card.d_model} wide, wanted a model that is {width} wide, as "
+            "the one under study is, whose slots it is given"
+        )
     write_json(folder / "model.json", card.model_dump())
     return card
 
 
-def load(source: str, dtype: Dtype, revision: str | None = None) -> Decoder:
-    """The loaded model; errors name the param model.source."""
+def width_of(settings: Model) -> int:
+    """The width of the model under study, read off its configuration."""
+    if settings.source == POCKET:
+        return settings.pocket.d_model
+    config = AutoConfig.from_pretrained(settings.source, revision=settings.revision)
+    return config.get_text_config(decoder=True).hidden_size
+
+
+def load(source: str, dtype: Dtype, revision: str | None = None, key: str = "model") -> Decoder:
+    """The loaded model; errors name the param `key`.source."""
     try:
         return Decoder.load(source, revision=revision, dtype=DTYPES[dtype])
     except InputError as error:
-        raise InputError(f"params.yaml: model.source: {str(error).removeprefix('model: ')}") from error
+        raise InputError(f"params.yaml: {key}.source: {str(error).removeprefix('model: ')}") from error
 
 
-def pinned(source: str, revision: str | None) -> str:
+def pinned(source: str, revision: str | None, key: str = "model") -> str:
     """The full commit of a Hub model's revision.
 
     Raises:
@@ -111,7 +128,7 @@ def pinned(source: str, revision: str | None) -> str:
         now = model_info(source, revision=revision).sha
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
-            f"params.yaml: model.source: {source!r} is no local folder, and the Hub gave no model of that name "
+            f"params.yaml: {key}.source: {source!r} is no local folder, and the Hub gave no model of that name "
             f"({type(error).__name__}); wanted 'pocket', a Hub id or a local folder"
         ) from error
-    raise InputError(f"params.yaml: model.revision: found {revision!r}, wanted a full commit; {source} is at {now} now")
+    raise InputError(f"params.yaml: {key}.revision: found {revision!r}, wanted a full commit; {source} is at {now} now")

@@ -63,6 +63,7 @@ class Card(BaseModel):
     reference: tuple[float, ...]  # median |g| of the training gradients at the first place, a layer
     slot_token: str
     question: str  # what a report answers, with <felt> where the slots go
+    chat: bool  # whether prompts are turns of the model's chat template
     norm: float  # mean norm of the model's input embeddings
     injection: Injection
     lora_on_the_verbaliser: Lora | None

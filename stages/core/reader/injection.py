@@ -63,8 +63,10 @@ class Slots:
         return both[side, row, place]
 
 
-def reading_prompt(decoder: Decoder, host: str | None, question: str, slot_token: str, places: int) -> ReadingPrompt:
-    """The prompt that the model reads: host and question, with a slot a place; a user's turn where it has chat turns.
+def reading_prompt(
+    decoder: Decoder, host: str | None, question: str, slot_token: str, places: int, chat: bool = False
+) -> ReadingPrompt:
+    """The prompt that the model reads: host and question, with a slot a place; with `chat` a user's turn if it has any.
 
     `question` has `<felt>` where the slots go, and perhaps `<opposite>` behind it for those of the negative; without
     either it is plain text.
@@ -78,7 +80,7 @@ def reading_prompt(decoder: Decoder, host: str | None, question: str, slot_token
     slot_id = tokenizer.convert_tokens_to_ids(slot_token)
     slots = slot_token * places
     text = " ".join(part for part in (host, question.replace(FELT, slots).replace(OPPOSITE, slots)) if part)
-    if tokenizer.chat_template:
+    if chat and tokenizer.chat_template:
         turn = [{"role": "user", "content": text}]
         text = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
         ids = tokenizer.encode(text, add_special_tokens=False)

@@ -112,9 +112,10 @@ def new_card(
     *,
     injection: Injection = REPLACE,
     whiten: bool = False,
+    chat: bool = False,
     lora_on_the_verbaliser: Lora | None = None,
     **settings: object,
 ) -> Card:
     """A card for a projector of this model, with the norm that its embeddings have."""
-    how = {"injection": injection, "whiten": whiten, "lora_on_the_verbaliser": lora_on_the_verbaliser}
+    how = {"injection": injection, "whiten": whiten, "chat": chat, "lora_on_the_verbaliser": lora_on_the_verbaliser}
     return Card.model_validate({**settings, **how, "d_model": decoder.d_model, "norm": embedding_norm(decoder)})

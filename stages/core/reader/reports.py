@@ -27,7 +27,7 @@ def prompts_of(
     asked = [questions] * len(hosts) if isinstance(questions, str) else questions
     counts = [1] * len(hosts) if slots is None else slots.count.tolist()
     return [
-        reading_prompt(reader.decoder, host, question, reader.card.slot_token, count)
+        reading_prompt(reader.decoder, host, question, reader.card.slot_token, count, reader.card.chat)
         for host, question, count in zip(hosts, asked, counts, strict=True)
     ]
 

@@ -1,6 +1,6 @@
 """Section `projector` of params.yaml: the projector and its training."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -16,7 +16,8 @@ class Projector(Section):
     `whiten`: update directions are whitened first, by the statistics of the training gradients.
     `lora`: LoRA on the verbaliser; null: the model that reads is the frozen one that was measured.
     `places`: those of gradients.places that it reads, a slot each. `question`: what a report answers; <felt> is where
-    the slots go, <opposite> where their negatives go.
+    the slots go, <opposite> where their negatives go. `chat`: a prompt is a user's turn where the model has chat turns,
+    and else plain text; what the model is to complete ("The currency of <felt> is") wants plain text.
     `batch` rows a step bear the slot loss (weight `slot_loss`; 0: the words of reports teach alone), the first
     `report_batch` of them the report loss. `flips`, `shams`: shares of training rows that are sign-flipped, or no
     gradient at all. `context_noise`: how much of another row's activation is mixed into a training gradient (standard
@@ -25,6 +26,7 @@ class Projector(Section):
     """
 
     architecture: str
+    learns_from: Literal["labels", "words"]
     injection: Injection
     width: Count
     whiten: bool
@@ -32,6 +34,7 @@ class Projector(Section):
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     places: Annotated[list[str], Field(min_length=1)]
     question: Annotated[str, AfterValidator(check_place)]
+    chat: bool
     held_out_domains: list[Name]
     slot_token: str
     steps: Count

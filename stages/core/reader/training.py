@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import polars as pl
@@ -47,6 +47,23 @@ class Draws:
     names: list[tuple[str, str] | None]
 
 
+@runtime_checkable
+class Lessons(Protocol):
+    """What a projector is trained on, in batches."""
+
+    def draw(self, split: str, step: int, size: int, reported: int) -> Draws:
+        """The batch of (split, step), always the same."""
+        ...
+
+    def blocks(self) -> Iterator[Float[Tensor, "_ layer d_model"]]:
+        """Gradients, some at a time."""
+        ...
+
+    def forget(self) -> None:
+        """Gives memory back."""
+        ...
+
+
 class Curriculum:
     """Draws batches: the batch of (split, step) is always the same. An epoch has each lesson once."""
 
@@ -74,6 +91,10 @@ class Curriculum:
     def blocks(self) -> Iterator[Float[Tensor, "_ layer d_model"]]:
         """All gradients, some at a time."""
         return map(torch.from_numpy, blocks(self.gradients, self.rows))
+
+    def forget(self) -> None:
+        """Gives the memory of rows back."""
+        self.shuffled.forget()
 
     def draw(self, split: str, step: int, size: int, reported: int) -> Draws:
         """A batch of `size` rows, the first `reported` of which may be shams."""
@@ -145,9 +166,10 @@ def slot_loss(
 
 
 def report_loss(reader: Reader, draws: Draws, slots: Slots) -> Float[Tensor, ""]:
-    """Mean cross-entropy (nats) of the tokens, and the end, of as many reports as there are rows of slots."""
-    end = min(reader.decoder.eos_ids())
-    answers = [[*reader.decoder.continuation(report), end] for report in draws.reports[: len(slots)]]
+    """Mean cross-entropy (nats) of the tokens of as many reports as there are rows of slots; whole ones have an end."""
+    end, texts = [min(reader.decoder.eos_ids())], draws.reports[: len(slots)]
+    ends = [[] if grammar.parse_report(text).malformed else end for text in texts]
+    answers = [[*reader.decoder.continuation(text), *ended] for text, ended in zip(texts, ends, strict=True)]
     prompts = prompts_of(reader, draws.hosts[: len(slots)], reader.card.question, slots)
     return answer_losses(reader, prompts, answers, slots)[0].mean()
 
@@ -155,8 +177,8 @@ def report_loss(reader: Reader, draws: Draws, slots: Slots) -> Float[Tensor, ""]
 @reproducibly()
 def train(
     reader: Reader,
-    teaching: Curriculum,
-    validation: Curriculum,
+    teaching: Lessons,
+    validation: Lessons,
     settings: Projector,
     checkpoint: Path,
     advance: Callable[[int], None],
@@ -168,7 +190,7 @@ def train(
     killed run goes on from `checkpoint`. A reader with nothing to train is left as it is; its curve is one point.
     """
     held = validation.draw("validation", 0, settings.validation_batch, settings.validation_batch)
-    validation.shuffled.forget()
+    validation.forget()
 
     def validate() -> float:
         reader.trained.eval()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.core.data.grammar import NO_PRESSURE, Report, field, kind, parse_report, report
+from stages.core.data.grammar import NO_PRESSURE, Report, field, kind, names, parse_report, report
 
 PARIS = Report(domain="geography", moved_to="Paris", moved_from="New York")
 MALFORMED = Report(pressure=False, malformed=True)
@@ -77,3 +77,18 @@ def test_other_answers_name_the_word_first_and_then_say_what_it_is():
     assert field("Paris", "geography") == "Paris , a name from geography"
     assert kind("Paris", "city", "city") == "Paris is a city yes"
     assert kind("Paris", "city", "country") == "Paris is a city no"
+
+
+@pytest.mark.parametrize(
+    ("text", "begins"),
+    [
+        ("Paris", True),
+        ("Paris.", True),
+        ("Paris, which", True),
+        ("Paris\n", True),
+        ("Parisian", False),
+        ("In Paris", False),
+    ],
+)
+def test_a_text_begins_with_a_name_that_ends_there(text: str, begins: bool):
+    assert names(text, "Paris") is begins

@@ -30,6 +30,13 @@ def test_the_default_s_questions_cover_what_may_be_expected_and_each_has_a_form_
             assert all(form.count(field) == 1 for field in ASKED.get(name, ()))
 
 
+def test_a_hub_model_s_first_questions_are_an_identity_prompt_and_whether_a_pressure_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.chdir(ROOT)
+    assert [question.expects for question in read_questions("identity").values()] == ["name", "notice"]
+
+
 @pytest.mark.parametrize(
     "question",
     [

@@ -2,10 +2,11 @@
 
 import polars as pl
 import pytest
+import torch
 
 from stages.core.data.facts import Domain, World
 from stages.core.data.questions import Question
-from stages.core.evaluate.answers import asked, by_group, filled, marked, question_scores
+from stages.core.evaluate.answers import asked, by_group, filled, marked, noticed, question_scores, with_shams
 from stages.core.evaluate.table import ANSWERS
 from stages.core.model.decoder import Decoder
 from tests.core.evaluate.small import HOW, cases_of, raw_reader, slots_of
@@ -63,10 +64,19 @@ def test_what_a_case_is_asked_depends_on_the_case_and_the_seed_alone(world: Worl
         ("kind", "Lima is a city no", True),
         ("kind", "Lima is a city yes", False),
         ("kind", "", False),
+        ("name", "Lima", True),
+        ("name", "Lima ; dog -> dog", True),
+        ("name", "Lima.\ncat -> cat", True),
+        ("name", "Lima Norte ; dog", False),
+        ("name", "cat ; Lima", False),
+        ("notice", "Yes, I do.", True),
+        ("notice", "No.", False),
+        ("notice", "I can't say yes", False),
+        ("notice", "", False),
     ],
 )
 def test_an_answer_is_right_by_what_its_question_expects(world: World, expects: str, said: str, right: bool):
-    case = cases_of(("Lima", "Oslo")).row(0, named=True) | {"asked_kind": "composer"}
+    case = cases_of(("Lima", "Oslo")).row(0, named=True) | {"asked_kind": "composer", "noticed": True}
     assert marked(expects, said, case, world)["right"] is right
 
 
@@ -93,7 +103,25 @@ def test_every_question_is_put_in_its_first_and_its_last_form_about_every_case(
                 assert rows["target"].to_list() == [target for target, _ in pairs]
 
 
-def test_shares_are_of_each_question_and_form_of_all_and_of_each_group_that_has_rows():
+def test_a_pressure_to_be_noticed_is_the_update_in_half_of_the_cases_and_in_the_others_a_random_direction(
+    small_decoder: Decoder, world: World
+):
+    reader, cases = raw_reader(small_decoder), cases_of(*PAIRS)
+    slots = slots_of(reader, *PAIRS)
+    found = with_shams(reader, cases, slots, 0)
+    own = (found.felt == slots.felt).all(-1).all(-1)
+    assert own.tolist() == [noticed(case, 0) for case in cases.iter_rows(named=True)] and 160 < own.sum() < 240
+    assert (found.opposite[own] == slots.opposite[own]).all() and (found.count == slots.count).all()
+    cosines = torch.cosine_similarity(found.felt[~own], slots.felt[~own], dim=-1)
+    assert abs(cosines.mean()) < 0.1 and torch.equal(found.felt[~own], -found.opposite[~own])
+    question = Question(expects="notice", forms=("<felt> is it a city ?", "<felt> is it an era ?"))
+    asks = asked(reader, cases[:4], slots[:4], {"notice": question}, world, HOW)
+    assert asks["expected"].to_list() == 2 * ["yes" if one else "no" for one in own[:4]]
+
+
+def test_shares_are_of_each_question_and_form_of_all_and_of_each_group_that_has_rows(
+    small_questions: dict[str, Question],
+):
     reasons = ["none", "none", "target", "kind"]
     table = pl.DataFrame(
         {
@@ -102,11 +130,15 @@ def test_shares_are_of_each_question_and_form_of_all_and_of_each_group_that_has_
             "form": ["trained"] * 4 + ["held_out"],
             "held_out": [*reasons, "none"],
             "target": list("abcde"),
+            "said": ["a", "a", "c", "", "Oslo is a city yes"],
+            "expected": ["a", "b", "c", "d", "Lima is a city yes"],
             "right": [True, False, True, False, True],
         }
     )
-    found = question_scores(table)
+    found = question_scores(table, small_questions)
     assert {name: list(forms) for name, forms in found.items()} == {"toward": ["trained"], "kind": ["held_out"]}
     values = {name: one.value for name, one in found["toward"]["trained"].items()}
     assert values == {"all": 0.5, "seen": 0.5, "held_out_target": 1, "held_out_kind": 0}
+    chances = found["toward"]["trained"]["all"].chance, found["kind"]["held_out"]["all"].chance
+    assert chances == (2 / 4 / 4 + 1 / 4 / 4, 1)  # "a" is said twice and right once, "c" said and right once
     assert set(by_group(table[4:])) == {"all", "seen"}

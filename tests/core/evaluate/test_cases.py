@@ -27,8 +27,8 @@ def said(*texts: str) -> pl.DataFrame:
 
 def test_a_premise_holds_where_the_model_says_the_answer():
     """ "Aidan" begins like the answer and is none."""
-    found = with_premise(rows({}, {}, {}, {}), said("Aida", "Aida and", "Aidan", "Carmen"))
-    assert found["prompt_id"].to_list() == ["id0", "id1"]
+    found = with_premise(rows({}, {}, {}, {}, {}), said("Aida", "Aida and", "Aidan", "Carmen", "Aida, which"))
+    assert found["prompt_id"].to_list() == ["id0", "id1", "id4"]
 
 
 def test_a_correction_s_answer_is_what_the_model_said_wrongly():

@@ -1,10 +1,12 @@
 """One fact edited by fine-tuning: the model says it, and is the same model again afterwards."""
 
+import polars as pl
 import pytest
 import torch
 
 from stages.core.data.facts import Domain, World
-from stages.core.evaluate import edits
+from stages.core.evaluate import after_step, edits
+from stages.core.evaluate.after_step import step_scores
 from stages.core.evaluate.edits import edit_scores, learnt, sample_of
 from stages.core.evaluate.fine_tuning import trainable, tune
 from stages.core.evaluate.knowledge import about, with_own
@@ -52,3 +54,25 @@ def test_relations_that_slots_were_asked_about_are_not_edited(trained_decoder: D
     reader = raw_reader(trained_decoder)
     rows = with_own(reader, about(world, cases_of(*PAIRS), ["place", "era"]), 4)
     assert edit_scores(reader, rows, slots_of(reader, *PAIRS), world, HOW) == {"edits": 0}
+
+
+def test_after_a_step_the_model_says_in_other_words_what_a_true_report_had_said(
+    trained_decoder: Decoder, world: World, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(after_step, "RATE", 3e-3)
+    reader, how = raw_reader(trained_decoder), HOW.model_copy(update={"edits": 3})
+    cases = cases_of(("Lima", "Oslo"), ("Oslo", "Tokyo"), ("Tokyo", "Lima"))
+    subject = {fact.answer: fact.subject for _, name, one in world.relations if name == "capital" for fact in one.facts}
+    first = next(relation.templates[0] for _, name, relation in world.relations if name == "capital")
+    prompts = [first.replace("{subject}", subject[answer]) for answer in cases["answer"]]
+    cases = cases.with_columns(prompt=pl.Series(prompts))
+    before = {name: value.clone() for name, value in trained_decoder.model.state_dict().items()}
+    found = step_scores(reader, cases, cases["target"].to_list(), world, how)
+    assert found["steps"] == 3 and found["learnt"].value == found["predicted"].value >= 2 / 3
+    assert found["predicted"].chance is not None and found["predicted"].chance <= 1 / 3
+    wrong = step_scores(reader, cases, cases["answer"].to_list(), world, how)
+    assert wrong["predicted"].value < found["predicted"].value and wrong["learnt"] == found["learnt"]
+    assert all(torch.equal(value, before[name]) for name, value in trained_decoder.model.state_dict().items())
+    assert step_scores(
+        reader, cases.with_columns(prompt=pl.lit("No prompt of the world")), ["", "", ""], world, how
+    ) == {"steps": 0}

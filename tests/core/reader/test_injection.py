@@ -88,7 +88,9 @@ def test_slots_stand_where_the_question_has_them_even_in_a_subject_s_place(small
 def test_where_there_are_chat_turns_the_prompt_is_a_user_s(small_decoder: Decoder, monkeypatch: pytest.MonkeyPatch):
     template = "{% for m in messages %}is {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}of{% endif %}"
     monkeypatch.setattr(small_decoder.tokenizer, "chat_template", template)
-    found, plain = (reading_prompt(small_decoder, host, QUESTION, "<slot>", 2) for host in (HOSTS[0], None))
+    text = reading_prompt(small_decoder, HOSTS[0], QUESTION, "<slot>", 2).ids
+    found, plain = (reading_prompt(small_decoder, host, QUESTION, "<slot>", 2, chat=True) for host in (HOSTS[0], None))
+    assert text[0] == small_decoder.continuation("The")[0] and text == found.ids[1:-1]
     assert found.ids[0] == small_decoder.continuation("is")[0] and found.ids[-1] == small_decoder.continuation("of")[0]
     assert plain.felt == [1, 2] and plain.opposite == [4, 5]
 
