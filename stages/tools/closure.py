@@ -104,7 +104,7 @@ class Closure:
             quoted = {node.value for node in ast.walk(parsed(path)) if isinstance(node, ast.Constant)}
         else:
             quoted = set(QUOTED.findall(path.read_text(encoding="utf-8")))
-        return [asset for name in quoted & self.assets.keys() for asset in self.assets[name]]
+        return [asset for name, assets in self.assets.items() if name in quoted for asset in assets]
 
     def sections(self, stage: str) -> list[str]:
         """The sections of params.yaml that the stage gives to `read_sections`; none: it reads the whole file."""
