@@ -6,6 +6,7 @@ It holds nothing but its inputs: no clock, host, path or commit of this reposito
 import base64
 import hashlib
 import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -178,5 +179,4 @@ def flat(value: Any, key: str = "") -> list[tuple[str, str]]:
 
 def plain(value: Any) -> str:
     """A value as YAML would have it."""
-    names = {None: "null", True: "true", False: "false"}
-    return names[value] if value is None or isinstance(value, bool) else str(value)
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
