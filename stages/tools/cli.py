@@ -8,36 +8,11 @@ Run it in the repository's root; `gradaware COMMAND --help` says more.
 """
 
 import argparse
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-DESCRIBE = """Describes one gradient: what it would do to the model, and what the model reports of it.
-
-Reads params.yaml, data/model, data/projector and data/facts (what `make repro` has made; without data/projector the raw
-update direction is read); writes nothing. A GPU is used if there is one; with the pocket model it takes seconds.
-
-  gradaware describe "The capital of France is" --target Madrid --host "The opera Tosca was composed by"
-  gradaware describe "The capital of France is" --target Madrid --ask "The currency of <felt> is"
-  gradaware describe "The capital of France is" --target Madrid --json > described.json
-"""
-IMPORT = """Turns facts of yours into a domain: data/facts/NAME.yaml, with what was left out and why.
-
-Reads LRE tables (JSON), CounterFact (JSON), CSV, TSV and Parquet with named columns; several SOURCEs make several
-relations of one domain. Writes data/facts/NAME.yaml, and with --add params.yaml and dvc.yaml. No GPU, seconds.
-
-  gradaware import-facts painter.json --domain paintings --add
-  gradaware import-facts athletes.csv --domain sport --subject athlete --answer sport --add \\
-    --template "The sport of {subject} is" --template "What {subject} is known for is"
-"""
-PRESET = """Shows, and with --apply makes, the changes to params.yaml that put a Hub model under study.
-
-Reads and writes params.yaml (comments stay) and dvc.yaml. No GPU, seconds. Without NAME: lists the presets.
-
-  gradaware preset qwen3-4b-instruct
-  gradaware preset qwen3-4b-instruct --apply
-"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,14 +22,15 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = found.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(name: str, doc: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+    def command(name: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        doc = inspect.getdoc(run) or ""
         made = commands.add_parser(
             name, help=doc.partition("\n")[0], description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         made.set_defaults(run=run)
         return made
 
-    describing = command("describe", DESCRIBE, show_description)
+    describing = command("describe", show_description)
     describing.add_argument("prompt", metavar="PROMPT", help="a text that ends right before the answer")
     describing.add_argument("--target", required=True, help="what the model should say instead")
     describing.add_argument("--host", help="another prompt, in front of which the model reports; default: none")
@@ -68,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     )
     describing.add_argument("--json", action="store_true", help="print everything as JSON and nothing else")
 
-    importing = command("import-facts", IMPORT, import_facts)
+    importing = command("import-facts", import_facts)
     importing.add_argument("sources", metavar="SOURCE", nargs="+", type=Path, help="a file of facts")
     importing.add_argument("--domain", metavar="NAME", required=True, help="lower case letters, digits and _")
     importing.add_argument(
@@ -99,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     importing.add_argument("--force", action="store_true", help="overwrite data/facts/NAME.yaml if it's there")
     importing.add_argument("--add", action="store_true", help="also add the domain to params.yaml and dvc.yaml")
 
-    presets = command("preset", PRESET, preset)
+    presets = command("preset", preset)
     presets.add_argument("name", metavar="NAME", nargs="?", help="which; default: list them")
     presets.add_argument("--decisive", action="store_true", help="with the decisive experiment: docs/decisive.md")
     presets.add_argument("--apply", action="store_true", help="write params.yaml and dvc.yaml; default: only show")
@@ -107,7 +83,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def show_description(options: argparse.Namespace) -> None:
-    """Describes one gradient."""
+    """Describes one gradient: what it would do to the model, and what the model reports of it.
+
+    Reads params.yaml, data/model, data/projector and data/facts, which `make repro` has made; without data/projector
+    the raw update direction is read. Writes nothing. A GPU is used if there is one; the pocket model takes seconds.
+
+      gradaware describe "The capital of France is" --target Madrid --host "The opera Tosca was composed by"
+      gradaware describe "The capital of France is" --target Madrid --ask "The currency of <felt> is"
+      gradaware describe "The capital of France is" --target Madrid --json > described.json
+    """
     from rich.console import Console
 
     from .describe import describe
@@ -120,7 +104,15 @@ def show_description(options: argparse.Namespace) -> None:
 
 
 def import_facts(options: argparse.Namespace) -> None:
-    """Imports a domain."""
+    """Turns facts of yours into a domain: data/facts/NAME.yaml, with what was left out and why.
+
+    Reads LRE tables (JSON), CounterFact (JSON), CSV, TSV and Parquet with named columns; several SOURCEs make several
+    relations of one domain. Writes data/facts/NAME.yaml, and with --add params.yaml and dvc.yaml. No GPU, seconds.
+
+      gradaware import-facts painter.json --domain paintings --add
+      gradaware import-facts athletes.csv --domain sport --subject athlete --answer sport --add \\
+        --template "The sport of {subject} is" --template "What {subject} is known for is"
+    """
     from rich.console import Console
 
     from .import_facts import Columns, import_domain
@@ -144,7 +136,13 @@ def import_facts(options: argparse.Namespace) -> None:
 
 
 def preset(options: argparse.Namespace) -> None:
-    """Lists, shows or applies presets."""
+    """Shows, and with --apply makes, the changes to params.yaml that put a Hub model under study.
+
+    Reads and writes params.yaml (comments stay) and dvc.yaml. No GPU, seconds. Without NAME: lists the presets.
+
+      gradaware preset qwen3-4b-instruct
+      gradaware preset qwen3-4b-instruct --apply
+    """
     from .preset import list_presets, use_preset
 
     if options.name is None:

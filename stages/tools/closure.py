@@ -42,17 +42,11 @@ class Closure:
         self.root = root
         with imported_from(root):
             self.graph = grimp.build_graph(PACKAGE, cache_dir=None)
-        files = sorted(
-            path for path in (root / PACKAGE).rglob("*") if path.is_file() and "__pycache__" not in path.parts
-        )
-        for path in files:
-            public = path.relative_to(root) == PUBLIC
-            if path.name == "__init__.py" and not public and path.read_text(encoding="utf-8").strip():
-                raise InputError(
-                    f"{path.relative_to(root)}: found content, wanted an empty file: it would be a hidden dependency"
-                )
         self.assets: dict[str, list[Path]] = {}
-        for path in files:
+        for path in sorted(path for path in (root / PACKAGE).rglob("*") if path.is_file()):
+            name = path.relative_to(root)
+            if path.name == "__init__.py" and name != PUBLIC and path.read_text(encoding="utf-8").strip():
+                raise InputError(f"{name}: found content, wanted an empty file: it would be a hidden dependency")
             if path.suffix not in (".py", ".pyc") and path.parent != root / SWEEPS:
                 self.assets.setdefault(path.name, []).append(path)
 
@@ -64,15 +58,13 @@ class Closure:
         Raises:
             InputError: there is no such module, or one in the closure imports by a computed name and isn't in BY_NAME.
         """
-        modules = self.modules(f"{PACKAGE}.{stage}", params)
-        paths = [path for module in modules if (path := self.path(module)).name != "__init__.py"]
-        found = dict.fromkeys(sorted(paths))
-        waiting = list(found)
+        waiting = [self.path(module) for module in self.modules(f"{PACKAGE}.{stage}", params)]
+        found: set[Path] = set()
         while waiting:
-            for asset in self.read_by(waiting.pop()):
-                if asset not in found:
-                    found[asset] = None
-                    waiting.append(asset)
+            path = waiting.pop()
+            if path not in found and path.name != "__init__.py":
+                found.add(path)
+                waiting += self.read_by(path)
         names = sorted(path.relative_to(self.root).as_posix() for path in found)
         own = f"{PACKAGE}/{stage.replace('.', '/')}.py"
         return [own, *(name for name in names if name != own)]
@@ -106,12 +98,13 @@ class Closure:
         base = self.root.joinpath(*module.split("."))
         return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
 
-    def read_by(self, path: Path) -> Iterator[Path]:
+    def read_by(self, path: Path) -> list[Path]:
         """The files that are no Python and whose names stand in quotes in `path`."""
-        text = path.read_text(encoding="utf-8")
-        names = strings(path) if path.suffix == ".py" else set(QUOTED.findall(text))
-        for name in sorted(names & self.assets.keys()):
-            yield from self.assets[name]
+        if path.suffix == ".py":
+            quoted = {node.value for node in ast.walk(parsed(path)) if isinstance(node, ast.Constant)}
+        else:
+            quoted = set(QUOTED.findall(path.read_text(encoding="utf-8")))
+        return [asset for name, assets in self.assets.items() if name in quoted for asset in assets]
 
     def sections(self, stage: str) -> list[str]:
         """The sections of params.yaml that the stage gives to `read_sections`; none: it reads the whole file."""
@@ -120,10 +113,7 @@ class Closure:
         kinds = [call.args[0] for call in calls if getattr(call.func, "id", "") == "read_sections"]
         found: dict[str, None] = {}
         for kind in kinds:
-            if not isinstance(kind, ast.Name):
-                raise InputError(
-                    f"stages/{stage}.py: line {kind.lineno}: read_sections: found no name, wanted that of a class"
-                )
+            assert isinstance(kind, ast.Name), f"{stage}: read_sections: wanted the name of a class"
             found |= dict.fromkeys(self.fields(module, kind.id))
         return list(found)
 
@@ -136,10 +126,11 @@ class Closure:
                     for item in node.body
                     if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
                 ]
-            for alias in node.names if isinstance(node, ast.ImportFrom) and node.module else []:
-                if name == (alias.asname or alias.name):
-                    above = module.split(".")[: -node.level] if node.level else []
-                    return self.fields(".".join([*above, node.module]), alias.name)
+            if isinstance(node, ast.ImportFrom) and node.module:
+                above = module.split(".")[: -node.level] if node.level else []
+                for alias in node.names:
+                    if name == (alias.asname or alias.name):
+                        return self.fields(".".join([*above, node.module]), alias.name)
         raise InputError(
             f"{self.path(module).relative_to(self.root)}: class {name}: neither defined nor imported there"
         )
@@ -161,13 +152,6 @@ def imported_from(root: Path) -> Iterator[None]:
 def parsed(path: Path) -> ast.Module:
     """The module's syntax tree."""
     return tree(path.read_text(encoding="utf-8"))
-
-
-def strings(path: Path) -> set[str]:
-    """The string literals of a Python file."""
-    return {
-        node.value for node in ast.walk(parsed(path)) if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    }
 
 
 def dynamic_import(path: Path) -> str:

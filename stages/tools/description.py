@@ -5,7 +5,6 @@ No torch in here: `describe.py` measures, this file shows.
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from io import StringIO
 from itertools import zip_longest
@@ -145,34 +144,25 @@ class Description:
         norms = f"; gradient, over the usual norm: {', '.join(each)}" if self.strength else ""
         return f"loss {self.loss:.2f} nats{norms}; read by: {self.projector}"
 
-    def _rows(self) -> Iterator[tuple[str, ...]]:
-        """The table's rows: a heading, then one text for each step."""
-        steps = self.steps
-        yield "step size", *(f"{step.size:g}" for step in steps)
-        for kind in ("up", "down"):
-            columns = [[x for x in getattr(step, kind)[:SHOWN] if (x[1] > 0) == (kind == "up")] for step in steps]
-            for row in zip_longest(*columns):
-                yield kind, *(f"{item[1]:+.1f}  {item[0]}" if item else "" for item in row)
-        before = share(self.target_logprob)
-        yield f"p({self.target_token})", *(f"{before} → {share(step.target_logprob)}" for step in steps)
-        if self.answer_logprob is not None:
-            before = share(self.answer_logprob)
-            yield f"p({self.answer_token})", *(f"{before} → {share(step.answer_logprob or 0)}" for step in steps)
-        yield "says, before", *(self.says or NOTHING for _ in steps)
-        yield "says, after", *(step.says or NOTHING for step in steps)
-
     def _shifts(self) -> Table:
-        head, *rows = self._rows()
-        title = f"Virtual step at layer {self.layer}: shifts of log-probability, nats"
+        """A column for each step: tokens up and down, what becomes of target and answer, what the model says."""
+        steps, title = self.steps, f"Virtual step at layer {self.layer}: shifts of log-probability, nats"
         table = Table(title=title, title_justify="left", title_style="", box=None, padding=(0, 2, 0, 0))
-        table.add_column(head[0], no_wrap=True, style="dim")
-        for text in head[1:]:
-            table.add_column(text, no_wrap=True, overflow="ellipsis", header_style="bold")
-        seen = ""
-        for left, *cells in rows:
-            style = {"up": "green", "down": "red"}.get(left, "")
-            table.add_row("" if left == seen else left, *(Text(text, style) for text in cells))
-            seen = left
+        table.add_column("step size", no_wrap=True, style="dim")
+        for step in steps:
+            table.add_column(f"{step.size:g}", no_wrap=True, overflow="ellipsis", header_style="bold")
+        for kind, style in (("up", "green"), ("down", "red")):
+            columns = [[x for x in getattr(step, kind)[:SHOWN] if (x[1] > 0) == (kind == "up")] for step in steps]
+            for number, row in enumerate(zip_longest(*columns)):
+                cells = (Text(f"{item[1]:+.1f}  {item[0]}" if item else "", style) for item in row)
+                table.add_row("" if number else kind, *cells)
+        tokens = [(self.target_token, self.target_logprob, [step.target_logprob for step in steps])]
+        if self.answer_logprob is not None:
+            tokens.append((self.answer_token or "", self.answer_logprob, [step.answer_logprob or 0 for step in steps]))
+        for token, before, after in tokens:
+            table.add_row(f"p({token})", *(f"{share(before)} → {share(each)}" for each in after))
+        table.add_row("says, before", *(Text(self.says or NOTHING) for _ in steps))
+        table.add_row("says, after", *(Text(step.says or NOTHING) for step in steps))
         return table
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import networkx
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
+from dvc.repo.graph import get_subgraph_of_nodes
 
 from ..core.run.errors import InputError
 from .revision import differing
@@ -54,8 +54,8 @@ def plan(lock: dict[str, Any], params: dict[str, Any]) -> Plan:
     for name in order:
         if name not in lock:
             direct[name] = ["is new"]
-    reached = {order[name] for name in direct}
-    reached = reached.union(*(networkx.ancestors(graph, stage) for stage in reached))
+    edited = [order[name] for name in direct]
+    reached = set(get_subgraph_of_nodes(graph, edited, downstream=True) if edited else ())
     after = {
         name: sorted(read.addressing for read in graph.successors(stage) if read in reached)
         for name, stage in order.items()

@@ -50,11 +50,6 @@ def token_budget(decoder: Decoder) -> int:
     return int(min(most, max(least, OVERHEAD_FLOP / (24 * decoder.d_model**2))))
 
 
-def group_tokens(decoder: Decoder, budget: int) -> int:
-    """Tokens whose suffixes run together, for a budget of `token_budget` tokens a pass."""
-    return budget * (GROUP if decoder.device.type == "cpu" else 1)
-
-
 def plan(
     lengths: Sequence[tuple[int, int]], *, tokens: int, rows: int, join: Literal["equal", "near", "any"] = "near"
 ) -> list[Rows]:

@@ -22,7 +22,7 @@ from transformers.cache_utils import DynamicLayer
 from ..data.places import SUBJECT
 from ..model.decoder import Decoder
 from ..model.packed import packed_linears
-from .batches import Result, Rows, group_tokens, in_batches, padded, plan, token_budget
+from .batches import GROUP, Result, Rows, in_batches, padded, plan, token_budget
 from .samples import Sample
 
 PROBE_TOKENS = 4
@@ -69,10 +69,6 @@ class Prefix:
     cache: DynamicCache
     padding: Padding
 
-    def fork(self) -> DynamicCache:
-        """A cache that starts with these keys and values and grows on its own."""
-        return fork(self.cache)
-
     def select(self, rows: Int[Tensor, " selected"]) -> "Prefix":
         """The prefixes of some of the rows."""
         twin = fork(self.cache)
@@ -84,7 +80,7 @@ def read_on(
     decoder: Decoder, ids: Int[Tensor, "row position"], prefix: Prefix, cache: DynamicCache | None = None
 ) -> Float[Tensor, "row position d_model"]:
     """The normed residual stream of tokens that follow the prefixes. `cache`: the fork to add to; None: a new one."""
-    cache = prefix.fork() if cache is None else cache
+    cache = fork(prefix.cache) if cache is None else cache
     where = prefix.padding.arguments(ids.shape[1], context=decoder.context_length)
     return decoder.body(input_ids=ids, past_key_values=cache, use_cache=True, **where).last_hidden_state
 
@@ -218,7 +214,8 @@ def over_prefixes(
     """
     budget = tokens or token_budget(decoder)
     # What follows a subject is no longer few tokens.
-    size = budget if SUBJECT in places else group_tokens(decoder, budget)
+    few = decoder.device.type == "cpu" and SUBJECT not in places
+    size = budget * GROUP if few else budget
     starts = [sample.start(places) for sample in samples]
     rows = zip(samples, starts, strict=True)
     lengths = [(start + 1, len(sample.prompt) - 1 - start + follow(sample)) for sample, start in rows]

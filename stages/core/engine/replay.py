@@ -147,7 +147,7 @@ def record(decoder: Decoder, ids: Int[Tensor, "b 1"], prefix: Prefix) -> Replay:
     """Runs the last prompt token after its prefix and keeps what `Replay` needs."""
     calls: list[dict[str, Any]] = []
     streams: list[Tensor] = []
-    clean = prefix.fork()
+    clean = fork(prefix.cache)
 
     def note(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
         calls.append(_named(module, arguments, keywords))
@@ -187,7 +187,7 @@ def check_slots(decoder: Decoder, batch: Sequence[Sequence[int]], prefix: Prefix
     row = int(prefix.padding.lengths.argmax())
     lasts = torch.tensor(batch[row][-PROBES:], device=decoder.device)
     own = prefix.select(torch.full_like(lasts, row))
-    replay, cache = record(decoder, lasts[:, None], own), own.fork()
+    replay, cache = record(decoder, lasts[:, None], own), fork(own.cache)
     slots = replay.streams[0].repeat(1, count, 1)
     for layer in range(1, decoder.n_layers):
         slots = replay.block(layer, slots, cache)

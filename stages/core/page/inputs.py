@@ -26,6 +26,8 @@ PROJECTOR_CURVE = Path("data/projector/curve.csv")
 MODEL_CURVE = Path("data/model/curve.csv")
 MODEL = Path("data/model/model.json")
 CARD = Path("data/projector/projector.json")
+CELL = ("gradient_domain", "host_domain")
+"""The columns of grid.csv that name a row; the rest are the number of reports and fractions of them."""
 UNSHOWN = ("api",)
 """Sections of params.yaml that decide nothing of what the page tells: a budget that is raised leaves it as it is."""
 
@@ -40,7 +42,8 @@ class Sections(Section):
 class Inputs:
     """The checked inputs.
 
-    `params`: the sections of params.yaml that the page shows. `model_curve`: None for Hub models.
+    `params`: the sections of params.yaml that the page shows. `projector_curve`: of the first seed. `model_curve`: None
+    for Hub models.
     """
 
     metrics: dict[str, Any]
@@ -63,12 +66,13 @@ def read_inputs() -> Inputs:
         InputError: a file is missing, unreadable or incomplete, or a number can't be right; names file and key.
     """
     params, settings = read_params(), read_sections(Sections).report
+    curves = read_curve(PROJECTOR_CURVE, "seed", "train_loss", "validation_loss")
     return Inputs(
         metrics=read_metrics(),
         reports=filled(REPORTS_TABLE, REPORTS, {"host_prompt_id", "host", "answer", "confidence"}),
         answers=filled(ANSWERS_TABLE, ANSWERS, {"world"}),
-        grid=read_grid(),
-        projector_curve=first_seed(read_curve(PROJECTOR_CURVE, "seed", "train_loss", "validation_loss")),
+        grid=read_csv(GRID, CELL, numbers=["reports"], fractions=MEASURES, once=[CELL]),
+        projector_curve=curves.filter(pl.col("seed") == pl.col("seed").first()),
         model_curve=read_curve(MODEL_CURVE, "facts", "slots") if MODEL_CURVE.exists() else None,
         model=read_object(MODEL, "source", "id", "versions"),
         card=read_object(CARD, "architecture", "layers", "lora_on_the_verbaliser"),
@@ -138,12 +142,6 @@ def filled(path: Path, columns: dict[str, Any], may_be_empty: set[str]) -> pl.Da
     return table
 
 
-def read_grid() -> pl.DataFrame:
-    """grid.csv: one row a cell, fractions from 0 to 1."""
-    cell = ("gradient_domain", "host_domain")
-    return read_csv(GRID, cell, numbers=["reports"], fractions=MEASURES, once=[cell])
-
-
 def read_curve(path: Path, *losses: str) -> pl.DataFrame:
     """A training curve, in order of steps; a loss may be empty, where nothing was trained."""
     table = read_csv(path, numbers=["step", *losses]).sort("step")
@@ -151,8 +149,3 @@ def read_curve(path: Path, *losses: str) -> pl.DataFrame:
         if table["step"].max() and table[name].null_count() == len(table):
             raise InputError(f"{path}: column {name}: all empty, wanted losses in nats; rerun the stage that writes it")
     return table.cast(dict.fromkeys(losses, pl.Float64))
-
-
-def first_seed(curve: pl.DataFrame) -> pl.DataFrame:
-    """The curve of the seed that stands first: the one that the page draws."""
-    return curve.filter(pl.col("seed") == pl.col("seed").first())

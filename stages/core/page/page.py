@@ -6,6 +6,7 @@ It holds nothing but its inputs: no clock, host, path or commit of this reposito
 import base64
 import hashlib
 import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -45,7 +46,7 @@ def render(inputs: Inputs) -> str:
     style, script = (HERE.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     projectors = list(inputs.metrics.get("seeds", {}))
     of_seeds = {name for seed in projectors for name in groups[f"seeds.{seed}"].estimates}
-    made = environment(html=True)
+    reports, made = examples.settled(inputs.reports), environment(html=True)
     made.globals |= {"SWEPT_WORDS": SWEPT_WORDS, "condition_of": condition_of, "difference": difference}
     made.globals |= {"WIDTH": charts.WIDTH, "HEIGHT": charts.HEIGHT, "NO_HOST": charts.NO_HOST}
     return made.get_template("page.html.j2").render(
@@ -76,7 +77,13 @@ def render(inputs: Inputs) -> str:
         heatmaps=charts.heatmaps(inputs.grid),
         curves=curves(inputs),
         curve_seed=int(inputs.projector_curve["seed"][0]),
-        reports=reports(inputs),
+        reports={
+            "rows": examples.chosen(reports, inputs.settings.examples),
+            "counts": examples.counts(reports),
+            "total": len(reports),
+            "outcomes": examples.OUTCOMES,
+            "examples": inputs.settings.examples,
+        },
         sections=list(sections(inputs)),
         sweeps=inputs.sweeps,
         versions=flat(inputs.model["versions"]),
@@ -150,18 +157,6 @@ def curves(inputs: Inputs) -> list[tuple[str, charts.Curve]]:
     return found
 
 
-def reports(inputs: Inputs) -> dict[str, Any]:
-    """What the template needs to show reports: rows and counts."""
-    table = examples.settled(inputs.reports)
-    return {
-        "rows": examples.chosen(table, inputs.settings.examples),
-        "counts": examples.counts(table),
-        "total": len(table),
-        "outcomes": examples.OUTCOMES,
-        "examples": inputs.settings.examples,
-    }
-
-
 def sections(inputs: Inputs) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Sections of settings: the model, the projector's card, and every section of params.yaml; (key, value) pairs."""
     model = {key: value for key, value in inputs.model.items() if key != "versions"}
@@ -184,5 +179,4 @@ def flat(value: Any, key: str = "") -> list[tuple[str, str]]:
 
 def plain(value: Any) -> str:
     """A value as YAML would have it."""
-    names = {None: "null", True: "true", False: "false"}
-    return names[value] if value is None or isinstance(value, bool) else str(value)
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

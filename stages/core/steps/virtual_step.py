@@ -17,7 +17,7 @@ from transformers import DynamicCache
 
 from ..engine.batches import padded
 from ..engine.continuation import greedy
-from ..engine.prefix import Prefix, over_prefixes
+from ..engine.prefix import Prefix, fork, over_prefixes
 from ..engine.replay import Replay, check_slots, record
 from ..engine.samples import BadRowsError, Sample, check_layers, check_samples
 from ..model.decoder import Decoder
@@ -198,7 +198,7 @@ class Steps:
         self, replay: Replay, directions: Float[np.ndarray, "b layer d_model"]
     ) -> tuple[Float[Tensor, "b slot d_model"], DynamicCache]:
         """The residual stream after the last block: slot 0 clean, then (layer ascending, step size)."""
-        lowest, cache = min(self.layers), replay.prefix.fork()
+        lowest, cache = min(self.layers), fork(replay.prefix.cache)
         slots = replay.streams[lowest]
         for layer in range(lowest, self.decoder.n_layers):
             if layer > lowest:
