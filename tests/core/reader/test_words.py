@@ -85,7 +85,7 @@ def test_the_gain_is_the_final_norm_s_weight(norm: nn.Module, small_decoder: Dec
 def test_a_map_learned_on_words_turns_names_that_it_never_had_into_themselves(trained_decoder: Decoder, tmp_path: Path):
     """The pocket model's head is its embedding: what has to be learned is to leave directions as they are."""
     wanted = settings(
-        architecture="linear", learns_from="words", layers=[trained_decoder.n_layers - 1], steps=150, batch=32,
+        architecture="linear", learns_from="words", layers=[trained_decoder.n_layers - 1], steps=400, batch=32,
         slot_loss=1.0, learning_rate=0.01, validate_every=50, patience=9,
     )  # fmt: skip
     reader = new_reader(trained_decoder, wanted)
