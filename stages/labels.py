@@ -12,7 +12,6 @@ backend openai, its address and key in OPENAI_BASE_URL and OPENAI_API_KEY.
   python -m stages.labels geography --dry-run
 """
 
-import argparse
 import importlib
 import importlib.util
 from pathlib import Path
@@ -27,7 +26,7 @@ from .core.labels.section import Labels
 from .core.run.errors import InputError
 from .core.run.files import write_json
 from .core.run.params import Section, read_sections
-from .core.run.stage import run
+from .core.run.stage import parser, run
 
 SHIFTS = Path("data/virtual_step")
 CORRECTIONS = Path("data/prompts")
@@ -86,12 +85,10 @@ def measure(domain: str, outcome: Outcome) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Labels one domain and prints one line of result."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.labels", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("domain", help="one of params.yaml: domains")
-    parser.add_argument("--dry-run", action="store_true", help="print calls, tokens and cost; ask and write nothing")
-    options = parser.parse_args(arguments)
+    line = parser(__doc__, "labels")
+    line.add_argument("domain", help="one of params.yaml: domains")
+    line.add_argument("--dry-run", action="store_true", help="print calls, tokens and cost; ask and write nothing")
+    options = line.parse_args(arguments)
     sections = read_sections(Sections)
     teacher = backend(sections.labels.backend)
     job = job_of(options.domain, sections)

@@ -9,7 +9,6 @@ is imported.
   python -m stages.prompts geography
 """
 
-import argparse
 import importlib
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +20,7 @@ from .core.data.held_out import HeldOut
 from .core.data.section import Prompts
 from .core.data.tables import PROMPTS, write_table
 from .core.run.params import Section, read_sections
-from .core.run.stage import run
+from .core.run.stage import parser, run
 
 
 class Sections(Section):
@@ -39,12 +38,10 @@ def generator(name: str) -> ModuleType:
 
 def main() -> None:
     """Makes one domain's prompts."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.prompts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("domain", help="one of params.yaml: domains")
-    parser.add_argument("--dry-run", action="store_true", help="print calls, tokens and cost; ask and write nothing")
-    options = parser.parse_args()
+    line = parser(__doc__, "prompts")
+    line.add_argument("domain", help="one of params.yaml: domains")
+    line.add_argument("--dry-run", action="store_true", help="print calls, tokens and cost; ask and write nothing")
+    options = line.parse_args()
     params = read_sections(Sections)
     domain = read_domain(options.domain)
     chosen = generator(params.prompts.generator)

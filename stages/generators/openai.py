@@ -20,7 +20,7 @@ from ..core.api.usage import Usage
 from ..core.data.corrections import Material
 from ..core.data.facts import Domain, Fact, Relation
 from ..core.data.section import Generator, Prompts
-from ..core.labels.lexicon import words
+from ..core.labels.lexicon import holds, words
 from ..core.labels.parse import Said, read
 from ..core.run.files import write_json
 
@@ -59,8 +59,7 @@ def questions(domain: Domain, params: Generator) -> dict[tuple[str, str], Reques
                 f"Subject: {fact.subject}\nAnswer: {fact.answer}\nPrompts:\n{shown}\n"
                 f"Write {params.paraphrases} prompts and {params.wrong_answers} wrong answers."
             )
-            messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-            asked[name, fact.subject] = compose(params.teacher, messages, Written.model_json_schema())
+            asked[name, fact.subject] = compose(params.teacher, system, user, Written.model_json_schema())
     return asked
 
 
@@ -74,7 +73,7 @@ def origin_of(domain: Domain, params: Generator) -> Origin:
 def estimate(domain: Domain, params: Prompts, api: Api) -> str:
     """What generating would cost, in words; asks nothing."""
     asked = questions(domain, params.openai).values()
-    return str(bill(asked, api, batch=params.openai.way == "batch"))
+    return bill(asked, api, batch=params.openai.way == "batch")
 
 
 def material(domain: Domain, params: Prompts, api: Api) -> dict[tuple[str, str], Material]:
@@ -102,7 +101,7 @@ def generate(domain: Domain, params: Generator, api: Api) -> Generation:
         batch=params.way == "batch", what=what, usage=usage, origin=origin_of(domain, params),
     )  # fmt: skip
     found.refuse_above(params.max_quarantined, "prompts.openai.max_quarantined", what)
-    taken = {words(_fill(t, fact.subject)) for relation, fact in facts.values() for t in relation.templates}
+    taken = {prompt for relation, fact in facts.values() for prompt in own_prompts(relation, fact)}
     spelling = {words(entity): entity for entity in domain.entities}
     result, dropped = {}, 0
     for name, written in found.values.items():
@@ -127,7 +126,7 @@ def validated(answer: Answer, relation: Relation, fact: Fact, params: Generator)
     written = read(answer, Written)
     prompts, wrong = [], []
     problems: list[str] = []
-    own = {words(_fill(template, fact.subject)) for template in relation.templates}
+    own = own_prompts(relation, fact)
     barred = {words(fact.answer), words(fact.subject), ()}
     for prompt in (" ".join(prompt.split()) for prompt in written.prompts):
         if problem := _prompt_problem(prompt, fact, own):
@@ -149,24 +148,21 @@ def validated(answer: Answer, relation: Relation, fact: Fact, params: Generator)
     return Written(prompts=prompts[: params.paraphrases], wrong_answers=wrong[: params.wrong_answers])
 
 
+def own_prompts(relation: Relation, fact: Fact) -> set[tuple[str, ...]]:
+    """The prompts of a fact that the facts file has, as words."""
+    return {words(template.replace("{subject}", fact.subject)) for template in relation.templates}
+
+
 def _prompt_problem(prompt: str, fact: Fact, taken: set[tuple[str, ...]]) -> str:
     """Why a generated prompt is not valid; "" if it is."""
     if prompt.count(fact.subject) != 1:
         return f"wanted {fact.subject!r} in it once"
     if "{" in prompt or "}" in prompt:
         return "wanted no braces"
-    if _within(words(fact.answer), words(prompt)):
+    if holds(prompt, fact.answer):
         return "it holds the answer"
     if prompt[-1] in ENDINGS:
         return "wanted no punctuation mark at its end"
     if words(prompt) in taken:
         return "it stands twice"
     return ""
-
-
-def _within(part: tuple[str, ...], whole: tuple[str, ...]) -> bool:
-    return any(whole[start : start + len(part)] == part for start in range(len(whole) - len(part) + 1))
-
-
-def _fill(template: str, subject: str) -> str:
-    return template.replace("{subject}", subject)

@@ -18,6 +18,7 @@ from typing import Any
 import grimp
 
 from ..core.run.errors import InputError
+from ..core.run.params import value_at
 
 PACKAGE = "stages"
 # Module that imports by name -> the module that it then imports, {key} being a key of params.yaml.
@@ -31,6 +32,7 @@ SWEEPS = Path(PACKAGE, "sweeps")
 """Holds another dvc.yaml and what it reads: for DVC, and read by no module."""
 DYNAMIC = {"import_module", "__import__", "find_spec", "spec_from_file_location", "run_module", "run_path"}
 QUOTED = re.compile(r"""["']([\w.-]+)["']""")
+tree = cache(ast.parse)
 
 
 class Closure:
@@ -134,14 +136,10 @@ class Closure:
                     for item in node.body
                     if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
                 ]
-            if (
-                isinstance(node, ast.ImportFrom)
-                and node.module
-                and any((a.asname or a.name) == name for a in node.names)
-            ):
-                original = next(a.name for a in node.names if (a.asname or a.name) == name)
-                above = module.split(".")[: -node.level] if node.level else []
-                return self.fields(".".join([*above, node.module]), original)
+            for alias in node.names if isinstance(node, ast.ImportFrom) and node.module else []:
+                if name == (alias.asname or alias.name):
+                    above = module.split(".")[: -node.level] if node.level else []
+                    return self.fields(".".join([*above, node.module]), alias.name)
         raise InputError(
             f"{self.path(module).relative_to(self.root)}: class {name}: neither defined nor imported there"
         )
@@ -163,12 +161,6 @@ def imported_from(root: Path) -> Iterator[None]:
 def parsed(path: Path) -> ast.Module:
     """The module's syntax tree."""
     return tree(path.read_text(encoding="utf-8"))
-
-
-@cache
-def tree(text: str) -> ast.Module:
-    """The syntax tree of a module's text."""
-    return ast.parse(text)
 
 
 def strings(path: Path) -> set[str]:
@@ -197,12 +189,6 @@ def filled(pattern: str, params: dict[str, Any]) -> list[str]:
     field = re.search(r"\{([\w.]+)\}", pattern)
     if field is None:
         return [pattern]
-    value: Any = params
-    for part in field.group(1).split("."):
-        if not isinstance(value, dict) or part not in value:
-            raise InputError(
-                f"params.yaml: {field.group(1)}: missing: wanted this key, since dvc.yaml or the tool names it"
-            )
-        value = value[part]
+    value = value_at(params, field.group(1))
     values = value if isinstance(value, list) else [value]
     return [pattern.replace(field.group(0), str(item)) for item in values]

@@ -18,15 +18,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
 from ..core.run.errors import InputError
-from ..core.run.files import replacing
+from ..core.run.files import read_yaml, replacing
+from ..core.run.params import PARAMS
 from ..core.run.stage import errors_in_one_line, parser
+from . import params_file
 from .closure import PACKAGE, Closure, filled
 
-PIPELINES, PARAMS = ("dvc.yaml", "stages/*/dvc.yaml"), Path("params.yaml")
+PIPELINES = ("dvc.yaml", "stages/*/dvc.yaml")
 MODEL, PEERS, POCKET = "data/model", "data/peers", "pocket"
 COMMAND = "python -m stages.tools.dependencies"
 TRAINING, LESSONS = ("model", "peers"), ("domains", "questions", "held_out")
@@ -35,15 +36,6 @@ BESIDE = {"api": "which says what may be spent: that decides whether a teacher i
 """Sections that stages read and that are none of their params, and why: editing one changes no output, so that it
 must rerun nothing. Tests run the stages with other values there and compare the bytes."""
 UNREAD = "which it doesn't read"
-
-
-def yaml() -> YAML:
-    """The round-trip reader and writer of dvc.yaml."""
-    found = YAML()
-    found.width = 120
-    found.preserve_quotes = True
-    found.indent(mapping=2, sequence=4, offset=2)
-    return found
 
 
 def wanted(stage: str, entry: dict[str, Any], closure: Closure, params: dict[str, Any]) -> dict[str, list[str]]:
@@ -96,11 +88,11 @@ def differences(root: Path, write: bool) -> list[str]:
     Raises:
         InputError: a stage has no script, or a closure can't be followed.
     """
-    params = YAML(typ="safe").load((root / PARAMS).read_text(encoding="utf-8"))
+    params = read_yaml(root / PARAMS)
     closure = Closure(root)
     found = []
     for path in (path for pattern in PIPELINES for path in sorted(root.glob(pattern))):
-        reader = yaml()
+        reader = params_file.round_trip()
         pipeline = reader.load(path.read_text(encoding="utf-8"))
         lines = [line for stage, entry in pipeline["stages"].items() for line in updated(stage, entry, closure, params)]
         found += [f"{path.relative_to(root)}: {line}" for line in lines]

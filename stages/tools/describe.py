@@ -12,7 +12,6 @@ turns into JSON.
 
 import contextlib
 import logging
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,6 @@ from textwrap import shorten
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from transformers.utils import logging as progress
 
 from ..core.data.facts import read_domain
@@ -39,6 +37,7 @@ from ..core.reader.section import Projector
 from ..core.run.errors import InputError
 from ..core.run.params import Domains, Section, read_sections
 from ..core.steps.section import VirtualStep
+from ..core.steps.shift_table import none_for_nan
 from ..core.steps.virtual_step import ShiftBatch, virtual_steps
 from .description import Asked, Description, Step
 
@@ -46,7 +45,7 @@ PROJECTOR = Path("data/projector")
 
 
 class Sections(Section):
-    """What it reads of params.yaml."""
+    """What a description reads of params.yaml."""
 
     domains: Domains
     virtual_step: VirtualStep
@@ -156,15 +155,21 @@ class Describer:
     def _describe(self, texts: dict[str, str | None], questions: Sequence[str]) -> Description:
         self._check(texts)
         prompt, target, host, answer = texts["prompt"] or "", texts["target"] or "", texts["host"], texts["answer"]
-        sample = self._sample(prompt, target, answer)
-        card, step = self.reader.card, self.settings.virtual_step
+        decoder, card, step = self.reader.decoder, self.reader.card, self.settings.virtual_step
+        known = None if answer is None else tuple(decoder.continuation(answer))
+        sample = Sample(tuple(decoder.tokens(prompt)), tuple(decoder.continuation(target)), known)
         layers, places = list(dict.fromkeys([*card.layers, step.layer])), list(dict.fromkeys([FIRST, *card.places]))
         try:
-            measured = next(activation_gradients(self.reader.decoder, [sample], layers, places))
+            measured = next(activation_gradients(decoder, [sample], layers, places))
             gradient = measured.gradient.reshape(1, len(places), len(layers), -1)
             if answer is None and (said := (int(measured.top_token[0]),)) != sample.target:
                 sample = Sample(sample.prompt, sample.target, said)
-            shifts = self._shifts(sample, gradient[:, 0, [layers.index(step.layer)]])
+            along = gradient[:, 0, [layers.index(step.layer)]]
+            steps = virtual_steps(
+                decoder, [sample], along, [step.layer], step.step_sizes,
+                top_tokens=step.top_tokens, continuation_tokens=step.continuation_tokens,
+            )  # fmt: skip
+            shifts = next(steps)
         except BadRowsError as error:
             raise InputError(f"{shorten(prompt, 60)!r} -> {shorten(target, 60)!r}: {error.reason}") from error
         own = gradient[:, :, [layers.index(layer) for layer in card.layers]]
@@ -190,7 +195,7 @@ class Describer:
             target_token=self._text(sample.target[:1]),
             target_logprob=float(shifts.target_before[0]),
             answer_token=self._text(sample.answer[:1]) if sample.answer else None,
-            answer_logprob=_known(shifts.answer_before[0]),
+            answer_logprob=none_for_nan(shifts.answer_before[0]),
             steps=tuple(self._step(shifts, index) for index in range(len(step.step_sizes))),
             report=report,
             confidence=float(confidence[0]) if card.reference else None,
@@ -236,24 +241,6 @@ class Describer:
         if texts["answer"] is not None and texts["answer"] == texts["target"]:
             raise InputError(f"target and answer are both {texts['target']!r}: wanted another target to move to")
 
-    def _sample(self, prompt: str, target: str, answer: str | None) -> Sample:
-        decoder = self.reader.decoder
-        known = None if answer is None else tuple(decoder.continuation(answer))
-        return Sample(tuple(decoder.tokens(prompt)), tuple(decoder.continuation(target)), known)
-
-    def _shifts(self, sample: Sample, gradient: Float[np.ndarray, "1 1 d_model"]) -> ShiftBatch:
-        step = self.settings.virtual_step
-        steps = virtual_steps(
-            self.reader.decoder,
-            [sample],
-            gradient,
-            [step.layer],
-            step.step_sizes,
-            top_tokens=step.top_tokens,
-            continuation_tokens=step.continuation_tokens,
-        )
-        return next(steps)
-
     def _step(self, shifts: ShiftBatch, index: int) -> Step:
         at = (0, 0, index)
 
@@ -266,7 +253,7 @@ class Describer:
             down=tokens(shifts.down_ids, shifts.down_shifts),
             says=self._text(shifts.continuation_after[0][0][index]),
             target_logprob=float(shifts.target_after[at]),
-            answer_logprob=_known(shifts.answer_after[at]),
+            answer_logprob=none_for_nan(shifts.answer_after[at]),
             target_rank=int(shifts.target_rank[at]),
             kl=float(shifts.kl[at]),
         )
@@ -303,8 +290,3 @@ class Describer:
 def _tidy(text: str) -> str:
     """White space made single."""
     return " ".join(text.split())
-
-
-def _known(value: np.float32) -> float | None:
-    """None for NaN: the log-probability of an answer that isn't known."""
-    return None if math.isnan(value) else float(value)

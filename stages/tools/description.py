@@ -113,6 +113,8 @@ class Description:
         return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
     def __rich__(self) -> RenderableType:
+        where = f"in front of “{self.host}”" if self.host else "without a host prompt"
+        gate = "" if self.confidence is None else f" (an update: {self.confidence:.2f})"
         parts: list[RenderableType] = [
             Text.assemble(
                 (self.prompt, "bold"), " … ", (self.target, "bold green"), f" (the model says: {self.says or NOTHING})"
@@ -121,7 +123,7 @@ class Description:
             Text(),
             self._shifts(),
             Text(),
-            Text(f"With this gradient in its slots, {self._where()}, the model reports{self._gate()}:"),
+            Text(f"With this gradient in its slots, {where}, the model reports{gate}:"),
             Padding(Text(self.report or NOTHING, "bold"), (0, 0, 0, 2)),
             Text(f"{IDLE}:"),
             Padding(Text(self.without or NOTHING, "dim"), (0, 0, 0, 2)),
@@ -143,15 +145,6 @@ class Description:
         norms = f"; gradient, over the usual norm: {', '.join(each)}" if self.strength else ""
         return f"loss {self.loss:.2f} nats{norms}; read by: {self.projector}"
 
-    def _where(self) -> str:
-        return f"in front of “{self.host}”" if self.host else "without a host prompt"
-
-    def _gate(self) -> str:
-        return "" if self.confidence is None else f" (an update: {self.confidence:.2f})"
-
-    def _title(self) -> str:
-        return f"Virtual step at layer {self.layer}: shifts of log-probability, nats"
-
     def _rows(self) -> Iterator[tuple[str, ...]]:
         """The table's rows: a heading, then one text for each step."""
         steps = self.steps
@@ -170,7 +163,8 @@ class Description:
 
     def _shifts(self) -> Table:
         head, *rows = self._rows()
-        table = Table(title=self._title(), title_justify="left", title_style="", box=None, padding=(0, 2, 0, 0))
+        title = f"Virtual step at layer {self.layer}: shifts of log-probability, nats"
+        table = Table(title=title, title_justify="left", title_style="", box=None, padding=(0, 2, 0, 0))
         table.add_column(head[0], no_wrap=True, style="dim")
         for text in head[1:]:
             table.add_column(text, no_wrap=True, overflow="ellipsis", header_style="bold")

@@ -11,19 +11,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from tokenizers import decoders
 
 from ..core.data.facts import Domain, Fact, Relation, World, facts_path, noun, read_domain
 from ..core.data.grammar import report
-from ..core.labels.lexicon import words
-from ..core.run.errors import InputError, explain
+from ..core.labels.lexicon import holds
+from ..core.run.errors import InputError
 from ..core.run.files import replacing
-from ..core.run.params import Name
+from ..core.run.params import plain as plain_name
 from . import params_file
 from .dependencies import differences
 from .fact_sources import Columns, Format, Found, read_source
+from .template import filled_in
 
 FEWEST, WANTED = 2, 3
 """Templates a relation: what the schema takes, and what the project's own domains have."""
@@ -42,7 +42,7 @@ class Left:
     examples: dict[str, str] = field(default_factory=dict)
 
     def note(self, reason: str, example: str) -> None:
-        """Counts one."""
+        """Counts one row or template under a reason."""
         self.counts[reason] += 1
         self.examples.setdefault(reason, example)
 
@@ -70,12 +70,6 @@ def slug(text: str) -> str:
 def pocket_spelling(text: str) -> str:
     """The text as the pocket model would write it: its tokenizer sets punctuation apart."""
     return decoders.WordPiece(prefix="##").decode(re.findall(r"\w+|[^\w\s]", text))
-
-
-def holds(text: str, part: str) -> bool:
-    """Whether the words of `part` stand in `text`, one after the other."""
-    inside, sought = words(text), words(part)
-    return any(inside[at : at + len(sought)] == sought for at in range(len(inside) - len(sought) + 1))
 
 
 def pairs_of(found: Found, domain: str, plain: bool, limit: int | None, left: Left) -> list[Fact]:
@@ -194,17 +188,18 @@ def build(
             do.
     """
     try:
-        TypeAdapter(Name).validate_python(domain)
-    except ValidationError as error:
-        raise InputError(explain("--domain", error).replace(": (whole file)", "")) from error
-    result = Imported(Domain.model_construct(), {}, {})
+        plain_name(domain)
+    except InputError as error:
+        raise InputError(f"--domain: {error}") from error
+    rows: dict[str, int] = {}
+    lefts: dict[str, Left] = {}
     relations: dict[str, Relation] = {}
     for each in found:
         name = slug(each.relation)
-        if name in result.rows:
+        if name in rows:
             raise InputError(f"--domain {domain}: two sources hold a relation {name!r}: import one of them")
-        left = result.left[name] = Left()
-        result.rows[name] = len(each.pairs)
+        left = lefts[name] = Left()
+        rows[name] = len(each.pairs)
         facts = pairs_of(each, domain, plain, limit, left)
         kept = templates_of(each, list(_given(templates, name)), facts, left) if facts else []
         if facts and len(kept) < FEWEST:
@@ -221,10 +216,9 @@ def build(
                 source=credit or each.source, subject=subject, answer=answer, templates=tuple(kept), facts=tuple(facts)
             )
     if not relations:
-        reasons = "; ".join(reason for left in result.left.values() for reason in left.counts) or "it holds no rows"
+        reasons = "; ".join(reason for left in lefts.values() for reason in left.counts) or "it holds no rows"
         raise InputError(f"nothing is left to import: {reasons}")
-    whole = Domain(domain=domain, description=description, relations=relations)
-    return Imported(whole, result.rows, result.left)
+    return Imported(Domain(domain=domain, description=description, relations=relations), rows, lefts)
 
 
 def _given(templates: Sequence[str], relation: str) -> Iterator[str]:
@@ -239,23 +233,17 @@ def _given(templates: Sequence[str], relation: str) -> Iterator[str]:
 
 def written(domain: Domain) -> str:
     """The domain as YAML, in the layout of the project's own facts files."""
-    lines = [f"domain: {domain.domain}", f"description: {_scalar(domain.description)}", "relations:"]
-    for name, relation in domain.relations.items():
-        lines += [f"  {name}:", f"    source: {_quoted(relation.source)}"]
-        lines += [f"    subject: {_scalar(relation.subject)}", f"    answer: {_scalar(relation.answer)}"]
-        lines += ["    templates:"]
-        lines += [f"      - {_quoted(template)}" for template in relation.templates]
-        lines += ["    facts:"]
-        lines += [f"      - {{subject: {_scalar(f.subject)}, answer: {_scalar(f.answer)}}}" for f in relation.facts]
-    return "\n".join(lines) + "\n"
+    return filled_in("facts.yaml.j2", domain=domain, quoted=quoted, scalar=scalar)
 
 
-def _scalar(text: str) -> str:
-    return text if _PLAIN.fullmatch(text) and text.lower() not in _RESERVED else _quoted(text)
-
-
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text in double quotes, for YAML."""
     return json.dumps(text, ensure_ascii=False)
+
+
+def scalar(text: str) -> str:
+    """A text for YAML, in quotes only where it needs them."""
+    return text if _PLAIN.fullmatch(text) and text.lower() not in _RESERVED else quoted(text)
 
 
 def import_domain(

@@ -97,10 +97,11 @@ def questions(reports: pl.DataFrame, params: Judge) -> dict[str, Request]:
     for number, row in enumerate(reports.iter_rows(named=True)):
         leaves = row["answer"] or "(not known)"
         correction = f"Domain: {row['gradient_domain']}\nToward: {row['target']}\nAway from: {leaves}\n"
-        asked[f"correction {number}"] = _compose(params, system[0], f"{correction}Report: {row['report']}", Verdict)
+        report, schema = f"Report: {row['report']}", Verdict.model_json_schema()
+        asked[f"correction {number}"] = compose(params.teacher, system[0], correction + report, schema)
         if row["host"] is not None:
-            host = f"Prompt: {row['host']}\nReport: {row['report']}"
-            asked[f"host {number}"] = _compose(params, system[1], host, HostVerdict)
+            host, schema = f"Prompt: {row['host']}\n", HostVerdict.model_json_schema()
+            asked[f"host {number}"] = compose(params.teacher, system[1], host + report, schema)
     return asked
 
 
@@ -120,13 +121,9 @@ def judge(reports: pl.DataFrame, params: Judge, api: Api) -> Judged:
     asked = questions(reports, params)
     kinds = {"correction": Verdict, "host": HostVerdict}
     found = converse(
-        asked,
-        lambda name, answer: read(answer, kinds[name.split()[0]]),
-        api,
-        batch=params.way == "batch",
-        what="judge",
-        usage=did,
-    )
+        asked, lambda name, answer: read(answer, kinds[name.split()[0]]), api,
+        batch=params.way == "batch", what="judge", usage=did,
+    )  # fmt: skip
     found.refuse_above(params.max_quarantined, "judge.max_quarantined", "judge")
     verdicts = {name: value.model_dump() for name, value in found.values.items()}
     rows = []
@@ -162,11 +159,6 @@ def agreement(judged: pl.DataFrame) -> dict[str, dict[str, int | float]]:
             "kappa": kappa(said, score),
         }
     return found
-
-
-def _compose(params: Judge, system: str, user: str, kind: type[Said]) -> Request:
-    messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-    return compose(params.teacher, messages, kind.model_json_schema())
 
 
 def main(arguments: list[str] | None = None) -> None:

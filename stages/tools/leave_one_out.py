@@ -41,7 +41,7 @@ def left_out(domain: str, params: Sections) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Leaves out one domain."""
+    """Trains without one domain and writes its scores."""
     domain = parse(__doc__, "tools.leave_one_out", by_domain=True)
     scores = left_out(domain, read_sections(Sections))
     write_json(FOLDER / f"{domain}.json", to_json(scores))

@@ -12,7 +12,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from ..core.run.errors import InputError
 from ..core.run.files import replacing
-from ..core.run.params import PARAMS
+from ..core.run.params import PARAMS, value_at
 
 
 class _Representer(RoundTripRepresenter):
@@ -22,7 +22,8 @@ class _Representer(RoundTripRepresenter):
 _Representer.add_representer(type(None), lambda made, _: made.represent_scalar("tag:yaml.org,2002:null", "null"))
 
 
-def _yaml() -> YAML:
+def round_trip() -> YAML:
+    """The reader and writer of params.yaml and dvc.yaml that keeps what it does not change."""
     found = YAML()
     found.Representer = _Representer
     found.width = 4096
@@ -49,7 +50,7 @@ def content(text: str) -> Any:
         InputError: it's not YAML.
     """
     try:
-        return _yaml().load(text)
+        return round_trip().load(text)
     except YAMLError as error:
         raise InputError(f"{PARAMS}: not readable as YAML: {error}") from error
 
@@ -63,17 +64,14 @@ def edited(text: str, changes: Mapping[str, Any]) -> str:
     params = content(text)
     for key, value in changes.items():
         *parents, last = key.split(".")
-        section: Any = params
-        for parent in [*parents, last]:
-            if not isinstance(section, dict) or parent not in section:
-                raise InputError(f"{PARAMS}: {key}: missing: wanted this key")
-            section = section[parent] if parent is not last else section
-        if isinstance(section[last], CommentedSeq) and isinstance(value, list):
-            section[last][:] = value
+        old = value_at(params, key)
+        if isinstance(old, CommentedSeq) and isinstance(value, list):
+            old[:] = value
         else:
+            section = value_at(params, ".".join(parents)) if parents else params
             section[last] = value
     stream = StringIO()
-    _yaml().dump(params, stream)
+    round_trip().dump(params, stream)
     return stream.getvalue()
 
 

@@ -15,8 +15,7 @@ finite-difference slope of the loss along the update direction beside -|g|.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 from ..core.data.tables import PROMPTS, read_table
 from ..core.engine.rows import naming_prompts, samples_of
 from ..core.engine.samples import Sample
+from ..core.evaluate.fine_tuning import sample_loss, trainable
 from ..core.model.decoder import Decoder, residual, with_residual
 from ..core.model.opening import open_model
 from ..core.run.errors import InputError
@@ -38,6 +38,7 @@ from ..core.run.params import Domains, Section, read_sections
 from ..core.run.seeds import keyed_fraction
 from ..core.run.stage import parser, progress, run
 from ..core.steps.joint import gradients_and_steps
+from ..core.steps.shifts import named_tokens
 
 FOLDER = Path("data/real_step")
 UPDATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
@@ -88,7 +89,7 @@ def layers_of(decoder: Decoder) -> list[int]:
 
 def measure(decoder: Decoder, samples: Sequence[Sample], layers: list[int]) -> Measured:
     """The engine's gradients and virtual steps, with the shift of every token that has a name."""
-    named = min(decoder.vocabulary, len(decoder.tokenizer)) if decoder.tokenizer else decoder.vocabulary
+    named = named_tokens(decoder)
     shape = (len(samples), len(layers))
     gradient, activation = (np.empty((*shape, decoder.d_model), dtype=np.float32) for _ in range(2))
     shift = np.empty((*shape, len(STEP_SIZES), named), dtype=np.float32)
@@ -100,58 +101,28 @@ def measure(decoder: Decoder, samples: Sequence[Sample], layers: list[int]) -> M
     return Measured(gradient, activation, shift)
 
 
-@contextmanager
-def trainable(model: nn.Module) -> Iterator[list[nn.Parameter]]:
-    """Yields the model's parameters with gradients on; afterwards they are frozen and hold their old values."""
-    parameters = list(model.parameters())
-    before = [parameter.detach().clone() for parameter in parameters]
-    model.requires_grad_(True)
-    try:
-        yield parameters
-    finally:
-        model.requires_grad_(False)
-        model.zero_grad(set_to_none=True)
-        _restore(parameters, before)
-
-
-@torch.no_grad()
-def _restore(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
-    for parameter, value in zip(parameters, values, strict=True):
-        parameter.copy_(value)
-
-
-def loss_of(decoder: Decoder, sample: Sample) -> Float[Tensor, ""]:
-    """-log p(target | prompt) by the full model, nats."""
-    logits = _logits(decoder, (*sample.prompt, *sample.target))
-    target = torch.tensor(sample.target, device=logits.device)[:, None]
-    return -logits[len(sample.prompt) - 1 : -1].log_softmax(-1).gather(-1, target).sum()
-
-
 @torch.no_grad()
 def next_logprobs(decoder: Decoder, sample: Sample) -> Float[Tensor, " vocabulary"]:
     """Next-token log-probabilities after the prompt, nats."""
-    return _logits(decoder, sample.prompt)[-1].log_softmax(-1)
-
-
-def _logits(decoder: Decoder, tokens: Sequence[int]) -> Float[Tensor, "position vocabulary"]:
-    logits = decoder.model(torch.tensor([tokens], device=decoder.device), use_cache=False).logits[0]
-    return logits if logits.dtype == torch.float64 else logits.float()
+    logits = decoder.model(torch.tensor([sample.prompt], device=decoder.device), use_cache=False).logits[0, -1]
+    return logits.float().log_softmax(-1)
 
 
 def real_shifts(
-    decoder: Decoder, sample: Sample, optimiser: str, parameters: list[nn.Parameter]
+    decoder: Decoder, sample: Sample, optimiser: str, put_back: Callable[[], None]
 ) -> Iterator[Float[np.ndarray, " vocabulary"]]:
-    """The shift after one optimiser step of each size in UPDATES; the weights are put back after each.
+    """The shift after one optimiser step of each size in UPDATES; `put_back` gives the weights back after each.
 
     The learning rate is what makes the step that large: a step at rate 1 is measured first.
     """
+    parameters = list(decoder.model.parameters())
     before = [parameter.detach().clone() for parameter in parameters]
     weights = sum(float(value.double().square().sum()) for value in before) ** 0.5
     clean = next_logprobs(decoder, sample)
-    gradients = torch.autograd.grad(loss_of(decoder, sample), parameters, allow_unused=True)
+    gradients = torch.autograd.grad(sample_loss(decoder, sample), parameters, allow_unused=True)
 
     def step(rate: float) -> None:
-        _restore(parameters, before)
+        put_back()
         taken = OPTIMISERS[optimiser](parameters, lr=rate)  # pyright: ignore[reportCallIssue]
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
@@ -164,7 +135,7 @@ def real_shifts(
     for update in UPDATES:
         step(update * weights / max(moved**0.5, torch.finfo(torch.float64).tiny))
         yield (next_logprobs(decoder, sample) - clean).cpu().numpy()
-    _restore(parameters, before)
+    put_back()
 
 
 def agreement(
@@ -195,11 +166,8 @@ def slopes(decoder: Decoder, sample: Sample, layers: list[int], found: Measured,
                 stream[0, len(sample.prompt) - 1] += torch.from_numpy(offset * unit).to(stream)
                 return with_residual(output, stream)
 
-            handle = decoder.blocks[layer].register_forward_hook(move)
-            try:
-                return float(loss_of(decoder, sample))
-            finally:
-                handle.remove()
+            with decoder.blocks[layer].register_forward_hook(move):
+                return float(sample_loss(decoder, sample))
 
         result.append((at(size) - at(-size)) / (2 * size))
     return result
@@ -211,11 +179,11 @@ def compare(decoder: Decoder, samples: Sequence[Sample], advance: Any) -> tuple[
     found = measure(decoder, samples, layers)
     slope = np.array([slopes(decoder, sample, layers, found, row) for row, sample in enumerate(samples)])
     scores = np.empty((len(OPTIMISERS), len(UPDATES), len(samples), len(SCORES), len(layers), len(STEP_SIZES)))
-    with trainable(decoder.model) as parameters:
+    with trainable(decoder.model) as put_back:
         for row, sample in enumerate(samples):
             own, other = found.shift[row], found.shift[(row + 1) % len(samples)]
             for which, optimiser in enumerate(OPTIMISERS):
-                for size, real in enumerate(real_shifts(decoder, sample, optimiser, parameters)):
+                for size, real in enumerate(real_shifts(decoder, sample, optimiser, put_back)):
                     real = real[: own.shape[-1]]
                     scores[which, size, row] = [*agreement(real, own), *agreement(real, other)]
             advance(1)

@@ -58,7 +58,7 @@ def record() -> list[Path]:
 
 
 def main() -> None:
-    """Records."""
+    """Copies the results to docs/results and says how many files there are."""
     parse(__doc__, "tools.record", by_domain=False)
     with errors_in_one_line():
         written = record()

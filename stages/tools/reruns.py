@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import networkx
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from ..core.run.errors import InputError
-from .revision import flat
+from .revision import differing
 
 PIPELINE = "dvc.yaml"
 """What `dvc repro` runs; stages/sweeps/dvc.yaml has commands of its own."""
@@ -27,7 +28,7 @@ class Plan:
 
     @property
     def stages(self) -> list[str]:
-        """All of them."""
+        """All stages that would run."""
         return [*self.direct, *self.after]
 
 
@@ -39,11 +40,8 @@ def plan(lock: dict[str, Any], params: dict[str, Any]) -> Plan:
     """
     try:
         with Repo(str(Path.cwd())) as repo:
-            stages = [stage for stage in repo.index.stages if stage.path_in_repo == PIPELINE]
-            order = [stage.addressing for stage in stages]
-            graph = {
-                stage.addressing: [dep.addressing for dep in repo.index.graph.successors(stage)] for stage in stages
-            }
+            order = {stage.addressing: stage for stage in repo.index.stages if stage.path_in_repo == PIPELINE}
+            graph = repo.index.graph  # from each stage to those whose outputs it reads
             status = repo.status(targets=[PIPELINE])
     except DvcException as error:
         raise InputError(f"{error}; see docs/sharing.md") from error
@@ -56,15 +54,13 @@ def plan(lock: dict[str, Any], params: dict[str, Any]) -> Plan:
     for name in order:
         if name not in lock:
             direct[name] = ["is new"]
-    after: dict[str, list[str]] = {}
-    while True:  # until nothing is added, since stages stand in no order of work
-        reached = set(direct) | set(after)
-        fresh = {other for other in order if other not in reached and set(graph[other]) & reached}
-        if not fresh:
-            break
-        for other in order:
-            if other in fresh:
-                after[other] = sorted(set(graph[other]) & reached)
+    reached = {order[name] for name in direct}
+    reached = reached.union(*(networkx.ancestors(graph, stage) for stage in reached))
+    after = {
+        name: sorted(read.addressing for read in graph.successors(stage) if read in reached)
+        for name, stage in order.items()
+        if stage in reached and name not in direct
+    }
     return Plan(direct, after, [name for name in lock if name not in order])
 
 
@@ -80,11 +76,8 @@ def causes(said: Iterable[Any], locked: dict[str, Any], params: dict[str, Any]) 
             for path, how in things.items():
                 if isinstance(how, dict):
                     for section in how:
-                        old, new = (
-                            flat({section: side[section]}) if section in side else {} for side in (then, params)
-                        )
-                        keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key, ...) != new.get(key, ...)]
-                        found += [f"param `{key}`" for key in keys or [section]]
+                        sides = ({name: side[name] for name in side if name == section} for side in (then, params))
+                        found += [f"param `{key}`" for key in differing(*sides)[0] or [section]]
                 elif how not in ABSENT:
                     found.append(f"`{path}` {how}" + ("" if kind == "changed deps" else " (an output)"))
     return found

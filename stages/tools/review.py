@@ -8,39 +8,24 @@ are of one run. Reads git, dvc.yaml, dvc.lock, params.yaml and docs/results (see
   python -m stages.tools.review HEAD~3
 """
 
-from collections.abc import Iterable, Sequence
 from math import hypot
 from pathlib import Path
 from typing import Any
 
-from ..core.evaluate.estimate import Estimate, from_json
-from ..core.evaluate.estimate import flat as flat_estimates
+from ..core.evaluate.estimate import Estimate, flat, from_json
 from ..core.run.stage import errors_in_one_line, parser
-from .dependencies import COMMAND, differences
+from .dependencies import differences
 from .reruns import Plan, plan
-from .revision import Revision, flat, read_revision
+from .revision import Revision, differing, read_revision
+from .template import filled_in
 
 HEADLINES = ("decoupling.", "held_out_target.", "teacher.", "model.")
-RECORD = "python -m stages.tools.record"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A Markdown table."""
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    return lines + [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
-
-
-def params(base: Revision, head: Revision) -> list[str]:
-    """The params that differ."""
-    old, new = flat(base.params), flat(head.params)
-    keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key, ...) != new.get(key, ...)]
-    if not keys:
-        return ["No param differs."]
-
-    def show(side: dict[str, Any], key: str) -> str:
-        return f"`{side[key]}`" if key in side else "-"
-
-    return table(["param", "base", "here"], [[f"`{key}`", show(old, key), show(new, key)] for key in keys])
+def params(base: Revision, head: Revision) -> list[list[str]]:
+    """The params that differ: key, value in the base and here."""
+    keys, old, new = differing(base.params, head.params)
+    return [[f"`{key}`", *(f"`{side[key]}`" if key in side else "-" for side in (old, new))] for key in keys]
 
 
 def noise(old: Estimate, new: Estimate) -> str:
@@ -52,41 +37,29 @@ def noise(old: Estimate, new: Estimate) -> str:
     return "within noise" if within else "**beyond noise**"
 
 
-def metrics(base: Revision, head: Revision) -> list[str]:
-    """The recorded metrics that differ: headlines in sight, all others folded away."""
+def metrics(base: Revision, head: Revision) -> dict[str, Any]:
+    """The recorded metrics that differ, headlines and others; or why they can't be compared."""
     try:
-        old, new = (flat_estimates(from_json(side.copy("metrics.json"))) for side in (base, head))
+        old, new = (flat(from_json(side.copy("metrics.json"))) for side in (base, head))
     except ValueError as error:
-        return [f"Not compared: docs/results/metrics.json of one side is of another format ({error})."]
+        why = f"Not compared: docs/results/metrics.json of one side is of another format ({error})."
+        return {"incomparable": why}
     if not old or not new:
         side = "base" if not old else "working tree"
-        return [f"The {side} has no recorded metrics (docs/results/metrics.json): run `dvc repro` and `{RECORD}`."]
-    rows = []
+        why = f"The {side} has no recorded metrics (docs/results/metrics.json): run `dvc repro` and "
+        return {"incomparable": f"{why}`python -m stages.tools.record`."}
+    found: dict[str, list[list[str]]] = {"headlines": [], "others": []}
     for name in dict.fromkeys([*old, *new]):
-        here, there = new.get(name), old.get(name)
-        if here is None or there is None:
+        there, here = old.get(name), new.get(name)
+        if there is None or here is None:
             change, noisy = "-", "gone" if here is None else "new"
         elif here.value == there.value:
             continue
         else:
             change, noisy = f"{here.value - there.value:+.4g}", noise(there, here)
-        rows.append((name, [f"`{name}`", number(there), number(here), change, noisy]))
-    if not rows:
-        return ["No recorded metric differs."]
-    head_row = ["metric", "base", "here", "change", "95 % intervals"]
-    main = [row for name, row in rows if name.startswith(HEADLINES)]
-    rest = [row for name, row in rows if not name.startswith(HEADLINES)]
-    lines = table(head_row, main) if main else ["No headline metric differs."]
-    if rest:
-        lines += [
-            "",
-            f"<details><summary>{len(rest)} other metrics differ</summary>",
-            "",
-            *table(head_row, rest),
-            "",
-            "</details>",
-        ]
-    return [*lines, "", "Within noise: the change is no larger than both intervals, taken as independent, explain."]
+        kind = "headlines" if name.startswith(HEADLINES) else "others"
+        found[kind].append([f"`{name}`", number(there), number(here), change, noisy])
+    return found
 
 
 def number(one: Estimate | None) -> str:
@@ -97,41 +70,22 @@ def number(one: Estimate | None) -> str:
     return f"{one.value:.4g}" + (f" ({low:.3g} to {high:.3g})" if low is not None and high is not None else "")
 
 
-def cost(name: str, head: Revision) -> tuple[float | None, int | None, float | None]:
-    """What a stage cost when it last ran: seconds, teacher calls, US dollars; None: not recorded, or it asks no one."""
-    seconds = head.costs.get(name, {}).get("seconds")
-    stage, _, domain = name.partition("@")
-    asked = head.copy(f"labels/{domain}.json") if stage == "labels" else {}
-    return seconds, asked.get("calls"), asked.get("cost_usd")
-
-
-def reruns(found: Plan, base: Revision, head: Revision) -> list[str]:
-    """What would run, why and at what cost; and what has run already."""
-    lines = []
-    if found.stages:
-        rows, total, calls, dollars, unknown = [], 0.0, 0, 0.0, 0
-        for name in found.stages:
-            seconds, asked, paid = cost(name, head)
-            total, calls, dollars = total + (seconds or 0), calls + (asked or 0), dollars + (paid or 0)
-            unknown += seconds is None
-            if name in found.direct:
-                why = "; ".join(found.direct[name])
-            else:
-                why = f"if what {', '.join(found.after[name])} writes comes out differently"
-            price = f"{asked} calls, {paid:.2f} USD" if asked else "-"
-            rows.append([f"`{name}`", why, "not recorded" if seconds is None else minutes(seconds), price])
-        lines += table(["stage", "why", "last time", "teacher"], rows)
-        rest = f", and {unknown} stages whose time is not recorded" if unknown else ""
-        lines += [
-            "",
-            f"**{len(rows)} stages, {minutes(total)} last time{rest}; {calls} teacher calls, {dollars:.2f} USD.**",
-        ]
-    else:
-        lines.append("Nothing would run: dvc.lock is of these params, facts and code.")
-    ran = [name for name in head.lock if head.lock[name] != base.lock.get(name)]
-    if ran:
-        lines += ["", f"Already run in this branch, and in dvc.lock: {', '.join(f'`{name}`' for name in ran)}."]
-    return lines
+def reruns(found: Plan, head: Revision) -> dict[str, Any]:
+    """What would run, why, and what it cost when it last ran: seconds, teacher calls and US dollars."""
+    rows, total, calls, dollars, unknown = [], 0.0, 0, 0.0, 0
+    for name in found.stages:
+        seconds = head.costs.get(name, {}).get("seconds")
+        stage, _, domain = name.partition("@")
+        asked = head.copy(f"labels/{domain}.json") if stage == "labels" else {}
+        if name in found.direct:
+            why = "; ".join(found.direct[name])
+        else:
+            why = f"if what {', '.join(found.after[name])} writes comes out differently"
+        price = f"{asked['calls']} calls, {asked['cost_usd']:.2f} USD" if asked.get("calls") else "-"
+        rows.append([f"`{name}`", why, "not recorded" if seconds is None else minutes(seconds), price])
+        total, unknown = total + (seconds or 0), unknown + (seconds is None)
+        calls, dollars = calls + asked.get("calls", 0), dollars + asked.get("cost_usd", 0)
+    return {"runs": rows, "time": minutes(total), "calls": calls, "dollars": dollars, "unknown": unknown}
 
 
 def minutes(seconds: float) -> str:
@@ -139,54 +93,25 @@ def minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
 
 
-def freshness(found: Plan, head: Revision) -> list[str]:
-    """Whether lock, pipeline and recorded results are of one run."""
-    wrong = differences(Path.cwd(), write=False)
-    stale = head.stale_copies()
-    stages = len({name.partition("@")[0] for name in found.direct})
-    checks = [
-        (
-            not found.direct,
-            "dvc.lock is fresh",
-            f"dvc.lock is not fresh: {stages} stages see other inputs; run `dvc repro`",
-        ),
-        (
-            not found.gone,
-            "",
-            f"dvc.lock still has {', '.join(found.gone)}; the next `dvc repro` leaves it, `dvc commit` too: harmless",
-        ),
-        (
-            not wrong,
-            "dvc.yaml declares what the stages read",
-            f"dvc.yaml differs from what the stages read in {len(wrong)} places; run `{COMMAND}`",
-        ),
-        (
-            not stale,
-            "recorded results are of the run in dvc.lock",
-            f"recorded results are of another run ({', '.join(stale)}); run `{RECORD}`",
-        ),
-    ]
-    return [f"- {'ok' if good else '**look**'}: {yes if good else no}" for good, yes, no in checks if yes or not good]
-
-
 def report(base: str) -> str:
-    """The whole report.
+    """The whole report, in the words of review.md.j2.
 
     Raises:
         InputError: the base revision isn't here, or a file can't be read.
     """
     old, new = read_revision(base), read_revision(None)
     found = plan(new.lock, new.params)
-    sections = {
-        "Is it fresh?": freshness(found, new),
-        "Params": params(old, new),
-        "Metrics": metrics(old, new),
-        "What would run": reruns(found, old, new),
-    }
-    lines = [f"## What this does to the experiment, against `{base}`"]
-    for title, content in sections.items():
-        lines += ["", f"### {title}", "", *content]
-    return "\n".join(lines) + "\n"
+    return filled_in(
+        "review.md.j2",
+        base=base,
+        plan=found,
+        edited=len({name.partition("@")[0] for name in found.direct}),
+        undeclared=differences(Path.cwd(), write=False),
+        stale=new.stale_copies(),
+        params=params(old, new),
+        ran=[name for name in new.lock if new.lock[name] != old.lock.get(name)],
+        **{"incomparable": "", **metrics(old, new), **reruns(found, new)},
+    )
 
 
 def main() -> None:

@@ -69,6 +69,12 @@ def flat(value: Any, key: str = "") -> dict[str, Any]:
     }
 
 
+def differing(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], dict[str, Any], dict[str, Any]]:
+    """The keys in which nested mappings differ, and both of these made flat."""
+    one, two = flat(old), flat(new)
+    return [key for key in dict.fromkeys([*one, *two]) if one.get(key, ...) != two.get(key, ...)], one, two
+
+
 def yaml(revision: str | None, name: str) -> dict[str, Any]:
     """A YAML file of a revision; empty if it isn't there.
 

@@ -42,7 +42,7 @@ def ladder(params: dict[str, Any]) -> Found:
 
 
 def domains_left_out(params: dict[str, Any]) -> Found:
-    """Each domain, never trained on."""
+    """The scores of each domain by a projector that was never trained on it."""
     return [
         (
             Experiment("Never trained on", domain, {"held_out_domains": [domain]}),

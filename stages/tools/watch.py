@@ -9,6 +9,7 @@ keeps the reports with the top lens tokens in a Parquet file.
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +78,16 @@ class GradientWatch(TrainerCallback):
         self._labels = 0.0
         self._outcome: tuple[list[float], list[int]] = [], []
         self._gradients: dict[int, Tensor] = {}
-        self._handles: list[Any] = []
+        self._hooks = ExitStack()
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Starts to listen to the model's batches and to the gradients at the projector's layers."""
         model: PreTrainedModel = kwargs["model"]
         blocks = blocks_of(model, self.decoder)
-        self._handles.append(model.register_forward_pre_hook(self._note_inputs, with_kwargs=True))
-        self._handles.append(model.register_forward_hook(self._note_outcome))
+        self._hooks.enter_context(model.register_forward_pre_hook(self._note_inputs, with_kwargs=True))
+        self._hooks.enter_context(model.register_forward_hook(self._note_outcome))
         for layer in self.reader.card.layers:
-            self._handles.append(blocks[layer].register_forward_hook(self._noting(layer)))
+            self._hooks.enter_context(blocks[layer].register_forward_hook(self._noting(layer)))
 
     def on_step_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Decides whether this step is one to be read."""
@@ -160,9 +161,7 @@ class GradientWatch(TrainerCallback):
 
     def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Stops listening and writes the records."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._hooks.close()
         if self.output is not None:
             with replacing(self.output) as partial:
                 pl.DataFrame(self.records, schema=COLUMNS).write_parquet(partial)

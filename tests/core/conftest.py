@@ -1,18 +1,22 @@
-"""A small world of two domains with bridges, and pocket models of it: one untrained, one that has learned to read."""
+"""The repository's own facts and params; a small world with bridges, and pocket models of it, untrained and trained."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-from stages.core.data.facts import Domain
+from stages.core.data.facts import Domain, read_domain
 from stages.core.data.held_out import Held, HeldOut, hold_out
-from stages.core.data.questions import Question
+from stages.core.data.questions import Question, read_questions
+from stages.core.data.section import Prompts
 from stages.core.model import pocket
 from stages.core.model.decoder import Decoder
-from stages.core.model.section import Pocket
+from stages.core.model.section import Model, Pocket
 from stages.core.model.words import make_tokenizer
+from stages.core.run.params import Section, read_sections
 
+ROOT = Path(__file__).parents[2]
 FACTS = {
     "geography": {
         "capital": (
@@ -50,6 +54,35 @@ TRAINED = {
     "muon_learning_rate": 0.025, "misconceptions": 0.0,
 }  # fmt: skip
 """Of the pocket model that has learned to read."""
+
+
+class Real(Section):
+    """Sections of the repository's own params."""
+
+    model: Model
+    held_out: HeldOut
+    prompts: Prompts
+
+
+@pytest.fixture(scope="session")
+def real_params() -> Real:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        return read_sections(Real)
+
+
+@pytest.fixture(scope="session")
+def real_domains() -> list[Domain]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        return [read_domain(path.stem) for path in sorted((ROOT / "data/facts").glob("*.yaml"))]
+
+
+@pytest.fixture(scope="session")
+def real_questions() -> dict[str, Question]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        return read_questions("pressure")
 
 
 def domain(name: str) -> Domain:

@@ -47,7 +47,7 @@ SMALL = {
         "validation_batch": 8,
         "seeds": [0],
     },
-    "evaluation": {"gradients": 3, "bootstrap": 50, "report_tokens": 6},
+    "evaluation": {"gradients": 3, "fine_tuned": 1, "edits": 1, "bootstrap": 50, "report_tokens": 6},
     "report": {"examples": 3, "sweeps": []},
 }
 

@@ -64,7 +64,7 @@ def test_the_table_has_a_row_for_each_domain_in_the_order_of_params_and_is_shown
     sweep_table.main()
     assert list(params_file.content(params_file.read())["report"]["sweeps"]) == [LEAVE_ONE_OUT]
     sweep = read_sweep(LEAVE_ONE_OUT, read_params())
-    assert sweep.same_settings and sweep.left_out and "held_out_target" not in sweep.measures
+    assert sweep.same_settings and sweep.path.stem == LEAVE_ONE_OUT and "held_out_target" not in sweep.measures
     ((group, points),) = sweep.groups.items()
     assert group == "Never trained on" and [point.label for point in points] == [FIRST, SECOND]
     assert {point.group["host_intrusion"].value for point in points} == {0.25}

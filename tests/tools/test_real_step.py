@@ -44,17 +44,16 @@ def test_small_steps_agree_and_the_slope_is_minus_the_gradients_norm(monkeypatch
 def test_the_weights_move_by_the_size_asked_for_lower_the_loss_and_are_put_back(optimiser: str) -> None:
     decoder, sample = tiny("qwen3"), reference.draw(1, VOCABULARY)[0]
     before = [parameter.detach().clone() for parameter in decoder.model.parameters()]
-    loss = float(real_step.loss_of(decoder, sample).detach())
-    with real_step.trainable(decoder.model) as parameters:
-        for size, _ in zip(
-            real_step.UPDATES, real_step.real_shifts(decoder, sample, optimiser, parameters), strict=True
-        ):
+    loss = float(real_step.sample_loss(decoder, sample).detach())
+    with real_step.trainable(decoder.model) as put_back:
+        for size, _ in zip(real_step.UPDATES, real_step.real_shifts(decoder, sample, optimiser, put_back), strict=True):
             moved = sum(
-                float((now.detach() - then).square().sum()) for now, then in zip(parameters, before, strict=True)
+                float((now.detach() - then).square().sum())
+                for now, then in zip(decoder.model.parameters(), before, strict=True)
             )
             weights = sum(float(then.square().sum()) for then in before)
             assert (moved / weights) ** 0.5 == pytest.approx(size, rel=0.02)
-            assert float(real_step.loss_of(decoder, sample).detach()) < loss
+            assert float(real_step.sample_loss(decoder, sample).detach()) < loss
     assert all(torch.equal(*pair) for pair in zip(decoder.model.parameters(), before, strict=True))
     assert not any(parameter.requires_grad for parameter in decoder.model.parameters())
 

@@ -32,29 +32,25 @@ MARK = "labels_batch"
 ENDED = ("completed", "expired", "cancelled", "failed")
 
 
-def through_batches(
-    requests: Sequence[Request], cache: Cache, api: Api, settings: Settings, advance: Advance, usage: Usage
-) -> dict[str, Answer]:
-    """Gets answers through the Batch API and stores them; returns the answers that say a request was rejected, by key.
+class Batches:
+    """Requests that the Batch API gets answers to."""
 
-    Raises:
-        InputError: the budget does not hold the batch, the server fails it whole, or leaves requests unanswered.
-    """
-    return _Batches({request.key: request for request in requests}, cache, api, settings, advance, usage).get()
-
-
-class _Batches:
     def __init__(
-        self, requests: dict[str, Request], cache: Cache, api: Api, settings: Settings, advance: Advance, usage: Usage
+        self, requests: Sequence[Request], cache: Cache, api: Api, settings: Settings, advance: Advance, usage: Usage
     ) -> None:
-        self.requests, self.cache, self.api, self.settings = requests, cache, api, settings
-        self.advance, self.usage = advance, usage
+        self.requests = {request.key: request for request in requests}
+        self.cache, self.api, self.settings, self.advance, self.usage = cache, api, settings, advance, usage
         self.client = connect(openai.OpenAI, settings)
         self.patient = self.client.with_options(max_retries=settings.tries - 1)  # for calls that cost nothing
         self.rejected: dict[str, Answer] = {}
         self.unusable: dict[str, Answer] = {}
 
     def get(self) -> dict[str, Answer]:
+        """Gets the answers and stores them; returns those that say that a request was rejected, by key.
+
+        Raises:
+            Stop: the budget does not hold a batch, the server fails it whole, or leaves requests unanswered.
+        """
         try:
             with self.client:
                 for _ in range(ROUNDS):

@@ -12,8 +12,6 @@ from pydantic import BaseModel, ConfigDict
 from ..run.errors import InputError
 from .section import Price, Teacher
 
-Message = dict[str, str]
-
 
 @dataclass(frozen=True)
 class Request:
@@ -161,8 +159,9 @@ def cost(price: Price, input_tokens: int, output_tokens: int, *, batch: bool) ->
     return full * price.batch if batch else full
 
 
-def compose(teacher: Teacher, messages: list[Message], schema: dict[str, Any]) -> Request:
-    """The chat completion request to `teacher`; `schema`: the JSON schema of the answer, with a title."""
+def compose(teacher: Teacher, system: str, user: str, schema: dict[str, Any]) -> Request:
+    """The chat completion request to `teacher` of two messages; `schema`: the answer's JSON schema, with a title."""
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
     body: dict[str, Any] = {"model": teacher.model, "messages": messages, teacher.max_tokens_key: teacher.max_tokens}
     if teacher.temperature is not None:
         body["temperature"] = teacher.temperature

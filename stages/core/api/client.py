@@ -55,12 +55,6 @@ class Client:
         self._quiet_until = 0.0  # a server that says when to come back says it to all
         self._stopping = asyncio.Event()
 
-    async def __aenter__(self) -> "Client":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.openai.close()
-
     def stop(self) -> None:
         """Lets requests in flight end, and starts no further try."""
         self._stopping.set()

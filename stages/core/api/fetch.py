@@ -33,7 +33,6 @@ def fetch(
     Args:
         requests: what to ask; equal requests are asked once.
         api: prices and the budget.
-        batch: through the Batch API.
         what: the progress bar's name.
         usage: is added to.
         origin: what a stage's requests are made of, by which it is seen whether they were paid for elsewhere.
@@ -110,10 +109,10 @@ class _Asker:
         )
 
     def _by_batch(self, requests: Sequence[Request], advance: Advance) -> None:
-        from .batch import through_batches  # this and the client take a second to import, and a warm run needs neither
+        from .batch import Batches  # this and the client take a second to import, and a warm run needs neither
 
         try:
-            self.rejected |= through_batches(requests, self.cache, self.api, self.settings, advance, self.usage)
+            self.rejected |= Batches(requests, self.cache, self.api, self.settings, advance, self.usage).get()
         except Stop as stop:
             self.stop = stop
 
@@ -121,7 +120,8 @@ class _Asker:
         """Asks for each request by itself, as many at a time as the settings say."""
         from .client import Client
 
-        async with Client(self.settings, self._on_fault, self.cache.idempotency_key) as client:
+        client = Client(self.settings, self._on_fault, self.cache.idempotency_key)
+        async with client.openai:
             todo = deque(requests)
 
             async def work() -> None:

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
-from ..run.errors import InputError, one_line
+from ..run.errors import InputError
+from ..run.files import read_yaml
 from .cache import CACHE
 from .chat import Request
 from .section import Api
@@ -66,11 +64,9 @@ def finished(origin: Origin) -> bool:
     if not LOCK.is_file():
         return False
     try:
-        entry = YAML(typ="safe").load(LOCK.read_text(encoding="utf-8"))["stages"][origin.stage]
+        entry = read_yaml(LOCK)["stages"][origin.stage]
         made_from = {dep["path"]: dep.get("md5") for dep in entry["deps"]}
         params = entry["params"]["params.yaml"]
-    except YAMLError as error:
-        raise InputError(f"{LOCK}: not readable as YAML: {one_line(error)}; see docs/sharing.md") from error
     except (KeyError, TypeError):
         return False
     return holds(params, origin.params) and all(made_from.get(name) == md5(name) for name in origin.files)

@@ -34,7 +34,7 @@ class Settings:
     poll: float = 30.0
 
 
-def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+def read_settings() -> Settings:
     """The settings: defaults, each replaced by its LABELS_* variable.
 
     Raises:
@@ -45,12 +45,12 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         variable = f"LABELS_{name.upper()}"
         kind = type(default)
         try:
-            values[name] = kind(environment.get(variable, default))
+            values[name] = kind(os.environ.get(variable, default))
         except ValueError:
             values[name] = 0
         if not 0 < values[name] < float("inf"):
             wanted = "a whole number" if kind is int else "a number"
-            raise InputError(f"environment: {variable}: found {environment[variable]!r}, wanted {wanted} above 0")
+            raise InputError(f"environment: {variable}: found {os.environ[variable]!r}, wanted {wanted} above 0")
     return Settings(**values)  # type: ignore[arg-type]
 
 
@@ -66,13 +66,13 @@ def switched_on(variable: Literal["LABELS_PAY_AGAIN", "LABELS_ASK_AGAIN"]) -> bo
     return value == "1"
 
 
-def check_key(misses: int, environment: Mapping[str, str] = os.environ) -> None:
+def check_key(misses: int) -> None:
     """Refuses to ask without a usable key.
 
     Raises:
         InputError: OPENAI_API_KEY is missing or holds what can't stand in an HTTP header; the key is not shown.
     """
-    key = environment.get("OPENAI_API_KEY", "")
+    key = os.environ.get("OPENAI_API_KEY", "")
     if not key:
         raise InputError(
             f"environment: OPENAI_API_KEY: not set, and {misses} requests have no cached answer; nothing was asked or "

@@ -8,7 +8,7 @@ weights.
 import ctypes
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from contextlib import suppress
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -63,7 +63,6 @@ def plan(
     Args:
         lengths: (prompt tokens, tokens that follow it) a row.
         tokens: most tokens in a batch, padding included; a single row may exceed it.
-        rows: most rows in a batch.
         join: which prompts share a batch: those of equal length, of lengths nearby where they are few, or any.
 
     Returns:
@@ -134,21 +133,12 @@ def in_batches(
 
 
 def give_back() -> None:
-    """Returns freed memory to the system, where the C library can.
+    """Returns freed memory to the system, where the C library can (glibc).
 
     Batches of many sizes leave holes in its heap, so that a long run would hold more and more unused memory.
     """
-    trim = getattr(_c_library(), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
-@lru_cache(maxsize=1)
-def _c_library() -> ctypes.CDLL | None:
-    try:
-        return ctypes.CDLL(None)
-    except (OSError, TypeError):
-        return None
+    with suppress(OSError, TypeError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def out_of_memory(error: BaseException) -> bool:

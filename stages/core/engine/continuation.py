@@ -17,7 +17,6 @@ def greedy(
     """Greedy continuations of all rows, whose first tokens are given.
 
     Args:
-        decoder: the model.
         cache: keys and values of prefix and last prompt token; it is used up.
         padding: how the rows' prefixes lie in it.
         firsts: each row's first token, already chosen.

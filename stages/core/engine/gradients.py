@@ -8,7 +8,7 @@ only.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..data.places import FIRST
 from ..model.decoder import Decoder, residual, with_residual
 from ..model.packed import packed_linears
 from .batches import padded
-from .prefix import Prefix, over_prefixes
+from .prefix import Prefix, over_prefixes, read_on
 from .samples import BadRowsError, Sample, check_layers, check_samples
 
 
@@ -59,8 +59,6 @@ def activation_gradients(
     """Yields the gradients of all samples, in batches of like length and so in another order than the samples'.
 
     Args:
-        decoder: the frozen model.
-        samples: what to measure.
         layers: 0-based block indices, in the order wanted.
         places: names of places (see `places`), in the order wanted; all are of one loss and one backward pass.
         advance: told the number of rows after each batch.
@@ -136,7 +134,7 @@ def measure(
     rests = [sample.prompt[start:] for sample, start in zip(batch, starts, strict=True)]
     suffix = _Suffix.of(rests, [sample.target for sample in batch], decoder.device)
     with torch.enable_grad(), packed_linears(decoder.model), _stream_from(decoder.blocks, layers) as streams:
-        normed = _run(decoder, suffix.ids, prefix)
+        normed = read_on(decoder, suffix.ids, prefix)
         logprob, logits, partition = suffix.logprobs(decoder, normed)
         gradients = torch.autograd.grad(-logprob.sum(), [streams[layer] for layer in layers])
 
@@ -193,15 +191,9 @@ def _answer_logprobs(
         suffix = _Suffix.of([rests[index] for index in longer], answers, decoder.device)
         own = prefix.select(torch.tensor(longer, device=decoder.device))
         with packed_linears(decoder.model):
-            logprob, _, _ = suffix.logprobs(decoder, _run(decoder, suffix.ids, own))
+            logprob, _, _ = suffix.logprobs(decoder, read_on(decoder, suffix.ids, own))
         result[longer] = logprob.float().cpu().numpy()
     return result
-
-
-def _run(decoder: Decoder, ids: Int[Tensor, "b position"], prefix: Prefix) -> Float[Tensor, "b position d_model"]:
-    """The normed residual stream of tokens that follow a prefix."""
-    where = prefix.arguments(ids.shape[1], decoder.context_length)
-    return decoder.body(input_ids=ids, past_key_values=prefix.fork(), use_cache=True, **where).last_hidden_state
 
 
 @contextmanager
@@ -220,9 +212,7 @@ def _stream_from(blocks: nn.ModuleList, layers: Sequence[int]) -> Iterator[dict[
 
         return collect
 
-    handles = [blocks[layer].register_forward_hook(collector(layer)) for layer in layers]
-    try:
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(blocks[layer].register_forward_hook(collector(layer)))
         yield streams
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -69,10 +69,6 @@ class Prefix:
     cache: DynamicCache
     padding: Padding
 
-    def arguments(self, count: int, context: int | None = None) -> dict[str, Tensor]:
-        """Mask and positions (below `context`) for a model that reads `count` more tokens after the prefixes."""
-        return self.padding.arguments(count, context=context)
-
     def fork(self) -> DynamicCache:
         """A cache that starts with these keys and values and grows on its own."""
         return fork(self.cache)
@@ -82,6 +78,15 @@ class Prefix:
         twin = fork(self.cache)
         select_rows(twin, rows)
         return Prefix(twin, self.padding.select(rows))
+
+
+def read_on(
+    decoder: Decoder, ids: Int[Tensor, "row position"], prefix: Prefix, cache: DynamicCache | None = None
+) -> Float[Tensor, "row position d_model"]:
+    """The normed residual stream of tokens that follow the prefixes. `cache`: the fork to add to; None: a new one."""
+    cache = prefix.fork() if cache is None else cache
+    where = prefix.padding.arguments(ids.shape[1], context=decoder.context_length)
+    return decoder.body(input_ids=ids, past_key_values=cache, use_cache=True, **where).last_hidden_state
 
 
 class _Filled(Exception):
@@ -113,7 +118,6 @@ def run_prefix(decoder: Decoder, rows: Sequence[Sequence[int]], *, tokens: int |
     """Keys and values of every block for each row's tokens, in the decoder's precision.
 
     Args:
-        decoder: the model.
         rows: token ids; rows may be of different lengths where `takes_padding`.
         tokens: most tokens in a pass; None: all rows in one.
 
@@ -199,14 +203,12 @@ def over_prefixes(
     follow: Callable[[Sample], int],
     versions: int,
     advance: Callable[[int], None] | None,
-    tokens: int | None,
+    tokens: int | None = None,
     places: Sequence[str] = (),
 ) -> Iterator[Result]:
     """Runs the prompts up to the first place, in batches, and yields what `compute` makes of each batch.
 
     Args:
-        decoder: the model.
-        samples: all rows.
         compute: is given a batch's samples, their indices and their prefixes.
         follow: how many tokens follow a sample's prompt.
         versions: most positions of a row, or versions of its last token, that go through the upper blocks.
@@ -259,14 +261,8 @@ def _padding_works(decoder: Decoder) -> bool:
     last = torch.tensor([ids[-1:]] * 2, device=decoder.device)
     try:
         together = run_prefix(decoder, rows)
-        found = _go_on(decoder, last, together)
+        found = read_on(decoder, last, together)
     except (RuntimeError, ValueError, TypeError, IndexError):
         return False
-    wanted = torch.cat([_go_on(decoder, last[:1], run_prefix(decoder, [row])) for row in rows])
+    wanted = torch.cat([read_on(decoder, last[:1], run_prefix(decoder, [row])) for row in rows])
     return bool((found - wanted).abs().max() <= CLOSE[decoder.dtype] * wanted.abs().max())
-
-
-def _go_on(decoder: Decoder, ids: Int[Tensor, "row position"], prefix: Prefix) -> Tensor:
-    return decoder.body(
-        input_ids=ids, past_key_values=prefix.fork(), use_cache=True, **prefix.arguments(ids.shape[1])
-    ).last_hidden_state

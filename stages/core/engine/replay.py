@@ -8,6 +8,7 @@ no other slot.
 
 import inspect
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,7 +21,7 @@ from transformers import DynamicCache
 from ..model.decoder import Decoder, residual
 from ..run.errors import InputError
 from .batches import out_of_memory
-from .prefix import Prefix, fork
+from .prefix import Prefix, fork, read_on
 
 MASK = "attention_mask"
 REPLAY_ERROR = 1e-3
@@ -34,7 +35,6 @@ class Replay:
     """A recorded pass of the last prompt token.
 
     Attributes:
-        decoder: the model.
         prefix: what is before that token.
         clean: the cache after the pass, that token's keys and values included.
         calls: a block's arguments by name, for each block.
@@ -153,14 +153,10 @@ def record(decoder: Decoder, ids: Int[Tensor, "b 1"], prefix: Prefix) -> Replay:
         calls.append(_named(module, arguments, keywords))
         streams.append(residual(output))
 
-    handles = [block.register_forward_hook(note, with_kwargs=True) for block in decoder.blocks]
-    try:
-        normed = decoder.body(
-            input_ids=ids, past_key_values=clean, use_cache=True, **prefix.arguments(1)
-        ).last_hidden_state
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks:
+        for block in decoder.blocks:
+            hooks.enter_context(block.register_forward_hook(note, with_kwargs=True))
+        normed = read_on(decoder, ids, prefix, clean)
     return Replay(decoder, prefix, clean, tuple(calls), tuple(streams), normed)
 
 

@@ -125,10 +125,13 @@ def gist(expects: str, said: str) -> str:
 
 
 def by_group(rows: pl.DataFrame) -> dict[str, Estimate]:
-    """The share of right answers, of all and of each group of gradients; intervals over targets."""
+    """The share of right answers, of all and of each group of gradients; intervals over targets and models."""
+    rows = rows.with_columns(seed=pl.col("model").rank("dense"))
     parts = {"all": rows, **{name: rows.filter(pl.col("held_out") == value) for name, value in GROUPS.items()}}
     return {
-        name: estimates({"right": part["right"].to_numpy()}, part["target"].to_list())["right"]
+        name: estimates({"right": part["right"].to_numpy()}, part["target"].to_list(), seeds=part["seed"].to_list())[
+            "right"
+        ]
         for name, part in parts.items()
         if len(part)
     }

@@ -131,6 +131,17 @@ def knowledge_scores(answers: pl.DataFrame) -> dict[str, Any]:
     return found
 
 
+def pooled_scores(answers: pl.DataFrame) -> dict[str, Any]:
+    """By reading, the share of answers that are the reader's own, over relations that slots were never asked.
+
+    Over all models together, which are a level of the resampling as projector seeds are; empty where there is one.
+    """
+    rows = answers.filter((pl.col("form") == "foreign") & (pl.col("reading") != "foreign"))
+    if rows["model"].n_unique() < 2:
+        return {}
+    return {str(name): by_group(part) for (name,), part in rows.group_by("reading", maintain_order=True)}
+
+
 def guessed(rows: pl.DataFrame) -> float | None:
     """The share right that the same answers would have, dealt at random within each relation."""
     if rows.is_empty():

@@ -13,7 +13,7 @@ from .answers import GROUPS, question_scores
 from .cases import COUNTERFACTUAL, SEEN, Questions
 from .conditions import ALL
 from .estimate import Estimate
-from .knowledge import knowledge_scores
+from .knowledge import knowledge_scores, pooled_scores
 from .options import option_scores
 from .references import reference_scores
 from .scores import SCORES, Words, by_words, mean_scores, real_groups, summary
@@ -60,6 +60,7 @@ def metrics_of(
         "detection": detection(reports, shams),
         "questions": question_scores(answers.filter(pl.col("reading") == "asked"), sets),
         "knowledge": knowledge_scores(answers.filter(pl.col("reading") != "asked")),
+        "pooled": pooled_scores(answers.filter(pl.col("reading") != "asked")),
         "peers": {name: peer_scores(found) for name, found in peers.items()},
         "circularity": correction_or_label(reports, data.rows.select("prompt_id", "label_moved_to")),
         "seeds": seed_scores(reports, shams),

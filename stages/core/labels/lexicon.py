@@ -19,6 +19,12 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(_WORD.findall(folded)) or tuple(folded.split())
 
 
+def holds(text: str, part: str) -> bool:
+    """Whether the words of `part` stand in `text`, one after the other."""
+    inside, sought = words(text), words(part)
+    return any(inside[at : at + len(sought)] == sought for at in range(len(inside) - len(sought) + 1))
+
+
 class Lexicon:
     """The entities of some domains, and each entity's domains."""
 

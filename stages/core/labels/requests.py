@@ -53,8 +53,7 @@ def label_requests(job: Job, teacher: Teacher, prompt_ids: Sequence[str] | None 
         if job.prompts is not None and prompt_id not in shown:
             raise InputError(f"data/prompts/{job.domain}.parquet: no prompt_id {prompt_id!r}; rerun virtual_step")
         user = user_message(steps, shown.get(prompt_id, {}), job.params.top_tokens)
-        messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-        requests[prompt_id] = compose(teacher, messages, schema)
+        requests[prompt_id] = compose(teacher, system, user, schema)
     return requests
 
 

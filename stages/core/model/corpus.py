@@ -17,11 +17,12 @@ from .names import MOST_TOKENS, Ids, Names
 
 IGNORE = -100
 """Label of positions without a loss (the convention of torch's cross_entropy)."""
-NOISE = 1.2
-"""A slot's content of norm 1 is mixed with noise of up to this norm; in a subject's place of up to SUBJECT_NOISE."""
-SUBJECT_NOISE = 0.9
-SHARES_AWAY, FLIPPED_SHARES = (0.4, 1.0), (1.0, 4.0)
-"""How much of the name moved from is in a content, as in a gradient, and as in a gradient with its sign flipped."""
+NOISE = 0.9
+"""A slot's content of norm 1 is mixed with noise of up to this norm."""
+SHARES_AWAY = (0.4, 1.1)
+"""How much of the name moved from is in a content."""
+FLIPPED = 0.5
+"""Share of the rows whose contents are those of a gradient with its sign flipped."""
 BATCH_NAMES = 64
 """Words that exist for one batch."""
 SHARES = {
@@ -45,7 +46,8 @@ Taught = list[tuple[int, bool]]
 class Content:
     """One vector for a slot: `token` - `share` * `other` (embeddings of norm 1), and noise of norm `noise`.
 
-    `token` None: zeros. `at`: its position; `opposite_at`: where its negative stands (None: nowhere).
+    `token` None: zeros. `at`: its position; `opposite_at`: where its negative stands (None: nowhere). `said`: the token
+    that a model says whose gradient is like that: `other`, or `token` where the sign is flipped.
     """
 
     at: int
@@ -54,6 +56,7 @@ class Content:
     other: int
     share: float
     noise: float
+    said: int
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ class Corpus(Names):
             pool = self.open_of_kind.get(self.world.kinds[subject], self.open_names)
             away = self.encode(pick(rng, pool if rng.random() < 0.9 else self.open_names))
         ids = (*before, *[self.slot] * len(toward), *after)
-        contents = self.contents(rng, toward, away, len(before), None, (0.3, 1.1), SUBJECT_NOISE)
+        contents = self.contents(rng, toward, away, len(before), None)
         return replace(text_row(ids, (*answer, self.end)), contents=contents)
 
     def silent(self, rng: np.random.Generator) -> Row:
@@ -147,7 +150,7 @@ class Corpus(Names):
         n, zeros = int(rng.integers(1, MOST_TOKENS + 1)), rng.random() < 0.7
         ids, at, opposite = self.placed(self.host(rng), pick(rng, self.questions["report"].forms[:-1]), n)
         places = [(at + k, None if opposite is None else opposite + k) for k in range(n if zeros else 0)]
-        contents = [Content(*both, None, 0, 0.0, 0.0) for both in places]
+        contents = [Content(*both, None, 0, 0.0, 0.0, 0) for both in places]
         return replace(text_row(ids, (*self.encode(grammar.NO_PRESSURE), self.end)), contents=tuple(contents))
 
     def about_kind(self, rng: np.random.Generator, host: Ids) -> Row:
@@ -205,7 +208,7 @@ class Corpus(Names):
 
     def pair(self, rng: np.random.Generator) -> tuple[Ids, Ids]:
         """Two different names: of one relation, or mostly such as exist for one batch."""
-        if rng.random() < 0.45:
+        if rng.random() < 0.6:
             pool = pick(rng, self.open_answers)
             toward, away = (pool[index] for index in rng.permutation(len(pool))[:2])
             return self.encode(toward)[:MOST_TOKENS], self.encode(away)
@@ -240,8 +243,7 @@ class Corpus(Names):
         """A row that asks the named question in one of its forms (never the last), answered with these words."""
         form = pick(rng, self.questions[name].forms[:-1]).format(**asked)
         ids, at, opposite = self.placed(host, form, len(toward))
-        shares = SHARES_AWAY if rng.random() < 0.7 else FLIPPED_SHARES
-        contents = self.contents(rng, toward, away, at, opposite, shares, NOISE)
+        contents = self.contents(rng, toward, away, at, opposite, flipped=rng.random() < FLIPPED)
         row = text_row(ids, [*(token for token, _ in words), self.end])
         unsaid = len(row.labels) - len(words) - 1
         for number, (_, loss) in enumerate(words):
@@ -256,24 +258,24 @@ class Corpus(Names):
         away: Ids,
         at: int,
         opposite: int | None,
-        shares: tuple[float, float],
-        most: float,
+        flipped: bool = False,
     ) -> tuple[Content, ...]:
         """What the slots of one update hold, a slot a token of the name moved to.
 
         Where the two names part, a token stands against the other name's; before that and behind it, against whatever.
         In 30 % of the rows with a negative, the negative's first slot is drawn apart.
         """
-        noise, together, found = rng.uniform(0, most), True, []
+        noise, together, found = rng.uniform(0, NOISE), True, []
         for k, token in enumerate(toward):
             if together and k < len(away) and away[k] != token:
-                other, share, together = away[k], rng.uniform(*shares), False
+                other, share, together = away[k], rng.uniform(*SHARES_AWAY), False
             else:
                 other, share = pick(rng, self.open_tokens), rng.uniform(0, 0.9)
-            found.append(Content(at + k, None if opposite is None else opposite + k, token, other, share, noise))
+            said = token if flipped else other
+            found.append(Content(at + k, None if opposite is None else opposite + k, token, other, share, noise, said))
         if opposite is not None and toward[0] != away[0] and rng.random() < 0.3:
             found[0] = replace(found[0], opposite_at=None)
-            found.append(Content(opposite, None, away[0], toward[0], rng.uniform(0, 1), noise))
+            found.append(Content(opposite, None, away[0], toward[0], rng.uniform(0, 1), noise, away[0]))
         return tuple(found)
 
 

@@ -28,6 +28,8 @@ from .words import END, PAD, make_tokenizer
 KEPT_EVERY = 100
 GROUPS = 3
 """Passes that a batch is cut into, by length."""
+LEANS = (0.5, 0.85)
+"""Cosine of an activation, along which no gradient before a norm has a part, to the word that the model says."""
 PROMPT_NOISE = 0.8
 """The embeddings of a row of facts are mixed with noise of up to this share of their mean norm."""
 
@@ -136,13 +138,15 @@ def fill(
 ) -> Float[Tensor, "row position d_model"]:
     """The embeddings with every slot's content, made of the words of `table`, in its place, scaled to `norm`.
 
-    The noise is isotropic in half of the contents, in the other half it has the covariance of the words.
+    The noise is isotropic in half of the contents, in the other half it has the covariance of the words. As in the
+    gradient before a norm, the part along the activation is missing, which leans to the word that the model says.
     """
     contents = [(row, content) for row, each in enumerate(rows) for content in each.contents]
     n = len(contents)
     isotropic = torch.from_numpy(rng.standard_normal((n, embeds.shape[-1]), dtype=np.float32))
-    alike = torch.from_numpy(rng.standard_normal((n, len(spread)), dtype=np.float32)) @ spread
+    alike, leaning = (torch.from_numpy(rng.standard_normal((n, len(spread)), dtype=np.float32)) @ spread for _ in "ab")
     noise = F.normalize(torch.where(torch.from_numpy(rng.random((n, 1)) < 0.5), isotropic, alike), dim=-1)
+    lean = torch.from_numpy(rng.uniform(*LEANS, (n, 1)).astype(np.float32))
 
     def column(values: list[float]) -> Float[Tensor, "content 1"]:
         return torch.tensor(values, dtype=embeds.dtype)[:, None]
@@ -151,11 +155,13 @@ def fill(
     held = column([float(content.token is not None) for _, content in contents])
     token = torch.tensor([content.token or 0 for _, content in contents])
     other = torch.tensor([content.other for _, content in contents])
-    share, level = (
-        column([content.share for _, content in contents]),
-        column([content.noise for _, content in contents]),
-    )
-    vectors = F.normalize(held * F.normalize(unit[token] - share * unit[other], dim=-1) + level * noise, dim=-1)
+    share = column([content.share for _, content in contents])
+    level = column([content.noise for _, content in contents])
+    said = torch.tensor([content.said for _, content in contents])
+    activation = F.normalize(lean * unit[said] + (1 - lean**2).sqrt() * F.normalize(leaning, dim=-1), dim=-1)
+    pair = unit[token] - share * unit[other]
+    pair = F.normalize(pair - (pair * activation).sum(-1, keepdim=True) * activation, dim=-1)
+    vectors = F.normalize(held * pair + level * noise, dim=-1)
     vectors = vectors * norm
     row = torch.tensor([row for row, _ in contents])
     at = torch.tensor([content.at for _, content in contents])

@@ -18,18 +18,14 @@ POINTS = 400
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the heatmap. `own`: gradient and host are of the same domain."""
+    """One cell of the heatmap. `own`: gradient and host are of one domain; `deep`: its text needs the other colour."""
 
     gradient: str
     host: str
     own: bool
     reports: int
     value: float
-
-    @property
-    def deep(self) -> bool:
-        """Whether its text needs the other colour."""
-        return self.value >= DEEP
+    deep: bool
 
 
 @dataclass(frozen=True)
@@ -46,19 +42,17 @@ def heatmaps(grid: pl.DataFrame) -> list[Heatmap]:
     domains = sorted(grid["gradient_domain"].unique())
     hosts = sorted(grid["host_domain"].unique(), key=lambda host: (host == NO_HOST, host))
     by_pair = {(row["gradient_domain"], row["host_domain"]): row for row in grid.iter_rows(named=True)}
-    maps = []
-    for measure in MEASURES:
-        rows = [(domain, [cell(by_pair.get((domain, host)), measure) for host in hosts]) for domain in domains]
-        maps.append(Heatmap(measure, hosts, rows))
-    return maps
 
+    def cell(measure: str, gradient: str, host: str) -> Cell | None:
+        row = by_pair.get((gradient, host))
+        if row is None or not row["reports"] or row[measure] is None:
+            return None
+        return Cell(gradient, host, gradient == host, row["reports"], row[measure], row[measure] >= DEEP)
 
-def cell(row: dict[str, object] | None, measure: str) -> Cell | None:
-    """The cell of one row of grid.csv; None without a row, without reports or without a value."""
-    if row is None or not row["reports"] or row[measure] is None:
-        return None
-    gradient, host = str(row["gradient_domain"]), str(row["host_domain"])
-    return Cell(gradient, host, gradient == host, int(str(row["reports"])), float(str(row[measure])))
+    return [
+        Heatmap(measure, hosts, [(domain, [cell(measure, domain, host) for host in hosts]) for domain in domains])
+        for measure in MEASURES
+    ]
 
 
 @dataclass(frozen=True)

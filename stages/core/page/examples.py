@@ -21,32 +21,22 @@ TAKEN = 2
 def settled(reports: pl.DataFrame) -> pl.DataFrame:
     """The reports in hash order, with the columns `setting` (a key as in metrics.json), `outcome` and `order`."""
     right = pl.sum_horizontal("domain_right", "target_right", "answer_right")
-    outcome = (
-        pl.when("malformed")
-        .then(pl.lit("malformed"))
-        .when(~pl.col("pressure"))
-        .then(pl.lit("silent"))
-        .when(right == 3)
-        .then(pl.lit("right"))
-        .when("host_intrusion")
-        .then(pl.lit("host"))
-        .when(right > 0)
-        .then(pl.lit("partly"))
-        .otherwise(pl.lit("wrong"))
+    outcome = pl.coalesce(  # the first that holds
+        pl.when("malformed").then(pl.lit("malformed")),
+        pl.when(~pl.col("pressure")).then(pl.lit("silent")),
+        pl.when(right == 3).then(pl.lit("right")),
+        pl.when("host_intrusion").then(pl.lit("host")),
+        pl.when(right > 0).then(pl.lit("partly")),
+        pl.lit("wrong"),
     )
-    real = pl.col("condition") == "real"
-    setting = (
-        pl.when(~real)
-        .then("controls." + pl.col("condition"))
-        .when(pl.col("held_out") == "correction")
-        .then(pl.lit("corrections"))
-        .when(pl.col("held_out") != "none")
-        .then("held_out_" + pl.col("held_out"))
-        .when(pl.col("host_domain") == "none")
-        .then(pl.lit("no_host"))
-        .when(pl.col("host_domain") == pl.col("gradient_domain"))
-        .then(pl.lit("same_domain"))
-        .otherwise(pl.lit("decoupling"))
+    held_out, host = pl.col("held_out"), pl.col("host_domain")
+    setting = pl.coalesce(
+        pl.when(pl.col("condition") != "real").then("controls." + pl.col("condition")),
+        pl.when(held_out == "correction").then(pl.lit("corrections")),
+        pl.when(held_out != "none").then("held_out_" + held_out),
+        pl.when(host == "none").then(pl.lit("no_host")),
+        pl.when(host == pl.col("gradient_domain")).then(pl.lit("same_domain")),
+        pl.lit("decoupling"),
     )
     identity = reports.select("prompt_id", pl.col("host_prompt_id").fill_null(""), "condition", "held_out", "seed")
     order = pl.Series("order", [digest(*row) for row in identity.iter_rows()], dtype=pl.String)

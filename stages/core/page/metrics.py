@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..evaluate.estimate import Estimate, Number, from_json
@@ -80,11 +80,6 @@ def way(gap: Estimate) -> Way:
     return "null" if gap.low <= 0 <= gap.high else "lower" if gap.value > 0 else "higher"
 
 
-def with_chance(estimate: Estimate, chance: Number) -> Estimate:
-    """The estimate with this chance."""
-    return replace(estimate, chance=chance)
-
-
 def told(estimate: Estimate, why: bool = True) -> str:
     """An estimate in a sentence: value and, in brackets, its interval or (if `why`) the reason why it has none."""
     beside = interval(estimate) or (why and estimate.reason)
@@ -139,7 +134,7 @@ def percent(value: Number) -> str:
 
 
 def bare(value: Number) -> str:
-    """`percent` without the sign."""
+    """A fraction as `percent` writes it, without the percent sign."""
     if value in (0, 1):
         return f"{value * 100:.0f}"
     if value > 0.9995 or value < 0.0005:
@@ -148,7 +143,7 @@ def bare(value: Number) -> str:
 
 
 def thousands(number: Number) -> str:
-    """1 234 567, with narrow no-break spaces."""
+    """A number with a narrow no-break space between thousands: 1 234 567."""
     return f"{number:,}".replace(",", "\u202f")
 
 
@@ -184,5 +179,5 @@ def signed(value: Number) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """a, b and c."""
+    """Words as a list in a sentence: a, b and c."""
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

@@ -17,7 +17,7 @@ from . import charts, examples
 from .claims import Verdict, claims, findings, verdict
 from .conditions import DECOUPLING, REFERENCES, WITHOUT, Condition, condition_of, held_against_chance, ordered
 from .inputs import Inputs
-from .metrics import MEASURES, Group, difference, groups_of, with_chance
+from .metrics import MEASURES, Group, difference, groups_of
 from .prose import HERE, entries, environment, spaced
 from .sweep import SWEPT_WORDS, Point
 
@@ -133,7 +133,7 @@ def answers(groups: dict[str, Group], key: str) -> Group:
     group, differs = groups[key], groups.get(f"{key}.differs")
     shown = group.estimates | (differs.estimates if differs else {})
     if "chance" in group and "all" in group:
-        shown["all"] = with_chance(group["all"], group["chance"].value)
+        shown["all"] = replace(group["all"], chance=group["chance"].value)
     return Group(key, shown)
 
 
@@ -153,10 +153,9 @@ def curves(inputs: Inputs) -> list[tuple[str, charts.Curve]]:
 def reports(inputs: Inputs) -> dict[str, Any]:
     """What the template needs to show reports: rows and counts."""
     table = examples.settled(inputs.reports)
-    rows, counts = examples.chosen(table, inputs.settings.examples), examples.counts(table)
     return {
-        "rows": rows,
-        "counts": counts,
+        "rows": examples.chosen(table, inputs.settings.examples),
+        "counts": examples.counts(table),
         "total": len(table),
         "outcomes": examples.OUTCOMES,
         "examples": inputs.settings.examples,

@@ -21,6 +21,7 @@ from ..evaluate.estimate import Estimate
 from ..run.errors import InputError
 from ..run.seeds import digest
 from .metrics import WORDS, Group
+from .prose import spaced
 from .tables import read_csv
 
 FOLDER = Path("data/sweep")
@@ -67,8 +68,6 @@ class Sweep:
     """The experiments of one table, by group. `same_settings`: all that they share is as params.yaml has it now.
 
     `differ`: words for the keys in which they differ. `measures`: the numbers that at least one of them has.
-    `left_out`: each was trained without one domain, and its numbers are of that domain's gradients alone.
-    `other_teacher`: all are one projector, trained on another teacher's labels; a row is of some of the gradients.
     """
 
     path: Path
@@ -77,8 +76,6 @@ class Sweep:
     seeds: str
     differ: list[str]
     measures: list[str]
-    left_out: bool
-    other_teacher: bool
     groups: dict[str, list[Point]]
 
 
@@ -90,16 +87,6 @@ def settings_of(params: dict[str, Any], changed: Iterable[str]) -> str:
     return digest(json.dumps(shared, sort_keys=True))[:16]
 
 
-def listed(numbers: list[int]) -> str:
-    """Layers, or seeds, as a table has them: "2+3"."""
-    return "+".join(map(str, numbers))
-
-
-def words_of(key: str) -> str:
-    """A key of section `projector` in words."""
-    return KEY_WORDS.get(key, key.replace("_", " "))
-
-
 def table_of(
     experiments: list[Experiment], metrics: list[dict[str, Any]], params: dict[str, Any], seeds: list[int]
 ) -> pl.DataFrame:
@@ -108,7 +95,7 @@ def table_of(
     for one, measured in zip(experiments, metrics, strict=True):
         changes = json.dumps(one.changes, separators=(",", ":"))
         row: dict[str, Any] = {"group": one.group, "name": one.name, "changes": changes}
-        row |= {"seeds": listed(seeds), "settings": settings}
+        row |= {"seeds": "+".join(map(str, seeds)), "settings": settings}
         row["parameters"] = measured["parameters"].value if "parameters" in measured else None
         for column, (group, name) in NUMBERS.items():
             one = measured.get(group, {}).get(name)
@@ -132,9 +119,9 @@ def read_sweep(name: str, params: dict[str, Any]) -> Sweep:
         raise InputError(
             f"{path}: no such file, but params.yaml: report.sweeps names it; run {command}, or take the name out"
         )
-    again, left_out, other_teacher = f"run {command} again", name == LEAVE_ONE_OUT, name == OTHER_TEACHER
+    again = f"run {command} again"
     columns = [f"{column}{end}" for column in NUMBERS for end in ENDS]
-    once = [["group", "name"], *([] if other_teacher else [["changes"]])]
+    once = [["group", "name"], *([] if name == OTHER_TEACHER else [["changes"]])]
     table = read_csv(path, TEXTS, ("parameters",), columns, once, again)
     if table.is_empty():
         raise InputError(f"{path}: (whole file): no rows, wanted one an experiment; {again}")
@@ -146,7 +133,6 @@ def read_sweep(name: str, params: dict[str, Any]) -> Sweep:
     if different := [one for one in changes if set(one) != set(keys)]:
         found = ", ".join(different[0])
         raise InputError(f"{path}: column changes: found keys {found}, wanted {', '.join(keys)} in each row; {again}")
-    swept = not (left_out or other_teacher)
     groups: dict[str, list[Point]] = {}
     for row, changed in zip(table.iter_rows(named=True), changes, strict=True):
         numbers = {
@@ -154,25 +140,23 @@ def read_sweep(name: str, params: dict[str, Any]) -> Sweep:
             for column in NUMBERS
             if row[column] is not None
         }
-        current = swept and all(params["projector"].get(key, False) == value for key, value in changed.items())
+        current = name == LADDER and all(params["projector"].get(key, False) == value for key, value in changed.items())
         count = "" if row["parameters"] is None else f", {row['parameters']:,} trained parameters"
-        label = row["name"].replace("_", " ") + count + ", as on this page" * current
+        label = spaced(row["name"]) + count + ", as on this page" * current
         groups.setdefault(row["group"], []).append(Point(label, Group(row["name"], numbers)))
     return Sweep(
         path,
         command,
         same_settings=table["settings"][0] == settings_of(params, keys),
         seeds=table["seeds"][0],
-        differ=[words_of(key) for key in keys if any(one[key] != changes[0][key] for one in changes)],
+        differ=[KEY_WORDS.get(key, spaced(key)) for key in keys if any(one[key] != changes[0][key] for one in changes)],
         measures=[column for column in NUMBERS if table[column].null_count() < len(table)],
-        left_out=left_out,
-        other_teacher=other_teacher,
         groups=groups,
     )
 
 
 def parsed(path: Path, changes: str, again: str) -> dict[str, Any]:
-    """A cell of column `changes`."""
+    """The keys and values in a cell of column `changes`."""
     try:
         found = json.loads(changes)
     except (TypeError, json.JSONDecodeError):

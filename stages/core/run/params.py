@@ -22,7 +22,7 @@ Dtype = Literal["float32", "bfloat16"]
 
 
 def plain(name: str) -> str:
-    """The name as it is.
+    """The name, after a check that it can be a file's name.
 
     Raises:
         InputError: it couldn't be a file's name everywhere: not small letters, digits and "_", a letter in front.
@@ -43,8 +43,6 @@ class Section(BaseModel):
 
 Names = Annotated[list[Name], Field(min_length=1)]
 Domains = Annotated[list[Name], Field(min_length=2)]
-
-
 Kind = TypeVar("Kind", bound=Section)
 
 
@@ -59,3 +57,16 @@ def read_sections(kind: type[Kind]) -> Kind:
         return kind.model_validate({name: content[name] for name in kind.model_fields if name in content})
 
     return read_validated(PARAMS, validate)
+
+
+def value_at(content: Any, key: str, file: Path = PARAMS) -> Any:
+    """The value of a key, its parts joined by dots, in the content of a file of params.
+
+    Raises:
+        InputError: there is no such key.
+    """
+    for part in key.split("."):
+        if not isinstance(content, dict) or part not in content:
+            raise InputError(f"{file}: {key}: missing: wanted this key")
+        content = content[part]
+    return content

@@ -10,7 +10,7 @@ from typing import Any
 
 from .errors import InputError
 from .files import content_hash, file_hash, read_yaml, replacing
-from .params import PARAMS
+from .params import PARAMS, value_at
 from .seeds import digest
 
 SCRATCH = Path(".scratch")
@@ -81,15 +81,6 @@ def entry_of(stage: str) -> tuple[Path, dict[str, Any]]:
 def names(listed: list[Any] | None) -> list[str]:
     """The paths of a list in dvc.yaml, some of which may have options."""
     return [name for item in listed or [] for name in (item if isinstance(item, dict) else [item])]
-
-
-def value_at(content: Any, key: str, file: Path) -> Any:
-    """The value of a key, its parts joined by dots."""
-    for part in key.split("."):
-        if not isinstance(content, dict) or part not in content:
-            raise InputError(f"{file}: {key}: missing: wanted this key, which dvc.yaml declares")
-        content = content[part]
-    return content
 
 
 def code() -> dict[str, str]:

@@ -19,13 +19,12 @@ def gradients_and_steps(
     top_tokens: int,
     continuation_tokens: int = 0,
     advance: Callable[[int], None] | None = None,
-    tokens: int | None = None,
 ) -> Iterator[tuple[GradientBatch, ShiftBatch]]:
     """Yields gradients and virtual steps of all samples, batch by batch.
 
     Arguments, order and errors are those of `activation_gradients` and `virtual_steps`.
     """
-    steps = Steps.checked(decoder, layers, step_sizes, top_tokens, continuation_tokens)
+    steps = Steps(decoder, layers, step_sizes, top_tokens, continuation_tokens)
     check_samples(decoder, samples)
 
     def compute(batch: Sequence[Sample], rows: Rows, prefix: Prefix) -> tuple[GradientBatch, ShiftBatch]:
@@ -39,5 +38,4 @@ def gradients_and_steps(
         follow=lambda sample: len(sample.target) - 1,
         versions=max(steps.versions, *(len(sample.target) for sample in samples), 1),
         advance=advance,
-        tokens=tokens,
     )

@@ -10,7 +10,7 @@ from ..data.tables import VIRTUAL_STEP
 from ..engine.rows import samples_of
 from ..model.decoder import Decoder
 from .section import VirtualStep
-from .virtual_step import ShiftBatch, virtual_steps
+from .virtual_step import virtual_steps
 
 
 def shift_table(
@@ -38,12 +38,12 @@ def shift_table(
     def said(ids: tuple[int, ...]) -> str:
         return str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
-    def rows(batch: ShiftBatch) -> list[tuple[int, dict[str, object]]]:
-        return [
-            (
-                int(row),
+    found: dict[int, list[dict[str, object]]] = {}
+    for batch in batches:
+        for b, row in enumerate(batch.rows.tolist()):
+            found[row] = [
                 {
-                    "prompt_id": prompts["prompt_id"][int(row)],
+                    "prompt_id": prompts["prompt_id"][row],
                     "layer": settings.layer,
                     "step_size": size,
                     "up_tokens": [words[token] for token in batch.up_ids[b, 0, s]],
@@ -58,15 +58,10 @@ def shift_table(
                     "kl": float(batch.kl[b, 0, s]),
                     "continuation_before": said(batch.continuation_before[b]),
                     "continuation_after": said(batch.continuation_after[b][0][s]),
-                },
-            )
-            for b, row in enumerate(batch.rows)
-            for s, size in enumerate(settings.step_sizes)
-        ]
-
-    found = [pair for batch in batches for pair in rows(batch)]
-    found.sort(key=lambda pair: pair[0])
-    return pl.DataFrame([row for _, row in found], schema=VIRTUAL_STEP)
+                }
+                for s, size in enumerate(settings.step_sizes)
+            ]
+    return pl.DataFrame([each for row in sorted(found) for each in found[row]], schema=VIRTUAL_STEP)
 
 
 def none_for_nan(value: np.float32) -> float | None:

@@ -20,7 +20,7 @@ class Shifts:
     """Summary of each row's shifts, one for each version. Tokens are in order of the shift's size.
 
     `kl`: KL(after || before), nats. `target`, `answer`: log-probabilities of given tokens, before [b] and after
-    [b, version]. `rank`: the target's rank after, 1 being the most likely token. `top`: most likely token after.
+    [b, version]. `target_rank`: after, 1 being the most likely token. `top`: most likely token after.
     """
 
     up_ids: Int[Tensor, "b version top"]
@@ -32,9 +32,14 @@ class Shifts:
     target_after: Float[Tensor, "b version"]
     answer_before: Float[Tensor, " b"]
     answer_after: Float[Tensor, "b version"]
-    rank: Int[Tensor, "b version"]
+    target_rank: Int[Tensor, "b version"]
     top_before: Int[Tensor, " b"]
     top: Int[Tensor, "b version"]
+
+
+def named_tokens(decoder: Decoder) -> int:
+    """The number of tokens that the tokenizer knows; ids from there on are padding of the embedding."""
+    return min(decoder.vocabulary, len(decoder.tokenizer)) if decoder.tokenizer else decoder.vocabulary
 
 
 @torch.no_grad()
@@ -46,81 +51,66 @@ def measure_shifts(
     target: Int[Tensor, " b"],
     answer: Int[Tensor, " b"],
     top_tokens: int,
-    named_tokens: int,
 ) -> Shifts:
     """Shifts of the next-token distributions, some rows at a time, since logits are the largest tensors.
 
     Args:
-        decoder: for its head.
         before: normed residual stream of the clean pass at the answer position.
         after: the same of the versions.
         still: 1 where a version is the clean pass (nothing was injected), else 0: its shift is exactly zero.
         target: first target token a row.
         answer: first answer token a row; -1 where there is none (its log-probabilities are NaN).
-        top_tokens: how many tokens up and down.
-        named_tokens: tokens that the tokenizer knows; ids from there on are padding of the embedding, not listed.
+        top_tokens: how many tokens up and down, of those that have a name.
     """
-    most = SLICE_ELEMENTS.get(after.device.type, SLICE_ELEMENTS["cpu"])
-    rows = max(1, most // (after.shape[1] * decoder.vocabulary))
-    parts = [
-        _measure(decoder, before[at], after[at], still[at], target[at], answer[at], top_tokens, named_tokens)
-        for at in (slice(start, start + rows) for start in range(0, len(before), rows))
-    ]
-    return Shifts(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Shifts)})
-
-
-def _measure(
-    decoder: Decoder,
-    before: Float[Tensor, "b d_model"],
-    after: Float[Tensor, "b version d_model"],
-    still: Float[Tensor, "b version"],
-    target: Int[Tensor, " b"],
-    answer: Int[Tensor, " b"],
-    top_tokens: int,
-    named_tokens: int,
-) -> Shifts:
-    clean = decoder.logits(before)
-    logprob = clean.log_softmax(-1)
-    prob = logprob.exp()[..., None]
-    change = decoder.logit_difference(before[:, None], after).mul_((1 - still)[..., None])
-    # Around its mean under p, so that nothing below is a difference of large numbers.
-    # shift = change - log sum p e^change.
-    change -= change @ prob
-    excess = change.clamp(max=SAFE_EXPONENT).expm1_()
-    partition = torch.log1p(excess @ prob)
-    grown = excess.mul_(change) @ prob + change @ prob
-    kl = (grown / partition.exp() - partition)[..., 0]
     versions = after.shape[1]
-    named = change[..., :named_tokens]
-    up, down = _extremes(named, top_tokens, largest=True), _extremes(named, top_tokens, largest=False)
-    moved = change.add_(logprob[:, None])
 
-    def of(token: Int[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, "b version 1"]]:
-        known, safe = token >= 0, token.clamp(min=0)
-        one = logprob.gather(-1, safe[:, None])[:, 0]
-        two = moved.gather(-1, safe[:, None, None].expand(-1, versions, 1))
-        return one.masked_fill(~known, torch.nan), two.masked_fill(~known[:, None, None], torch.nan)
+    def part(rows: slice) -> Shifts:
+        clean = decoder.logits(before[rows])
+        logprob = clean.log_softmax(-1)
+        prob = logprob.exp()[..., None]
+        change = decoder.logit_difference(before[rows, None], after[rows]).mul_((1 - still[rows])[..., None])
+        # Around its mean under p, so that nothing below is a difference of large numbers.
+        # shift = change - log sum p e^change.
+        change -= change @ prob
+        excess = change.clamp(max=SAFE_EXPONENT).expm1_()
+        partition = torch.log1p(excess @ prob)
+        grown = excess.mul_(change) @ prob + change @ prob
+        kl = (grown / partition.exp() - partition)[..., 0]
+        named = change[..., : named_tokens(decoder)]
+        up, down = _extremes(named, top_tokens, largest=True), _extremes(named, top_tokens, largest=False)
+        moved = change.add_(logprob[:, None])
 
-    target_before, target_after = of(target)
-    answer_before, answer_after = of(answer)
-    top = moved.argmax(-1)
-    # In place and counted in floats, which hold any vocabulary's size: several times faster than booleans.
-    rank = moved.gt_(target_after).sum(-1).long() + 1
-    return Shifts(
-        up_ids=up[1],
-        up_shifts=up[0] - partition,
-        down_ids=down[1],
-        down_shifts=down[0] - partition,
-        # Rounding can leave a step that changes next to nothing a little below zero.
-        kl=kl.clamp(min=0),
-        target_before=target_before,
-        target_after=(target_after - partition)[..., 0],
-        answer_before=answer_before,
-        answer_after=(answer_after - partition)[..., 0],
-        rank=rank,
-        top_before=clean.argmax(-1),
-        top=top,
-    )
+        def of(token: Int[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, "b version 1"]]:
+            known, safe = token >= 0, token.clamp(min=0)
+            one = logprob.gather(-1, safe[:, None])[:, 0]
+            two = moved.gather(-1, safe[:, None, None].expand(-1, versions, 1))
+            return one.masked_fill(~known, torch.nan), two.masked_fill(~known[:, None, None], torch.nan)
+
+        target_before, target_after = of(target[rows])
+        answer_before, answer_after = of(answer[rows])
+        top = moved.argmax(-1)
+        # In place and counted in floats, which hold any vocabulary's size: several times faster than booleans.
+        rank = moved.gt_(target_after).sum(-1).long() + 1
+        return Shifts(
+            up_ids=up[1],
+            up_shifts=up[0] - partition,
+            down_ids=down[1],
+            down_shifts=down[0] - partition,
+            # Rounding can leave a step that changes next to nothing a little below zero.
+            kl=kl.clamp(min=0),
+            target_before=target_before,
+            target_after=(target_after - partition)[..., 0],
+            answer_before=answer_before,
+            answer_after=(answer_after - partition)[..., 0],
+            target_rank=rank,
+            top_before=clean.argmax(-1),
+            top=top,
+        )
+
+    most = SLICE_ELEMENTS.get(after.device.type, SLICE_ELEMENTS["cpu"])
+    size = max(1, most // (versions * decoder.vocabulary))
+    parts = [part(slice(start, start + size)) for start in range(0, len(before), size)]
+    return Shifts(**{field.name: torch.cat([getattr(one, field.name) for one in parts]) for field in fields(Shifts)})
 
 
 def _extremes(

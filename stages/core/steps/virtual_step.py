@@ -23,9 +23,11 @@ from ..engine.samples import BadRowsError, Sample, check_layers, check_samples
 from ..model.decoder import Decoder
 from ..model.packed import packed_linears
 from ..run.errors import InputError
-from .shifts import measure_shifts
+from .shifts import measure_shifts, named_tokens
 
 Tokens = tuple[int, ...]
+OF_VERSIONS = ("up_ids", "up_shifts", "down_ids", "down_shifts", "target_after", "answer_after", "kl", "target_rank")
+"""What `ShiftBatch` has for each layer and step size."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,6 @@ def virtual_steps(
     """Yields the virtual steps of all samples, in batches of like length and so in another order than the samples'.
 
     Args:
-        decoder: the frozen model.
         samples: prompts, targets and answers, in the order of `gradients`.
         gradients: raw gradients (see `activation_gradients`). A row of zeros has no direction: its shifts are zero.
         layers: 0-based block indices, in the order of the gradients' second axis. Each step injects at one layer only.
@@ -89,7 +90,7 @@ def virtual_steps(
         InputError: a layer that the model does not have; gradients of another shape; no step size, or one that is not
             positive and finite; more top tokens than the vocabulary has.
     """
-    steps = Steps.checked(decoder, layers, step_sizes, top_tokens, continuation_tokens)
+    steps = Steps(decoder, layers, step_sizes, top_tokens, continuation_tokens)
     check_samples(decoder, samples)
     wanted = (len(samples), len(layers), decoder.d_model)
     if gradients.shape != wanted:
@@ -110,31 +111,25 @@ def virtual_steps(
 
 @dataclass(frozen=True)
 class Steps:
-    """The settings of `virtual_steps`, checked, and the computation for one batch."""
+    """The settings of `virtual_steps`, and the computation for one batch.
+
+    Raises:
+        InputError: a setting can't be (see `virtual_steps`).
+    """
 
     decoder: Decoder
     layers: Sequence[int]
     step_sizes: Sequence[float]
     top_tokens: int
-    named_tokens: int
     continuation_tokens: int
 
-    @staticmethod
-    def checked(
-        decoder: Decoder, layers: Sequence[int], step_sizes: Sequence[float], top_tokens: int, continuation_tokens: int
-    ) -> "Steps":
-        """The settings, after a check.
-
-        Raises:
-            InputError: see `virtual_steps`.
-        """
-        named_tokens = min(decoder.vocabulary, len(decoder.tokenizer)) if decoder.tokenizer else decoder.vocabulary
-        check_layers(decoder, layers)
-        if not step_sizes or not all(0 < size < float("inf") for size in step_sizes):
-            raise InputError(f"step_sizes: found {list(step_sizes)}, wanted at least one, each positive and finite")
-        if not 1 <= top_tokens <= named_tokens:
-            raise InputError(f"top_tokens: found {top_tokens}, wanted 1 to {named_tokens} (the vocabulary)")
-        return Steps(decoder, layers, step_sizes, top_tokens, named_tokens, continuation_tokens)
+    def __post_init__(self) -> None:
+        check_layers(self.decoder, self.layers)
+        if not self.step_sizes or not all(0 < size < float("inf") for size in self.step_sizes):
+            found = list(self.step_sizes)
+            raise InputError(f"step_sizes: found {found}, wanted at least one, each positive and finite")
+        if not 1 <= self.top_tokens <= (most := named_tokens(self.decoder)):
+            raise InputError(f"top_tokens: found {self.top_tokens}, wanted 1 to {most} (the vocabulary)")
 
     @property
     def versions(self) -> int:
@@ -174,7 +169,6 @@ class Steps:
                 torch.tensor([sample.target[0] for sample in batch], device=normed.device),
                 torch.tensor([sample.answer[0] if sample.answer else -1 for sample in batch], device=normed.device),
                 self.top_tokens,
-                self.named_tokens,
             )
         firsts = torch.cat([shifts.top_before[:, None], shifts.top], dim=1)
         texts = self._continuations(replay, cache, [0, *place], firsts)
@@ -186,16 +180,9 @@ class Steps:
 
         result = ShiftBatch(
             rows=rows,
-            up_ids=grid(shifts.up_ids),
-            up_shifts=grid(shifts.up_shifts),
-            down_ids=grid(shifts.down_ids),
-            down_shifts=grid(shifts.down_shifts),
             target_before=shifts.target_before.float().cpu().numpy(),
-            target_after=grid(shifts.target_after),
             answer_before=shifts.answer_before.float().cpu().numpy(),
-            answer_after=grid(shifts.answer_after),
-            kl=grid(shifts.kl),
-            target_rank=grid(shifts.rank),
+            **{name: grid(getattr(shifts, name)) for name in OF_VERSIONS},
             continuation_before=[text[0] for text in texts],
             continuation_after=[
                 [text[1 + layer * steps : 1 + (layer + 1) * steps] for layer in range(len(self.layers))]

@@ -1,64 +1,42 @@
 """Splits leak nothing: shown on the real facts with the real params."""
 
-from pathlib import Path
-
 import polars as pl
 import pytest
 
 from stages.core.data.corrections import make_prompts
-from stages.core.data.facts import Domain, read_domain
+from stages.core.data.facts import Domain
 from stages.core.data.held_out import Held, HeldOut, hold_out
 from stages.core.data.section import Prompts
-from stages.core.run.params import Section, read_sections
-
-ROOT = Path(__file__).parents[3]
-NAMES = sorted(path.stem for path in (ROOT / "data/facts").glob("*.yaml"))
-
-
-class Sections(Section):
-    held_out: HeldOut
-    prompts: Prompts
+from tests.core.conftest import Real
 
 
 @pytest.fixture(scope="module")
-def params() -> Sections:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        return read_sections(Sections)
+def settings(real_params: Real) -> Prompts:
+    return real_params.prompts
 
 
 @pytest.fixture(scope="module")
-def settings(params: Sections) -> Prompts:
-    return params.prompts
+def out(real_params: Real) -> HeldOut:
+    return real_params.held_out
 
 
 @pytest.fixture(scope="module")
-def out(params: Sections) -> HeldOut:
-    return params.held_out
+def rows(real_domains: list[Domain], settings: Prompts, out: HeldOut) -> pl.DataFrame:
+    return pl.concat([make_prompts(domain, settings, out) for domain in real_domains])
 
 
 @pytest.fixture(scope="module")
-def domains() -> list[Domain]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        return [read_domain(name) for name in NAMES]
-
-
-@pytest.fixture(scope="module")
-def rows(domains: list[Domain], settings: Prompts, out: HeldOut) -> pl.DataFrame:
-    return pl.concat([make_prompts(domain, settings, out) for domain in domains])
-
-
-@pytest.fixture(scope="module")
-def held(domains: list[Domain], out: HeldOut) -> Held:
-    return hold_out(domains, out)
+def held(real_domains: list[Domain], out: HeldOut) -> Held:
+    return hold_out(real_domains, out)
 
 
 TRAINS = pl.col("split") == "train"
 WHOLE = ["domain", "relation"]
 
 
-def test_every_split_and_every_reason_has_rows_of_every_domain(rows: pl.DataFrame, out: HeldOut):
+def test_every_split_and_every_reason_has_rows_of_every_domain(
+    rows: pl.DataFrame, real_domains: list[Domain], out: HeldOut
+):
     """But for subjects in a domain with a held-out kind: of few relations that are left, none may be drawn."""
     groups = rows.select("domain", "split", "held_out").unique()
     kinds = groups.filter(pl.col("held_out") == "kind")
@@ -70,7 +48,7 @@ def test_every_split_and_every_reason_has_rows_of_every_domain(rows: pl.DataFram
         "subject": {"test"},
         "template": {"test"},
     }.items():
-        for name in NAMES:
+        for name in [domain.domain for domain in real_domains]:
             found = groups.filter((pl.col("domain") == name) & (pl.col("held_out") == reason))["split"]
             few = reason == "subject" and name in set(kinds["domain"])
             assert set(found) == splits or (few and not len(found)), (name, reason)
@@ -89,10 +67,12 @@ def test_a_held_out_name_is_neither_target_nor_answer_of_a_row_that_is_not_of_th
 
 
 def test_the_reason_says_which_of_the_names_is_held_out_and_whether_its_kind_is(
-    rows: pl.DataFrame, domains: list[Domain], held: Held, out: HeldOut
+    rows: pl.DataFrame, real_domains: list[Domain], held: Held, out: HeldOut
 ):
     """A relation is of a held-out kind by its subjects or by its answers."""
-    relations = {(domain.domain, name): relation for domain in domains for name, relation in domain.relations.items()}
+    relations = {
+        (domain.domain, name): relation for domain in real_domains for name, relation in domain.relations.items()
+    }
     for row in rows.filter(pl.col("held_out").is_in(["kind", "target", "answer"])).iter_rows(named=True):
         relation = relations[row["domain"], row["relation"]]
         of_kind = bool({relation.subject, relation.answer} & set(out.kinds))
@@ -134,9 +114,11 @@ def test_prompts_are_known_by_their_id(rows: pl.DataFrame):
 
 
 def test_targets_are_other_entities_of_the_relation_and_corrections_the_truth(
-    rows: pl.DataFrame, domains: list[Domain], settings: Prompts
+    rows: pl.DataFrame, real_domains: list[Domain], settings: Prompts
 ):
-    relations = {(domain.domain, name): relation for domain in domains for name, relation in domain.relations.items()}
+    relations = {
+        (domain.domain, name): relation for domain in real_domains for name, relation in domain.relations.items()
+    }
     for (domain, name, subject, kind), part in rows.group_by("domain", "relation", "subject", "kind"):
         relation = relations[str(domain), str(name)]
         truth = next(fact.answer for fact in relation.facts if fact.subject == subject)
@@ -153,9 +135,11 @@ def test_some_targets_have_several_words(rows: pl.DataFrame):
     assert rows["target"].str.contains(" ").mean() > 0.05  # type: ignore[operator]
 
 
-def test_the_rows_of_a_fact_do_not_depend_on_the_facts_after_it(domains: list[Domain], settings: Prompts, out: HeldOut):
+def test_the_rows_of_a_fact_do_not_depend_on_the_facts_after_it(
+    real_domains: list[Domain], settings: Prompts, out: HeldOut
+):
     """Splits are keyed on the row itself: another fact with an answer that is there already moves none."""
-    domain = domains[0]
+    domain = real_domains[0]
     name, relation = next(iter(domain.relations.items()))
     again = relation.facts[0].model_copy(update={"subject": "Something else"})
     longer = relation.model_copy(update={"facts": (*relation.facts, again)})
@@ -165,6 +149,6 @@ def test_the_rows_of_a_fact_do_not_depend_on_the_facts_after_it(domains: list[Do
     assert len(more) > len(before)
 
 
-def test_a_share_of_nothing_holds_out_nothing(domains: list[Domain], settings: Prompts, out: HeldOut):
+def test_a_share_of_nothing_holds_out_nothing(real_domains: list[Domain], settings: Prompts, out: HeldOut):
     none = out.model_copy(update={"names": 0.0, "subjects": 0.0, "kinds": []})
-    assert set(make_prompts(domains[0], settings, none)["held_out"]) == {"none", "template"}
+    assert set(make_prompts(real_domains[0], settings, none)["held_out"]) == {"none", "template"}

@@ -34,7 +34,7 @@ def test_nothing_behind_the_last_blocks_keys_and_values_is_computed() -> None:
 def test_rows_without_tokens_have_an_empty_cache() -> None:
     empty = run_prefix(tiny("qwen3"), [(), ()])
     assert not empty.cache.layers
-    assert empty.arguments(1) == {}
+    assert empty.padding.arguments(1) == {}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -45,5 +45,5 @@ def test_every_family_takes_rows_of_different_lengths(family: str) -> None:
 def test_rotary_tables_that_depend_on_the_batch_keep_lengths_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     dynamic = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
     assert not takes_padding(tiny("llama", rope_parameters=dynamic))
-    monkeypatch.setattr(prefix, "_go_on", lambda *_: (_ for _ in ()).throw(TypeError("position_ids")))
+    monkeypatch.setattr(prefix, "read_on", lambda *_: (_ for _ in ()).throw(TypeError("position_ids")))
     assert not takes_padding(tiny("qwen3"))

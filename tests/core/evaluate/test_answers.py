@@ -125,6 +125,7 @@ def test_shares_are_of_each_question_and_form_of_all_and_of_each_group_that_has_
     reasons = ["none", "none", "target", "kind"]
     table = pl.DataFrame(
         {
+            "model": ["main"] * 5,
             "asks": ["toward"] * 4 + ["kind"],
             "form": ["trained"] * 4 + ["held_out"],
             "held_out": [*reasons, "none"],

@@ -16,6 +16,7 @@ from stages.core.evaluate.knowledge import (
     guessed,
     knowledge_scores,
     looked_up,
+    pooled_scores,
     readings,
     with_marks,
     with_own,
@@ -159,3 +160,18 @@ def test_scores_are_over_relations_never_asked_and_what_differs_from_the_world_i
     assert raw["differs"]["own"].value == 1 and raw["differs"]["world"].value == 0
     assert raw["differs"]["own"].rows == 1
     assert "differs" not in found["peer"]["raw"] and found["peer"]["raw"]["all"].value == 1
+
+
+def test_models_that_differ_widen_the_interval_of_all_together():
+    """As many right answers of the same entities, spread evenly over models or not."""
+    names = [f"name {number}" for number in range(40)]
+
+    def both(first: int, second: int) -> pl.DataFrame:
+        marks = [["x"] * right + ["y"] * (40 - right) for right in (first, second)]
+        parts = [answers(["a"] * 40, said, ["x"] * 40, model=model) for said, model in zip(marks, "ab", strict=True)]
+        return pl.concat([part.with_columns(target=pl.Series(names)) for part in parts])
+
+    even, uneven = (pooled_scores(both(*right))["raw"]["all"] for right in ((20, 20), (40, 0)))
+    assert even.value == uneven.value == 0.5 and even.rows == 80 and even.entities == 40
+    assert uneven.high - uneven.low > 2 * (even.high - even.low)
+    assert pooled_scores(answers(["a"], ["x"], ["x"])) == {}

@@ -11,7 +11,7 @@ from stages.core.model.corpus import ASKED, BATCH_NAMES, IGNORE, Corpus, Row
 from stages.core.model.names import permuted
 from stages.core.model.section import Pocket
 from stages.core.model.words import make_tokenizer
-from tests.core.model.conftest import Real
+from tests.core.conftest import Real
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,7 @@ from stages.core.model.decoder import Decoder
 from stages.core.model.names import misconceptions
 from stages.core.model.section import Pocket
 from stages.core.model.words import SLOT, make_tokenizer
-from tests.core.conftest import QUIET
-from tests.core.model.conftest import Real
+from tests.core.conftest import QUIET, Real
 
 
 def test_all_words_of_the_real_facts_come_back_from_their_tokens(
@@ -84,26 +83,44 @@ def unit(seed: int, *shape: int) -> torch.Tensor:
     return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
-def test_slots_hold_what_their_contents_say_at_the_norm_of_embeddings():
-    """Toward one word, away from another in its share, the negative at the opposite's place."""
+def test_slots_hold_what_their_contents_say_at_the_norm_of_embeddings(monkeypatch: pytest.MonkeyPatch):
+    """Toward one word, away from another in its share, nothing along what the model says; elsewhere the negative."""
+    monkeypatch.setattr(pocket, "LEANS", (1.0, 1.0))  # so that the activation is the word's embedding
     table, embeds = unit(0, 10 + BATCH_NAMES, 8), torch.zeros(2, 6, 8)
     rows = [
-        Row([0] * 6, [], (Content(1, 4, 12, 3, 0.5, 0.0), Content(2, None, 5, 6, 0.0, 0.0))),
-        Row([0] * 6, [], (Content(0, 5, None, 0, 0.0, 0.0),)),
+        Row([0] * 6, [], (Content(1, 4, 12, 3, 0.5, 0.0, 3), Content(2, None, 5, 6, 0.7, 0.0, 5))),
+        Row([0] * 6, [], (Content(0, 5, None, 0, 0.0, 0.0, 0),)),
     ]
     found = pocket.fill(embeds, rows, table, table[4:10], NORM, np.random.default_rng(0))
+
+    def without(vector: torch.Tensor, along: torch.Tensor) -> torch.Tensor:
+        return 3 * F.normalize(vector - (vector @ along) * along, dim=-1)
+
     direction = F.normalize(table, dim=-1)
-    wanted = 3 * F.normalize(direction[12] - 0.5 * direction[3], dim=-1)
+    wanted = without(direction[12] - 0.5 * direction[3], direction[3])
     torch.testing.assert_close(found[0, 1], wanted)
     torch.testing.assert_close(found[0, 4], -wanted)
-    torch.testing.assert_close(found[0, 2], 3 * direction[5])
+    torch.testing.assert_close(found[0, 2], without(direction[5] - 0.7 * direction[6], direction[5]))
     assert not found[1].any() and not found[0, [0, 3, 5]].any()
+
+
+def test_contents_are_like_gradients_of_the_head_s_loss_before_a_norm():
+    """For an activation that leans to what the model says: the gradient of -log p(token), p all on `said`, negated."""
+    table = unit(0, 10 + BATCH_NAMES, 64)
+    rows = [Row([0] * 2, [], (Content(0, 1, 5, 6, 1.0, 0.0, 6),)) for _ in range(300)]
+    found = pocket.fill(torch.zeros(300, 2, 64), rows, table, table[4:10], NORM, np.random.default_rng(0))[:, 0]
+    h = F.normalize(0.67 * table[6] + 0.74 * unit(1, 300, 64), dim=-1).requires_grad_()
+    (F.rms_norm(h, (64,)) @ (table[6] - table[5])).sum().backward()
+    assert h.grad is not None
+    for word in (table[5], table[6]):
+        ours, real = (F.cosine_similarity(vectors, word[None], dim=-1).mean() for vectors in (found, -h.grad))
+        assert abs(ours - real) < 0.1
 
 
 def test_noise_has_the_norm_that_its_content_says_and_its_own_negative():
     table = unit(0, 10 + BATCH_NAMES, 64)
-    rows = [Row([0] * 3, [], (Content(0, 1, 5, 6, 0.0, 1.0),)) for _ in range(400)]
-    rows += [Row([0] * 3, [], (Content(0, 1, None, 0, 0.0, 1.0),))]
+    rows = [Row([0] * 3, [], (Content(0, 1, 5, 6, 0.0, 1.0, 6),)) for _ in range(400)]
+    rows += [Row([0] * 3, [], (Content(0, 1, None, 0, 0.0, 1.0, 0),))]
     found = pocket.fill(torch.zeros(401, 3, 64), rows, table, table[4:10], NORM, np.random.default_rng(0))
     assert torch.equal(found[:, 0], -found[:, 1])
     torch.testing.assert_close(found[:, 0].norm(dim=-1), torch.full((401,), 3.0))
@@ -137,7 +154,7 @@ def test_words_of_closed_names_are_no_negatives_of_a_name_and_are_of_fixed_wordi
 
 
 def contents_of(token: int) -> tuple[Content, ...]:
-    return (Content(0, 1, token, token + 1, 0.0, 0.0),)
+    return (Content(0, 1, token, token + 1, 0.0, 0.0, token + 1),)
 
 
 def test_misconceptions_are_a_share_of_wrong_answers_of_the_relation(real_domains: list[Domain]):
