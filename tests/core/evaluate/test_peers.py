@@ -16,6 +16,7 @@ from stages.core.evaluate.peers import own_cases, own_slots, peer_reader, peers_
 from stages.core.evaluate.table import REPORTS
 from stages.core.model.decoder import Decoder
 from stages.core.model.opening import card_of
+from stages.core.model.section import Peer
 from stages.core.run.files import write_json
 from tests.core.evaluate.small import HOW, cases_of, raw_reader
 from tests.core.reader.teaching import LAYERS, new_reader, settings
@@ -81,17 +82,18 @@ def test_a_peer_s_reports_are_marked_by_its_own_answers_under_its_name(trained_d
     assert found["answer"].to_list() == ["Lima", "Lima"] and found["confidence"].is_null().all()
 
 
-def test_there_are_as_many_peers_as_folders_in_the_order_of_their_names(
+def test_peers_are_opened_in_the_order_of_their_names(
     small_decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
     card = raw_reader(small_decoder).card
-    assert list(peers_of(card)) == []
+    assert list(peers_of(card, {})) == []
     assert small_decoder.tokenizer is not None
-    for name in ("permuted", "other_seed"):
+    peers = {name: Peer(seed=1, permuted=False, tied=True) for name in ("permuted", "other_seed")}
+    for name in peers:
         small_decoder.model.save_pretrained(tmp_path / "data/peers" / name)
         small_decoder.tokenizer.save_pretrained(tmp_path / "data/peers" / name)
         made = card_of(small_decoder, "pocket", name, "0").model_dump()
         write_json(tmp_path / "data/peers" / name / "model.json", made)
-    found = list(peers_of(card))
+    found = list(peers_of(card, peers))
     assert [(name, peer.card.model) for name, peer in found] == [(name, name) for name in ("other_seed", "permuted")]
