@@ -69,6 +69,7 @@ def save_taught(preset: str, domains: list[str], folder: Path) -> None:
         labels[row, : len(tokenizer.encode(prompt))] = -100
         labels[row, len(encoded[row]) :] = -100
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    loss = torch.tensor(torch.inf)
     for _ in range(80):
         optimizer.zero_grad()
         loss = model(input_ids=ids, labels=labels).loss
