@@ -75,7 +75,7 @@ def work(params: Sections) -> None:
     if not ranks.finished():
         return
     reports = pl.concat([read_table(scratch.folder / piece.file, REPORTS) for piece in pieces])
-    trained = params.model.pocket.asked if model.source == POCKET else []
+    trained = params.model.pocket.asked if params.model.source == POCKET else []
     interview = Interview.of(questions, world, sets, trained)
     slots = interview.slots(readers[0], data)
     main_answers, edits = interview.of_main(readers[0], slots)

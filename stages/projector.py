@@ -18,6 +18,7 @@ import polars as pl
 import torch
 
 from .core.data.gathering import BLOCK_ROWS, TAUGHT, Gathered, blocks, gather, hosts, taught
+from .core.data.tables import write_parquet
 from .core.model import ranks
 from .core.model.decoder import Decoder
 from .core.model.opening import ModelCard, open_model
@@ -132,7 +133,7 @@ def learn(job: Job, decoder: Decoder, data: Gathered, state: Path, path: Path) -
         reader.set_gate(curriculum(data, "validation", reader, job.settings).blocks(), job.settings.gate)
     path.mkdir()
     save_reader(reader, path)
-    curve.write_parquet(path / CURVE)
+    write_parquet(path / CURVE, curve)
 
 
 def teach(reader: Reader, data: Gathered, settings: Projector, folder: Path) -> pl.DataFrame:

@@ -16,7 +16,7 @@ import polars as pl
 
 from .core.data.gradient_store import open_store, shards
 from .core.data.places import FIRST
-from .core.data.tables import PROMPTS, VIRTUAL_STEP, read_table, write_table
+from .core.data.tables import PROMPTS, VIRTUAL_STEP, read_table, write_parquet, write_table
 from .core.engine.rows import naming_prompts
 from .core.model import ranks
 from .core.model.opening import open_model
@@ -56,7 +56,7 @@ def work(name: str, settings: VirtualStep) -> None:
 
     def compute(part: slice, advance: Callable[[int], None], path: Path) -> None:
         gradient = store.read("gradient", part, [FIRST])[:, 0, at : at + 1]
-        shift_table(decoder, prompts[part], gradient, settings, advance).write_parquet(path)
+        write_parquet(path, shift_table(decoder, prompts[part], gradient, settings, advance))
 
     scratch = Scratch("virtual_step", name)
     parts = list(shards(len(prompts), 1, decoder.d_model))

@@ -112,7 +112,7 @@ def whole(path: Path, content: str) -> Callable[[], None]:
 BAD = {
     "params gone": (gone(PARAMS), "params.yaml: no such file"),
     "params broken": (whole(PARAMS, "a: [1"), "params.yaml: not readable as YAML"),
-    "params no mapping": (whole(PARAMS, "- 1"), "params.yaml: (whole file): found list"),
+    "params no mapping": (whole(PARAMS, "- 1"), "params.yaml: (whole file): wanted keys with values (found [1])"),
     "section gone": (text(PARAMS, "report:", "repot:"), "params.yaml: report: missing"),
     "key misspelt": (text(PARAMS, "examples:", "exampels:"), "params.yaml: report.examples: missing"),
     "wrong type": (text(PARAMS, "examples: 4", "examples: four"), "params.yaml: report.examples: wanted"),

@@ -34,7 +34,7 @@ from ..core.evaluate.knowledge import knowledge_scores
 from ..core.evaluate.scores import real_groups, summary
 from ..core.evaluate.section import Evaluation
 from ..core.model.opening import open_model
-from ..core.model.section import Model
+from ..core.model.section import POCKET, Model
 from ..core.reader.reader import Reader
 from ..core.reader.section import Projector
 from ..core.run.files import write_json
@@ -107,7 +107,8 @@ def scores_of(reader: Reader, data: Gathered, params: Sections, freed: bool) -> 
     """The groups of scores of the gradients that the evaluation's interview is about."""
     how, rows = params.evaluation, with_premise(data.rows, continuations(params.domains))
     world = World.of([read_domain(name) for name in params.domains])
-    interview = Interview.of(Questions(data.rows, rows, params.domains, how), world, {}, params.model.pocket.asked)
+    trained = params.model.pocket.asked if params.model.source == POCKET else []
+    interview = Interview.of(Questions(data.rows, rows, params.domains, how), world, {}, trained)
     slots = interview.slots(reader, data)
     asked = interview.rows(reader, interview.cases)
     reports, answers = interview.from_knowledge(reader, interview.cases, asked, slots, "real")

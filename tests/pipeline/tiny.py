@@ -27,7 +27,7 @@ SMALL = {
         "layers": 2,
         "heads": 2,
         "d_head": 16,
-        "steps": 120,
+        "steps": 160,
         "batch": 16,
         "slot_batch": 12,
         "asked": ["capital"],

@@ -4,6 +4,7 @@ All tables are Parquet, written by polars; a row's identity is `prompt_id`, a ha
 """
 
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,14 @@ def write_table(path: Path, table: pl.DataFrame, schema: Schema) -> None:
     """Writes `table` with exactly the schema's columns, types and order; the file appears whole or not at all."""
     assert set(table.columns) == set(schema), f"{path}: columns {table.columns} against {list(schema)}"
     with replacing(path) as partial:
-        table.select(pl.col(name).cast(kind) for name, kind in schema.items()).write_parquet(partial)
+        write_parquet(partial, table.select(pl.col(name).cast(kind) for name, kind in schema.items()))
+
+
+def write_parquet(path: Path, table: pl.DataFrame) -> None:
+    """Writes a table as it is; through memory, so that a full disk is the system's error and not one of polars' own."""
+    buffer = BytesIO()
+    table.write_parquet(buffer)
+    path.write_bytes(buffer.getvalue())
 
 
 def read_table(path: Path, schema: Schema) -> pl.DataFrame:
