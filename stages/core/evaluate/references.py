@@ -25,14 +25,8 @@ def reference_scores(
     `without_model`: the entities nearest to what stands in the slots, which no model has read; `ceiling`: a linear
     probe taught the known corrections of `train`; `floor`: the lens; `retrieval`: the correction of the nearest
     training gradient. Each has its scores on the gradients of the decoupling group and, one level below by
-    the group's name, on those of every other group with reports; see `against_reports`.
-
-    Args:
-        data: all gradients.
-        train, rows: rows of `data` whose premise holds, those that references are taught and all.
-        reports: those of the real gradients in front of hosts, whose prompt_ids are among `rows`.
-        reader: the reader of the first projector seed.
-        seed: of the probe.
+    the group's name, on those of every other group with reports; see `against_reports`. `train`, `rows`: rows of
+    `data` whose premise holds, those that references are taught and all; `reports` are of gradients among `rows`.
     """
     found = real_groups(reports)
     groups = {name: found[name] for name in GROUPS if len(found[name])}
