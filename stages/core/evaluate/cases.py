@@ -4,8 +4,7 @@ Only rows of the test split whose premise holds are asked about: the model says 
 counterfactual corrections), or something else than the truth (for real ones). Hosts are prompts of the test split.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import polars as pl
 
@@ -100,10 +99,10 @@ def with_premise(rows: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([counterfactual, wrong.select(counterfactual.columns)]).sort("row").drop("continuation_before")
 
 
-def picked(rows: pl.DataFrame, count: int, seed: int, purpose: str) -> pl.DataFrame:
-    """At most `count` rows a domain, chosen by hash of prompt_id, in table order."""
+def picked(rows: pl.DataFrame, count: int, seed: int, purpose: str, each: str = "domain") -> pl.DataFrame:
+    """At most `count` rows a domain (or `each` other column's value), chosen by hash of prompt_id, in table order."""
     key = pl.Series([keyed_int(seed, purpose, row) for row in rows["prompt_id"]], dtype=pl.UInt64)
-    chosen = rows.with_columns(key=key).filter(pl.col("key").rank("ordinal").over("domain") <= count)
+    chosen = rows.with_columns(key=key).filter(pl.col("key").rank("ordinal").over(each) <= count)
     return chosen.drop("key")
 
 
@@ -146,14 +145,10 @@ def with_hosts(
                     "gradient_domain": row["domain"],
                     "host_domain": name,
                     "prompt": row["prompt"],
-                    "host": said(host, false) if host else None,
+                    "relation": row["relation"],
+                    "host": host and (f"{host['prompt']} {host['target']}" if false else host["prompt"]),
                     "target": row["target"],
                     "answer": row["answer"],
                 }
             )
     return pl.DataFrame(found, infer_schema_length=None)
-
-
-def said(host: Mapping[str, Any], false: bool) -> str:
-    """A host prompt; with `false`, completed to a false statement."""
-    return f"{host['prompt']} {host['target']}" if false else host["prompt"]
