@@ -47,13 +47,10 @@ def estimates(
 
 
 def with_differences(
-    scores: Mapping[str, Estimate],
-    gaps: Mapping[str, Values],
-    clusters: Sequence[str],
-    seeds: Sequence[int] | None = None,
+    scores: Mapping[str, Estimate], gaps: Mapping[str, Values], clusters: Sequence[str]
 ) -> dict[str, Estimate]:
     """The scores with the mean of their paired differences `gaps` (shares minus shares), where there are pairs."""
-    differences = estimates(gaps, clusters, GAP, seeds)
+    differences = estimates(gaps, clusters, GAP)
     return {name: replace(one, difference=differences.get(name)) for name, one in scores.items()}
 
 
@@ -142,12 +139,6 @@ def bootstrap(clusters: int, rows: int, resamples: int, seed: int) -> Int[np.nda
     return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples)
 
 
-def central(means: Float[np.ndarray, " resample"]) -> tuple[float, float]:
-    """The 2.5 % and the 97.5 % quantile."""
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
-
-
 def exact_high(found: int, tried: int) -> float:
     """Upper 95 % bound, one-sided and exact (Clopper and Pearson), of the rate of which `found` of `tried` came.
 
@@ -196,7 +187,8 @@ def calibration_interval(
     gaps = np.zeros((len(names), BINS))
     np.add.at(gaps, (index, bins_of(confidence)), confidence - right)
     drawn = bootstrap(len(names), len(right), resamples, seed)
-    return central(np.abs(drawn @ gaps).sum(1) / (drawn @ np.bincount(index)))
+    low, high = np.quantile(np.abs(drawn @ gaps).sum(1) / (drawn @ np.bincount(index)), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def bins_of(confidence: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
