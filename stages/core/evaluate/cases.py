@@ -15,6 +15,8 @@ from .section import Evaluation
 NO_HOST = "none"
 SEEN = pl.col("held_out") == "none"
 COUNTERFACTUAL = pl.col("kind") == "counterfactual"
+KEPT = ("row", "prompt_id", "held_out", "relation", "prompt", "target", "answer")
+"""What a case keeps of its row."""
 HELD_OUT = ("target", "answer", "kind", "subject", "template")
 
 
@@ -138,17 +140,11 @@ def with_hosts(
                 host = choices.row(keyed_int(seed, "host", row["prompt_id"], name) % len(choices), named=True)
             found.append(
                 {
-                    "row": row["row"],
-                    "prompt_id": row["prompt_id"],
+                    **{name: row[name] for name in KEPT},
                     "host_prompt_id": host["prompt_id"] if host else None,
-                    "held_out": row["held_out"],
                     "gradient_domain": row["domain"],
                     "host_domain": name,
-                    "prompt": row["prompt"],
-                    "relation": row["relation"],
                     "host": host and (f"{host['prompt']} {host['target']}" if false else host["prompt"]),
-                    "target": row["target"],
-                    "answer": row["answer"],
                 }
             )
     return pl.DataFrame(found, infer_schema_length=None)
