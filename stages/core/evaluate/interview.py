@@ -14,11 +14,12 @@ from ..reader.injection import Slots
 from ..reader.reader import Reader
 from .after_step import step_scores
 from .answers import GROUPS, asked
+from .asking import written
 from .baselines import nearest_entities
 from .cases import COUNTERFACTUAL, Questions, picked
 from .edits import edit_scores
 from .knowledge import about, answered, dealt, looked_up, readings, with_marks, with_own
-from .peers import own_cases, own_slots, reported
+from .peers import own_cases, own_slots
 from .section import Evaluation
 
 PER_TARGET = 2
@@ -97,7 +98,7 @@ class Interview:
 
         nearest: what the world's facts say of the entity nearest to what stands in the slots, with no model.
         """
-        reports = reported(reader, cases, slots, model, self.how)
+        reports = written(reader, cases, (slots, None), model, self.how.report_tokens)
         names = {name: reports[name].to_list() for name in ("moved_to", "moved_from")}
         shuffled = dealt(cases, self.world, self.how.seed)
         nearest = nearest_entities(reader, slots, self.world.lexicon)["moved_to"].to_list()
