@@ -70,11 +70,8 @@ def interval(
     is 0 gets [0, e], a difference of shares that is 0 gets [-e, e], and one that is 1 gets [1 - 2e, 1]. Values without
     bounds get the point itself.
 
-    Args:
-        values: one a row; with bounds they are shares, or differences of two.
-        clusters: each row's entity.
-        bounds: SHARE, GAP, or None.
-        seeds: each row's seed, crossed with entities; see `between_seeds`.
+    `values` with bounds are shares, or differences of two. `clusters`, `seeds`: each row's entity, and its seed,
+    crossed with entities (see `between_seeds`).
 
     Raises:
         ValueError: fewer than FEWEST clusters (`estimates` says so instead).
