@@ -7,7 +7,7 @@ results; slot tokens are tokens that the model's tokenizer has as one piece and 
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -44,22 +44,20 @@ class Sections(Section):
     evaluation: Evaluation
 
 
-class Other(BaseModel):
+class Other(Section):
     """A model of the same width and another family, to be given the same slots."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     source: str
     slot_token: str
 
 
-class Preset(BaseModel):
+class Preset(Section):
     """One file of presets/.
 
     `parameters`: billions. `gated`: its licence is to be accepted. `tied`: its head is its embedding matrix. `foreign`:
     what reads beside it in the decisive experiment. `params`: by dotted key.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     about: str
     gated: bool
     blocks: int
@@ -77,8 +75,7 @@ class Preset(BaseModel):
             "gradients.layers": layers,
             "projector.layers": [last],
         }
-        shared = read_yaml(DECISIVE)
-        return self.model_copy(update={"params": self.params | own | shared})
+        return self.model_copy(update={"params": self.params | own | read_yaml(DECISIVE)})
 
     @property
     def dtype(self) -> Dtype:

@@ -25,14 +25,7 @@ def step_scores(
     For each of `how.edits` corrections: the blocks' weights are fine-tuned on it (at most STEPS steps of Adam, until
     its loss is at most ENOUGH), and the same fact is asked in its relation's last template. `predicted`: the model says
     the name that the report moves to, with chance beside it, the same reports dealt at random. `learnt`: it says the
-    target. Weights are put back each time.
-
-    Args:
-        reader: the model.
-        cases: gradients, with prompt, target and relation.
-        moved_to: what the reports name, a case.
-        world: of the relations' templates.
-        how: number of corrections, and of tokens.
+    target. Weights are put back each time. `moved_to`: what the reports name, a case.
     """
     relations = {name: relation for _, name, relation in world.relations}
     elsewhere = {

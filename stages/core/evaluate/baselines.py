@@ -92,16 +92,9 @@ def lens(decoder: Decoder, gradients: Float[np.ndarray, "sample d_model"], lexic
 
     `lexicon`: domain by entity. Columns of the result: domain, moved_to (rises most), moved_from (falls most).
     """
-    entities = list(lexicon)
-    first = torch.tensor([decoder.continuation(entity)[0] for entity in entities], device=decoder.device)
+    first = torch.tensor([decoder.continuation(entity)[0] for entity in lexicon], device=decoder.device)
     ups, downs = (found.tolist() for found in extremes(decoder, gradients, lambda shift: shift[:, first]))
-    return pl.DataFrame(
-        {
-            "domain": [lexicon[entities[up]] for up in ups],
-            "moved_to": [entities[up] for up in ups],
-            "moved_from": [entities[down] for down in downs],
-        }
-    )
+    return words_at(lexicon, ups, downs)
 
 
 @torch.no_grad()
@@ -112,10 +105,10 @@ def nearest_entities(reader: Reader, slots: Slots, lexicon: dict[str, str]) -> p
     as the row has places. Moved from: the first token nearest to the negative at the first place. `lexicon`: domain by
     entity. Columns of the result: domain (that of the entity moved to), moved_to, moved_from.
     """
-    entities, most = list(lexicon), slots.felt.shape[1]
-    tokens = [reader.decoder.continuation(entity)[:most] for entity in entities]
+    most = slots.felt.shape[1]
+    tokens = [reader.decoder.continuation(entity)[:most] for entity in lexicon]
     lengths = torch.tensor([len(ids) for ids in tokens], device=slots.count.device)
-    scores = torch.zeros((len(slots), len(entities)), device=slots.felt.device)
+    scores = torch.zeros((len(slots), len(lexicon)), device=slots.felt.device)
     for place in range(most):
         ids = torch.tensor([ids[place] if place < len(ids) else 0 for ids in tokens], device=slots.felt.device)
         cosine = F.normalize(slots.felt[:, place], dim=-1) @ reader.tokens[ids].T
@@ -123,14 +116,13 @@ def nearest_entities(reader: Reader, slots: Slots, lexicon: dict[str, str]) -> p
     ups = (scores / lengths).masked_fill(lengths != slots.count[:, None], -torch.inf).argmax(1).tolist()
     first = reader.tokens[torch.tensor([ids[0] for ids in tokens], device=slots.felt.device)]
     downs = (F.normalize(slots.opposite[:, 0], dim=-1) @ first.T).argmax(1).tolist()
-    moved_to = [entities[up] for up in ups]
-    return pl.DataFrame(
-        {
-            "domain": [lexicon[entity] for entity in moved_to],
-            "moved_to": moved_to,
-            "moved_from": [entities[down] for down in downs],
-        }
-    )
+    return words_at(lexicon, ups, downs)
+
+
+def words_at(lexicon: dict[str, str], ups: list[int], downs: list[int]) -> pl.DataFrame:
+    """The entities at these numbers: domain (that of the entity moved to), moved_to, moved_from."""
+    named = pl.DataFrame({"domain": lexicon.values(), "moved_to": lexicon.keys()})
+    return named[ups].with_columns(moved_from=named["moved_to"][downs])
 
 
 def nearest(

@@ -4,8 +4,7 @@ Only rows of the test split whose premise holds are asked about: the model says 
 counterfactual corrections), or something else than the truth (for real ones). Hosts are prompts of the test split.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import polars as pl
 
@@ -16,6 +15,8 @@ from .section import Evaluation
 NO_HOST = "none"
 SEEN = pl.col("held_out") == "none"
 COUNTERFACTUAL = pl.col("kind") == "counterfactual"
+KEPT = ("row", "prompt_id", "held_out", "relation", "prompt", "target", "answer")
+"""What a case keeps of its row."""
 HELD_OUT = ("target", "answer", "kind", "subject", "template")
 
 
@@ -100,10 +101,10 @@ def with_premise(rows: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([counterfactual, wrong.select(counterfactual.columns)]).sort("row").drop("continuation_before")
 
 
-def picked(rows: pl.DataFrame, count: int, seed: int, purpose: str) -> pl.DataFrame:
-    """At most `count` rows a domain, chosen by hash of prompt_id, in table order."""
+def picked(rows: pl.DataFrame, count: int, seed: int, purpose: str, each: str = "domain") -> pl.DataFrame:
+    """At most `count` rows a domain (or `each` other column's value), chosen by hash of prompt_id, in table order."""
     key = pl.Series([keyed_int(seed, purpose, row) for row in rows["prompt_id"]], dtype=pl.UInt64)
-    chosen = rows.with_columns(key=key).filter(pl.col("key").rank("ordinal").over("domain") <= count)
+    chosen = rows.with_columns(key=key).filter(pl.col("key").rank("ordinal").over(each) <= count)
     return chosen.drop("key")
 
 
@@ -139,21 +140,11 @@ def with_hosts(
                 host = choices.row(keyed_int(seed, "host", row["prompt_id"], name) % len(choices), named=True)
             found.append(
                 {
-                    "row": row["row"],
-                    "prompt_id": row["prompt_id"],
+                    **{name: row[name] for name in KEPT},
                     "host_prompt_id": host["prompt_id"] if host else None,
-                    "held_out": row["held_out"],
                     "gradient_domain": row["domain"],
                     "host_domain": name,
-                    "prompt": row["prompt"],
-                    "host": said(host, false) if host else None,
-                    "target": row["target"],
-                    "answer": row["answer"],
+                    "host": host and (f"{host['prompt']} {host['target']}" if false else host["prompt"]),
                 }
             )
     return pl.DataFrame(found, infer_schema_length=None)
-
-
-def said(host: Mapping[str, Any], false: bool) -> str:
-    """A host prompt; with `false`, completed to a false statement."""
-    return f"{host['prompt']} {host['target']}" if false else host["prompt"]

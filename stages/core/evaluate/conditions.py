@@ -68,11 +68,6 @@ def sham(kind: shams.Sham) -> Callable[[Pool], Vectors]:
     return make
 
 
-def covariance_matched(pool: Pool) -> Vectors:
-    """Gaussian vectors with the mean and covariance of the training gradients, at each gradient's norm."""
-    return sham(pool.likeness.covariance_matched)(pool)
-
-
 def shuffled_within(pool: Pool) -> Vectors:
     """Another row's gradient of the same domain (a derangement: no row keeps its own).
 
@@ -204,7 +199,7 @@ CONDITIONS = (
     Condition("none", None, readers="first seed"),
     Condition("zero", sham(shams.zero)),
     Condition("random", sham(shams.gaussian)),
-    Condition("covariance_matched", covariance_matched, sham=True, opened=True),
+    Condition("covariance_matched", lambda pool: sham(pool.likeness.covariance_matched)(pool), sham=True, opened=True),
     *(Condition(name, sham(kind), sham=True) for name, kind in shams.TESTED.items()),
     Condition("shuffled_within", shuffled_within, Questions.peers),
     Condition("shuffled_across", shuffled_across),

@@ -32,14 +32,7 @@ def edit_scores(reader: Reader, rows: pl.DataFrame, slots: Slots, world: World, 
     another answer, in the relation's templates but the last. `flips`: the felt name's question, in the last
     template, is answered with the new answer. `others_change`: of OTHERS answers about other felt names and relations,
     the share that is not as before. `learnt`: the plain question is answered with the new answer. Weights are put back
-    each time.
-
-    Args:
-        reader: the model.
-        rows: the questions (`knowledge.with_own`).
-        slots: one row a case, as the questions are asked.
-        world: of the relations' templates.
-        how: number of edits, and of tokens.
+    each time. `rows`: the questions (`knowledge.with_own`). `slots`: one row a case, as the questions are asked.
     """
     asked = rows.filter(pl.col("form") == "foreign").unique(["asks", "target"], maintain_order=True)
     chosen = by_hash(asked, how.seed, "edit", "plain")[: how.edits]

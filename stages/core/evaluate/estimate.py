@@ -60,7 +60,7 @@ def from_json(content: Mapping[str, Any], key: str = "") -> dict[str, Any]:
     """The groups of metrics.json as nested dicts whose leaves are all estimates; a plain number becomes one.
 
     Raises:
-        InputError: a leaf is neither a finite number nor an estimate; names its dotted key.
+        InputError: a leaf is neither a finite number nor an estimate, or one has an unknown key; names the dotted key.
     """
     found = {}
     for name, value in content.items():
@@ -73,11 +73,7 @@ def from_json(content: Mapping[str, Any], key: str = "") -> dict[str, Any]:
 
 
 def read_estimate(content: Mapping[str, Any], key: str) -> Estimate:
-    """One estimate of metrics.json.
-
-    Raises:
-        InputError: it has an unknown key, or a value that is no finite number; names the dotted key.
-    """
+    """One estimate of metrics.json; errors as of `from_json`."""
     found: dict[str, Any] = {}
     for name, value in content.items():
         where = f"{key}.{name}"
@@ -91,11 +87,7 @@ def read_estimate(content: Mapping[str, Any], key: str) -> Estimate:
 
 
 def finite(value: Any, key: str) -> Number:
-    """The value, a finite number.
-
-    Raises:
-        InputError: it is none; names its key.
-    """
+    """The value, if it is a finite number; errors as of `from_json`."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InputError(f"{key}: found {value!r}, wanted a finite number")
     return value

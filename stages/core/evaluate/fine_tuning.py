@@ -20,12 +20,18 @@ def trainable(module: nn.Module) -> Iterator[Callable[[], None]]:
     """Within the block all its weights learn. Yields a function that puts them back, as leaving the block does."""
     parameters = list(module.parameters())
     kept = [value.detach().clone() for value in parameters]
+
+    @torch.no_grad()
+    def put_back() -> None:
+        for value, old in zip(parameters, kept, strict=True):
+            value.copy_(old)
+
     try:
         for value in parameters:
             value.requires_grad_(True)
-        yield lambda: restore(parameters, kept)
+        yield put_back
     finally:
-        restore(parameters, kept)
+        put_back()
         for value in parameters:
             value.requires_grad_(False)
             value.grad = None
@@ -62,13 +68,6 @@ def activation_moves(
             moves.append(activations(decoder, sample, layers) - before)
             put_back()
     return np.stack(moves)
-
-
-def restore(parameters: Sequence[torch.nn.Parameter], kept: Sequence[torch.Tensor]) -> None:
-    """Puts the kept values back in place."""
-    with torch.no_grad():
-        for value, old in zip(parameters, kept, strict=True):
-            value.copy_(old)
 
 
 def sample_loss(decoder: Decoder, sample: Sample) -> torch.Tensor:

@@ -12,14 +12,14 @@ from ..data.gathering import Gathered
 from ..data.questions import Question
 from ..reader.injection import Slots
 from ..reader.reader import Reader
-from ..run.seeds import keyed_int
 from .after_step import step_scores
 from .answers import GROUPS, asked
+from .asking import written
 from .baselines import nearest_entities
-from .cases import COUNTERFACTUAL, Questions
+from .cases import COUNTERFACTUAL, Questions, picked
 from .edits import edit_scores
 from .knowledge import about, answered, dealt, looked_up, readings, with_marks, with_own
-from .peers import own_cases, own_slots, reported
+from .peers import own_cases, own_slots
 from .section import Evaluation
 
 PER_TARGET = 2
@@ -49,10 +49,7 @@ class Interview:
         """
         how, known = questions.settings, pl.col("target").is_in(list(world.lexicon))
         test = questions.test.filter(COUNTERFACTUAL & known & pl.col("held_out").is_in(list(GROUPS.values())))
-        key = pl.Series([keyed_int(how.seed, "interview", row) for row in test["prompt_id"]], dtype=pl.UInt64)
-        rows = test.with_columns(key=key).filter(pl.col("key").rank("ordinal").over("target") <= PER_TARGET).drop("key")
-        relations = rows.select("prompt_id", "relation")
-        cases = questions.foreign_host(rows).join(relations, on="prompt_id", maintain_order="left")
+        cases = questions.foreign_host(picked(test, PER_TARGET, how.seed, "interview", "target"))
         return cls(cases, world, sets, trained, how)
 
     def slots(self, reader: Reader, data: Gathered) -> Slots:
@@ -101,7 +98,7 @@ class Interview:
 
         nearest: what the world's facts say of the entity nearest to what stands in the slots, with no model.
         """
-        reports = reported(reader, cases, slots, model, self.how)
+        reports = written(reader, cases, (slots, None), model, self.how.report_tokens)
         names = {name: reports[name].to_list() for name in ("moved_to", "moved_from")}
         shuffled = dealt(cases, self.world, self.how.seed)
         nearest = nearest_entities(reader, slots, self.world.lexicon)["moved_to"].to_list()

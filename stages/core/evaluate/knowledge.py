@@ -164,14 +164,7 @@ def readings(
     raw: the slots as they are. freed: without the part along the name that the model says it moves away from. named:
     plain text about the name that the model says it moves toward. shuffled: another case's slots.
 
-    Args:
-        reader: the model that is asked.
-        rows: the questions.
-        slots: one row a case.
-        names: what the model's own reports name, a case: `moved_to`, `moved_from`.
-        shuffled: for each case the one whose slots it gets.
-        tokens: most tokens of an answer.
-        model: the reader's name.
+    `slots`, `shuffled`: one row a case. `names`: what the model's own reports name, a case: `moved_to`, `moved_from`.
     """
     freed = reader.freed(slots, names["moved_to"], names["moved_from"])
     return pl.concat(

@@ -37,15 +37,8 @@ def metrics_of(
 ) -> dict[str, Any]:
     """The groups of metrics.json: nested dicts of estimates and plain numbers.
 
-    Args:
-        reports: all reports, marked (REPORTS).
-        answers: all answers to questions, marked (ANSWERS).
-        peers: each peer's reports on its own gradients, marked (REPORTS), by its name.
-        data: the prompts, labels and gradients of all domains.
-        questions: what was asked.
-        readers: one a projector seed.
-        labels: the teacher's labels (LABELS) of all domains.
-        sets: the questions by name.
+    Of all reports (REPORTS) and answers (ANSWERS), and of each peer's reports on its own gradients (REPORTS), by its
+    name. `readers`: one a projector seed. `labels`: the teacher's (LABELS) of all domains. `sets`: questions by name.
     """
     how, rows, reader = questions.settings, questions.rows, readers[0]
     words = Words.of(data.rows)
@@ -73,27 +66,25 @@ def metrics_of(
 
 
 def group_scores(reports: pl.DataFrame, how: Evaluation, words: Words | None = None) -> dict[str, Any]:
-    """The scores of each group of reports on real gradients that has any."""
-    groups = real_groups(reports).items()
-    return {name: with_calibration(rows, how, words) for name, rows in groups if len(rows)}
+    """The summary of each group of reports on real gradients that has any, and how many distinct gradients they are of.
+
+    `calibration_error`: expected calibration error of the confidence as the probability that the named target is right.
+    """
+    found = {}
+    for name, rows in real_groups(reports).items():
+        if len(rows):
+            once = once_each(rows)
+            columns = once["confidence"].to_numpy(), once["right"].to_numpy()
+            error = calibration(*columns, once["target"].to_list(), how)
+            counts = {"gradients": rows["prompt_id"].n_unique(), "calibration_error": error}
+            found[name] = summary(rows, words) | counts
+    return found
 
 
 def peer_scores(reports: pl.DataFrame) -> dict[str, Any]:
     """The scores of a peer's reports on its own gradients, by group of gradients."""
     parts = {name: reports.filter(pl.col("held_out") == value) for name, value in GROUPS.items()}
     return {name: mean_scores(part, with_chance=False) for name, part in parts.items() if len(part)}
-
-
-def with_calibration(rows: pl.DataFrame, how: Evaluation, words: Words | None) -> dict[str, Any]:
-    """The summary of a group's reports, how many distinct gradients they are of, and how calibrated confidence is.
-
-    `calibration_error`: expected calibration error of the confidence as the probability that the named target is right.
-    """
-    once = once_each(rows)
-    columns = once["confidence"].to_numpy(), once["right"].to_numpy()
-    error = calibration(*columns, once["target"].to_list(), how)
-    found = summary(rows, words)
-    return found | {"gradients": rows["prompt_id"].n_unique(), "calibration_error": error}
 
 
 def once_each(rows: pl.DataFrame) -> pl.DataFrame:

@@ -16,11 +16,8 @@ from ..model.section import Foreign, Peer
 from ..reader.card import Card
 from ..reader.injection import Slots, embedding_norm
 from ..reader.reader import Reader
-from ..reader.reports import answers_of
 from .answers import say
 from .knowledge import entity
-from .scores import scored
-from .section import Evaluation
 
 PEERS = Path("data/peers")
 
@@ -56,10 +53,3 @@ def own_slots(reader: Reader, cases: pl.DataFrame) -> Slots:
         found[batch.rows] = batch.gradient
     with torch.no_grad():
         return reader.read(torch.from_numpy(found))
-
-
-def reported(reader: Reader, cases: pl.DataFrame, slots: Slots, model: str, how: Evaluation) -> pl.DataFrame:
-    """The model's reports on these cases, marked (REPORTS); condition: the model's name."""
-    texts = answers_of(reader, cases["host"].to_list(), reader.card.question, slots, how.report_tokens)
-    marked = cases.with_columns(condition=pl.lit(model), seed=pl.lit(reader.seed), confidence=pl.lit(None))
-    return scored(marked, texts)

@@ -8,13 +8,8 @@ import torch
 from ..data.gathering import Gathered
 from ..reader.reader import Reader
 from .baselines import lens, nearest, nearest_entities, probe
-from .cases import HELD_OUT
 from .scores import SAID, SCORES, real_groups
 from .statistics import estimates, with_differences
-
-FIRST = "decoupling"
-GROUPS = (FIRST, *(f"held_out_{reason}" for reason in HELD_OUT), "corrections")
-"""The groups of reports whose gradients the references read too."""
 
 
 def reference_scores(
@@ -25,17 +20,11 @@ def reference_scores(
     `without_model`: the entities nearest to what stands in the slots, which no model has read; `ceiling`: a linear
     probe taught the known corrections of `train`; `floor`: the lens; `retrieval`: the correction of the nearest
     training gradient. Each has its scores on the gradients of the decoupling group and, one level below by
-    the group's name, on those of every other group with reports; see `against_reports`.
-
-    Args:
-        data: all gradients.
-        train, rows: rows of `data` whose premise holds, those that references are taught and all.
-        reports: those of the real gradients in front of hosts, whose prompt_ids are among `rows`.
-        reader: the reader of the first projector seed.
-        seed: of the probe.
+    the group's name, on those of every other group with reports; see `against_reports`. `train`, `rows`: rows of
+    `data` whose premise holds, those that references are taught and all; `reports` are of gradients among `rows`.
     """
-    found = real_groups(reports)
-    groups = {name: found[name] for name in GROUPS if len(found[name])}
+    others = ("same_domain", "no_host")  # the gradients of the decoupling group again
+    groups = {name: part for name, part in real_groups(reports).items() if name not in others and len(part)}
     asked = rows.filter(pl.col("prompt_id").is_in(set().union(*(part["prompt_id"] for part in groups.values()))))
     known, seen = train["row"].to_numpy(), data.gradient[asked["row"].to_numpy()]
     corrections = train.select("domain", moved_to="target", moved_from="answer")
@@ -51,7 +40,7 @@ def reference_scores(
     for name, words in said.items():
         marks = marked(asked, words)
         by_group = {group: against_reports(marks, part) for group, part in groups.items()}
-        scores[name] = by_group.pop(FIRST, {}) | by_group
+        scores[name] = by_group.pop("decoupling", {}) | by_group
     return scores
 
 

@@ -6,14 +6,12 @@ from typing import Any
 
 import polars as pl
 
-from ..data.grammar import parse_report
+from ..data.grammar import Report, parse_report
 from .cases import HELD_OUT, NO_HOST, SEEN
 from .estimate import Estimate
 from .statistics import chance, estimates
 from .table import REPORTS
 
-WRITTEN = ("report", "domain", "moved_to", "moved_from", "pressure", "malformed")
-"""The columns that are read off a report's text."""
 SCORES = {
     "domain_accuracy": "domain_right",
     "target_accuracy": "target_right",
@@ -32,10 +30,10 @@ SAID = {
 def scored(cases: pl.DataFrame, reports: Sequence[str]) -> pl.DataFrame:
     """The cases with their reports parsed and marked; a report is the first line of what is written."""
     parsed = [{"report": report, **vars(parse_report(report.partition("\n")[0]))} for report in reports]
-    said = pl.DataFrame(parsed, schema={name: REPORTS[name] for name in WRITTEN}).with_columns(
-        pressure=pl.col("pressure") & ~pl.col("malformed")
-    )
+    columns = "report", *Report.__dataclass_fields__
+    said = pl.DataFrame(parsed, schema={name: REPORTS[name] for name in columns})
     marks = {
+        "pressure": pl.col("pressure") & ~pl.col("malformed"),
         "domain_right": pl.col("domain") == pl.col("gradient_domain"),
         "target_right": pl.col("moved_to") == pl.col("target"),
         "answer_right": pl.col("moved_from") == pl.col("answer"),

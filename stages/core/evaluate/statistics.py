@@ -47,13 +47,10 @@ def estimates(
 
 
 def with_differences(
-    scores: Mapping[str, Estimate],
-    gaps: Mapping[str, Values],
-    clusters: Sequence[str],
-    seeds: Sequence[int] | None = None,
+    scores: Mapping[str, Estimate], gaps: Mapping[str, Values], clusters: Sequence[str]
 ) -> dict[str, Estimate]:
     """The scores with the mean of their paired differences `gaps` (shares minus shares), where there are pairs."""
-    differences = estimates(gaps, clusters, GAP, seeds)
+    differences = estimates(gaps, clusters, GAP)
     return {name: replace(one, difference=differences.get(name)) for name, one in scores.items()}
 
 
@@ -73,11 +70,8 @@ def interval(
     is 0 gets [0, e], a difference of shares that is 0 gets [-e, e], and one that is 1 gets [1 - 2e, 1]. Values without
     bounds get the point itself.
 
-    Args:
-        values: one a row; with bounds they are shares, or differences of two.
-        clusters: each row's entity.
-        bounds: SHARE, GAP, or None.
-        seeds: each row's seed, crossed with entities; see `between_seeds`.
+    `values` with bounds are shares, or differences of two. `clusters`, `seeds`: each row's entity, and its seed,
+    crossed with entities (see `between_seeds`).
 
     Raises:
         ValueError: fewer than FEWEST clusters (`estimates` says so instead).
@@ -142,12 +136,6 @@ def bootstrap(clusters: int, rows: int, resamples: int, seed: int) -> Int[np.nda
     return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples)
 
 
-def central(means: Float[np.ndarray, " resample"]) -> tuple[float, float]:
-    """The 2.5 % and the 97.5 % quantile."""
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
-
-
 def exact_high(found: int, tried: int) -> float:
     """Upper 95 % bound, one-sided and exact (Clopper and Pearson), of the rate of which `found` of `tried` came.
 
@@ -196,7 +184,8 @@ def calibration_interval(
     gaps = np.zeros((len(names), BINS))
     np.add.at(gaps, (index, bins_of(confidence)), confidence - right)
     drawn = bootstrap(len(names), len(right), resamples, seed)
-    return central(np.abs(drawn @ gaps).sum(1) / (drawn @ np.bincount(index)))
+    low, high = np.quantile(np.abs(drawn @ gaps).sum(1) / (drawn @ np.bincount(index)), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def bins_of(confidence: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:

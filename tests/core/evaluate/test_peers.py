@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from stages.core.data.facts import Domain, World
 from stages.core.engine.gradients import activation_gradients
 from stages.core.engine.rows import samples_of
+from stages.core.evaluate.asking import written
 from stages.core.evaluate.edits import sample_of
 from stages.core.evaluate.fine_tuning import trainable, tune
-from stages.core.evaluate.peers import own_cases, own_slots, peer_reader, peers_of, reported
+from stages.core.evaluate.peers import own_cases, own_slots, peer_reader, peers_of
 from stages.core.evaluate.table import REPORTS
 from stages.core.model.decoder import Decoder
 from stages.core.model.opening import card_of
@@ -77,7 +78,7 @@ def test_a_peer_s_slots_hold_its_own_gradients_row_by_row(trained_decoder: Decod
 def test_a_peer_s_reports_are_marked_by_its_own_answers_under_its_name(trained_decoder: Decoder, world: World):
     peer = raw_reader(trained_decoder)
     cases = own_cases(peer, cases_of(("Oslo", "Tokyo"), ("Tokyo", "Oslo")), world, 4)
-    found = reported(peer, cases, own_slots(peer, cases), "other", HOW)
+    found = written(peer, cases, (own_slots(peer, cases), None), "other", HOW.report_tokens)
     assert found.schema == pl.Schema(REPORTS) and set(found["condition"]) == {"other"}
     assert found["answer"].to_list() == ["Lima", "Lima"] and found["confidence"].is_null().all()
 
