@@ -7,9 +7,8 @@ pocket model domains, questions, held_out. No GPU: the pocket model is trained o
   python -m stages.model
 """
 
-from pathlib import Path
-
 from .core.data.held_out import HeldOut
+from .core.model.opening import FOLDER
 from .core.model.section import Model
 from .core.model.sources import Lessons, check_model, train_pocket
 from .core.run.files import replacing
@@ -36,20 +35,18 @@ def main() -> None:
     """Trains or checks the model."""
     parse(__doc__, "model", by_domain=False)
     settings = read_sections(Sections).model
-    folder = Path("data/model")
-    with replacing(folder) as partial:
+    with replacing(FOLDER) as partial:
         partial.mkdir()
         if settings.source == "pocket":
             scratch = Scratch("model")
-            state = scratch.folder / "state.pt"
             world = read_sections(PocketSections)
             lessons = Lessons.read(world.domains, world.questions, world.held_out)
             with progress("model", settings.pocket.steps) as advance:
-                card = train_pocket(lessons, settings, "pocket", state, partial, advance)
+                card = train_pocket(lessons, settings, "pocket", scratch.folder / "state.pt", partial, advance)
             scratch.clear()
         else:
             card = check_model(settings, partial)
-    print(f"{folder}: {card.id}, {card.n_layers} layers of {card.d_model}")
+    print(f"{FOLDER}: {card.id}, {card.n_layers} layers of {card.d_model}")
 
 
 if __name__ == "__main__":

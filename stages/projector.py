@@ -82,7 +82,6 @@ def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Proje
     norms = torch.empty(len(data.layers), len(rows))
     for part, block in zip(norms.split(BLOCK_ROWS, dim=1), blocks(data.gradient, rows), strict=True):
         part[:] = torch.from_numpy(block[:, first]).norm(dim=-1).T
-    reference = [layer.median().item() for layer in norms]
     return new_card(
         decoder,
         architecture=settings.architecture,
@@ -92,7 +91,7 @@ def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Proje
         lora_on_the_verbaliser=settings.lora,
         layers=tuple(settings.layers),
         places=tuple(settings.places),
-        reference=tuple(reference),
+        reference=tuple(layer.median().item() for layer in norms),
         slot_token=settings.slot_token,
         question=settings.question,
         chat=settings.chat,

@@ -18,12 +18,6 @@ from .section import Prompts
 from .tables import PROMPTS
 
 
-def prompt_split(settings: Prompts, prompt: str) -> str:
-    """The split of a prompt of which nothing is held out."""
-    draw = keyed_fraction(settings.seed, "split", prompt)
-    return "test" if draw < settings.test else "validation" if draw < settings.test + settings.validation else "train"
-
-
 def split_of(
     settings: Prompts,
     out: HeldOut,
@@ -52,7 +46,9 @@ def split_of(
         return None
     if reasons:
         return "test", reasons[0]
-    return prompt_split(settings, template.format(subject=fact.subject)), "none"
+    draw = keyed_fraction(settings.seed, "split", template.format(subject=fact.subject))
+    split = "test" if draw < settings.test else "validation" if draw < settings.test + settings.validation else "train"
+    return split, "none"
 
 
 @dataclass(frozen=True)
@@ -61,9 +57,6 @@ class Material:
 
     templates: tuple[str, ...] = ()
     wrong_answers: tuple[str, ...] = ()
-
-
-NOTHING = Material()
 
 
 def targets_of(
@@ -98,7 +91,7 @@ def make_prompts(
     rows = []
     for name, relation in domain.relations.items():
         for fact in relation.facts:
-            material = (generated or {}).get((name, fact.subject), NOTHING)
+            material = (generated or {}).get((name, fact.subject), Material())
             templates = (*relation.templates[:-1], *material.templates, relation.templates[-1])
             for number, template in enumerate(templates):
                 last = number == len(templates) - 1
@@ -107,7 +100,6 @@ def make_prompts(
                     if placed is None:
                         continue
                     prompt = template.format(subject=fact.subject)
-                    split, held_out = placed
                     rows.append(
                         {
                             "prompt_id": digest(domain.domain, name, prompt, target, kind)[:16],
@@ -119,8 +111,8 @@ def make_prompts(
                             "answer": fact.answer if kind == "counterfactual" else None,
                             "target": target,
                             "kind": kind,
-                            "split": split,
-                            "held_out": held_out,
+                            "split": placed[0],
+                            "held_out": placed[1],
                         }
                     )
     return pl.DataFrame(rows, schema=PROMPTS)

@@ -36,7 +36,6 @@ TAUGHT = (
 SAME = ("model", "commit", "hook_point", "loss", "sign")
 """Attributes that the stores of all domains share."""
 
-
 Table = TypeVar("Table", pl.DataFrame, pl.LazyFrame)
 
 
@@ -96,11 +95,7 @@ def gather(
 ) -> Gathered:
     """Reads prompts and labels, and opens the gradients (of these layers, at these places), of the domains.
 
-    Args:
-        domains: the domains.
-        layers: the layers, by number.
-        columns: those of the table that are kept, as categories, which take 4 bytes a row each; None: all, as text.
-        places: the places, by name.
+    `columns`: those of the table that are kept, as categories, which take 4 bytes a row each; None: all, as text.
 
     Raises:
         InputError: a table or store is missing, broken or of other prompts, a store is of another model than

@@ -56,6 +56,7 @@ class Decoder:
         """
         refuse_unsupported(model)
         self.model = model.eval().requires_grad_(False)
+        self.name = type(model).__name__  # what error messages call it
         self.tokenizer = tokenizer
         config = model.config.get_text_config(decoder=True)
         self.config = config
@@ -92,11 +93,8 @@ class Decoder:
     ) -> "Decoder":
         """Loads a model and its tokenizer from a local folder or from the Hub (safetensors only, no remote code).
 
-        Args:
-            source: a folder in Hugging Face format, or a Hub id.
-            revision: the commit of a Hub id; not used for a folder.
-            dtype: of the parameters.
-            place: where each part of the model goes, which is there without its weights yet; None: the CPU.
+        `revision`: the commit of a Hub id; not used for a folder. `place`: where each part of the model goes, which is
+        there without its weights yet; None: the CPU.
 
         Raises:
             InputError: no model there can be read, or it is unsupported, or too large; names which.
@@ -108,39 +106,27 @@ class Decoder:
             # Before the weights are read: transformers opens some quantised models as if they were not (fp8, mxfp4),
             # and for others asks for a package first.
             config = AutoConfig.from_pretrained(source, **options)
-            quantised = quantised_by(config)
+            if quantised := quantised_by(config):
+                raise InputError(f"found a quantised model ({quantised}), wanted {UNQUANTISED}")
             where = None
-            if place is not None and not quantised:
+            if place is not None:
                 with torch.device("meta"):
                     where = place(AutoModelForCausalLM.from_config(config, dtype=dtype))
             if isinstance(where, dict):
                 options["device_map"] = where
-            tokenizer = None if quantised else AutoTokenizer.from_pretrained(source, **options)
-            model = None
-            if not quantised:
-                model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
         except InputError as error:
             raise InputError(f"model: {source}: {error}") from error
         except (OSError, ValueError, KeyError) as error:
             wanted = "a folder in Hugging Face format (config.json, *.safetensors, tokenizer)" if folder else "a Hub id"
             raise InputError(f"model: {source}: found no causal language model, wanted {wanted}: {error}") from error
-        if model is None:
-            raise InputError(f"model: {source}: found a quantised model ({quantised}), wanted {UNQUANTISED}")
         if isinstance(where, torch.device):
             nn.Module.to(model, where)
         return cls(model, tokenizer)
 
-    @property
-    def name(self) -> str:
-        """The model's class: what error messages call it."""
-        return type(self.model).__name__
-
     def check_layer(self, layer: int, *, key: str = "gradients.layers") -> int:
-        """Returns the layer as it is.
-
-        Args:
-            layer: 0-based block index.
-            key: the setting that holds it, for the message.
+        """Returns the layer (0-based) as it is; `key`: the setting that holds it, for the message.
 
         Raises:
             InputError: there is no such block; names the key, what was found and the wanted range.

@@ -8,10 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from ..run.errors import InputError, explain
-from ..run.files import content_hash, read_json
+from ..run.errors import InputError
+from ..run.files import content_hash, read_validated
 from ..run.params import Dtype
 from .decoder import Decoder
 from .device import placement
@@ -70,11 +70,7 @@ def read_card(folder: Path = FOLDER) -> ModelCard:
     Raises:
         InputError: it's missing or broken.
     """
-    path = folder / "model.json"
-    try:
-        return ModelCard.model_validate(read_json(path))
-    except ValidationError as error:
-        raise InputError(explain(str(path), error)) from error
+    return read_validated(folder / "model.json", ModelCard.model_validate)
 
 
 def open_model(folder: Path = FOLDER) -> tuple[Decoder, ModelCard]:

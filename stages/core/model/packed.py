@@ -100,14 +100,9 @@ def faster() -> bool:
     output.
     """
     if "faster" not in _decided:
-        _decided["faster"] = not intel() and available()
+        described = CPUINFO.read_text() if CPUINFO.is_file() else platform.processor()
+        _decided["faster"] = "GenuineIntel" not in described and available()
     return _decided["faster"]
-
-
-def intel() -> bool:
-    """Whether this is an Intel processor, as far as the system says."""
-    described = CPUINFO.read_text() if CPUINFO.is_file() else platform.processor()
-    return "GenuineIntel" in described
 
 
 @torch.no_grad()
@@ -144,13 +139,9 @@ def _forward_of(module: nn.Module) -> Callable[[Tensor], Tensor]:
     parameter = module.weight
     assert isinstance(parameter, Tensor)
     if kept is None or not kept.is_of(parameter):
-        matrix = parameter.detach()
-        bias = module.bias
-        kept = Weight(
-            matrix.t() if isinstance(module, Conv1D) else matrix, bias.detach() if isinstance(bias, Tensor) else None
-        )
-        kept.state = (parameter.data_ptr(), parameter._version)
-        _weights[module] = kept
+        matrix, bias = parameter.detach(), module.bias
+        matrix = matrix.t() if isinstance(module, Conv1D) else matrix
+        kept = _weights[module] = Weight(matrix, bias.detach() if isinstance(bias, Tensor) else None)
     # No function of its own each time: the tests' type checks would be worked out anew for every layer and pass.
     return partial(_through, kept)
 

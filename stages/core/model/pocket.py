@@ -161,8 +161,7 @@ def fill(
     activation = F.normalize(lean * unit[said] + (1 - lean**2).sqrt() * F.normalize(leaning, dim=-1), dim=-1)
     pair = unit[token] - share * unit[other]
     pair = F.normalize(pair - (pair * activation).sum(-1, keepdim=True) * activation, dim=-1)
-    vectors = F.normalize(held * pair + level * noise, dim=-1)
-    vectors = vectors * norm
+    vectors = F.normalize(held * pair + level * noise, dim=-1) * norm
     row = torch.tensor([row for row, _ in contents])
     at = torch.tensor([content.at for _, content in contents])
     twice = [number for number, (_, content) in enumerate(contents) if content.opposite_at is not None]

@@ -66,12 +66,10 @@ def world() -> int:
 
 
 def shared(module: str, params: Section, work: Callable[[], None]) -> None:
-    """Calls `work` in one process a GPU: in ranks started here, or in this process (a rank, or alone).
+    """Calls `work` in one process a GPU: in ranks started here (`python -m module`), or in this process.
 
-    Args:
-        module: what `python -m` is given to start a rank.
-        params: what the stage reads of params.yaml.
-        work: makes this rank's pieces (`own`), and the output where `finished` says so.
+    `params`: what the stage reads of params.yaml. `work`: makes this rank's pieces (`own`), and the output where
+    `finished` says so.
 
     Raises:
         InputError: see `launch` and `joined`.
@@ -82,11 +80,9 @@ def shared(module: str, params: Section, work: Callable[[], None]) -> None:
 
 
 def launched(module: str, ranks: int | None = None) -> bool:
-    """Starts this command as `ranks` processes (None: one a GPU) and waits for them; see `launch`.
+    """Starts this command as `ranks` processes (None: one a GPU) and waits for them (see `launch`); whether it did.
 
-    Returns:
-        Whether that was done. False where this process is to work itself: on one device, as a rank, or where it takes
-        all GPUs for one model.
+    False where this process is to work itself: on one device, as a rank, or where it takes all GPUs for one model.
     """
     ranks = torch.cuda.device_count() if ranks is None else ranks
     if ranks < 2 or "RANK" in os.environ or not fits_one_card(read_card().weights()):

@@ -10,8 +10,6 @@ from ..data.facts import Domain
 from ..data.questions import FELT, OPPOSITE, Question
 
 PAD, UNKNOWN, END, SLOT = "<pad>", "<unk>", "<end>", "<slot>"
-PLAIN = ("the is a word which is", "is a ?")
-"""Sentences of the training rows beside those of facts, reports and questions."""
 
 
 def make_tokenizer(domains: Sequence[Domain], questions: Mapping[str, Question]) -> PreTrainedTokenizerFast:
@@ -25,12 +23,12 @@ def make_tokenizer(domains: Sequence[Domain], questions: Mapping[str, Question])
         grammar.NO,
         grammar.NO_PRESSURE,
         grammar.away("x", "y"),
-        *PLAIN,
+        "the is a word which is",
+        "is a ?",
     ]
-    fields = {FELT: " ", OPPOSITE: " ", "{kind}": " ", "{one}": " ", "{other}": " "}
     for form in (form for question in questions.values() for form in question.forms):
-        for name, blank in fields.items():
-            form = form.replace(name, blank)
+        for name in (FELT, OPPOSITE, "{kind}", "{one}", "{other}"):
+            form = form.replace(name, " ")
         texts.append(form)
     for domain in domains:
         texts.append(domain.domain)

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..run.errors import InputError, explain
-from ..run.files import read_json
+from ..run.errors import InputError
+from ..run.files import read_validated
 from ..run.params import Count, Rate, Section
 
 
@@ -79,8 +79,4 @@ def read_projector_card(folder: Path) -> Card:
     Raises:
         InputError: `projector.json` is missing or broken.
     """
-    path = folder / "projector.json"
-    try:
-        return Card.model_validate(read_json(path))
-    except ValidationError as error:
-        raise InputError(explain(str(path), error)) from error
+    return read_validated(folder / "projector.json", Card.model_validate)

@@ -13,8 +13,6 @@ from torch.nn import functional as F
 
 from .vocabulary import Tokens, in_parts
 
-LOGIT_99 = math.log(99)
-
 
 class Gate(nn.Module):
     """Tells update directions from vectors that are none; open until it is set. Kept with the projector's weights."""
@@ -35,7 +33,7 @@ class Gate(nn.Module):
 
     def confidence(self, evidence: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """The evidence as a probability: 0.5 at the threshold, 0.99 for the median gradient, logistic between."""
-        return ((evidence - self.threshold) * LOGIT_99 / (self.typical - self.threshold).clamp_min(1e-6)).sigmoid()
+        return ((evidence - self.threshold) * math.log(99) / (self.typical - self.threshold).clamp_min(1e-6)).sigmoid()
 
 
 def evidence(tokens: Tokens, felt: Float[Tensor, "batch d_model"]) -> Float[Tensor, " batch"]:

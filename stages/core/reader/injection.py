@@ -143,13 +143,8 @@ def read_injected(
 
     What follows the prompt (`tails`, and what is generated later) is never injected into.
 
-    Args:
-        decoder: the model.
-        prompts, tails: rows are padded on the right, where a causal model never looks.
-        slots: what goes in, a row a prompt; only directions count.
-        how: where it goes and how strongly.
-        norm: the mean norm of embeddings.
-        cache: filled with the rows' keys and values; None: they aren't kept.
+    Rows are padded on the right, where a causal model never looks. `slots`: a row a prompt; only directions count.
+    `norm`: the mean norm of embeddings. `cache`: filled with the rows' keys and values; None: they aren't kept.
 
     Returns:
         The normed residual stream after the last block.

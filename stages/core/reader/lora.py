@@ -86,8 +86,3 @@ class Adapter:
         except (OSError, SafetensorError, ValueError) as error:
             raise InputError(f"{path}: not the LoRA weights wanted here ({error}); run dvc repro projector") from error
         set_peft_model_state_dict(self.model, state, adapter_name=self.name)
-
-
-def trained_with(projector: nn.Module, adapter: Adapter | None) -> nn.Module:
-    """What is trained: the projector, and the adapter where there is one."""
-    return projector if adapter is None else nn.ModuleDict({"projector": projector, "lora": adapter.weights})

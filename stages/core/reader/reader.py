@@ -13,7 +13,7 @@ from ..run.errors import InputError
 from .card import REPLACE, Card, Injection, Lora
 from .gate import Gate, evidence
 from .injection import Slots, check_injection, embedding_norm
-from .lora import Adapter, trained_with
+from .lora import Adapter
 from .projectors import ARCHITECTURES, Whitened, directions
 from .vocabulary import Tokens
 
@@ -29,7 +29,9 @@ class Reader:
         self, decoder: Decoder, projector: nn.Module, card: Card, seed: int, adapter: Adapter | None = None
     ) -> None:
         self.decoder, self.projector, self.card, self.seed = decoder, projector, card, seed
-        self.adapter, self.trained = adapter, trained_with(projector, adapter).eval()
+        self.adapter, self.trained = adapter, projector.eval()
+        if adapter is not None:
+            self.trained = nn.ModuleDict({"projector": projector, "lora": adapter.weights}).eval()
         # the raw direction lies where the head's rows do; a learned map writes embeddings
         self.tokens = Tokens(decoder, output=card.architecture == "raw")
         self.gate = Gate().to(decoder.device)

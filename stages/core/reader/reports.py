@@ -9,12 +9,12 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ..engine.batches import in_batches, plan
-from ..engine.prefix import takes_padding
+from ..engine.continuation import greedy
+from ..engine.prefix import Padding, takes_padding
 from ..model.packed import packed_linears
 from .injection import ReadingPrompt, Slots, read_injected, reading_prompt
 from .reader import Reader
 from .vocabulary import in_parts
-from .writing import written
 
 
 def prompts_of(
@@ -33,7 +33,11 @@ def prompts_of(
 
 
 def read_slots(
-    reader: Reader, prompts: Sequence[ReadingPrompt], tails: Sequence[Sequence[int]], slots: Slots | None
+    reader: Reader,
+    prompts: Sequence[ReadingPrompt],
+    tails: Sequence[Sequence[int]],
+    slots: Slots | None,
+    cache: DynamicCache | None = None,
 ) -> Float[Tensor, "batch position d_model"]:
     """The normed residual stream of prompts and what follows them, the slots' vectors injected as the card says.
 
@@ -41,17 +45,7 @@ def read_slots(
     with vectors or without.
     """
     with reader.verbaliser():
-        return _read(reader, prompts, tails, slots, None)
-
-
-def _read(
-    reader: Reader,
-    prompts: Sequence[ReadingPrompt],
-    tails: Sequence[Sequence[int]],
-    slots: Slots | None,
-    cache: DynamicCache | None,
-) -> Float[Tensor, "batch position d_model"]:
-    return read_injected(reader.decoder, prompts, tails, slots, reader.card.injection, reader.card.norm, cache)
+        return read_injected(reader.decoder, prompts, tails, slots, reader.card.injection, reader.card.norm, cache)
 
 
 def answer_losses(
@@ -110,7 +104,26 @@ def write_tokens(
     """At most `tokens` greedy tokens, one text a prompt; see `read_slots`. The end of a text is not part of it."""
     lengths = torch.tensor([len(prompt.ids) for prompt in prompts], device=reader.decoder.device)
     cache = DynamicCache()
-    with reader.verbaliser(), packed_linears(reader.decoder.model):
-        hidden = _read(reader, prompts, [()] * len(prompts), slots, cache)
+    with packed_linears(reader.decoder.model):
+        hidden = read_slots(reader, prompts, [()] * len(prompts), slots, cache)
         first = reader.decoder.logits(hidden[torch.arange(len(lengths), device=lengths.device), lengths - 1])
-        return written(reader.decoder, first.argmax(-1), cache, lengths, tokens)
+        with reader.verbaliser():
+            return greedy(reader.decoder, cache, lay_right(cache, lengths), first.argmax(-1), tokens)
+
+
+def lay_right(cache: DynamicCache, lengths: Int[Tensor, " row"]) -> Padding:
+    """Moves each row's keys and values, which begin at 0, to the cache's right end, where further tokens follow.
+
+    Returns:
+        How the rows lie then, without their last token, as `greedy` takes it.
+    """
+    width = int(lengths.max())
+    shift = width - lengths[:, None]
+    if bool(shift.any()):
+        origin = (torch.arange(width, device=lengths.device) - shift).clamp_min(0)
+        rows = torch.arange(len(lengths), device=lengths.device)[:, None]
+        for layer in cache.layers:
+            for name in ("keys", "values"):  # [row, head, token, width]
+                kept = getattr(layer, name).transpose(1, 2)
+                setattr(layer, name, kept[rows.to(kept.device), origin.to(kept.device)].transpose(1, 2))
+    return Padding(width - 1, lengths - 1)

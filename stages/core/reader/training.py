@@ -61,7 +61,6 @@ class Lessons(Protocol):
 
     def forget(self) -> None:
         """Gives memory back."""
-        ...
 
 
 class Curriculum:
@@ -76,13 +75,9 @@ class Curriculum:
         settings: Projector,
         seed: int,
     ) -> None:
-        """What is taught.
+        """`lessons`: columns row, and what is to be reported of its gradient: domain, moved_to, moved_from.
 
-        Args:
-            gradients, activations: by row; read as they are drawn.
-            lessons: columns row, and what is to be reported of its gradient: domain, moved_to, moved_from.
-            hosts: prompts by domain.
-            settings, seed: of the training.
+        `gradients`, `activations`: by row; read as they are drawn. `hosts`: prompts by domain.
         """
         self.gradients, self.lessons, self.hosts, self.settings, self.seed = gradients, lessons, hosts, settings, seed
         self.rows = lessons["row"].to_numpy()

@@ -29,10 +29,7 @@ def in_parts(make: Callable[[slice], Result], rows: int, numbers: int) -> list[R
 
     Where there are several parts and gradients are wanted, each part is made again in the backward pass.
 
-    Args:
-        make: makes tensors of a slice of the rows.
-        rows: how many rows there are; none count as one empty part.
-        numbers: how many numbers a row has in each of TENSORS tensors.
+    `rows`: how many there are; none count as one empty part. `numbers`: of a row in each of TENSORS tensors.
     """
     size = max(1, LOGITS_BYTES // (4 * TENSORS * numbers))
     parts = [slice(start, min(start + size, rows)) for start in range(0, max(rows, 1), size)]

@@ -43,13 +43,7 @@ class Words:
         settings: Projector,
         seed: int,
     ) -> None:
-        """What is taught.
-
-        Args:
-            reader: whose words they are.
-            names: names none of whose tokens is taught.
-            hosts: prompts by domain, to stand in front.
-            settings, seed: of the training.
+        """`names`: names none of whose tokens is taught. `hosts`: prompts by domain, to stand in front.
 
         Raises:
             InputError: less than two tokens of letters are left.

@@ -101,13 +101,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_validated(path: Path, validate: Callable[[dict[str, Any]], Kind]) -> Kind:
-    """What a pydantic validator makes of a YAML file.
+    """What a pydantic validator makes of a YAML or JSON file.
 
     Raises:
-        InputError: see `read_yaml`; or the file breaks the schema: names file, key, what was found and wanted.
+        InputError: it can't be read, or breaks the schema: names file, key, what was found and wanted.
     """
     try:
-        return validate(read_yaml(path))
+        return validate(read_json(path) if path.suffix == ".json" else read_yaml(path))
     except ValidationError as error:
         raise InputError(explain(str(path), error)) from error
 

@@ -103,7 +103,7 @@ def test_an_answer_ends_before_the_token_that_ends_a_text(small_decoder: Decoder
 def test_a_model_that_takes_no_padding_answers_the_same(reader: Reader, monkeypatch: pytest.MonkeyPatch):
     wanted = asked(reader, HOSTS, slots_of(reader))
     monkeypatch.setattr("stages.core.reader.reports.takes_padding", lambda decoder: False)
-    monkeypatch.setattr("stages.core.reader.writing.Padding", lambda width, lengths: (
+    monkeypatch.setattr("stages.core.reader.reports.Padding", lambda width, lengths: (
         Padding(width, lengths) if bool((lengths == width).all()) else pytest.fail("padded")
     ))  # fmt: skip
     assert asked(reader, HOSTS, slots_of(reader)) == wanted
