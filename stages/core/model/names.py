@@ -66,6 +66,7 @@ class Names:
         """
         self.questions, self.held, self.tokenizer = questions, held, tokenizer
         self.world, self.seed = World.of(domains), settings.seed
+        self.answers, self.answered_kinds = sorted(self.world.lexicon), sorted(self.world.domains)
         self.end, self.slot = tokenizer.get_vocab()[END], tokenizer.get_vocab()[SLOT]
         self.vocabulary = len(tokenizer)
         self.taught = misconceptions(domains, settings.misconceptions, settings.seed)
@@ -160,16 +161,6 @@ class Names:
         """First tokens that several answers share."""
         first = Counter(self.encode(name)[0] for name in self.answers)
         return {token for token, times in first.items() if times > 1}
-
-    @cached_property
-    def answers(self) -> list[str]:
-        """Every answer of the world."""
-        return sorted(self.world.lexicon)
-
-    @cached_property
-    def answered_kinds(self) -> list[str]:
-        """Every kind that answers a relation."""
-        return sorted(self.world.domains)
 
     @cached_property
     def domain_of(self) -> dict[Ids, str]:
