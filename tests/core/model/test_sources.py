@@ -57,7 +57,7 @@ def test_an_unknown_kind_is_refused(here: Path):
 
 
 def test_an_unknown_set_of_questions_is_refused(here: Path):
-    with pytest.raises(ValueError, match=r"questions: unknown set 'mine': .* \(known: pressure\)"):
+    with pytest.raises(ValueError, match=r"questions: unknown set 'mine': .* \(known: identity, pressure\)"):
         Lessons.read(tiny.DOMAINS, ["pressure", "mine"], OUT)
 
 
