@@ -91,6 +91,7 @@ def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Proje
         lora_on_the_verbaliser=settings.lora,
         layers=tuple(settings.layers),
         places=tuple(settings.places),
+        slots=settings.slots,
         reference=tuple(layer.median().item() for layer in norms),
         slot_token=settings.slot_token,
         question=settings.question,

@@ -88,7 +88,9 @@ def raw_reader(decoder: Decoder, model: ModelCard, settings: Projector) -> Reade
     """The reader with nothing trained: slots hold the update direction itself. No norms are known to compare with."""
     card = new_card(
         decoder,
-        **settings.model_dump(include={"layers", "places", "slot_token", "question", "chat", "width", "seeds"}),
+        **settings.model_dump(
+            include={"layers", "places", "slots", "slot_token", "question", "chat", "width", "seeds"}
+        ),
         injection=settings.injection,
         architecture="raw",
         reference=(),

@@ -75,8 +75,9 @@ def measure(counts: list[int], dtype: torch.dtype) -> dict[str, float]:
     forget_peak()
     base = peak()
     card = new_card(
-        decoder, architecture="linear", width=1, layers=(0,), places=(FIRST,), reference=(1.0,), slot_token="<slot>",
-        question="<felt> away <opposite>", model="drawn", commit="0", held_out_domains=(), seeds=(0,),
+        decoder, architecture="linear", width=1, layers=(0,), places=(FIRST,), slots=1, reference=(1.0,),
+        slot_token="<slot>", question="<felt> away <opposite>", model="drawn", commit="0",
+        held_out_domains=(), seeds=(0,),
     )  # fmt: skip
     readers = [Reader.new(decoder, card, seed) for seed in range(3)]
     found: dict[str, float] = {"MB held with the model open": base}

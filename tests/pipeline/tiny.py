@@ -33,7 +33,7 @@ SMALL = {
         "asked": ["capital"],
     },
     "held_out": {"names": 0.15, "kinds": [], "subjects": 0.1},
-    "prompts": {"targets": 2, "correction_templates": 1, "test": 0.3},
+    "prompts": {"targets": 2, "further_targets": 1, "correction_templates": 1, "test": 0.3},
     "gradients": {"layers": [0, 1], "keep_bits": 10},
     "virtual_step": {"layer": 1, "step_sizes": [0.5, 1.0], "top_tokens": 4, "continuation_tokens": 2},
     "projector": {

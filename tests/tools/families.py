@@ -204,6 +204,7 @@ def untrained(
         width=8,
         layers=layers,
         places=places,
+        slots=1,
         reference=(2.0,) * len(layers),
         slot_token=slot_token,
         question=question,

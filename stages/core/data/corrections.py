@@ -62,7 +62,7 @@ class Material:
 def targets_of(
     settings: Prompts, domain: str, relation: Relation, fact: Fact, material: Material, number: int
 ) -> Iterator[tuple[str, str]]:
-    """The (kind, target) pairs of one fact and its template `number`: counterfactuals, then the correction.
+    """The (kind, target) pairs of one fact and its template `number` in its relation: counterfactuals, the correction.
 
     Counterfactual targets are other entities of the relation and generated wrong answers, drawn without repetition.
     Every prompt of the first `correction_templates` templates also gets the truth as a target: a correction, where the
@@ -75,6 +75,16 @@ def targets_of(
         yield "counterfactual", others[index]
     if number < settings.correction_templates:
         yield "correction", fact.answer
+
+
+def further_targets(
+    settings: Prompts, out: HeldOut, domain: Domain, relation: Relation, fact: Fact, number: int
+) -> list[str]:
+    """Names that answer other relations of the domain, for one fact and its template `number`; none is held out."""
+    kinds = {name: other.answer for other in domain.relations.values() for name in other.entities}
+    names = [name for name in sorted(kinds.keys() - set(relation.entities)) if not held(out, name, kinds[name])]
+    rng = keyed_rng(settings.seed, "further targets", domain.domain, fact.subject, number)
+    return [names[index] for index in rng.permutation(len(names))[: settings.further_targets]]
 
 
 def make_prompts(
@@ -95,9 +105,11 @@ def make_prompts(
             templates = (*relation.templates[:-1], *material.templates, relation.templates[-1])
             for number, template in enumerate(templates):
                 last = number == len(templates) - 1
-                for kind, target in targets_of(settings, domain.domain, relation, fact, material, number):
+                further = further_targets(settings, out, domain, relation, fact, number)
+                own = list(targets_of(settings, domain.domain, relation, fact, material, number))
+                for kind, target in [*own, *(("counterfactual", other) for other in further)]:
                     placed = split_of(settings, out, (domain.domain, name, relation), fact, template, last, target)
-                    if placed is None:
+                    if placed is None or (target in further and placed[0] == "test"):
                         continue
                     prompt = template.format(subject=fact.subject)
                     rows.append(

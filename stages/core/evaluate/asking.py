@@ -9,7 +9,7 @@ import torch
 
 from ..data.gathering import Gathered, Means, blocks
 from ..data.tables import write_table
-from ..engine.rows import samples_of
+from ..engine.rows import gradients_of, samples_of
 from ..model.decoder import Decoder
 from ..reader.reader import Reader
 from ..reader.reports import answers_of
@@ -69,6 +69,12 @@ class Asking:
             self.moved[key] = activation_moves(self.decoder, samples_of(self.decoder, cases), self.data.layers)
         return self.moved[key]
 
+    def toward(self, cases: pl.DataFrame) -> Vectors:
+        """The gradients of the cases' own targets."""
+        rows = self.data.rows[cases["row"].to_numpy()]
+        rows = rows.with_columns(target=cases["target"], answer=pl.lit(None, pl.String))
+        return gradients_of(self.decoder, rows, self.data.layers, self.data.places)
+
     def vectors(self, piece: Piece) -> Vectors | None:
         """What the piece's reader reads in place of the gradients; None: nothing."""
         if piece.condition.read is None:
@@ -81,6 +87,7 @@ class Asking:
             self.settings.seed,
             *self.training,
             moves=partial(self.moves, piece.cases),
+            toward=partial(self.toward, piece.cases),
         )
         return piece.condition.read(pool)
 

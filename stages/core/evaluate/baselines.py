@@ -101,9 +101,10 @@ def lens(decoder: Decoder, gradients: Float[np.ndarray, "sample d_model"], lexic
 def nearest_entities(reader: Reader, slots: Slots, lexicon: dict[str, str]) -> pl.DataFrame:
     """The entities nearest to what stands in the slots, by cosine to their tokens' embeddings; no model takes part.
 
-    Moved to: the largest mean cosine, of the tokens to what is felt at their places, among entities of as many tokens
-    as the row has places. Moved from: the first token nearest to the negative at the first place. `lexicon`: domain by
-    entity. Columns of the result: domain (that of the entity moved to), moved_to, moved_from.
+    Moved to: the largest mean cosine, of the tokens to what is felt in their slots, among entities of as many tokens as
+    the row has slots (of no more, where a place fills several slots). Moved from: the first token nearest to the
+    negative in the first slot. `lexicon`: domain by entity. Columns of the result: domain (that of the entity moved
+    to), moved_to, moved_from.
     """
     most = slots.felt.shape[1]
     tokens = [reader.decoder.continuation(entity)[:most] for entity in lexicon]
@@ -113,7 +114,9 @@ def nearest_entities(reader: Reader, slots: Slots, lexicon: dict[str, str]) -> p
         ids = torch.tensor([ids[place] if place < len(ids) else 0 for ids in tokens], device=slots.felt.device)
         cosine = F.normalize(slots.felt[:, place], dim=-1) @ reader.tokens[ids].T
         scores += torch.where(place < lengths, cosine, 0.0)
-    ups = (scores / lengths).masked_fill(lengths != slots.count[:, None], -torch.inf).argmax(1).tolist()
+    count = slots.count[:, None]
+    fits = lengths == count if reader.card.slots == 1 else lengths <= count
+    ups = (scores / lengths).masked_fill(~fits, -torch.inf).argmax(1).tolist()
     first = reader.tokens[torch.tensor([ids[0] for ids in tokens], device=slots.felt.device)]
     downs = (F.normalize(slots.opposite[:, 0], dim=-1) @ first.T).argmax(1).tolist()
     return words_at(lexicon, ups, downs)

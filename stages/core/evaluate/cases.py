@@ -63,6 +63,18 @@ class Questions:
         """As `foreign_host`, without domains that have one gradient only."""
         return self.foreign_host().filter(pl.len().over("gradient_domain") > 1)
 
+    def already_said(self) -> pl.DataFrame:
+        """As `foreign_host`, the target being what the model says anyway."""
+        return self.foreign_host().with_columns(target=pl.col("answer"))
+
+    def any_word(self) -> pl.DataFrame:
+        """As `foreign_host`, the target being a word of some prompt that is in no name, chosen by hash."""
+        names = set(" ".join([*self.rows["target"], *self.rows["answer"]]).split())
+        words = sorted(set(filter(str.isalpha, " ".join(self.rows["prompt"].unique()).split())) - names)
+        cases = self.foreign_host()
+        drawn = [words[keyed_int(self.settings.seed, "word", row) % len(words)] for row in cases["prompt_id"]]
+        return cases.with_columns(target=pl.Series(drawn, dtype=pl.String))
+
     def few(self) -> pl.DataFrame:
         """As `foreign_host`, of the few gradients that the model is fine-tuned on for real."""
         return self.foreign_host(picked(self.grid, self.settings.fine_tuned, self.settings.seed, "fine_tuned"))

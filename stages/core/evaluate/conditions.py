@@ -37,6 +37,7 @@ class Pool:
         likeness: the distribution of training gradients.
         means: the mean activations of training prompts, by answer.
         moves: computes how each row's activation moves when the model is fine-tuned on that row.
+        toward: computes the gradients of the rows' own targets, where these are no corrections of the prompts table.
     """
 
     rows: pl.DataFrame
@@ -46,11 +47,18 @@ class Pool:
     likeness: shams.Normal
     means: Means
     moves: Callable[[], Vectors] | None = None
+    toward: Callable[[], Vectors] | None = None
 
 
 def gradient(pool: Pool) -> Vectors:
     """The gradient itself."""
     return pool.gradients
+
+
+def toward(pool: Pool) -> Vectors:
+    """The gradient toward another target than the correction's."""
+    assert pool.toward is not None
+    return pool.toward()
 
 
 def sign_flipped(pool: Pool) -> Vectors:
@@ -212,6 +220,8 @@ CONDITIONS = (
     Condition("bias_only", gradient, fill=constant, readers="bias only"),
     Condition("fine_tuned", fine_tuned, Questions.few, opened=True),
     Condition("false_host", gradient, Questions.false_host),
+    Condition("already_said", toward, Questions.already_said),
+    Condition("any_word", toward, Questions.any_word),
 )
 ALL = (
     *CONDITIONS,

@@ -16,7 +16,7 @@ from .estimate import Estimate
 from .knowledge import knowledge_scores, pooled_scores
 from .options import option_scores
 from .references import reference_scores
-from .scores import SCORES, Words, by_words, mean_scores, real_groups, summary
+from .scores import SCORES, Words, by_words, mean_scores, real_groups, silence_scores, summary
 from .section import Evaluation
 from .statistics import calibration, calibration_error, estimates, exact_high, with_differences
 from .steering import steering_success
@@ -50,6 +50,7 @@ def metrics_of(
         **group_scores(reports, how, words),
         "controls": control_scores(reports, words),
         "words": by_words(reports),
+        "silence": silence_scores(reports, words),
         "detection": detection(reports, shams),
         "questions": question_scores(answers.filter(pl.col("reading") == "asked"), sets),
         "knowledge": knowledge_scores(answers.filter(pl.col("reading") != "asked")),

@@ -3,13 +3,11 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import torch
 
 from ..data.facts import World
-from ..engine.gradients import activation_gradients
-from ..engine.rows import samples_of
+from ..engine.rows import gradients_of
 from ..model.decoder import Decoder
 from ..model.opening import open_model
 from ..model.section import Foreign, Peer
@@ -47,9 +45,6 @@ def own_cases(reader: Reader, cases: pl.DataFrame, world: World, tokens: int) ->
 
 def own_slots(reader: Reader, cases: pl.DataFrame) -> Slots:
     """What the model's own gradients of these corrections put into its slots."""
-    card, samples = reader.card, samples_of(reader.decoder, cases)
-    found = np.zeros((len(cases), len(card.places) * len(card.layers), card.d_model), np.float32)
-    for batch in activation_gradients(reader.decoder, samples, card.layers, card.places):
-        found[batch.rows] = batch.gradient
+    gradients = gradients_of(reader.decoder, cases, reader.card.layers, reader.card.places)
     with torch.no_grad():
-        return reader.read(torch.from_numpy(found))
+        return reader.read(torch.from_numpy(gradients))

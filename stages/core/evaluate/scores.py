@@ -124,6 +124,31 @@ def by_words(reports: pl.DataFrame) -> dict[str, Any]:
     return found
 
 
+def silence_scores(reports: pl.DataFrame, words: Words) -> dict[str, Any]:
+    """What is reported of real gradients that correct no fact, as shares of their reports.
+
+    `already_said`: toward what the model says anyway; `any_word`: toward a word that is in no name. `itself`: what
+    the gradient is toward is named; `absent`: an entity is named that has no part in it.
+    """
+    found = {}
+    for condition in ("already_said", "any_word"):
+        rows = reports.filter(pl.col("condition") == condition)
+        absent = [
+            pl.col(said).is_in(list(words.entities)) & (pl.col(said) != pl.col(part))
+            for said, part in (("moved_to", "target"), ("moved_from", "answer"))
+        ]
+        marks = rows.select(
+            no_pressure=~pl.col("pressure") & ~pl.col("malformed"),
+            itself="target_right",
+            absent=pl.any_horizontal(absent),
+        )
+        arrays = {name: marks[name].to_numpy() for name in marks.columns}
+        found[condition] = {"reports": len(rows)} | estimates(
+            arrays, rows["target"].to_list(), seeds=rows["seed"].to_list()
+        )
+    return found
+
+
 def mean_scores(rows: pl.DataFrame, with_chance: bool) -> dict[str, Estimate]:
     """The mean of each score over these reports, with its interval and, where asked for, chance."""
     marks = {name: rows[column].to_numpy() for name, column in SCORES.items()}

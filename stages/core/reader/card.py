@@ -58,7 +58,8 @@ class Card(BaseModel):
     width: int
     whiten: bool
     layers: tuple[int, ...]
-    places: tuple[str, ...]  # of the gradients that it reads, a slot each
+    places: tuple[str, ...]  # of the gradients that it reads
+    slots: int  # that each place fills
     d_model: int
     reference: tuple[float, ...]  # median |g| of the training gradients at the first place, a layer
     slot_token: str

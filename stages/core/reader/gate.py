@@ -1,7 +1,8 @@
 """When nothing is felt: a code, not the model, shuts out vectors that are not made of words of the model.
 
-A model that reads any vector can't tell an update from noise: it has learnt to copy words that it never saw. What the
-gate shuts out arrives as zeros, which the model has learnt to report as no pressure.
+A model that reads any vector can't tell an update from noise: it has learnt to copy words that it never saw. Nor can it
+tell how strong an update is: slots hold directions. So what is not made of words, and what is too faint to change what
+the model says, arrives as zeros, which the model has learnt to report as no pressure.
 """
 
 import math
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .vocabulary import Tokens, in_parts
+
+FAINT = 0.1
+"""A gradient of a smaller norm, as a multiple of the usual, is of what the model says already (tests/core/reader)."""
 
 
 class Gate(nn.Module):

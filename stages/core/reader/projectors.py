@@ -1,8 +1,9 @@
 """Projectors: maps from the update direction at one place to the vector that fills a slot.
 
-Each takes the normalised update directions of one or more layers, side by side, and returns one vector (the injection
-sets its norm). The same map reads the direction's negative: what an update moves toward is what its negative moves away
-from. To add an architecture, write a class here and name it in ARCHITECTURES.
+Each takes the normalised update directions of one or more layers, side by side, and returns a vector a slot, side by
+side (the injection sets their norm); a learned map may fill several slots from one place. The same map reads the
+direction's negative: what an update moves toward is what its negative moves away from. To add an architecture, write a
+class here and name it in ARCHITECTURES.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,7 +27,7 @@ def directions(gradient: Float[Tensor, "*row layer d_model"]) -> Float[Tensor, "
 class Raw(nn.Module):
     """The update direction of the last of the layers itself: nothing is trained."""
 
-    def __init__(self, layers: int, d_model: int, width: int) -> None:
+    def __init__(self, layers: int, d_model: int, width: int, slots: int) -> None:
         super().__init__()
         self.d_model = d_model
 
@@ -35,13 +36,13 @@ class Raw(nn.Module):
 
 
 class BiasOnly(nn.Module):
-    """Ignores the gradient: the same learned vector always. What it reports is the template."""
+    """Ignores the gradient: the same learned vectors always. What it reports is the template."""
 
-    def __init__(self, layers: int, d_model: int, width: int) -> None:
+    def __init__(self, layers: int, d_model: int, width: int, slots: int) -> None:
         super().__init__()
-        self.bias = nn.Parameter(torch.randn(d_model))
+        self.bias = nn.Parameter(torch.randn(slots * d_model))
 
-    def forward(self, direction: Float[Tensor, "*b f"]) -> Float[Tensor, "*b d"]:
+    def forward(self, direction: Float[Tensor, "*b f"]) -> Float[Tensor, "*b out"]:
         return self.bias.expand(*direction.shape[:-1], -1)
 
 
@@ -52,7 +53,7 @@ class Scale(nn.Module):
     nothing to train: only the sign would count.
     """
 
-    def __init__(self, layers: int, d_model: int, width: int) -> None:
+    def __init__(self, layers: int, d_model: int, width: int, slots: int) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.randn(layers) / 10)
 
@@ -63,8 +64,8 @@ class Scale(nn.Module):
 class ScalarAffine(Scale):
     """One scale a layer, and a bias: the direction itself, with no change of basis."""
 
-    def __init__(self, layers: int, d_model: int, width: int) -> None:
-        super().__init__(layers, d_model, width)
+    def __init__(self, layers: int, d_model: int, width: int, slots: int) -> None:
+        super().__init__(layers, d_model, width, slots)
         self.bias = nn.Parameter(torch.zeros(d_model))
 
     def forward(self, direction: Float[Tensor, "*b f"]) -> Float[Tensor, "*b d"]:
@@ -74,33 +75,33 @@ class ScalarAffine(Scale):
 class Linear(nn.Module):
     """One full matrix, and a bias."""
 
-    def __init__(self, layers: int, d_model: int, width: int) -> None:
+    def __init__(self, layers: int, d_model: int, width: int, slots: int) -> None:
         super().__init__()
-        self.map: nn.Module = nn.Linear(layers * d_model, d_model)
+        self.map: nn.Module = nn.Linear(layers * d_model, slots * d_model)
 
-    def forward(self, direction: Float[Tensor, "*b f"]) -> Float[Tensor, "*b d"]:
+    def forward(self, direction: Float[Tensor, "*b f"]) -> Float[Tensor, "*b out"]:
         return self.map(direction)
 
 
 class LowRank(Linear):
     """A linear map through a bottleneck of `width` dimensions."""
 
-    def __init__(self, layers: int, d_model: int, width: int) -> None:
-        super().__init__(layers, d_model, width)
-        self.map = nn.Sequential(nn.Linear(layers * d_model, width, bias=False), nn.Linear(width, d_model))
+    def __init__(self, layers: int, d_model: int, width: int, slots: int) -> None:
+        super().__init__(layers, d_model, width, slots)
+        self.map = nn.Sequential(nn.Linear(layers * d_model, width, bias=False), nn.Linear(width, slots * d_model))
 
 
 class MLP(Linear):
     """One hidden layer of `width` units with GELU; in training a share DROPOUT of them is dropped at random."""
 
-    def __init__(self, layers: int, d_model: int, width: int) -> None:
-        super().__init__(layers, d_model, width)
+    def __init__(self, layers: int, d_model: int, width: int, slots: int) -> None:
+        super().__init__(layers, d_model, width, slots)
         self.map = nn.Sequential(
-            nn.Linear(layers * d_model, width), nn.GELU(), nn.Dropout(DROPOUT), nn.Linear(width, d_model)
+            nn.Linear(layers * d_model, width), nn.GELU(), nn.Dropout(DROPOUT), nn.Linear(width, slots * d_model)
         )
 
 
-ARCHITECTURES: dict[str, Callable[[int, int, int], nn.Module]] = {
+ARCHITECTURES: dict[str, Callable[[int, int, int, int], nn.Module]] = {
     "raw": Raw,
     "bias_only": BiasOnly,
     "scale": Scale,
@@ -109,6 +110,8 @@ ARCHITECTURES: dict[str, Callable[[int, int, int], nn.Module]] = {
     "low_rank": LowRank,
     "mlp": MLP,
 }
+ONE_SLOT = (Raw, Scale, ScalarAffine)
+"""Those that fill one slot from a place: they change no basis."""
 
 
 class Whitened(nn.Module):
@@ -119,7 +122,7 @@ class Whitened(nn.Module):
         self.projector = projector
         self.register_buffer("matrix", torch.eye(size))
 
-    def forward(self, direction: Float[Tensor, "*b f"]) -> Float[Tensor, "*b d"]:
+    def forward(self, direction: Float[Tensor, "*b f"]) -> Float[Tensor, "*b out"]:
         return self.projector(direction @ self.matrix)
 
     @torch.no_grad()

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from ..model.decoder import Decoder
 from ..run.errors import InputError
 from .card import REPLACE, Card, Injection, Lora
-from .gate import Gate, evidence
+from .gate import FAINT, Gate, evidence
 from .injection import Slots, check_injection, embedding_norm
 from .lora import Adapter
-from .projectors import ARCHITECTURES, Whitened, directions
+from .projectors import ARCHITECTURES, ONE_SLOT, Whitened, directions
 from .vocabulary import Tokens
 
 
@@ -42,14 +42,20 @@ class Reader:
         """A reader with an untrained projector and an open gate; the seed gives its weights.
 
         Raises:
-            InputError: the architecture is unknown, names those that are known; see `check_injection`.
+            InputError: the architecture is unknown, names those that are known, or fills one slot and more are asked
+                for; see `check_injection`.
         """
         if card.architecture not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)
             raise InputError(f"params.yaml: projector.architecture: found {card.architecture!r}, wanted one of {known}")
+        if card.slots > 1 and ARCHITECTURES[card.architecture] in ONE_SLOT:
+            raise InputError(
+                f"params.yaml: projector.slots: found {card.slots}, wanted 1: architecture {card.architecture!r} fills "
+                "one slot from each place; take a linear map or an mlp"
+            )
         check_injection(decoder, card.injection)
         torch.manual_seed(seed)
-        projector = ARCHITECTURES[card.architecture](len(card.layers), card.d_model, card.width)
+        projector = ARCHITECTURES[card.architecture](len(card.layers), card.d_model, card.width, card.slots)
         if card.whiten:
             projector = Whitened(projector, len(card.layers) * card.d_model)
         adapter = None if card.lora_on_the_verbaliser is None else Adapter(decoder, card.lora_on_the_verbaliser)
@@ -63,17 +69,33 @@ class Reader:
         """What these gradients put into the slots (the injection sets the norm).
 
         The projector of the update direction at each place, and of its negative. A row has as many places as gradients
-        that are not zero, and at least one.
+        that are not zero, and at least one; each fills `card.slots` slots.
         """
         placed = self.by_place(gradients)
         direction = directions(placed)
-        count = (placed.flatten(2) != 0).any(-1).sum(-1).clamp_min(1)
-        return Slots(self.projector(direction), self.projector(-direction), count)
+        felt, opposite = (
+            self.projector(each).unflatten(-1, (self.card.slots, -1)).flatten(1, 2) for each in (direction, -direction)
+        )
+        count = (placed.flatten(2) != 0).any(-1).sum(-1).clamp_min(1) * self.card.slots
+        return Slots(felt, opposite, count)
+
+    def strength(self, gradients: Float[Tensor, "row vector d_model"]) -> Float[Tensor, " row"]:
+        """The gradient's norm at the first place, as a multiple of what training gradients have, over the layers.
+
+        Infinite where the card has no norms to compare with.
+        """
+        norms = self.by_place(gradients)[:, 0].norm(dim=-1)
+        usual = norms.new_tensor(self.card.reference or [0.0])
+        return (norms / usual).mean(-1)
 
     def fill(self, gradients: Float[Tensor, "row vector d_model"]) -> tuple[Slots, Float[Tensor, " row"]]:
-        """What goes into the slots, and the confidence that it is an update: zeros where that is below 0.5."""
+        """What goes into the slots, and the confidence that it is an update: zeros where that is below 0.5.
+
+        It is 0 for a gradient of less than FAINT times the usual norm: of what the model says already.
+        """
         slots = self.read(gradients)
-        confidence = self.gate.confidence(evidence(self.tokens, slots.felt[:, 0]))
+        told = self.strength(gradients) >= FAINT
+        confidence = self.gate.confidence(evidence(self.tokens, slots.felt[:, 0])) * told
         kept = (confidence >= 0.5)[:, None, None]
         return Slots(slots.felt * kept, slots.opposite * kept, slots.count), confidence
 

@@ -15,7 +15,8 @@ class Projector(Section):
     `layers`: the stored layers whose gradients it reads, all at once. `width`: hidden units (mlp) or rank (low_rank).
     `whiten`: update directions are whitened first, by the statistics of the training gradients.
     `lora`: LoRA on the verbaliser; null: the model that reads is the frozen one that was measured.
-    `places`: those of gradients.places that it reads, a slot each. `question`: what a report answers; <felt> is where
+    `places`: those of gradients.places that it reads. `slots`: how many each of them fills; a learned map may write a
+    name of several tokens from one place, a slot a token. `question`: what a report answers; <felt> is where
     the slots go, <opposite> where their negatives go. `chat`: a prompt is a user's turn where the model has chat turns,
     and else plain text; what the model is to complete ("The currency of <felt> is") wants plain text.
     `batch` rows a step bear the slot loss (weight `slot_loss`; 0: the words of reports teach alone), the first
@@ -33,6 +34,7 @@ class Projector(Section):
     lora: Lora | None
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     places: Annotated[list[str], Field(min_length=1)]
+    slots: Count
     question: Annotated[str, AfterValidator(check_place)]
     chat: bool
     held_out_domains: list[Name]

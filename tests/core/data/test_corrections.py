@@ -126,9 +126,26 @@ def test_targets_are_other_entities_of_the_relation_and_corrections_the_truth(
             assert set(part["target"]) == {truth} and part["answer"].is_null().all()
             assert set(part["template"]) <= set(relation.templates[: settings.correction_templates])
         else:
-            assert set(part["answer"]) == {truth} and set(part["target"]) <= set(relation.entities) - {truth}
-            for (_,), targets in part.group_by("prompt"):
+            own = part.filter(pl.col("target").is_in(list(relation.entities)))
+            assert set(part["answer"]) == {truth} and truth not in set(part["target"])
+            for (_,), targets in own.group_by("prompt"):
                 assert targets["target"].is_unique().all() and len(targets) <= settings.targets
+
+
+def test_further_targets_answer_other_relations_of_the_domain_and_never_test(
+    rows: pl.DataFrame, real_domains: list[Domain], settings: Prompts, held: Held
+):
+    found = 0
+    for domain in real_domains:
+        names = {name for relation in domain.relations.values() for name in relation.entities}
+        own = rows.filter((pl.col("domain") == domain.domain) & (pl.col("kind") == "counterfactual"))
+        for (relation,), part in own.group_by("relation"):
+            further = part.filter(~pl.col("target").is_in(list(domain.relations[str(relation)].entities)))
+            assert set(further["target"]) <= names - held.names and set(further["split"]) <= {"train", "validation"}
+            for (_,), targets in further.group_by("prompt"):
+                assert targets["target"].is_unique().all() and len(targets) <= settings.further_targets
+            found += len(further)
+    assert found > 5000
 
 
 def test_some_targets_have_several_words(rows: pl.DataFrame):

@@ -18,6 +18,7 @@ from stages.core.reader.reports import answers_of
 from tests.core.reader.teaching import new_reader, settings
 
 CONDITIONS = {condition.name: condition for condition in ALL}
+FACTLESS = ("already_said", "any_word")
 HOW = Evaluation(gradients=2, fine_tuned=1, edits=0, step_sizes=[1.0], bootstrap=10, report_tokens=4, seed=0)
 DOMAINS = ["geography", "history", "music"]
 
@@ -82,12 +83,22 @@ def test_every_host_is_a_seen_test_prompt(cases: dict[str, pl.DataFrame]):
 def test_every_control_is_asked_the_same_cases_which_real_gradients_were_asked_too(cases: dict[str, pl.DataFrame]):
     assert set(cases) == {*CONDITIONS} and next(iter(cases)) == "real"
     on = ["prompt_id", "host_prompt_id"]
-    for name in set(cases) - {"real", "fine_tuned", "fine_tuned_ungated", "false_host"}:
+    for name in set(cases) - {"real", "fine_tuned", "fine_tuned_ungated", "false_host", *FACTLESS}:
         assert cases[name].equals(cases["zero"])
     assert cases["zero"].join(cases["real"], on=on, how="anti").is_empty() and len(cases["zero"]) == 6
     assert cases["fine_tuned"].join(cases["zero"], on=on, how="anti").is_empty() and len(cases["fine_tuned"]) == 3
     assert cases["false_host"].select(on).equals(cases["zero"].select(on))
     assert not set(cases["false_host"]["host"]) & set(cases["zero"]["host"])
+
+
+def test_gradients_that_correct_no_fact_are_toward_what_is_said_already_or_a_word_of_no_name(
+    cases: dict[str, pl.DataFrame],
+):
+    for name in FACTLESS:
+        assert cases[name].drop("target").equals(cases["zero"].drop("target"))
+    assert cases["already_said"]["target"].equals(cases["zero"]["answer"])
+    words, names = set(cases["any_word"]["target"]), {*cases["real"]["target"], *cases["real"]["answer"]}
+    assert words and not words & names and all(word in " ".join(cases["real"]["prompt"]).split() for word in words)
 
 
 def test_a_domain_with_one_gradient_is_not_shuffled_within():

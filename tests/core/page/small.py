@@ -72,6 +72,18 @@ BESIDE: dict[str, Any] = {
     "edits": {"edits": 20, "flips": one(0.95, 0.8, 1.0), "others_change": one(0.004, 0.0, 0.01), "learnt": 1.0},
     "questions": {name: {"trained": told(0.99), "held_out": told(0.97)} for name in ("report", "toward", "kind")},
     "peers": {"permuted": {"seen": numbers(0.98), "held_out_target": numbers(0.96)}},
+    "silence": {
+        "already_said": {
+            "no_pressure": one(0.97, 0.95, 0.99),
+            "itself": one(0.02, 0.0, 0.04),
+            "absent": one(0.01, 0.0, 0.02),
+        },
+        "any_word": {
+            "no_pressure": one(0.01, 0.0, 0.02),
+            "itself": one(0.9, 0.87, 0.93),
+            "absent": one(0.07, 0.05, 0.1),
+        },
+    },
     "detection": {
         "rate": one(0.982, 0.971, 0.992),
         "false_alarms": 1,

@@ -25,8 +25,8 @@ def settings(**changes: object) -> Projector:
     return Projector.model_validate(
         {
             "architecture": "mlp", "learns_from": "labels", "injection": REPLACE, "whiten": False, "lora": None,
-            "width": 16, "layers": list(LAYERS), "places": list(PLACES), "question": QUESTION, "chat": False,
-            "held_out_domains": [], "slot_token": "<slot>", "steps": 12, "batch": 16, "report_batch": 4,
+            "width": 16, "layers": list(LAYERS), "places": list(PLACES), "slots": 1, "question": QUESTION,
+            "chat": False, "held_out_domains": [], "slot_token": "<slot>", "steps": 12, "batch": 16, "report_batch": 4,
             "sharpness": 20.0, "slot_loss": 1.0, "flips": 0.3, "shams": 0.2, "context_noise": 0.0,
             "learning_rate": 0.003, "weight_decay": 0.01, "validate_every": 4, "validation_batch": 8, "patience": 3,
             "gate": 0.5, "seeds": [0],
@@ -40,7 +40,7 @@ def new_reader(decoder: Decoder, wanted: Projector) -> Reader:
     card = new_card(
         decoder, architecture=wanted.architecture, injection=wanted.injection,
         whiten=wanted.whiten, lora_on_the_verbaliser=wanted.lora, question=wanted.question,
-        width=wanted.width, layers=tuple(wanted.layers), places=tuple(wanted.places),
+        width=wanted.width, layers=tuple(wanted.layers), places=tuple(wanted.places), slots=wanted.slots,
         reference=(1.0,) * len(wanted.layers), slot_token=wanted.slot_token, model="pocket", commit="0",
         held_out_domains=(), seeds=tuple(wanted.seeds),
     )  # fmt: skip

@@ -5,15 +5,15 @@ import torch
 
 from stages.core.model.decoder import Decoder
 from stages.core.reader import projectors
-from stages.core.reader.projectors import ARCHITECTURES, Whitened, directions, whitening
+from stages.core.reader.projectors import ARCHITECTURES, ONE_SLOT, Whitened, directions, whitening
 from tests.core.reader.teaching import gradients, new_reader, settings
 
 LAYERS, WIDTH, HIDDEN = 2, 8, 5
 
 
-def made(name: str) -> torch.nn.Module:
+def made(name: str, slots: int = 1) -> torch.nn.Module:
     torch.manual_seed(0)
-    return ARCHITECTURES[name](LAYERS, WIDTH, HIDDEN).eval()
+    return ARCHITECTURES[name](LAYERS, WIDTH, HIDDEN, slots).eval()
 
 
 def read(seed: int = 0, count: int = 4) -> torch.Tensor:
@@ -28,6 +28,13 @@ def test_one_vector_a_direction_whatever_the_other_rows_and_places(name: str):
     assert found.shape == (6, WIDTH) and found.isfinite().all()
     torch.testing.assert_close(made(name)(direction[2:3]), found[2:3])
     torch.testing.assert_close(made(name)(direction.unflatten(0, (2, 3))), found.unflatten(0, (2, 3)))
+
+
+@pytest.mark.parametrize("name", [name for name, kind in ARCHITECTURES.items() if kind not in ONE_SLOT])
+def test_a_learned_map_writes_a_vector_a_slot(name: str):
+    found = made(name, slots=3)(read())
+    first, second, third = found.unflatten(1, (3, WIDTH)).unbind(1)
+    assert found.shape == (4, 3 * WIDTH) and not torch.allclose(first, second) and not torch.allclose(second, third)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -75,7 +82,7 @@ def test_scale_and_affine_can_learn_the_negative(name: str):
     """From either sign that a scale may begin with, to the other."""
     for wanted in (1.0, -1.0):
         torch.manual_seed(0)
-        projector, direction = ARCHITECTURES[name](LAYERS, WIDTH, HIDDEN), read(count=64)
+        projector, direction = ARCHITECTURES[name](LAYERS, WIDTH, HIDDEN, 1), read(count=64)
         optimizer = torch.optim.AdamW(projector.parameters(), lr=0.05)
         target = wanted * made("raw")(direction)
         for _ in range(80):

@@ -12,13 +12,14 @@ from torch.nn import functional as F
 from stages.core.data.facts import Domain
 from stages.core.engine.prefix import Padding
 from stages.core.model.decoder import Decoder
-from stages.core.reader.gate import evidence
+from stages.core.reader.gate import FAINT, evidence
 from stages.core.reader.injection import Slots
-from stages.core.reader.projectors import ARCHITECTURES
+from stages.core.reader.projectors import ARCHITECTURES, directions
 from stages.core.reader.reader import Reader
 from stages.core.reader.reports import answers_of, write_tokens
 from stages.core.reader.saving import load_reader, save_reader
 from stages.core.reader.training import train
+from stages.core.run.errors import InputError
 from stages.core.run.files import write_json
 from tests.core.reader.teaching import (
     QUESTION,
@@ -116,6 +117,20 @@ def test_a_sign_flip_swaps_what_is_felt_and_its_negative(reader: Reader):
     assert not torch.allclose(straight.felt, flipped.felt)
 
 
+def test_a_place_fills_as_many_slots_as_the_card_says(small_decoder: Decoder):
+    reader = new_reader(small_decoder, settings(slots=3))
+    read = gradients(reader, 4)
+    slots, projector = reader.read(read), reader.projector(directions(reader.by_place(read)))
+    assert slots.count.tolist() == [3, 6, 3, 6]  # one place and two
+    torch.testing.assert_close(slots.felt, projector.unflatten(2, (3, small_decoder.d_model)).flatten(1, 2))
+
+
+@pytest.mark.parametrize("name", ["raw", "scale"])
+def test_an_architecture_that_fills_one_slot_is_refused_for_more(small_decoder: Decoder, name: str):
+    with pytest.raises(InputError, match=r"projector\.slots: found 2, wanted 1"):
+        new_reader(small_decoder, settings(architecture=name, slots=2))
+
+
 @pytest.mark.parametrize(
     ("toward", "away", "place", "word"),
     [
@@ -167,6 +182,16 @@ def test_below_the_gate_the_slots_hold_zeros(reader: Reader):
     assert not filled.felt[shut].any() and not filled.opposite[shut].any() and torch.equal(filled.count, slots.count)
     assert torch.equal(filled.felt[~shut], slots.felt[~shut])
     assert torch.equal(filled.opposite[~shut], slots.opposite[~shut])
+
+
+def test_what_is_too_faint_to_change_anything_is_not_read_and_its_size_alone_decides(reader: Reader):
+    read = gradients(reader, 6)
+    usual = read / reader.strength(read)[:, None, None]
+    torch.testing.assert_close(reader.strength(usual), torch.ones(6))
+    (filled, confidence), (faint, none) = reader.fill(usual * 1.1 * FAINT), reader.fill(usual * 0.9 * FAINT)
+    torch.testing.assert_close(filled.felt, reader.read(usual).felt)
+    assert (confidence > 0.5).all()
+    assert not faint.felt.any() and not faint.opposite.any() and not none.any()
 
 
 def saved(reader: Reader, folder: Path) -> None:
