@@ -86,17 +86,8 @@ def describe(
 
 def raw_reader(decoder: Decoder, model: ModelCard, settings: Projector) -> Reader:
     """The reader with nothing trained: slots hold the update direction itself. No norms are known to compare with."""
-    card = new_card(
-        decoder,
-        **settings.model_dump(include={"layers", "places", "slot_token", "question", "chat", "width", "seeds"}),
-        injection=settings.injection,
-        architecture="raw",
-        reference=(),
-        model=model.id,
-        commit=model.commit,
-        held_out_domains=(),
-    )
-    return Reader.new(decoder, card, settings.seeds[0])
+    raw = settings.model_copy(update={"architecture": "raw", "whiten": False, "lora": None, "held_out_domains": []})
+    return Reader.new(decoder, new_card(decoder, raw, model.id, model.commit), settings.seeds[0])
 
 
 class Describer:

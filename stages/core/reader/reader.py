@@ -1,6 +1,6 @@
 """The model as the reader of its own gradients: what a gradient puts into slots."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -10,11 +10,12 @@ from torch.nn import functional as F
 
 from ..model.decoder import Decoder
 from ..run.errors import InputError
-from .card import REPLACE, Card, Injection, Lora
+from .card import Card
 from .gate import Gate, evidence
 from .injection import Slots, check_injection, embedding_norm
 from .lora import Adapter
 from .projectors import ARCHITECTURES, Whitened, directions
+from .section import Projector
 from .vocabulary import Tokens
 
 
@@ -109,15 +110,8 @@ class Reader:
         return nullcontext() if self.adapter is None else self.adapter.applied()
 
 
-def new_card(
-    decoder: Decoder,
-    *,
-    injection: Injection = REPLACE,
-    whiten: bool = False,
-    chat: bool = False,
-    lora_on_the_verbaliser: Lora | None = None,
-    **settings: object,
-) -> Card:
-    """A card for a projector of this model, with the norm that its embeddings have."""
-    how = {"injection": injection, "whiten": whiten, "chat": chat, "lora_on_the_verbaliser": lora_on_the_verbaliser}
-    return Card.model_validate({**settings, **how, "d_model": decoder.d_model, "norm": embedding_norm(decoder)})
+def new_card(decoder: Decoder, settings: Projector, model: str, commit: str, reference: Sequence[float] = ()) -> Card:
+    """A card for a projector of this model with these settings; `reference`: see `Card`, empty if it is not known."""
+    own = {"lora_on_the_verbaliser": settings.lora, "d_model": decoder.d_model, "norm": embedding_norm(decoder)}
+    own |= {"model": model, "commit": commit, "reference": reference}
+    return Card.model_validate(settings.model_dump(include=set(Card.model_fields)) | own)
