@@ -23,10 +23,10 @@ from .core.model import ranks
 from .core.model.decoder import Decoder
 from .core.model.opening import ModelCard, open_model
 from .core.reader.card import Card
-from .core.reader.reader import Reader, new_card
+from .core.reader.reader import Reader
 from .core.reader.saving import save_reader
 from .core.reader.section import Projector
-from .core.reader.training import Curriculum, Lessons, train
+from .core.reader.training import Curriculum, Lessons, new_card, train
 from .core.reader.words import Words
 from .core.run.errors import InputError
 from .core.run.files import replacing, write_json

@@ -30,10 +30,11 @@ from ..core.evaluate.section import Evaluation
 from ..core.model.decoder import Decoder
 from ..core.model.opening import FOLDER, ModelCard, open_model
 from ..core.reader.injection import Slots
-from ..core.reader.reader import Reader, new_card
+from ..core.reader.reader import Reader
 from ..core.reader.reports import answers_of, prompts_of
 from ..core.reader.saving import load_reader
 from ..core.reader.section import Projector
+from ..core.reader.training import new_card
 from ..core.run.errors import InputError
 from ..core.run.params import Domains, Section, read_sections
 from ..core.steps.section import VirtualStep

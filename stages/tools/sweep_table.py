@@ -16,7 +16,7 @@ from ..core.page.inputs import read_params
 from ..core.page.sweep import FOLDER, LADDER, LEAVE_ONE_OUT, MADE_BY, Experiment, table_of
 from ..core.run.files import read_json, read_yaml, replacing
 from ..core.run.stage import parser, run
-from . import experiment, leave_one_out, other_teacher, params_file
+from . import experiment, other_teacher, params_file
 from .dependencies import differences
 
 EXPERIMENTS = Path("stages/sweeps/experiments.yaml")
@@ -46,7 +46,7 @@ def domains_left_out(params: dict[str, Any]) -> Found:
     return [
         (
             Experiment("Never trained on", domain, {"held_out_domains": [domain]}),
-            {"decoupling": read_json(leave_one_out.FOLDER / f"{domain}.json")},
+            {"decoupling": read_json(experiment.LEFT_OUT / f"{domain}.json")},
         )
         for domain in params["domains"]
     ]

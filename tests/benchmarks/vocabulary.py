@@ -31,8 +31,8 @@ from stages.core.data.places import FIRST
 from stages.core.evaluate.conditions import lens_tokens
 from stages.core.model.decoder import Decoder
 from stages.core.reader.gate import evidence
-from stages.core.reader.reader import Reader, new_card
-from stages.core.reader.training import Draws, report_loss, slot_loss
+from stages.core.reader.reader import Reader
+from stages.core.reader.training import Draws, new_card, report_loss, slot_loss
 from tests.benchmarks.engine import RESULTS, machine
 from tests.benchmarks.scaling import peak
 from tests.core.reader.teaching import settings

@@ -10,7 +10,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from stages.core.model.decoder import Decoder
-from stages.core.reader.reader import Reader, new_card
+from stages.core.reader.reader import Reader
+from stages.core.reader.training import new_card
 from tests.core.reader.teaching import settings
 
 QWEN = """\

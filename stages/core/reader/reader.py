@@ -1,6 +1,6 @@
 """The model as the reader of its own gradients: what a gradient puts into slots."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -12,10 +12,9 @@ from ..model.decoder import Decoder
 from ..run.errors import InputError
 from .card import Card
 from .gate import Gate, evidence
-from .injection import Slots, check_injection, embedding_norm
+from .injection import Slots, check_injection
 from .lora import Adapter
 from .projectors import ARCHITECTURES, Whitened, directions
-from .section import Projector
 from .vocabulary import Tokens
 
 
@@ -108,10 +107,3 @@ class Reader:
     def verbaliser(self) -> AbstractContextManager[None]:
         """Within the block, the model is the one that reads and writes reports: with LoRA, where the card says so."""
         return nullcontext() if self.adapter is None else self.adapter.applied()
-
-
-def new_card(decoder: Decoder, settings: Projector, model: str, commit: str, reference: Sequence[float] = ()) -> Card:
-    """A card for a projector of this model with these settings; `reference`: see `Card`, empty if it is not known."""
-    own = {"lora_on_the_verbaliser": settings.lora, "d_model": decoder.d_model, "norm": embedding_norm(decoder)}
-    own |= {"model": model, "commit": commit, "reference": reference}
-    return Card.model_validate(settings.model_dump(include=set(Card.model_fields)) | own)

@@ -11,10 +11,10 @@ from stages.core.data.facts import Domain
 from stages.core.model.decoder import Decoder
 from stages.core.reader.card import Injection
 from stages.core.reader.injection import ReadingPrompt, Slots, replace_slots
-from stages.core.reader.reader import Reader, new_card
+from stages.core.reader.reader import Reader
 from stages.core.reader.reports import prompts_of
 from stages.core.reader.section import Projector
-from stages.core.reader.training import Curriculum
+from stages.core.reader.training import Curriculum, new_card
 
 QUESTION = "<felt> away <opposite> what pressure do you feel ?"
 LAYERS, PLACES = (0, 1), ("target_1", "target_2")
