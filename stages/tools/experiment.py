@@ -32,7 +32,7 @@ from ..core.data.facts import World, read_domain
 from ..core.data.gathering import Gathered, continuations, gather
 from ..core.engine.section import Gradients
 from ..core.evaluate.asking import written
-from ..core.evaluate.cases import COUNTERFACTUAL, SEEN, Questions, picked, with_hosts, with_premise
+from ..core.evaluate.cases import Questions, with_premise
 from ..core.evaluate.estimate import to_json
 from ..core.evaluate.interview import Interview
 from ..core.evaluate.knowledge import knowledge_scores
@@ -97,37 +97,34 @@ def trained(data: Gathered, settings: Projector, scratch: Scratch) -> Reader:
     return reader
 
 
-def askable(rows: pl.DataFrame, domains: Sequence[str]) -> pl.DataFrame:
-    """The counterfactual test rows of these domains whose premise holds, with nothing held out."""
-    own = rows.filter(pl.col("domain").is_in(domains) & COUNTERFACTUAL)
-    return with_premise(own, continuations(domains)).filter((pl.col("split") == "test") & SEEN)
+def questions_of(data: Gathered, domains: Sequence[str], how: Evaluation) -> Questions:
+    """Which gradients can be asked about, and in front of which hosts, as in the evaluation."""
+    return Questions(data.rows, with_premise(data.rows, continuations(domains)), domains, how)
 
 
-def reported(reader: Reader, asked: pl.DataFrame, data: Gathered, how: Evaluation) -> pl.DataFrame:
-    """Scored reports (REPORTS) of these rows' gradients, each in front of one host of one other domain."""
-    pool = data.rows.filter((pl.col("split") == "test") & SEEN & COUNTERFACTUAL)
-    cases = with_hosts(asked, pool, None, how.seed)
+def reported(reader: Reader, cases: pl.DataFrame, data: Gathered, tokens: int) -> pl.DataFrame:
+    """Scored reports (REPORTS) of these cases' gradients, of at most `tokens` tokens."""
     with torch.no_grad():
         filled = reader.fill(torch.from_numpy(data.gradient[cases["row"].to_numpy()]))
-    return written(reader, cases, filled, "real", how.report_tokens)
+    return written(reader, cases, filled, "real", tokens)
 
 
 def left_out(domain: str, params: Sections) -> dict[str, Any]:
     """The scores of `domain`'s test gradients, in front of hosts of other domains, by a projector of the others."""
-    how, usual = params.evaluation, trainable(params.projector, params.gradients.layers)
+    usual = trainable(params.projector, params.gradients.layers)
     settings = usual.model_copy(update={"held_out_domains": [domain]})
     data = gathered(params.domains, settings)
     reader = trained(data, settings, Scratch("leave_one_out", domain))
-    test = picked(askable(data.rows, [domain]), how.gradients, how.seed, "grid")
-    return summary(reported(reader, test, data, how))
+    questions = questions_of(data, params.domains, params.evaluation)
+    cases = questions.foreign_host(questions.grid.filter(domain=domain))
+    return summary(reported(reader, cases, data, params.evaluation.report_tokens))
 
 
 def scores_of(reader: Reader, data: Gathered, params: Sections, freed: bool) -> dict[str, Any]:
     """The groups of scores of the gradients that the evaluation's interview is about."""
-    how, rows = params.evaluation, with_premise(data.rows, continuations(params.domains))
     world = World.of([read_domain(name) for name in params.domains])
     trained = params.model.pocket.asked if params.model.source == POCKET else []
-    interview = Interview.of(Questions(data.rows, rows, params.domains, how), world, {}, trained)
+    interview = Interview.of(questions_of(data, params.domains, params.evaluation), world, {}, trained)
     slots = interview.slots(reader, data)
     asked = interview.rows(reader, interview.cases)
     reports, answers = interview.from_knowledge(reader, interview.cases, asked, slots, "real")
