@@ -29,13 +29,13 @@ from torch import Tensor, nn
 from ..core.data.tables import PROMPTS, read_table
 from ..core.engine.rows import naming_prompts, samples_of
 from ..core.engine.samples import Sample
+from ..core.evaluate.cases import by_hash
 from ..core.evaluate.fine_tuning import sample_loss, trainable
 from ..core.model.decoder import Decoder, residual, with_residual
 from ..core.model.opening import open_model
 from ..core.run.errors import InputError
 from ..core.run.files import replacing, write_json
 from ..core.run.params import Domains, Section, read_sections
-from ..core.run.seeds import keyed_fraction
 from ..core.run.stage import parser, progress, run
 from ..core.steps.joint import gradients_and_steps
 from ..core.steps.shifts import named_tokens
@@ -73,13 +73,6 @@ class Measured:
     gradient: Float[np.ndarray, "sample layer d_model"]
     activation: Float[np.ndarray, "sample layer d_model"]
     shift: Float[np.ndarray, "sample layer step token"]
-
-
-def choose(tables: Sequence[pl.DataFrame], count: int) -> pl.DataFrame:
-    """Corrections drawn by their own id, so that the draw depends on no order."""
-    every = pl.concat(tables)
-    keys = [keyed_fraction(0, "real step", prompt_id) for prompt_id in every["prompt_id"]]
-    return every[np.argsort(keys)[:count].tolist()]
 
 
 def layers_of(decoder: Decoder) -> list[int]:
@@ -226,7 +219,8 @@ def main() -> None:
     if count < 2:
         raise InputError(f"--samples: found {count}, wanted 2 or more")
     domains = read_sections(Sections).domains
-    prompts = choose([read_table(Path("data/prompts") / f"{name}.parquet", PROMPTS) for name in domains], count)
+    every = pl.concat([read_table(Path("data/prompts") / f"{name}.parquet", PROMPTS) for name in domains])
+    prompts = by_hash(every, 0, "real step", "prompt_id")[:count]
     decoder, _ = open_model()
     with progress("real steps", len(prompts)) as advance, naming_prompts(prompts, "data/prompts"):
         curve, metrics = compare(decoder, samples_of(decoder, prompts), advance)
