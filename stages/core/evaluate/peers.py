@@ -14,8 +14,9 @@ from ..model.decoder import Decoder
 from ..model.opening import open_model
 from ..model.section import Foreign, Peer
 from ..reader.card import Card
-from ..reader.injection import Slots, embedding_norm
+from ..reader.injection import Slots
 from ..reader.reader import Reader
+from ..reader.vocabulary import embedding_norm
 from .answers import say
 from .knowledge import entity
 

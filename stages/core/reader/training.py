@@ -31,12 +31,12 @@ from ..model.decoder import Decoder
 from ..run.errors import InputError
 from ..run.seeds import keyed_int, keyed_rng
 from .card import Card
-from .injection import Slots, embedding_norm
+from .injection import Slots
 from .reader import Reader
 from .reports import answer_losses, prompts_of
 from .section import Projector
 from .shams import TRAINED, draw_sham
-from .vocabulary import in_parts
+from .vocabulary import embedding_norm, in_parts
 
 
 def new_card(decoder: Decoder, settings: Projector, model: str, commit: str, reference: Sequence[float] = ()) -> Card:

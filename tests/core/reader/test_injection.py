@@ -14,7 +14,6 @@ from stages.core.reader.card import Injection
 from stages.core.reader.injection import (
     ReadingPrompt,
     Slots,
-    embedding_norm,
     read_injected,
     reading_prompt,
     replace_slots,
@@ -22,6 +21,7 @@ from stages.core.reader.injection import (
 )  # fmt: skip
 from stages.core.reader.reader import Reader
 from stages.core.reader.reports import prompts_of, read_slots, write_tokens
+from stages.core.reader.vocabulary import embedding_norm
 from stages.core.run.errors import explain
 from stages.core.run.params import Section
 from tests.core.reader.teaching import QUESTION, REPLACE, gradients, new_reader, prompts, settings, some_slots
