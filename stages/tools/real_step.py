@@ -27,6 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..core.data.tables import PROMPTS, read_table
+from ..core.engine.gradients import activation_gradients
 from ..core.engine.rows import naming_prompts, samples_of
 from ..core.engine.samples import Sample
 from ..core.evaluate.cases import by_hash
@@ -37,8 +38,8 @@ from ..core.run.errors import InputError
 from ..core.run.files import replacing, write_json
 from ..core.run.params import Domains, Section, read_sections
 from ..core.run.stage import parser, progress, run
-from ..core.steps.joint import gradients_and_steps
 from ..core.steps.shifts import named_tokens
+from ..core.steps.virtual_step import virtual_steps
 
 FOLDER = Path("data/real_step")
 UPDATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
@@ -86,8 +87,9 @@ def measure(decoder: Decoder, samples: Sequence[Sample], layers: list[int]) -> M
     shape = (len(samples), len(layers))
     gradient, activation = (np.empty((*shape, decoder.d_model), dtype=np.float32) for _ in range(2))
     shift = np.empty((*shape, len(STEP_SIZES), named), dtype=np.float32)
-    for found, steps in gradients_and_steps(decoder, samples, layers, STEP_SIZES, top_tokens=named):
+    for found in activation_gradients(decoder, samples, layers):
         gradient[found.rows], activation[found.rows] = found.gradient, found.activation
+    for steps in virtual_steps(decoder, samples, gradient, layers, STEP_SIZES, top_tokens=named, continuation_tokens=0):
         dense = np.empty_like(steps.up_shifts)
         np.put_along_axis(dense, steps.up_ids, steps.up_shifts, axis=-1)
         shift[steps.rows] = dense
