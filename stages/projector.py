@@ -23,10 +23,10 @@ from .core.model import ranks
 from .core.model.decoder import Decoder
 from .core.model.opening import ModelCard, open_model
 from .core.reader.card import Card
-from .core.reader.reader import Reader, new_card
+from .core.reader.reader import Reader
 from .core.reader.saving import save_reader
 from .core.reader.section import Projector
-from .core.reader.training import Curriculum, Lessons, train
+from .core.reader.training import Curriculum, Lessons, new_card, train
 from .core.reader.words import Words
 from .core.run.errors import InputError
 from .core.run.files import replacing, write_json
@@ -82,25 +82,7 @@ def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Proje
     norms = torch.empty(len(data.layers), len(rows))
     for part, block in zip(norms.split(BLOCK_ROWS, dim=1), blocks(data.gradient, rows), strict=True):
         part[:] = torch.from_numpy(block[:, first]).norm(dim=-1).T
-    return new_card(
-        decoder,
-        architecture=settings.architecture,
-        injection=settings.injection,
-        width=settings.width,
-        whiten=settings.whiten,
-        lora_on_the_verbaliser=settings.lora,
-        layers=tuple(settings.layers),
-        places=tuple(settings.places),
-        slots=settings.slots,
-        reference=tuple(layer.median().item() for layer in norms),
-        slot_token=settings.slot_token,
-        question=settings.question,
-        chat=settings.chat,
-        model=model.id,
-        commit=model.commit,
-        held_out_domains=tuple(settings.held_out_domains),
-        seeds=tuple(settings.seeds),
-    )
+    return new_card(decoder, settings, model.id, model.commit, [layer.median().item() for layer in norms])
 
 
 @dataclass(frozen=True)

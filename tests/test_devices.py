@@ -14,6 +14,7 @@ from tests.benchmarks import gpu
 from tests.pipeline import tiny
 from tests.pipeline.hermetic import files
 from tests.pipeline.warm import Warm
+from tests.tools.documented import blocks
 
 PROMPT, TARGET = "The capital of France is", "Madrid"
 STAGES = {
@@ -23,7 +24,7 @@ STAGES = {
     "evaluation": ["stages.evaluation"],
     "describe": ["stages.tools.cli", "describe", PROMPT, "--target", TARGET, "--json"],
     "real_step": ["stages.tools.real_step", "--samples", "3"],
-    "watch": ["stages.tools.watch_demo", "--taught", "music", "--beside", "geography", "--steps", "2"],
+    "watch": ["stages.watched"],
 }
 WRITTEN = {"describe": [], "watch": [".cache/watch"], "gradients": ["data/gradients/geography.zarr"]}
 """Where their files are to be, if not in the folder of their name below data/."""
@@ -83,6 +84,8 @@ def root(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The finished tiny repository with the stand-in in it. Read only."""
     root = tiny.copied(tiny_pipeline, tmp_path_factory.mktemp("devices") / "repository")
     shutil.copy(tiny.ROOT / "tests/stand_in.py", root / "stages/stand_in.py")
+    example = blocks("watching.md", "python")[-1].replace("from gradaware", "from .public")
+    (root / "stages/watched.py").write_text(example, encoding="utf-8")
     return root
 
 

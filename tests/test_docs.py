@@ -41,9 +41,6 @@ RUN_BY = {
     "gradaware describe": "tests/tools/test_describe.py::test_the_documented_commands_run",
     "gradaware import-facts": IN_TWO_COMMANDS,
     "gradaware preset": "tests/tools/test_preset.py::test_the_documented_commands_run",
-    "python -m stages.tools.watch_demo": (
-        "tests/tools/test_watch.py::test_what_is_read_at_step_0_is_the_gradient_of_the_untouched_model"
-    ),
     "python -m stages.tools.real_step": (
         "tests/tools/test_real_step.py::test_the_command_writes_metrics_and_a_curve_twice_the_same"
     ),
@@ -187,9 +184,9 @@ def test_a_family_is_taken_or_refused_as_the_docs_say(capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("page", ["data.md", "describe.md", "watching.md"])
 def test_examples_in_python_run_in_a_finished_repository(
-    page: str, tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch
+    page: str, tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.chdir(tiny_pipeline)
+    monkeypatch.chdir(tiny.copied(tiny_pipeline, tmp_path / "repository"))
     monkeypatch.setitem(sys.modules, "gradaware", stages)  # as which this tree is installed
     found = blocks(page, "python")
     assert found

@@ -30,10 +30,11 @@ from ..core.evaluate.section import Evaluation
 from ..core.model.decoder import Decoder
 from ..core.model.opening import FOLDER, ModelCard, open_model
 from ..core.reader.injection import Slots
-from ..core.reader.reader import Reader, new_card
+from ..core.reader.reader import Reader
 from ..core.reader.reports import answers_of, prompts_of
 from ..core.reader.saving import load_reader
 from ..core.reader.section import Projector
+from ..core.reader.training import new_card
 from ..core.run.errors import InputError
 from ..core.run.params import Domains, Section, read_sections
 from ..core.steps.section import VirtualStep
@@ -86,19 +87,9 @@ def describe(
 
 def raw_reader(decoder: Decoder, model: ModelCard, settings: Projector) -> Reader:
     """The reader with nothing trained: slots hold the update direction itself. No norms are known to compare with."""
-    card = new_card(
-        decoder,
-        **settings.model_dump(
-            include={"layers", "places", "slots", "slot_token", "question", "chat", "width", "seeds"}
-        ),
-        injection=settings.injection,
-        architecture="raw",
-        reference=(),
-        model=model.id,
-        commit=model.commit,
-        held_out_domains=(),
-    )
-    return Reader.new(decoder, card, settings.seeds[0])
+    plain = {"architecture": "raw", "slots": 1, "whiten": False, "lora": None, "held_out_domains": []}
+    raw = settings.model_copy(update=plain)
+    return Reader.new(decoder, new_card(decoder, raw, model.id, model.commit), settings.seeds[0])
 
 
 class Describer:

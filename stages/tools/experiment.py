@@ -11,7 +11,12 @@ JSON holds keys of section projector, and `freed`: two-hop questions are then as
 along the name that the reader's own report moves away from. All layers of gradients.layers are read, but by `raw`,
 which has those of params.yaml.
 
+With --left-out NAME is a domain: the projector of params.yaml (a linear map of all layers, where that is `raw`, which
+nothing trains) is trained on all others, and data/sweep/leave_one_out/NAME.json holds the scores of that domain's test
+gradients. `make leave-one-out` runs it for each domain.
+
   python -m stages.tools.experiment narrow '{"architecture": "mlp", "width": 8}'
+  python -m stages.tools.experiment geography --left-out
 """
 
 import json
@@ -27,7 +32,7 @@ from ..core.data.facts import World, read_domain
 from ..core.data.gathering import Gathered, continuations, gather
 from ..core.engine.section import Gradients
 from ..core.evaluate.asking import written
-from ..core.evaluate.cases import COUNTERFACTUAL, SEEN, Questions, with_hosts, with_premise
+from ..core.evaluate.cases import Questions, with_premise
 from ..core.evaluate.estimate import to_json
 from ..core.evaluate.interview import Interview
 from ..core.evaluate.knowledge import knowledge_scores
@@ -43,7 +48,7 @@ from ..core.run.scratch import Scratch
 from ..core.run.stage import parser, run
 from ..projector import card_for, teach
 
-FOLDER = Path("data/sweep/experiment")
+FOLDER, LEFT_OUT = Path("data/sweep/experiment"), Path("data/sweep/leave_one_out")
 RAW, LINEAR = "raw", "linear"
 
 
@@ -79,36 +84,47 @@ def gathered(domains: Sequence[str], settings: Projector) -> Gathered:
 
 
 def trained(data: Gathered, settings: Projector, scratch: Scratch) -> Reader:
-    """A reader of the first seed, trained on the rows of `data` outside of `settings.held_out_domains`."""
+    """A reader of the first seed, trained on the rows of `data` outside of `settings.held_out_domains`.
+
+    Rows whose label names one of these domains by mistake are left out too: no report says their words.
+    """
     decoder, model = open_model()
-    lessons = replace(data, rows=data.rows.filter(~pl.col("domain").is_in(settings.held_out_domains)))
+    out = pl.any_horizontal(pl.col("domain", "label_domain").is_in(settings.held_out_domains)).fill_null(False)
+    lessons = replace(data, rows=data.rows.filter(~out))
     reader = Reader.new(decoder, card_for(decoder, model, lessons, settings), settings.seeds[0])
     teach(reader, lessons, settings, scratch.folder)
     scratch.clear()
     return reader
 
 
-def askable(rows: pl.DataFrame, domains: Sequence[str]) -> pl.DataFrame:
-    """The counterfactual test rows of these domains whose premise holds, with nothing held out."""
-    own = rows.filter(pl.col("domain").is_in(domains) & COUNTERFACTUAL)
-    return with_premise(own, continuations(domains)).filter((pl.col("split") == "test") & SEEN)
+def questions_of(data: Gathered, domains: Sequence[str], how: Evaluation) -> Questions:
+    """Which gradients can be asked about, and in front of which hosts, as in the evaluation."""
+    return Questions(data.rows, with_premise(data.rows, continuations(domains)), domains, how)
 
 
-def reported(reader: Reader, asked: pl.DataFrame, data: Gathered, how: Evaluation) -> pl.DataFrame:
-    """Scored reports (REPORTS) of these rows' gradients, each in front of one host of one other domain."""
-    pool = data.rows.filter((pl.col("split") == "test") & SEEN & COUNTERFACTUAL)
-    cases = with_hosts(asked, pool, None, how.seed)
+def reported(reader: Reader, cases: pl.DataFrame, data: Gathered, tokens: int) -> pl.DataFrame:
+    """Scored reports (REPORTS) of these cases' gradients, of at most `tokens` tokens."""
     with torch.no_grad():
         filled = reader.fill(torch.from_numpy(data.gradient[cases["row"].to_numpy()]))
-    return written(reader, cases, filled, "real", how.report_tokens)
+    return written(reader, cases, filled, "real", tokens)
+
+
+def left_out(domain: str, params: Sections) -> dict[str, Any]:
+    """The scores of `domain`'s test gradients, in front of hosts of other domains, by a projector of the others."""
+    usual = trainable(params.projector, params.gradients.layers)
+    settings = usual.model_copy(update={"held_out_domains": [domain]})
+    data = gathered(params.domains, settings)
+    reader = trained(data, settings, Scratch("leave_one_out", domain))
+    questions = questions_of(data, params.domains, params.evaluation)
+    cases = questions.foreign_host(questions.grid.filter(domain=domain))
+    return summary(reported(reader, cases, data, params.evaluation.report_tokens))
 
 
 def scores_of(reader: Reader, data: Gathered, params: Sections, freed: bool) -> dict[str, Any]:
     """The groups of scores of the gradients that the evaluation's interview is about."""
-    how, rows = params.evaluation, with_premise(data.rows, continuations(params.domains))
     world = World.of([read_domain(name) for name in params.domains])
     trained = params.model.pocket.asked if params.model.source == POCKET else []
-    interview = Interview.of(Questions(data.rows, rows, params.domains, how), world, {}, trained)
+    interview = Interview.of(questions_of(data, params.domains, params.evaluation), world, {}, trained)
     slots = interview.slots(reader, data)
     asked = interview.rows(reader, interview.cases)
     reports, answers = interview.from_knowledge(reader, interview.cases, asked, slots, "real")
@@ -121,9 +137,15 @@ def main() -> None:
     """Trains and scores one experiment."""
     line = parser(__doc__, "tools.experiment")
     line.add_argument("name", metavar="NAME", help="of the result")
-    line.add_argument("changes", metavar="JSON", type=json.loads, help="keys of section projector, and freed")
-    options = line.parse_args()
-    params = read_sections(Sections)
+    how = line.add_mutually_exclusive_group(required=True)
+    how.add_argument("changes", metavar="JSON", nargs="?", type=json.loads, help="keys of section projector, and freed")
+    how.add_argument("--left-out", action="store_true", help="train without the domain NAME, and score its gradients")
+    options, params = line.parse_args(), read_sections(Sections)
+    if options.left_out:
+        scores = left_out(options.name, params)
+        write_json(LEFT_OUT / f"{options.name}.json", to_json(scores))
+        print(f"{options.name}, left out: target {scores['target_accuracy'].value:.3f}")
+        return
     changes = rung(options.changes, params.gradients.layers)
     freed = changes.pop("freed", False)
     settings = Projector.model_validate({**first_seed(params.projector).model_dump(), **changes})

@@ -22,7 +22,7 @@ import polars as pl
 from ..core.data.gathering import Gathered, labelled, taught
 from ..core.data.tables import LABELS, read_table
 from ..core.engine.section import Gradients
-from ..core.evaluate.cases import picked
+from ..core.evaluate.cases import COUNTERFACTUAL, SEEN
 from ..core.evaluate.estimate import to_json
 from ..core.evaluate.metrics import correction_or_label
 from ..core.evaluate.scores import summary
@@ -39,7 +39,7 @@ from ..core.run.stage import parse, run
 from ..labellers import local
 from ..labels import LABELLED, job_of
 from ..labels import Sections as OfLabels
-from .experiment import askable, gathered, reported, trainable, trained
+from .experiment import gathered, questions_of, reported, trainable, trained
 
 SCORES = Path("data/sweep/other_teacher/scores.json")
 
@@ -95,18 +95,21 @@ def scores_of(reader: Reader, data: Gathered, params: Sections) -> dict[str, dic
     label (the target alone); those whose label names no target. A gradient without a label is in the grid alone. What
     no gradient is in is left out.
     """
-    how, label = params.evaluation, pl.col("label_moved_to")
-    seen = [name for name in params.domains if name not in params.projector.held_out_domains]
-    test = askable(data.rows, seen)
-    grid = picked(test, how.gradients, how.seed, "grid")
-    found = {f"Grid, {len(grid)} gradients": summary(reported(reader, grid, data, how))}
+    label, questions = pl.col("label_moved_to"), questions_of(data, params.domains, params.evaluation)
+    seen = ~pl.col("domain").is_in(params.projector.held_out_domains)
+
+    def asked(rows: pl.DataFrame) -> pl.DataFrame:
+        return reported(reader, questions.foreign_host(rows), data, params.evaluation.report_tokens)
+
+    grid, test = questions.grid.filter(seen), questions.test.filter(seen & SEEN & COUNTERFACTUAL)
+    found = {f"Grid, {len(grid)} gradients": summary(asked(grid))}
     if len(wrong := test.filter((label != "") & (label != pl.col("target")))):
-        reports, name = reported(reader, wrong, data, how), f"Label wrong, {len(wrong)} gradients"
+        reports, name = asked(wrong), f"Label wrong, {len(wrong)} gradients"
         said = correction_or_label(reports, data.rows.select("prompt_id", "label_moved_to"))
         found[f"{name}: says the correction"] = summary(reports)
         found[f"{name}: says its label"] = {"target_accuracy": said["says_label"]}
     if len(none := test.filter(label == "")):
-        found[f"No target in the label, {len(none)} gradients"] = summary(reported(reader, none, data, how))
+        found[f"No target in the label, {len(none)} gradients"] = summary(asked(none))
     return found
 
 

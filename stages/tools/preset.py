@@ -44,18 +44,11 @@ class Sections(Section):
     evaluation: Evaluation
 
 
-class Other(Section):
-    """A model of the same width and another family, to be given the same slots."""
-
-    source: str
-    slot_token: str
-
-
 class Preset(Section):
     """One file of presets/.
 
     `parameters`: billions. `gated`: its licence is to be accepted. `tied`: its head is its embedding matrix. `foreign`:
-    what reads beside it in the decisive experiment. `params`: by dotted key.
+    what reads beside it in the decisive experiment, a model as wide and of another family. `params`: by dotted key.
     """
 
     about: str
@@ -63,7 +56,7 @@ class Preset(Section):
     blocks: int
     parameters: float
     tied: bool
-    foreign: Other
+    foreign: Foreign
     params: dict[str, Any]
 
     def decisive(self) -> "Preset":
@@ -71,7 +64,7 @@ class Preset(Section):
         last = self.blocks - 1
         layers = [self.blocks // 4, self.blocks // 2, self.params["virtual_step.layer"], last]
         own = {
-            "peers": {"foreign": {"revision": None, **self.foreign.model_dump()}},
+            "peers": {"foreign": self.foreign.model_dump()},
             "gradients.layers": layers,
             "projector.layers": [last],
         }

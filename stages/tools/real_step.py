@@ -27,18 +27,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..core.data.tables import PROMPTS, read_table
+from ..core.engine.gradients import activation_gradients
 from ..core.engine.rows import naming_prompts, samples_of
 from ..core.engine.samples import Sample
+from ..core.evaluate.cases import by_hash
 from ..core.evaluate.fine_tuning import sample_loss, trainable
 from ..core.model.decoder import Decoder, residual, with_residual
 from ..core.model.opening import open_model
 from ..core.run.errors import InputError
 from ..core.run.files import replacing, write_json
 from ..core.run.params import Domains, Section, read_sections
-from ..core.run.seeds import keyed_fraction
 from ..core.run.stage import parser, progress, run
-from ..core.steps.joint import gradients_and_steps
 from ..core.steps.shifts import named_tokens
+from ..core.steps.virtual_step import virtual_steps
 
 FOLDER = Path("data/real_step")
 UPDATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
@@ -75,13 +76,6 @@ class Measured:
     shift: Float[np.ndarray, "sample layer step token"]
 
 
-def choose(tables: Sequence[pl.DataFrame], count: int) -> pl.DataFrame:
-    """Corrections drawn by their own id, so that the draw depends on no order."""
-    every = pl.concat(tables)
-    keys = [keyed_fraction(0, "real step", prompt_id) for prompt_id in every["prompt_id"]]
-    return every[np.argsort(keys)[:count].tolist()]
-
-
 def layers_of(decoder: Decoder) -> list[int]:
     """At most LAYERS block indices, evenly spread, the last one included."""
     return sorted({round(at) for at in np.linspace(0, decoder.n_layers - 1, min(LAYERS, decoder.n_layers))})
@@ -93,8 +87,9 @@ def measure(decoder: Decoder, samples: Sequence[Sample], layers: list[int]) -> M
     shape = (len(samples), len(layers))
     gradient, activation = (np.empty((*shape, decoder.d_model), dtype=np.float32) for _ in range(2))
     shift = np.empty((*shape, len(STEP_SIZES), named), dtype=np.float32)
-    for found, steps in gradients_and_steps(decoder, samples, layers, STEP_SIZES, top_tokens=named):
+    for found in activation_gradients(decoder, samples, layers):
         gradient[found.rows], activation[found.rows] = found.gradient, found.activation
+    for steps in virtual_steps(decoder, samples, gradient, layers, STEP_SIZES, top_tokens=named, continuation_tokens=0):
         dense = np.empty_like(steps.up_shifts)
         np.put_along_axis(dense, steps.up_ids, steps.up_shifts, axis=-1)
         shift[steps.rows] = dense
@@ -226,7 +221,8 @@ def main() -> None:
     if count < 2:
         raise InputError(f"--samples: found {count}, wanted 2 or more")
     domains = read_sections(Sections).domains
-    prompts = choose([read_table(Path("data/prompts") / f"{name}.parquet", PROMPTS) for name in domains], count)
+    every = pl.concat([read_table(Path("data/prompts") / f"{name}.parquet", PROMPTS) for name in domains])
+    prompts = by_hash(every, 0, "real step", "prompt_id")[:count]
     decoder, _ = open_model()
     with progress("real steps", len(prompts)) as advance, naming_prompts(prompts, "data/prompts"):
         curve, metrics = compare(decoder, samples_of(decoder, prompts), advance)

@@ -3,8 +3,11 @@
 import hashlib
 import json
 import subprocess
+import tarfile
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -47,17 +50,22 @@ def read_revision(revision: str | None) -> Revision:
         InputError: there is no such revision, or a file in it is not YAML.
     """
     if revision is None:
-        names = [path.as_posix() for path in RESULTS.rglob("*.json")]
-    else:
-        try:
-            names = git("ls-tree", "-r", "--name-only", f"{revision}^{{tree}}", RESULTS.as_posix()).decode().split()
-        except subprocess.CalledProcessError as error:
-            said = error.stderr.decode().strip()
-            raise InputError(f"{revision}: no such revision here ({said}); fetch it: git fetch origin") from error
-    copies = {name: content for name in names if (content := content_of(revision, name)) is not None}
+        return read(Path())
+    done = subprocess.run(("git", "archive", f"{revision}^{{tree}}"), check=False, capture_output=True)
+    if done.returncode:
+        said = done.stderr.decode().strip()
+        raise InputError(f"{revision}: no such revision here ({said}); fetch it: git fetch origin")
+    with TemporaryDirectory() as folder, tarfile.open(fileobj=BytesIO(done.stdout)) as tree:
+        tree.extractall(folder, filter="data")
+        return read(Path(folder), f"{revision}:")
+
+
+def read(root: Path, called: str = "") -> Revision:
+    """Reads the tree at `root`; `called`: what stands before a file's name in errors."""
+    copies = {path.relative_to(root).as_posix(): path.read_bytes() for path in (root / RESULTS).rglob("*.json")}
     costs = copies.pop(f"{RESULTS.as_posix()}/costs.json", b"{}")
-    lock = yaml(revision, "dvc.lock").get("stages", {})
-    return Revision(yaml(revision, "params.yaml"), lock, json.loads(costs), copies)
+    params, lock = (yaml(root / name, f"{called}{name}") for name in ("params.yaml", "dvc.lock"))
+    return Revision(params, lock.get("stages", {}), json.loads(costs), copies)
 
 
 def flat(value: Any, key: str = "") -> dict[str, Any]:
@@ -75,31 +83,15 @@ def differing(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], dict
     return [key for key in dict.fromkeys([*one, *two]) if one.get(key, ...) != two.get(key, ...)], one, two
 
 
-def yaml(revision: str | None, name: str) -> dict[str, Any]:
-    """A YAML file of a revision; empty if it isn't there.
+def yaml(path: Path, called: str) -> dict[str, Any]:
+    """A YAML file; empty if it isn't there.
 
     Raises:
         InputError: it isn't YAML.
     """
-    text = content_of(revision, name) or b""
+    text = path.read_bytes() if path.is_file() else b""
     try:
         return YAML(typ="safe", pure=True).load(text.decode()) or {}
     except Exception as error:
-        where = name if revision is None else f"{revision}:{name}"
         advice = "; see docs/sharing.md on merge conflicts" if b"<<<<<<<" in text else ""
-        raise InputError(f"{where}: not YAML ({' '.join(str(error).split())[:200]}){advice}") from error
-
-
-def content_of(revision: str | None, name: str) -> bytes | None:
-    """A file's bytes in a revision; None if it isn't there."""
-    if revision is None:
-        return Path(name).read_bytes() if Path(name).is_file() else None
-    try:
-        return git("show", f"{revision}:{name}")
-    except subprocess.CalledProcessError:
-        return None
-
-
-def git(*arguments: str) -> bytes:
-    """What git prints."""
-    return subprocess.run(("git", *arguments), check=True, capture_output=True).stdout
+        raise InputError(f"{called}: not YAML ({' '.join(str(error).split())[:200]}){advice}") from error

@@ -7,7 +7,6 @@ data/sweep/NAME.csv, one row an experiment, params.yaml (`report.sweeps`) and dv
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,13 @@ from ..core.page.inputs import read_params
 from ..core.page.sweep import FOLDER, LADDER, LEAVE_ONE_OUT, MADE_BY, Experiment, table_of
 from ..core.run.files import read_json, read_yaml, replacing
 from ..core.run.stage import parser, run
-from . import experiment, leave_one_out, other_teacher, params_file
+from . import experiment, other_teacher, params_file
 from .dependencies import differences
 
 EXPERIMENTS = Path("stages/sweeps/experiments.yaml")
-Found = list[tuple[Experiment, dict[str, Any]]]
-"""Experiments, with the groups of metrics of each."""
 
 
-def ladder(params: dict[str, Any]) -> Found:
+def ladder(params: dict[str, Any]) -> list[Experiment]:
     """The rungs: what each has of every key that one of them sets."""
     layers = params["gradients"]["layers"]
     rungs = {
@@ -33,40 +30,37 @@ def ladder(params: dict[str, Any]) -> Found:
     usual = {key: params["projector"].get(key, False) for changes in rungs.values() for key in changes}
     groups = {True: "Nothing trained", False: "A map that is trained"}
     return [
-        (
-            Experiment(groups[changes["architecture"] == experiment.RAW], name, {**usual, **changes}),
-            read_json(experiment.FOLDER / f"{name}.json"),
+        Experiment(
+            groups[changes["architecture"] == experiment.RAW],
+            name,
+            {**usual, **changes},
+            from_json(read_json(experiment.FOLDER / f"{name}.json")),
         )
         for name, changes in rungs.items()
     ]
 
 
-def domains_left_out(params: dict[str, Any]) -> Found:
+def domains_left_out(params: dict[str, Any]) -> list[Experiment]:
     """The scores of each domain by a projector that was never trained on it."""
+    found = {name: read_json(experiment.LEFT_OUT / f"{name}.json") for name in params["domains"]}
     return [
-        (
-            Experiment("Never trained on", domain, {"held_out_domains": [domain]}),
-            {"decoupling": read_json(leave_one_out.FOLDER / f"{domain}.json")},
-        )
-        for domain in params["domains"]
+        Experiment("Never trained on", name, {"held_out_domains": [name]}, from_json({"decoupling": scores}))
+        for name, scores in found.items()
     ]
 
 
-def taught_by_another(params: dict[str, Any]) -> Found:
+def taught_by_another(params: dict[str, Any]) -> list[Experiment]:
     """Test gradients by what the other teacher says of them."""
     result = read_json(other_teacher.SCORES)
-    return [(Experiment(result["group"], words, {}), {"decoupling": one}) for words, one in result["scores"].items()]
+    rows = result["scores"].items()
+    return [Experiment(result["group"], words, {}, from_json({"decoupling": scores})) for words, scores in rows]
 
 
-def publish(name: str, found: Sequence[tuple[Experiment, dict[str, Any]]], seeds: list[int]) -> None:
-    """Writes data/sweep/<name>.csv and names it in params.yaml, and with that in dvc.yaml.
-
-    `found`: the experiments with the groups of metrics of each. `seeds`: the projector's.
-    """
+def publish(name: str, found: list[Experiment], params: dict[str, Any]) -> None:
+    """Writes data/sweep/<name>.csv and names it in params.yaml, and with that in dvc.yaml."""
     path = FOLDER / f"{name}.csv"
     with replacing(path) as partial:
-        experiments, metrics = map(list, zip(*found, strict=True))
-        table_of(experiments, metrics, read_params(), seeds).write_csv(partial)
+        table_of(found, params, params["projector"]["seeds"][:1]).write_csv(partial)
     text = params_file.read()
     shown = list(params_file.content(text)["report"]["sweeps"])
     if name not in shown:
@@ -80,8 +74,7 @@ def main() -> None:
     line = parser(__doc__, "tools.sweep_table")
     line.add_argument("name", metavar="NAME", choices=MADE_BY, help="%(choices)s")
     name, params = line.parse_args().name, read_params()
-    found = {LADDER: ladder, LEAVE_ONE_OUT: domains_left_out}.get(name, taught_by_another)(params)
-    publish(name, [(one, from_json(scores)) for one, scores in found], params["projector"]["seeds"][:1])
+    publish(name, {LADDER: ladder, LEAVE_ONE_OUT: domains_left_out}.get(name, taught_by_another)(params), params)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from stages.core.engine.gradients import activation_gradients
 from stages.core.engine.samples import Sample
 from stages.core.model import packed
 from stages.core.model.decoder import Decoder
-from stages.core.steps.joint import gradients_and_steps
+from tests.benchmarks.joint import gradients_and_steps
 from tests.benchmarks.work import FOUR_STEPS, GPU_SIZES, SAMPLES, SIZES, STEPS, at_the_peak, draw, marks, spent
 from tests.core.engine.accuracy import accuracy
 from tests.core.engine.peers import PEERS

@@ -31,10 +31,11 @@ from stages.core.data.places import FIRST
 from stages.core.evaluate.conditions import lens_tokens
 from stages.core.model.decoder import Decoder
 from stages.core.reader.gate import evidence
-from stages.core.reader.reader import Reader, new_card
-from stages.core.reader.training import Draws, report_loss, slot_loss
+from stages.core.reader.reader import Reader
+from stages.core.reader.training import Draws, new_card, report_loss, slot_loss
 from tests.benchmarks.engine import RESULTS, machine
 from tests.benchmarks.scaling import peak
+from tests.core.reader.teaching import settings
 
 TOKENS, WIDTH = 262_000, 2560
 WORDS = ("away", "<slot>")
@@ -74,11 +75,8 @@ def measure(counts: list[int], dtype: torch.dtype) -> dict[str, float]:
     decoder = opened(dtype)
     forget_peak()
     base = peak()
-    card = new_card(
-        decoder, architecture="linear", width=1, layers=(0,), places=(FIRST,), slots=1, reference=(1.0,),
-        slot_token="<slot>", question="<felt> away <opposite>", model="drawn", commit="0",
-        held_out_domains=(), seeds=(0,),
-    )  # fmt: skip
+    wanted = settings(architecture="linear", width=1, layers=[0], places=[FIRST], question="<felt> away <opposite>")
+    card = new_card(decoder, wanted, "drawn", "0", (1.0,))
     readers = [Reader.new(decoder, card, seed) for seed in range(3)]
     found: dict[str, float] = {"MB held with the model open": base}
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.core.model.ranks import RanksError, launch
+from stages.core.model.ranks import launch
+from stages.core.run.errors import InputError
 from tests.pipeline import tiny
 from tests.pipeline.hermetic import files
 from tests.pipeline.warm import Warm
@@ -36,6 +37,6 @@ def test_nothing_is_written_where_a_rank_dies(
     python = warm_python.bin / "python"
     dying.write_text(f'#!/bin/sh\n[ $RANK = 0 ] || kill -9 $$\nexec {python} "$@"\n', encoding="utf-8")
     dying.chmod(0o755)
-    with pytest.raises(RanksError, match=r"^rank 1 \(signal 9\) ended before the work was done"):
+    with pytest.raises(InputError, match=r"^rank 1 \(signal 9\) ended before the work was done"):
         launch([str(dying), "-m", "stages.projector"], 2)
     assert files(root / "data/projector") == before

@@ -10,7 +10,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from stages.core.model.decoder import Decoder
-from stages.core.reader.reader import Reader, new_card
+from stages.core.reader.reader import Reader
+from stages.core.reader.training import new_card
+from tests.core.reader.teaching import settings
 
 QWEN = """\
 {%- if messages[0].role == 'system' %}
@@ -198,20 +200,9 @@ def untrained(
     question: str = "<felt> away <opposite> what pressure do you feel ?",
 ) -> Reader:
     """A reader with an untrained projector."""
-    card = new_card(
-        decoder,
-        architecture="linear",
-        width=8,
-        layers=layers,
-        places=places,
-        slots=1,
-        reference=(2.0,) * len(layers),
+    wanted = settings(
+        architecture="linear", width=8, layers=list(layers), places=list(places), question=question, chat=True,
         slot_token=slot_token,
-        question=question,
-        chat=True,
-        model=model,
-        commit="0" * 40,
-        held_out_domains=(),
-        seeds=(0,),
-    )
+    )  # fmt: skip
+    card = new_card(decoder, wanted, model, "0" * 40, (2.0,) * len(layers))
     return Reader.new(decoder, card, seed=0)

@@ -12,7 +12,7 @@ from stages.core.page.inputs import read_params
 from stages.core.page.sweep import LEAVE_ONE_OUT, read_sweep
 from stages.core.run.files import write_json
 from stages.core.run.params import read_sections
-from stages.tools import experiment, leave_one_out, params_file, sweep_table
+from stages.tools import experiment, params_file, sweep_table
 from tests.pipeline import tiny
 
 FIRST, SECOND = tiny.DOMAINS
@@ -45,7 +45,7 @@ def test_no_report_of_training_says_the_word_of_the_domain_left_out(root: Path, 
     tiny.declare_sweeps(root)
     monkeypatch.setattr(experiment, "teach", teach)
     with pytest.raises(Stopped):
-        leave_one_out.left_out(FIRST, read_sections(experiment.Sections))
+        experiment.left_out(FIRST, read_sections(experiment.Sections))
     (rows,) = taught
     assert set(rows["domain"]) == set(rows["label_domain"]) == {SECOND}
     assert wrong not in rows["prompt_id"]
@@ -57,10 +57,10 @@ def test_the_table_has_a_row_for_each_domain_in_the_order_of_params_and_is_shown
     half, quarter = (dict.fromkeys(("value", "low", "high"), value) for value in (0.5, 0.25))
     scores = {f"{name}_accuracy": half for name in ("domain", "target", "answer")} | {"host_intrusion": quarter}
     monkeypatch.setattr(sys, "argv", ["sweep_table", LEAVE_ONE_OUT])
-    write_json(leave_one_out.FOLDER / f"{SECOND}.json", scores)
+    write_json(experiment.LEFT_OUT / f"{SECOND}.json", scores)
     with pytest.raises(ValueError, match=f"{FIRST}.json: no such file"):
         sweep_table.main()
-    write_json(leave_one_out.FOLDER / f"{FIRST}.json", scores)
+    write_json(experiment.LEFT_OUT / f"{FIRST}.json", scores)
     sweep_table.main()
     assert list(params_file.content(params_file.read())["report"]["sweeps"]) == [LEAVE_ONE_OUT]
     sweep = read_sweep(LEAVE_ONE_OUT, read_params())

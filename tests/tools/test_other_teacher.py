@@ -12,9 +12,8 @@ from stages.core.data.gathering import Gathered
 from stages.core.data.gathering import labelled as labelled_rows
 from stages.core.data.grammar import NO_PRESSURE, report
 from stages.core.data.tables import LABELS, VIRTUAL_STEP, read_table, write_table
-from stages.core.evaluate.cases import with_hosts
+from stages.core.evaluate.cases import COUNTERFACTUAL, SEEN
 from stages.core.evaluate.scores import scored
-from stages.core.evaluate.section import Evaluation
 from stages.core.labels.labeller import by_prompt
 from stages.core.labels.lexicon import Lexicon
 from stages.core.model.opening import open_model
@@ -109,7 +108,8 @@ def test_reports_of_wrongly_labelled_gradients_are_held_against_the_correction_a
 ):
     settings = params()
     data = experiment.gathered(settings.domains, settings.projector)
-    asked = experiment.askable(data.rows, settings.domains)
+    questions = experiment.questions_of(data, settings.domains, settings.evaluation)
+    asked = questions.test.filter(SEEN & COUNTERFACTUAL)
     assert len(asked) > 6
     wrong, none, unknown = asked["prompt_id"][:4], asked["prompt_id"][4:5], asked["prompt_id"][5:6]
     target = pl.col("target")
@@ -128,13 +128,13 @@ def test_reports_of_wrongly_labelled_gradients_are_held_against_the_correction_a
     ).filter(~pl.col("prompt_id").is_in(unknown.implode()))
     data = replace(data, rows=labelled_rows(data.rows, labels))
 
-    def reported(_: object, rows: pl.DataFrame, __: object, how: Evaluation) -> pl.DataFrame:
+    def reported(_: object, rows: pl.DataFrame, *__: object) -> pl.DataFrame:
         """Says the correction; of the last of `wrong` the label, of the first nothing."""
-        cases = with_hosts(rows, asked, None, how.seed).with_columns(
-            condition=pl.lit("real"), seed=pl.lit(0), confidence=pl.lit(0.5)
-        )
+        cases = rows.with_columns(condition=pl.lit("real"), seed=pl.lit(0), confidence=pl.lit(0.5))
         said = {wrong[0]: NO_PRESSURE, wrong[3]: report(FIRST, "Elsewhere", "Lima")}
-        right = {row["prompt_id"]: report(row["domain"], row["target"], row["answer"]) for row in rows.to_dicts()}
+        right = {
+            row["prompt_id"]: report(row["gradient_domain"], row["target"], row["answer"]) for row in rows.to_dicts()
+        }
         return scored(cases, [(right | said)[name] for name in cases["prompt_id"]])
 
     monkeypatch.setattr(other_teacher, "reported", reported)

@@ -1,5 +1,6 @@
 """Training that is watched is unchanged, and the reports come from the gradient of the very step that is made."""
 
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -7,13 +8,15 @@ import pytest
 import torch
 from transformers import Trainer, TrainingArguments
 
+import stages
 from stages.core.engine.gradients import activation_gradients
 from stages.core.engine.samples import Sample
 from stages.core.model.opening import open_model
 from stages.core.reader.card import read_projector_card
 from stages.core.run.files import file_hash
-from stages.tools import watch_demo
 from stages.tools.watch import GradientWatch, positions, starts
+from tests.pipeline import tiny
+from tests.tools.documented import blocks
 
 
 def rows(decoder, facts: list[tuple[str, str]]) -> list[dict[str, list[int]]]:
@@ -73,44 +76,32 @@ def test_without_a_projector_it_refuses(tmp_path: Path) -> None:
         GradientWatch(every=1, data=tmp_path)
 
 
+@pytest.mark.parametrize("taught", ["target", "answer"])
 def test_what_is_read_at_step_0_is_the_gradient_of_the_untouched_model(
-    tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    taught: str,
+    tiny_pipeline: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(tiny_pipeline)
-    monkeypatch.setattr(watch_demo, "FOLDER", tmp_path)
-    monkeypatch.setattr("sys.argv", ["watch_demo", "--steps", "3", "--taught", "music", "--beside", "geography"])
+    """In the documented example."""
+    monkeypatch.chdir(tiny.copied(tiny_pipeline, tmp_path / "repository"))
+    monkeypatch.setitem(sys.modules, "gradaware", stages)  # as which this tree is installed
     weights = file_hash(Path("data/model/model.safetensors"))
-    watch_demo.main()
+    example = blocks("watching.md", "python")[-1]
+    example = example.replace('domain, taught = "geography", "target"', f'domain, taught = "music", "{taught}"')
+    exec(example.replace("steps, rows, rate = 12,", "steps, rows, rate = 3,"), {})
     assert file_hash(Path("data/model/model.safetensors")) == weights
     decoder, _ = open_model()
     layers = read_projector_card(Path("data/projector")).layers
-    for name, column in (("wrong", "wrong"), ("right", "answer")):
-        table = pl.read_parquet(tmp_path / f"{name}.parquet")
-        assert table["step"].to_list() == [step for step in range(3) for _ in range(16)]
-        assert (table["taught"] == table[column]).all() and (table["target"] == table["taught"]).all()
-        first = table.filter(step=0)
-        assert first["domain"].to_list() == ["music"] * 12 + ["geography"] * 4
-        assert (table["wrong"] != table["answer"]).all()
-        for row in first.rows(named=True):
-            sample = Sample(tuple(decoder.tokens(row["prompt"])), tuple(decoder.continuation(row["taught"])))
-            found = next(activation_gradients(decoder, [sample], layers))
-            assert row["loss"] == pytest.approx(-float(found.target_logprob[0]), rel=1e-4)
-            assert row["gradient_norm"] == pytest.approx(float(abs(found.gradient[0, 0] ** 2).sum() ** 0.5), rel=1e-3)
-            assert row["says"] == decoder.tokenizer.decode([int(found.top_token[0])]).strip()  # type: ignore[union-attr]
-    shown = capsys.readouterr().out
-    assert "Taught: wrong answers, 12 of music and 4 of geography a step" in shown
-    assert shown.splitlines()[-1].startswith(f"{tmp_path}: before any weight moved, reports named ")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [(["--taught", "botany"], r"--taught: found 'botany', wanted one of params.yaml: domains \(geography, music\)"),
-     (["--steps", "0"], "--steps: found 0, wanted 1 or more")],
-)  # fmt: skip
-def test_a_demonstration_of_what_is_not_there_is_refused(
-    tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
-) -> None:
-    monkeypatch.chdir(tiny_pipeline)
-    monkeypatch.setattr("sys.argv", ["watch_demo", *arguments])
-    with pytest.raises(ValueError, match=message):
-        watch_demo.main()
+    table = pl.read_parquet(f".cache/watch/{taught}.parquet")
+    assert table["step"].unique(maintain_order=True).to_list() == [0, 1, 2] and len(table) > 3
+    prompts = pl.read_parquet("data/prompts/music.parquet")
+    assert set(table["prompt"]) <= set(prompts["prompt"]) and set(table["target"]) <= set(prompts[taught])
+    for row in table.filter(step=0).rows(named=True):
+        sample = Sample(tuple(decoder.tokens(row["prompt"])), tuple(decoder.continuation(row["target"])))
+        found = next(activation_gradients(decoder, [sample], layers))
+        assert row["loss"] == pytest.approx(-float(found.target_logprob[0]), rel=1e-4)
+        assert row["gradient_norm"] == pytest.approx(float(abs(found.gradient[0, 0] ** 2).sum() ** 0.5), rel=1e-3)
+        assert row["says"] == decoder.tokenizer.decode([int(found.top_token[0])]).strip()  # type: ignore[union-attr]
+    assert "gradient_norm" in capsys.readouterr().out

@@ -18,7 +18,7 @@ import openai
 
 from .cache import Cache
 from .chat import Answer, Request, Stop, Transient, unusable
-from .client import answer_of, connect, rejection
+from .client import answer_of, connect
 from .section import Api
 from .settings import Settings, redact
 from .spend import price_of
@@ -201,7 +201,7 @@ class Batches:
                         del asked[key]
                 elif 400 <= status < 500 and status not in (408, 409, 429):
                     words = json.dumps(body, ensure_ascii=False)
-                    self.rejected[key] = rejection(model, redact(f"HTTP {status}: {words}")[:300])
+                    self.rejected[key] = Answer(model=model, rejected=redact(f"HTTP {status}: {words}")[:300])
                     del asked[key]
             db.execute("DELETE FROM batch_items WHERE batch = ?", (identity,))
             db.execute("DELETE FROM batches WHERE id = ?", (identity,))

@@ -54,15 +54,15 @@ class Answer(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     model: str  # as the server resolved it
-    choices: int
-    content: str
-    refusal: str
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
-    estimated: bool  # the server did not say how many tokens it counted
-    cost: float  # US dollars when it was paid
-    latency: float  # seconds from sending to the whole answer, the last try; 0 by batch
+    choices: int = 0
+    content: str = ""
+    refusal: str = ""
+    finish_reason: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    estimated: bool = False  # the server did not say how many tokens it counted
+    cost: float = 0.0  # US dollars when it was paid
+    latency: float = 0.0  # seconds from sending to the whole answer, the last try; 0 by batch
     rejected: str = ""
 
 

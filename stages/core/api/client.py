@@ -95,7 +95,7 @@ class Client:
         except openai.APIStatusError as error:
             if (rejected := self.judge_status(error)) is None:
                 raise Transient("server_error") from None
-            return rejection(request.model, rejected)
+            return Answer(model=request.model, rejected=rejected)  # it costs nothing and is not kept
         except (TimeoutError, openai.APITimeoutError):
             raise Transient("timeout", billed=True) from None
         except openai.APIConnectionError as error:
@@ -215,14 +215,6 @@ def _count(value: Any) -> int | None:
 
 def _text(value: Any) -> str:
     return redact(value) if isinstance(value, str) else ""
-
-
-def rejection(sent: str, words: str) -> Answer:
-    """The answer for a request that the server refuses: it costs nothing and is not kept."""
-    return Answer(
-        model=sent, choices=0, content="", refusal="", finish_reason="", prompt_tokens=0,
-        completion_tokens=0, estimated=False, cost=0.0, latency=0.0, rejected=words,
-    )  # fmt: skip
 
 
 def retry_after(headers: httpx2.Headers) -> float | None:

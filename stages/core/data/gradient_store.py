@@ -37,8 +37,6 @@ SHARDED = ("gradient", "activation")
 """The arrays of as many shards as it takes."""
 FINITE = ("gradient", "activation", "target_logprob")
 """The arrays that hold no NaN."""
-RUN_CHUNKS = 16
-"""Chunks that are read together at most, where rows are picked."""
 
 
 def shard_rows(vectors: int, d_model: int) -> int:
@@ -182,9 +180,10 @@ class Store:
         try:
             if name in SHARDED:
                 stored = self.attributes["places"]
-                values = np.stack([picked(array, rows, stored.index(place)) for place in places or stored], 1)
+                at = [stored.index(place) for place in places or stored]
+                values = np.stack([array.oindex[rows, place] for place in at], 1)
             else:
-                values = picked(array, rows)
+                values = np.asarray(array.oindex[rows])
         except (ValueError, RuntimeError, OSError) as error:
             raise InputError(
                 f"{self.path}: {name}: a shard can't be read ({one_line(error)}): the store was cut short; "
@@ -218,20 +217,6 @@ class Store:
         """The prompt_ids of these rows."""
         found = self.read("prompt_id")[rows]
         return [bytes(row).decode("ascii", "replace") for row in found]
-
-
-def picked(array: zarr.Array[Any], rows: slice | Int[np.ndarray, " n"], *at: int) -> np.ndarray:
-    """Rows of an array (where its further axes are `at`); those by ascending number in runs of neighbouring chunks."""
-    if isinstance(rows, slice):
-        return np.asarray(array[rows, *at])
-    found = np.empty((len(rows), *array.shape[1 + len(at) :]), array.dtype)
-    chunk = rows // CHUNK_ROWS
-    ends = np.flatnonzero((np.diff(chunk) > 1) | (np.diff(chunk // RUN_CHUNKS) != 0)) + 1
-    for part in np.split(np.arange(len(rows)), ends):
-        if len(part):
-            start, stop = int(chunk[part[0]]) * CHUNK_ROWS, (int(chunk[part[-1]]) + 1) * CHUNK_ROWS
-            found[part] = np.asarray(array[start:stop, *at])[rows[part] - start]
-    return found
 
 
 def open_store(path: Path, prompt_ids: Sequence[str] | pl.Series) -> Store:

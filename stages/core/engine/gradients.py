@@ -133,7 +133,7 @@ def measure(
     starts = [sample.start(places) for sample in batch]
     rests = [sample.prompt[start:] for sample, start in zip(batch, starts, strict=True)]
     suffix = _Suffix.of(rests, [sample.target for sample in batch], decoder.device)
-    with torch.enable_grad(), packed_linears(decoder.model), _stream_from(decoder.blocks, layers) as streams:
+    with torch.enable_grad(), packed_linears(decoder.model), streams_after(decoder.blocks, layers) as streams:
         normed = read_on(decoder, suffix.ids, prefix)
         logprob, logits, partition = suffix.logprobs(decoder, normed)
         gradients = torch.autograd.grad(-logprob.sum(), [streams[layer] for layer in layers])
@@ -197,7 +197,7 @@ def _answer_logprobs(
 
 
 @contextmanager
-def _stream_from(blocks: nn.ModuleList, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+def streams_after(blocks: nn.ModuleList, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
     """Collects the residual stream after the layers; the lowest is cut from what is below and becomes a leaf."""
     streams: dict[int, Tensor] = {}
     lowest = min(layers)

@@ -10,7 +10,8 @@ import polars as pl
 from ..data.facts import World
 from ..reader.reader import Reader
 from .answers import say
-from .edits import ENOUGH, RATE, STEPS, by_hash, sample_of
+from .cases import by_hash
+from .edits import ENOUGH, RATE, STEPS, sample_of
 from .fine_tuning import trainable, tune
 from .knowledge import SUBJECT, entity
 from .section import Evaluation

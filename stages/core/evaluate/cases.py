@@ -6,6 +6,7 @@ counterfactual corrections), or something else than the truth (for real ones). H
 
 from collections.abc import Sequence
 
+import numpy as np
 import polars as pl
 
 from ..run.errors import InputError
@@ -118,6 +119,11 @@ def picked(rows: pl.DataFrame, count: int, seed: int, purpose: str, each: str = 
     key = pl.Series([keyed_int(seed, purpose, row) for row in rows["prompt_id"]], dtype=pl.UInt64)
     chosen = rows.with_columns(key=key).filter(pl.col("key").rank("ordinal").over(each) <= count)
     return chosen.drop("key")
+
+
+def by_hash(rows: pl.DataFrame, seed: int, purpose: str, *columns: str) -> pl.DataFrame:
+    """The rows in the order of a hash of what stands in these columns."""
+    return rows[np.argsort([keyed_int(seed, purpose, *row) for row in rows.select(columns).iter_rows()])]
 
 
 def with_hosts(

@@ -17,7 +17,6 @@ from ..data.gathering import Means
 from ..reader import shams
 from ..reader.injection import Slots
 from ..reader.reader import Reader
-from ..run.errors import InputError
 from ..run.seeds import keyed_int, keyed_rng
 from .baselines import extremes
 from .cases import Questions
@@ -77,18 +76,10 @@ def sham(kind: shams.Sham) -> Callable[[Pool], Vectors]:
 
 
 def shuffled_within(pool: Pool) -> Vectors:
-    """Another row's gradient of the same domain (a derangement: no row keeps its own).
-
-    Raises:
-        InputError: a domain has one row, which has no other to take from.
-    """
+    """Another row's gradient of the same domain (a derangement: no row keeps its own)."""
     taken = np.arange(len(pool.rows))
     for (name,), part in pool.rows.with_row_index("at").group_by("domain", maintain_order=True):
-        if len(part) == 1:
-            raise InputError(
-                f"shuffled_within: found one gradient of domain {name!r}, wanted at least 2 to shuffle; "
-                "raise evaluation.gradients or prompts.test"
-            )
+        assert len(part) > 1, f"{name}: one gradient, which has no other to take from: see Questions.peers"
         at = part["at"].to_numpy()
         order = at[np.argsort([keyed_int(pool.seed, "within", row) for row in part["prompt_id"]])]
         taken[order] = np.roll(order, 1)

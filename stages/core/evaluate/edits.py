@@ -11,6 +11,7 @@ from ..reader.injection import Slots
 from ..reader.reader import Reader
 from ..run.seeds import keyed_int
 from .answers import say
+from .cases import by_hash
 from .fine_tuning import trainable, tune
 from .knowledge import SUBJECT, answered, entity
 from .section import Evaluation
@@ -58,11 +59,6 @@ def edit_scores(reader: Reader, rows: pl.DataFrame, slots: Slots, world: World, 
     flips, others_change, told = np.array(marks, dtype=float).reshape(-1, 3).T
     found = {"flips": flips, "others_change": others_change, "learnt": told}
     return {"edits": len(marks)} | estimates(found, chosen["target"].to_list())
-
-
-def by_hash(rows: pl.DataFrame, seed: int, purpose: str, *columns: str) -> pl.DataFrame:
-    """The rows in the order of a hash of what stands in these columns."""
-    return rows[np.argsort([keyed_int(seed, purpose, *row) for row in rows.select(columns).iter_rows()])]
 
 
 def learnt(reader: Reader, fact: dict[str, Any], new: str, how: Evaluation) -> bool:

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
+from ..engine.gradients import streams_after
 from ..engine.samples import Sample
-from ..model.decoder import Decoder, residual
+from ..model.decoder import Decoder
 
 STEPS = 5
 LEARNING_RATE = 3e-4
@@ -80,15 +81,6 @@ def sample_loss(decoder: Decoder, sample: Sample) -> torch.Tensor:
 @torch.no_grad()
 def activations(decoder: Decoder, sample: Sample, layers: Sequence[int]) -> Float[np.ndarray, "layer d_model"]:
     """The residual stream after each of the layers at the last prompt token."""
-    seen: dict[int, torch.Tensor] = {}
-
-    def note(layer: int):
-        return lambda module, arguments, output: seen.__setitem__(layer, residual(output)[0, -1].float().cpu())
-
-    handles = [decoder.blocks[layer].register_forward_hook(note(layer)) for layer in layers]
-    try:
+    with streams_after(decoder.blocks, layers) as streams:
         decoder.model(input_ids=torch.tensor([sample.prompt], device=decoder.device), use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return torch.stack([seen[layer] for layer in layers]).numpy()
+    return torch.stack([streams[layer][0, -1].float().cpu() for layer in layers]).numpy()

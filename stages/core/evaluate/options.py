@@ -77,8 +77,7 @@ def option_scores(
     ]
     gradients = data.gradient[test["row"].to_numpy()]
     vectors = torch.tensor(gradients), torch.tensor(unrelated(test, gradients, settings.seed))
-    hosts = [None] * len(options)
-    gains = np.concatenate([margins(reader, hosts, options, *vectors).cpu().numpy() for reader in readers])
+    gains = np.concatenate([margins(reader, options, *vectors).cpu().numpy() for reader in readers])
     gap = (gains[:, 0] - gains[:, 1:].mean(1)).astype(np.float64)
     clusters = test["target"].to_list() * len(readers)
     seeds = np.repeat(np.arange(len(readers)), len(test)).tolist()
@@ -89,18 +88,15 @@ def option_scores(
 
 @torch.no_grad()
 def report_logprob(
-    reader: Reader,
-    hosts: Sequence[str | None],
-    reports: Sequence[str],
-    gradients: Float[torch.Tensor, "row layer d_model"],
+    reader: Reader, reports: Sequence[str], gradients: Float[torch.Tensor, "row layer d_model"]
 ) -> Float[torch.Tensor, " row"]:
-    """log p(report | host, slots, question) of each row, nats, summed over the report's tokens."""
+    """log p(report | slots, question) of each row, nats, without a host, summed over the report's tokens."""
     tails = [reader.decoder.continuation(report) for report in reports]
     found = []
     for start in range(0, len(tails), 256):
         rows = slice(start, start + 256)
         slots = reader.read(gradients[rows])
-        prompts = prompts_of(reader, hosts[rows], reader.card.question, slots)
+        prompts = prompts_of(reader, [None] * len(slots), reader.card.question, slots)
         losses, row = answer_losses(reader, prompts, tails[rows], slots)
         found.append(-losses.new_zeros(len(tails[rows])).index_add(0, row, losses))
     return torch.cat(found)
@@ -108,7 +104,6 @@ def report_logprob(
 
 def margins(
     reader: Reader,
-    hosts: Sequence[str | None],
     options: Sequence[Sequence[str]],
     gradients: Float[torch.Tensor, "row layer d_model"],
     unrelated: Float[torch.Tensor, "row layer d_model"],
@@ -123,9 +118,8 @@ def margins(
     """
     count = len(options[0])
     flat = [report for row in options for report in row]
-    again = [host for host in hosts for _ in range(count)]
 
     def score(vectors: Float[torch.Tensor, "row layer d_model"]) -> Float[torch.Tensor, "row option"]:
-        return report_logprob(reader, again, flat, vectors.repeat_interleave(count, 0)).view(-1, count)
+        return report_logprob(reader, flat, vectors.repeat_interleave(count, 0)).view(-1, count)
 
     return score(gradients) - score(unrelated)

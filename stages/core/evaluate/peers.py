@@ -12,8 +12,9 @@ from ..model.decoder import Decoder
 from ..model.opening import open_model
 from ..model.section import Foreign, Peer
 from ..reader.card import Card
-from ..reader.injection import Slots, embedding_norm
+from ..reader.injection import Slots
 from ..reader.reader import Reader
+from ..reader.vocabulary import embedding_norm
 from .answers import say
 from .knowledge import entity
 
@@ -29,7 +30,8 @@ def peers_of(card: Card, peers: Mapping[str, Peer | Foreign]) -> Iterator[tuple[
 
 def peer_reader(decoder: Decoder, card: Card, name: str) -> Reader:
     """A reader of another model's raw update direction, which it asks about as `card` does."""
-    raw = {"architecture": "raw", "layers": (decoder.n_layers - 1,), "whiten": False, "lora_on_the_verbaliser": None}
+    raw = {"architecture": "raw", "layers": (decoder.n_layers - 1,), "slots": 1}
+    raw |= {"whiten": False, "lora_on_the_verbaliser": None}
     own = {"d_model": decoder.d_model, "norm": embedding_norm(decoder), "model": name, "seeds": (0,)}
     return Reader.new(decoder, card.model_copy(update=raw | own), 0)
 

@@ -46,15 +46,6 @@ Piece = TypeVar("Piece")
 _times = count()
 
 
-class RanksError(InputError):
-    """Ranks that were killed before their pieces were made. `ranks`: which."""
-
-    def __init__(self, codes: dict[int, int]) -> None:
-        self.ranks = sorted(codes)
-        named = ", ".join(f"rank {rank} (signal {-code})" for rank, code in sorted(codes.items()))
-        super().__init__(f"{named} ended before the work was done: its pieces are made when the stage is run again")
-
-
 def rank() -> int:
     """This process's rank; 0 outside of a launch."""
     return int(os.environ.get("RANK", "0"))
@@ -98,7 +89,7 @@ def launch(command: Sequence[str], ranks: int) -> None:
     are kept.
 
     Raises:
-        RanksError: a rank was killed.
+        InputError: a rank was killed; names it.
     """
     config = LaunchConfig(
         min_nodes=1,
@@ -123,8 +114,11 @@ def launch(command: Sequence[str], ranks: int) -> None:
         if any(code > 0 and code != LOST for code in codes.values()):
             sys.exit(1)
         # A rank that the agent has ended is not what went wrong.
-        killed = {index: code for index, code in codes.items() if code not in (LOST, -signal.SIGTERM)}
-        raise RanksError(killed or codes) from None
+        killed = {index: code for index, code in codes.items() if code not in (LOST, -signal.SIGTERM)} or codes
+        named = ", ".join(f"rank {rank} (signal {-code})" for rank, code in sorted(killed.items()))
+        raise InputError(
+            f"{named} ended before the work was done: its pieces are made when the stage is run again"
+        ) from None
     finally:
         logging.disable(logging.NOTSET)
 

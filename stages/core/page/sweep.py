@@ -48,11 +48,12 @@ BESIDE = ("report", "api", "judge")
 
 @dataclass(frozen=True)
 class Experiment:
-    """What an experiment is: `group` and `name` for people, `changes` of section `projector` for the pipeline."""
+    """`group` and `name` for people, `changes` of section `projector` for the pipeline, and the groups of estimates."""
 
     group: str
     name: str
     changes: dict[str, Any]
+    scores: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -87,19 +88,17 @@ def settings_of(params: dict[str, Any], changed: Iterable[str]) -> str:
     return digest(json.dumps(shared, sort_keys=True))[:16]
 
 
-def table_of(
-    experiments: list[Experiment], metrics: list[dict[str, Any]], params: dict[str, Any], seeds: list[int]
-) -> pl.DataFrame:
-    """The table of experiments that set the same keys, with the groups of estimates of each; not measured: null."""
+def table_of(experiments: list[Experiment], params: dict[str, Any], seeds: list[int]) -> pl.DataFrame:
+    """The table of experiments that set the same keys; not measured: null."""
     settings, rows = settings_of(params, experiments[0].changes), []
-    for one, measured in zip(experiments, metrics, strict=True):
-        changes = json.dumps(one.changes, separators=(",", ":"))
+    for one in experiments:
+        changes, measured = json.dumps(one.changes, separators=(",", ":")), one.scores
         row: dict[str, Any] = {"group": one.group, "name": one.name, "changes": changes}
         row |= {"seeds": "+".join(map(str, seeds)), "settings": settings}
         row["parameters"] = measured["parameters"].value if "parameters" in measured else None
         for column, (group, name) in NUMBERS.items():
-            one = measured.get(group, {}).get(name)
-            ends = (None, None, None) if one is None else (one.value, one.low, one.high)
+            found = measured.get(group, {}).get(name)
+            ends = (None, None, None) if found is None else (found.value, found.low, found.high)
             row |= {f"{column}{end}": value for end, value in zip(ENDS, ends, strict=True)}
         rows.append(row)
     return pl.DataFrame(rows, infer_schema_length=None)

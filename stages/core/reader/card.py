@@ -47,9 +47,6 @@ class Lora(Section):
     learning_rate: Rate
 
 
-REPLACE = Injection(how="replace", block=None, at="slots", scale=1.0)
-
-
 class Card(BaseModel):
     """How a projector is to be used: what it was made for and what it was made from. Saved beside its weights."""
 

@@ -17,7 +17,6 @@ from ..data.questions import FELT, OPPOSITE
 from ..model.decoder import Decoder, residual, with_residual
 from ..run.errors import InputError
 from .card import Injection
-from .vocabulary import embedding_norms
 
 
 @dataclass(frozen=True)
@@ -99,11 +98,6 @@ def reading_prompt(
             f"context of {decoder.context_length}: ask something shorter"
         )
     return ReadingPrompt(ids, found[:places], found[places:])
-
-
-def embedding_norm(decoder: Decoder) -> float:
-    """The mean norm of the model's input embeddings: the norm at which vectors are written into slots."""
-    return torch.cat(list(embedding_norms(decoder))).mean().item()
 
 
 def check_injection(decoder: Decoder, how: Injection) -> None:

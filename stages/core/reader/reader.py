@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from ..model.decoder import Decoder
 from ..run.errors import InputError
-from .card import REPLACE, Card, Injection, Lora
+from .card import Card
 from .gate import FAINT, Gate, evidence
-from .injection import Slots, check_injection, embedding_norm
+from .injection import Slots, check_injection
 from .lora import Adapter
 from .projectors import ARCHITECTURES, ONE_SLOT, Whitened, directions
 from .vocabulary import Tokens
@@ -129,17 +129,3 @@ class Reader:
     def verbaliser(self) -> AbstractContextManager[None]:
         """Within the block, the model is the one that reads and writes reports: with LoRA, where the card says so."""
         return nullcontext() if self.adapter is None else self.adapter.applied()
-
-
-def new_card(
-    decoder: Decoder,
-    *,
-    injection: Injection = REPLACE,
-    whiten: bool = False,
-    chat: bool = False,
-    lora_on_the_verbaliser: Lora | None = None,
-    **settings: object,
-) -> Card:
-    """A card for a projector of this model, with the norm that its embeddings have."""
-    how = {"injection": injection, "whiten": whiten, "chat": chat, "lora_on_the_verbaliser": lora_on_the_verbaliser}
-    return Card.model_validate({**settings, **how, "d_model": decoder.d_model, "norm": embedding_norm(decoder)})

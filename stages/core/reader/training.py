@@ -27,14 +27,23 @@ from ..data import grammar
 from ..data.gathering import Vectors, blocks
 from ..data.shuffling import Shuffled
 from ..model.checkpoints import Curve, Resumable, reproducibly
+from ..model.decoder import Decoder
 from ..run.errors import InputError
 from ..run.seeds import keyed_int, keyed_rng
+from .card import Card
 from .injection import Slots
 from .reader import Reader
 from .reports import answer_losses, prompts_of
 from .section import Projector
 from .shams import TRAINED, draw_sham
-from .vocabulary import in_parts
+from .vocabulary import embedding_norm, in_parts
+
+
+def new_card(decoder: Decoder, settings: Projector, model: str, commit: str, reference: Sequence[float] = ()) -> Card:
+    """A card for a projector of this model with these settings; `reference`: see `Card`, empty if it is not known."""
+    own = {"lora_on_the_verbaliser": settings.lora, "d_model": decoder.d_model, "norm": embedding_norm(decoder)}
+    own |= {"model": model, "commit": commit, "reference": reference}
+    return Card.model_validate(settings.model_dump(include=set(Card.model_fields)) | own)
 
 
 @dataclass(frozen=True)

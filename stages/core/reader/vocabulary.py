@@ -4,7 +4,7 @@ At 262 000 tokens one row of logits takes a megabyte, and the embedding matrix a
 copies that matrix whole, and its readers share it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -73,8 +73,8 @@ class Tokens:
         return torch.cat([made_again(lambda unit, ids: unit @ self[ids].T, unit, ids) for ids in self.parts], -1)
 
 
-def embedding_norms(decoder: Decoder) -> Iterator[Float[Tensor, " _"]]:
-    """The norms of the model's input embeddings, some at a time."""
+def embedding_norm(decoder: Decoder) -> float:
+    """The mean norm of the model's input embeddings: the norm at which vectors are written into slots."""
     size = max(1, EMBEDDINGS_BYTES // (4 * decoder.d_model))
     ids = torch.arange(decoder.embedding.weight.shape[0], device=decoder.device)  # type: ignore[union-attr]
-    return (decoder.embed(part).float().norm(dim=-1) for part in ids.split(size))
+    return torch.cat([decoder.embed(part).float().norm(dim=-1) for part in ids.split(size)]).mean().item()

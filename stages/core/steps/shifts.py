@@ -1,7 +1,5 @@
 """The shift of the next-token distribution after an injection: log p' - log p over the vocabulary, in nats."""
 
-from dataclasses import dataclass, fields
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -13,28 +11,6 @@ SLICE_ELEMENTS = {"cpu": 2**20, "cuda": 2**28}
 """Logits at a time: what stays in a CPU's caches; on a GPU, a gigabyte."""
 SAFE_EXPONENT = 80.0
 """Largest exponent whose power is finite in float32."""
-
-
-@dataclass(frozen=True)
-class Shifts:
-    """Summary of each row's shifts, one for each version. Tokens are in order of the shift's size.
-
-    `kl`: KL(after || before), nats. `target`, `answer`: log-probabilities of given tokens, before [b] and after
-    [b, version]. `target_rank`: after, 1 being the most likely token. `top`: most likely token after.
-    """
-
-    up_ids: Int[Tensor, "b version top"]
-    up_shifts: Float[Tensor, "b version top"]
-    down_ids: Int[Tensor, "b version top"]
-    down_shifts: Float[Tensor, "b version top"]
-    kl: Float[Tensor, "b version"]
-    target_before: Float[Tensor, " b"]
-    target_after: Float[Tensor, "b version"]
-    answer_before: Float[Tensor, " b"]
-    answer_after: Float[Tensor, "b version"]
-    target_rank: Int[Tensor, "b version"]
-    top_before: Int[Tensor, " b"]
-    top: Int[Tensor, "b version"]
 
 
 def named_tokens(decoder: Decoder) -> int:
@@ -51,7 +27,7 @@ def measure_shifts(
     target: Int[Tensor, " b"],
     answer: Int[Tensor, " b"],
     top_tokens: int,
-) -> Shifts:
+) -> dict[str, Tensor]:
     """Shifts of the next-token distributions, some rows at a time, since logits are the largest tensors.
 
     Args:
@@ -61,10 +37,14 @@ def measure_shifts(
         target: first target token a row.
         answer: first answer token a row; -1 where there is none (its log-probabilities are NaN).
         top_tokens: how many tokens up and down, of those that have a name.
+
+    Returns:
+        By the names that `ShiftBatch` has, [b, version, ...]; `target_before`, `answer_before` and `top_before` (the
+        most likely token before) are [b], `top` is the most likely token after.
     """
     versions = after.shape[1]
 
-    def part(rows: slice) -> Shifts:
+    def part(rows: slice) -> dict[str, Tensor]:
         clean = decoder.logits(before[rows])
         logprob = clean.log_softmax(-1)
         prob = logprob.exp()[..., None]
@@ -91,26 +71,26 @@ def measure_shifts(
         top = moved.argmax(-1)
         # In place and counted in floats, which hold any vocabulary's size: several times faster than booleans.
         rank = moved.gt_(target_after).sum(-1).long() + 1
-        return Shifts(
-            up_ids=up[1],
-            up_shifts=up[0] - partition,
-            down_ids=down[1],
-            down_shifts=down[0] - partition,
+        return {
+            "up_ids": up[1],
+            "up_shifts": up[0] - partition,
+            "down_ids": down[1],
+            "down_shifts": down[0] - partition,
             # Rounding can leave a step that changes next to nothing a little below zero.
-            kl=kl.clamp(min=0),
-            target_before=target_before,
-            target_after=(target_after - partition)[..., 0],
-            answer_before=answer_before,
-            answer_after=(answer_after - partition)[..., 0],
-            target_rank=rank,
-            top_before=clean.argmax(-1),
-            top=top,
-        )
+            "kl": kl.clamp(min=0),
+            "target_before": target_before,
+            "target_after": (target_after - partition)[..., 0],
+            "answer_before": answer_before,
+            "answer_after": (answer_after - partition)[..., 0],
+            "target_rank": rank,
+            "top_before": clean.argmax(-1),
+            "top": top,
+        }
 
     most = SLICE_ELEMENTS.get(after.device.type, SLICE_ELEMENTS["cpu"])
     size = max(1, most // (versions * decoder.vocabulary))
     parts = [part(slice(start, start + size)) for start in range(0, len(before), size)]
-    return Shifts(**{field.name: torch.cat([getattr(one, field.name) for one in parts]) for field in fields(Shifts)})
+    return {name: torch.cat([one[name] for one in parts]) for name in parts[0]}
 
 
 def _extremes(

@@ -170,7 +170,7 @@ class Steps:
                 torch.tensor([sample.answer[0] if sample.answer else -1 for sample in batch], device=normed.device),
                 self.top_tokens,
             )
-        firsts = torch.cat([shifts.top_before[:, None], shifts.top], dim=1)
+        firsts = torch.cat([shifts["top_before"][:, None], shifts["top"]], dim=1)
         texts = self._continuations(replay, cache, [0, *place], firsts)
 
         def grid(tensor: Tensor) -> np.ndarray:
@@ -180,9 +180,9 @@ class Steps:
 
         result = ShiftBatch(
             rows=rows,
-            target_before=shifts.target_before.float().cpu().numpy(),
-            answer_before=shifts.answer_before.float().cpu().numpy(),
-            **{name: grid(getattr(shifts, name)) for name in OF_VERSIONS},
+            target_before=shifts["target_before"].float().cpu().numpy(),
+            answer_before=shifts["answer_before"].float().cpu().numpy(),
+            **{name: grid(shifts[name]) for name in OF_VERSIONS},
             continuation_before=[text[0] for text in texts],
             continuation_after=[
                 [text[1 + layer * steps : 1 + (layer + 1) * steps] for layer in range(len(self.layers))]

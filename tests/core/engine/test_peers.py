@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from stages.core.model.decoder import Decoder
-from stages.core.steps.joint import gradients_and_steps
+from tests.benchmarks.joint import gradients_and_steps
 from tests.core.engine import reference
 from tests.core.engine.families import VOCABULARY, tiny_model
 from tests.core.engine.peers import PEERS

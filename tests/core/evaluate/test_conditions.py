@@ -141,7 +141,7 @@ def test_the_flip_is_minus_the_gradient_and_zero_is_nothing():
 
 def test_shuffling_within_refuses_a_domain_with_one_gradient():
     alone = [row for row in range(ROWS) if row == 0 or row % 3]
-    with pytest.raises(ValueError, match=r"found one gradient of domain 'music', wanted at least 2 .*prompts\.test"):
+    with pytest.raises(AssertionError, match="music: one gradient"):
         read("shuffled_within", picked(POOL, alone))
 
 

@@ -20,14 +20,14 @@ from stages.core.engine.samples import Sample
 from stages.core.evaluate.fine_tuning import activation_moves
 from stages.core.model import device, packed
 from stages.core.model.decoder import Decoder
-from stages.core.reader.card import REPLACE, Injection, Lora
+from stages.core.reader.card import Injection, Lora
 from stages.core.reader.reader import Reader
 from stages.core.reader.reports import answer_losses, answers_of
 from stages.core.steps.virtual_step import virtual_steps
 from tests.core.engine.families import tiny_model
 from tests.core.model.test_decoder import words
+from tests.core.reader.teaching import REPLACE, new_reader, prompts, settings
 from tests.core.reader.teaching import gradients as given
-from tests.core.reader.teaching import new_reader, prompts, settings
 from tests.stand_in import OnDevice, install
 
 LAYERS = [0, 2, 3]

@@ -274,16 +274,16 @@ def share_of(value: float) -> dict[str, Estimate]:
 def sweeps(folder: Path) -> None:
     """A table of six experiments, two of which have no held-out target; and one with each domain left out."""
     folder.mkdir(parents=True)
-    params, found, metrics = YAML(typ="safe").load(PARAMS), [], []
+    params, found = YAML(typ="safe").load(PARAMS), []
     for layer, (layers, group) in enumerate((([0, 1], "Layers 0 and 1 together"), ([1], "Layer 1"))):
         for number, architecture in enumerate(("scalar_affine", "linear", "mlp")):
             share = share_of(0.2 + 0.3 * layer + 0.1 * number)
-            metrics.append({"decoupling": share, **({"held_out_target": share} if number else {})})
-            found.append(Experiment(group, architecture, {"architecture": architecture, "layers": layers}))
-    table_of(found, metrics, params, [0]).write_csv(folder / f"{LADDER}.csv")
-    left = [Experiment("Never trained on", domain, {"held_out_domains": [domain]}) for domain in DOMAINS]
-    scores = [{"decoupling": share_of(0.1 + number / 20)} for number in range(len(DOMAINS))]
-    table_of(left, scores, params, [0]).write_csv(folder / f"{LEAVE_ONE_OUT}.csv")
+            scores = {"decoupling": share, **({"held_out_target": share} if number else {})}
+            found.append(Experiment(group, architecture, {"architecture": architecture, "layers": layers}, scores))
+    table_of(found, params, [0]).write_csv(folder / f"{LADDER}.csv")
+    shares = {domain: {"decoupling": share_of(0.1 + number / 20)} for number, domain in enumerate(DOMAINS)}
+    left = [Experiment("Never trained on", name, {"held_out_domains": [name]}, one) for name, one in shares.items()]
+    table_of(left, params, [0]).write_csv(folder / f"{LEAVE_ONE_OUT}.csv")
 
 
 def write(root: Path, per_fact: int = 2) -> pl.DataFrame:

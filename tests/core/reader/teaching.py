@@ -9,15 +9,16 @@ from torch import Tensor
 
 from stages.core.data.facts import Domain
 from stages.core.model.decoder import Decoder
-from stages.core.reader.card import REPLACE
+from stages.core.reader.card import Injection
 from stages.core.reader.injection import ReadingPrompt, Slots, replace_slots
-from stages.core.reader.reader import Reader, new_card
+from stages.core.reader.reader import Reader
 from stages.core.reader.reports import prompts_of
 from stages.core.reader.section import Projector
-from stages.core.reader.training import Curriculum
+from stages.core.reader.training import Curriculum, new_card
 
 QUESTION = "<felt> away <opposite> what pressure do you feel ?"
 LAYERS, PLACES = (0, 1), ("target_1", "target_2")
+REPLACE = Injection(how="replace", block=None, at="slots", scale=1.0)
 
 
 def settings(**changes: object) -> Projector:
@@ -37,13 +38,7 @@ def settings(**changes: object) -> Projector:
 
 def new_reader(decoder: Decoder, wanted: Projector) -> Reader:
     """An untrained reader."""
-    card = new_card(
-        decoder, architecture=wanted.architecture, injection=wanted.injection,
-        whiten=wanted.whiten, lora_on_the_verbaliser=wanted.lora, question=wanted.question,
-        width=wanted.width, layers=tuple(wanted.layers), places=tuple(wanted.places), slots=wanted.slots,
-        reference=(1.0,) * len(wanted.layers), slot_token=wanted.slot_token, model="pocket", commit="0",
-        held_out_domains=(), seeds=tuple(wanted.seeds),
-    )  # fmt: skip
+    card = new_card(decoder, wanted, "pocket", "0", (1.0,) * len(wanted.layers))
     return Reader.new(decoder, card, wanted.seeds[0])
 
 

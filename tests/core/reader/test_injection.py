@@ -10,11 +10,10 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from stages.core.model.decoder import Decoder
-from stages.core.reader.card import REPLACE, Injection
+from stages.core.reader.card import Injection
 from stages.core.reader.injection import (
     ReadingPrompt,
     Slots,
-    embedding_norm,
     read_injected,
     reading_prompt,
     replace_slots,
@@ -22,9 +21,10 @@ from stages.core.reader.injection import (
 )  # fmt: skip
 from stages.core.reader.reader import Reader
 from stages.core.reader.reports import prompts_of, read_slots, write_tokens
+from stages.core.reader.vocabulary import embedding_norm
 from stages.core.run.errors import explain
 from stages.core.run.params import Section
-from tests.core.reader.teaching import QUESTION, gradients, new_reader, prompts, settings, some_slots
+from tests.core.reader.teaching import QUESTION, REPLACE, gradients, new_reader, prompts, settings, some_slots
 
 HOSTS = ["The capital of Peru is", None, "It is known that the composer of Tosca is"]
 COUNTS = [2, 1, 3]

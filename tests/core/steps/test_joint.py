@@ -7,9 +7,9 @@ import torch
 
 from stages.core.engine.gradients import GradientBatch, activation_gradients, measure
 from stages.core.engine.samples import BadRowsError, Sample
-from stages.core.steps import joint
-from stages.core.steps.joint import gradients_and_steps
 from stages.core.steps.virtual_step import virtual_steps
+from tests.benchmarks import joint
+from tests.benchmarks.joint import gradients_and_steps
 from tests.core.engine import reference
 from tests.core.engine.families import VOCABULARY, tiny
 

@@ -1,13 +1,16 @@
-"""Gradients and virtual steps of the same samples in one go: the prefixes, most of the work, are run once."""
+"""Gradients and virtual steps of the same samples in one go: the prefixes, most of the work, are run once.
+
+No stage does so, since a change of step sizes then reruns no gradient (docs/scale.md); it is what the engine can do.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 
-from ..engine.batches import Rows
-from ..engine.gradients import GradientBatch, measure
-from ..engine.prefix import Prefix, over_prefixes
-from ..engine.samples import Sample, check_samples
-from ..model.decoder import Decoder
-from .virtual_step import ShiftBatch, Steps
+from stages.core.engine.batches import Rows
+from stages.core.engine.gradients import GradientBatch, measure
+from stages.core.engine.prefix import Prefix, over_prefixes
+from stages.core.engine.samples import Sample, check_samples
+from stages.core.model.decoder import Decoder
+from stages.core.steps.virtual_step import ShiftBatch, Steps
 
 
 def gradients_and_steps(
