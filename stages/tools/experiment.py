@@ -3,13 +3,13 @@
 A stage of stages/sweeps/dvc.yaml: `make sweep` runs one for each rung of the ladder in stages/sweeps/experiments.yaml.
 Reads data/model/ and, of all domains, data/facts, data/prompts, data/gradients, data/virtual_step and data/labels.
 Writes data/sweep/experiment/NAME.json: the number of trained parameters, the scores of reports in front of a host of
-another domain, by group as in metrics.json, and `two_hop`, the evaluation's scores of the reader's own knowledge.
-Params: domains, model, gradients, projector, evaluation. A GPU is used if there is one; the pocket model takes a minute
-on two cores. Resumes in training.
+another domain, those of what reads the same gradients without the model (nearest names, lens, probe), by group as in
+metrics.json, and `two_hop` and `two_hop_freed`, the evaluation's scores of the reader's own knowledge. Params: domains,
+model, gradients, projector, evaluation. A GPU is used if there is one; the pocket model takes a minute on two cores,
+some where a map of the subject's place is trained. Resumes in training.
 
-JSON holds keys of section projector, and `freed`: two-hop questions are then asked of what is felt without its part
-along the name that the reader's own report moves away from. All layers of gradients.layers are read, but by `raw`,
-which has those of params.yaml.
+JSON holds keys of section projector. All layers of gradients.layers are read, but by `raw`, which has those of
+params.yaml.
 
 With --left-out NAME is a domain: the projector of params.yaml (a linear map of all layers, where that is `raw`, which
 nothing trains) is trained on all others, and data/sweep/leave_one_out/NAME.json holds the scores of that domain's test
@@ -32,10 +32,11 @@ from ..core.data.facts import World, read_domain
 from ..core.data.gathering import Gathered, continuations, gather
 from ..core.engine.section import Gradients
 from ..core.evaluate.asking import written
-from ..core.evaluate.cases import Questions, with_premise
+from ..core.evaluate.cases import SEEN, Questions, with_premise
 from ..core.evaluate.estimate import to_json
 from ..core.evaluate.interview import Interview
 from ..core.evaluate.knowledge import knowledge_scores
+from ..core.evaluate.references import reference_scores
 from ..core.evaluate.scores import real_groups, summary
 from ..core.evaluate.section import Evaluation
 from ..core.model.opening import open_model
@@ -120,17 +121,20 @@ def left_out(domain: str, params: Sections) -> dict[str, Any]:
     return summary(reported(reader, cases, data, params.evaluation.report_tokens))
 
 
-def scores_of(reader: Reader, data: Gathered, params: Sections, freed: bool) -> dict[str, Any]:
-    """The groups of scores of the gradients that the evaluation's interview is about."""
+def scores_of(reader: Reader, data: Gathered, params: Sections) -> dict[str, Any]:
+    """The groups of scores of the gradients of the evaluation's interview, and of what reads them without the model."""
     world = World.of([read_domain(name) for name in params.domains])
     trained = params.model.pocket.asked if params.model.source == POCKET else []
-    interview = Interview.of(questions_of(data, params.domains, params.evaluation), world, {}, trained)
+    questions = questions_of(data, params.domains, params.evaluation)
+    interview = Interview.of(questions, world, {}, trained)
     slots = interview.slots(reader, data)
     asked = interview.rows(reader, interview.cases)
     reports, answers = interview.from_knowledge(reader, interview.cases, asked, slots, "real")
     hops = knowledge_scores(answers)["real"]
     groups = {name: summary(rows) for name, rows in real_groups(reports).items() if len(rows)}
-    return groups | {"two_hop": hops["freed" if freed else "raw"]}
+    known = questions.rows.filter((pl.col("split") == "train") & SEEN)
+    beside = reference_scores(data, known, questions.rows, reports.with_columns(condition=pl.lit("real")), reader, 0)
+    return groups | beside | {"two_hop": hops["raw"], "two_hop_freed": hops["freed"]}
 
 
 def main() -> None:
@@ -138,7 +142,7 @@ def main() -> None:
     line = parser(__doc__, "tools.experiment")
     line.add_argument("name", metavar="NAME", help="of the result")
     how = line.add_mutually_exclusive_group(required=True)
-    how.add_argument("changes", metavar="JSON", nargs="?", type=json.loads, help="keys of section projector, and freed")
+    how.add_argument("changes", metavar="JSON", nargs="?", type=json.loads, help="keys of section projector")
     how.add_argument("--left-out", action="store_true", help="train without the domain NAME, and score its gradients")
     options, params = line.parse_args(), read_sections(Sections)
     if options.left_out:
@@ -147,11 +151,10 @@ def main() -> None:
         print(f"{options.name}, left out: target {scores['target_accuracy'].value:.3f}")
         return
     changes = rung(options.changes, params.gradients.layers)
-    freed = changes.pop("freed", False)
     settings = Projector.model_validate({**first_seed(params.projector).model_dump(), **changes})
     data = gathered(params.domains, settings)
     reader = trained(data, settings, Scratch("experiment", options.name, json.dumps(options.changes)))
-    scores = scores_of(reader, data, params, freed)
+    scores = scores_of(reader, data, params)
     parameters = sum(value.numel() for value in reader.trained.parameters())
     write_json(FOLDER / f"{options.name}.json", {"parameters": parameters, **to_json(scores)})
     print(

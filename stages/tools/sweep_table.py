@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..core.data.places import SUBJECT
 from ..core.evaluate.estimate import from_json
 from ..core.page.inputs import read_params
 from ..core.page.sweep import FOLDER, LADDER, LEAVE_ONE_OUT, MADE_BY, Experiment, table_of
@@ -29,9 +30,10 @@ def ladder(params: dict[str, Any]) -> list[Experiment]:
     }
     usual = {key: params["projector"].get(key, False) for changes in rungs.values() for key in changes}
     groups = {True: "Nothing trained", False: "A map that is trained"}
+    places = {True: ", at the subject's last token", False: ""}
     return [
         Experiment(
-            groups[changes["architecture"] == experiment.RAW],
+            groups[changes["architecture"] == experiment.RAW] + places[changes.get("places") == [SUBJECT]],
             name,
             {**usual, **changes},
             from_json(read_json(experiment.FOLDER / f"{name}.json")),

@@ -16,7 +16,8 @@ from tests.pipeline.hermetic import faults
 from tests.pipeline.warm import Warm
 
 SWEEPS = "stages/sweeps/dvc.yaml"
-RUNGS = {"raw": {"architecture": "raw"}, "raw_freed": {"architecture": "raw", "freed": True}}
+RUNGS: dict[str, dict[str, Any]] = {"raw": {"architecture": "raw"}}
+RUNGS |= {"subject": {"architecture": "linear", "places": ["subject"], "slots": 2, "layers": [0]}}
 RUNGS |= {"linear": {"architecture": "linear"}, "whitened": {"architecture": "linear", "whiten": True}}
 
 
@@ -62,7 +63,7 @@ def swept(tiny_pipeline: Path, warm_python: Warm, tmp_path_factory: pytest.TempP
     tiny.edit_params(root, projector__architecture="raw")
     tiny.reproduce(root, warm_python)
     tiny.declare_sweeps(root)
-    names = sweep(root, warm_python, "raw", "raw_freed", "linear")
+    names = sweep(root, warm_python, "raw", "subject", "linear")
     assert sorted(names) == sorted([*(f"{SWEEPS}:experiment@{name}" for name in RUNGS if name != "whitened"), "report"])
     return root
 
@@ -72,21 +73,22 @@ def test_sweeps_are_stages_run_once_and_shown_on_the_page(swept: Path, warm_pyth
     rows = rows_in(root, "ladder")
     assert [(row["group"], row["name"]) for row in rows] == [
         ("Nothing trained", "raw"),
-        ("Nothing trained", "raw_freed"),
+        ("A map that is trained, at the subject's last token", "subject"),
         ("A map that is trained", "linear"),
     ]
-    # A linear map reads both layers of width 32; nothing is trained of the raw direction, of one layer.
-    assert [int(row["parameters"]) for row in rows] == [0, 0, 2 * 32 * 32 + 32]
-    raw, linear = {"layers": [1], "freed": False}, {"layers": [0, 1], "freed": False}
+    # A linear map reads both layers of width 32, or one and fills two slots; nothing is trained of the raw direction.
+    assert [int(row["parameters"]) for row in rows] == [0, 32 * 64 + 64, 2 * 32 * 32 + 32]
+    usual = {"places": ["target_1", "target_2", "target_3"], "slots": 1}
     assert [json.loads(row["changes"]) for row in rows] == [
-        raw | RUNGS["raw"],
-        raw | RUNGS["raw_freed"],
-        linear | RUNGS["linear"],
+        usual | {"layers": [1]} | RUNGS["raw"],
+        usual | RUNGS["subject"],
+        usual | {"layers": [0, 1]} | RUNGS["linear"],
     ]
     for row in rows:
         measured = json.loads((root / FOLDER / f"{row['name']}.json").read_text(encoding="utf-8"))
         assert float(row["domain_accuracy"]) == measured["decoupling"]["domain_accuracy"]["value"]
         assert float(row["two_hop"]) == measured["two_hop"]["all"]["value"]
+        assert float(row["nearest_target"]) == measured["without_model"]["target_accuracy"]["value"]
         low = measured["decoupling"]["domain_accuracy"].get("low", "")  # none, of too few entities
         assert row["domain_accuracy_low"] == str(low)
     page = (root / "data/report/index.html").read_text(encoding="utf-8")
@@ -95,7 +97,7 @@ def test_sweeps_are_stages_run_once_and_shown_on_the_page(swept: Path, warm_pyth
     assert params_file.content((root / "params.yaml").read_text(encoding="utf-8"))["report"]["sweeps"] == ["ladder"]
     assert not faults(root, "report", warm_python, tmp_path / "hermetic")
     # A line more is one stage more; what has run is not run again.
-    assert sweep(root, warm_python, "raw", "raw_freed", "linear", "whitened") == [
+    assert sweep(root, warm_python, "raw", "subject", "linear", "whitened") == [
         f"{SWEEPS}:experiment@whitened",
         "report",
     ]
@@ -104,9 +106,8 @@ def test_sweeps_are_stages_run_once_and_shown_on_the_page(swept: Path, warm_pyth
 
 def test_two_hop_questions_of_the_raw_rung_are_answered_as_in_the_evaluation(swept: Path):
     evaluated = json.loads((swept / METRICS).read_text(encoding="utf-8"))["knowledge"]["main"]
-    for rung, reading in (("raw", "raw"), ("raw_freed", "freed")):
-        found = json.loads((swept / FOLDER / f"{rung}.json").read_text(encoding="utf-8"))["two_hop"]
-        assert found == evaluated[reading]
+    found = json.loads((swept / FOLDER / "raw.json").read_text(encoding="utf-8"))
+    assert (found["two_hop"], found["two_hop_freed"]) == (evaluated["raw"], evaluated["freed"])
 
 
 def test_an_experiment_is_stale_when_what_it_used_is_edited_and_plain_repro_runs_none(
@@ -124,7 +125,7 @@ def test_an_experiment_is_stale_when_what_it_used_is_edited_and_plain_repro_runs
         path.write_bytes(before)
         return found
 
-    every = {f"experiment@{name}" for name in ("raw", "raw_freed", "linear")}
+    every = {f"experiment@{name}" for name in ("raw", "subject", "linear")}
     assert stale_after("stages/core/page/page.css") == stale_after("stages/labellers/openai.py") == set()
     assert stale_after("stages/core/reader/training.py") == every
     assert stale_after("data/labels/music.parquet") == every

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from ..model.decoder import Decoder, residual, with_residual
 from ..model.packed import packed_linears
 from .batches import padded
 from .prefix import Prefix, over_prefixes, read_on
+from .rows import samples_of
 from .samples import BadRowsError, Sample, check_layers, check_samples
 
 
@@ -81,6 +83,20 @@ def activation_gradients(
         tokens=tokens,
         places=places,
     )
+
+
+def gradients_of(
+    decoder: Decoder, prompts: pl.DataFrame, layers: Sequence[int], places: Sequence[str]
+) -> Float32[np.ndarray, "row vector d_model"]:
+    """The gradients of the rows, in their order: all layers of the first place, then those of the next.
+
+    Raises:
+        BadRowsError: see `activation_gradients`.
+    """
+    found = np.zeros((len(prompts), len(places) * len(layers), decoder.d_model), np.float32)
+    for batch in activation_gradients(decoder, samples_of(decoder, prompts, places), layers, places):
+        found[batch.rows] = batch.gradient
+    return found
 
 
 @dataclass(frozen=True)

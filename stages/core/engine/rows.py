@@ -5,14 +5,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 
-import numpy as np
 import polars as pl
-from jaxtyping import Float32
 
 from ..data.places import SUBJECT
 from ..model.decoder import Decoder
 from ..run.errors import InputError
-from .gradients import activation_gradients
 from .samples import BadRowsError, Sample
 
 
@@ -34,20 +31,6 @@ def samples_of(decoder: Decoder, prompts: pl.DataFrame, places: Sequence[str] = 
         return samples
     texts = prompts.select("prompt", "template", "subject").iter_rows()
     return [replace(sample, subject=subject_token(read, *text)) for sample, text in zip(samples, texts, strict=True)]
-
-
-def gradients_of(
-    decoder: Decoder, prompts: pl.DataFrame, layers: Sequence[int], places: Sequence[str]
-) -> Float32[np.ndarray, "row vector d_model"]:
-    """The gradients of the rows, in their order: all layers of the first place, then those of the next.
-
-    Raises:
-        BadRowsError: see `activation_gradients`.
-    """
-    found = np.zeros((len(prompts), len(places) * len(layers), decoder.d_model), np.float32)
-    for batch in activation_gradients(decoder, samples_of(decoder, prompts, places), layers, places):
-        found[batch.rows] = batch.gradient
-    return found
 
 
 def subject_token(read: Callable[[str], list[int]], prompt: str, template: str, subject: str) -> int | None:

@@ -99,6 +99,7 @@ class Interview:
         nearest: what the world's facts say of the entity nearest to what stands in the slots, with no model.
         """
         reports = written(reader, cases, (slots, None), model, self.how.report_tokens)
+        slots = reader.sized(slots, reports["moved_to"])
         names = {name: reports[name].to_list() for name in ("moved_to", "moved_from")}
         shuffled = dealt(cases, self.world, self.how.seed)
         nearest = nearest_entities(reader, slots, self.world.lexicon)["moved_to"].to_list()

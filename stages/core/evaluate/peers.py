@@ -7,7 +7,7 @@ import polars as pl
 import torch
 
 from ..data.facts import World
-from ..engine.rows import gradients_of
+from ..engine.gradients import gradients_of
 from ..model.decoder import Decoder
 from ..model.opening import open_model
 from ..model.section import Foreign, Peer

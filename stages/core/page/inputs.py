@@ -30,6 +30,8 @@ CELL = ("gradient_domain", "host_domain")
 """The columns of grid.csv that name a row; the rest are the number of reports and fractions of them."""
 UNSHOWN = ("api",)
 """Sections of params.yaml that decide nothing of what the page tells: a budget that is raised leaves it as it is."""
+SEEDED = ("decoupling", "held_out_target")
+"""Groups whose scores are also there for each projector seed."""
 
 
 class Sections(Section):
@@ -114,7 +116,7 @@ def read_metrics() -> dict[str, Any]:
         numbers = flat(from_json(found))
     except InputError as error:
         raise InputError(f"{METRICS}: {error}; {again}") from error
-    of_seeds = [f"{group}_{name}" for group, name in NUMBERS.values() if group in found]
+    of_seeds = [f"{group}_{name}" for group, name in NUMBERS.values() if group in SEEDED and group in found]
     wanted = [f"{key}.{name}" for key, names in needs["needed"].items() for name in names]
     for key in [*wanted, *(f"seeds.{seed}.{name}" for seed in found["seeds"] for name in of_seeds)]:
         if key not in numbers:

@@ -2,11 +2,9 @@
 
 A row is one experiment. `group` and `name` are its words on the page. `changes` is a JSON object of what it has in
 section `projector` of params.yaml: every key that differs anywhere in the table, those that this experiment leaves as
-they were among them, so that it says the same when params.yaml changes; and `freed`, which no section has: whether
-two-hop questions are asked without the part along the name moved away from. In the table `other_teacher` it is {}: its
-rows are of one projector, on different gradients. `parameters`: how many are trained (empty: not counted). `seeds` are
-those of the projector ("0", or "0+1": reports of both at once). `settings` is a digest of all else that the
-experiments depend on.
+they were among them, so that it says the same when params.yaml changes. In the table `other_teacher` it is {}: its rows
+are of one projector, on different gradients. `parameters`: how many are trained (empty: not counted). `seeds` are those
+of the projector ("0", or "0+1": reports of both at once). `settings` is a digest of all else that they depend on.
 """
 
 import json
@@ -35,10 +33,23 @@ NUMBERS = {
     "answer_accuracy": ("decoupling", "answer_accuracy"),
     "held_out_target": ("held_out_target", "target_accuracy"),
     "two_hop": ("two_hop", "all"),
+    "two_hop_freed": ("two_hop_freed", "all"),
     "host_intrusion": ("decoupling", "host_intrusion"),
+    "nearest_target": ("without_model", "target_accuracy"),
+    "nearest_answer": ("without_model", "answer_accuracy"),
+    "lens_target": ("floor", "target_accuracy"),
+    "probe_target": ("ceiling", "target_accuracy"),
 }
-SWEPT_WORDS = WORDS | {"held_out_target": "Held-out target", "two_hop": "Two-hop question"}
-KEY_WORDS = {"lora": "LoRA on the verbaliser", "freed": "the part away from, taken out"}
+SWEPT_WORDS = WORDS | {
+    "held_out_target": "Held-out target",
+    "two_hop": "Two-hop question",
+    "two_hop_freed": "Two-hop, freed",
+    "nearest_target": "Target, nearest name",
+    "nearest_answer": "Answer, nearest name",
+    "lens_target": "Target, lens",
+    "probe_target": "Target, linear probe",
+}
+KEY_WORDS = {"lora": "LoRA on the verbaliser"}
 """Keys whose name does not say enough."""
 ENDS = ("", "_low", "_high")
 TEXTS = ("group", "name", "changes", "seeds", "settings")

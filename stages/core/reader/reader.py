@@ -111,6 +111,16 @@ class Reader:
             parts = (directions(self.by_place(block)).flatten(0, 1) for block in blocks)
             self.projector.fit(part[(part != 0).any(-1)] for part in parts)
 
+    def sized(self, slots: Slots, toward: Iterable[str]) -> Slots:
+        """As many slots a row as the name has tokens that the reader says it moves toward, where a place fills several.
+
+        A name of one token, written into three slots, would not fit into the place of a word.
+        """
+        if self.card.slots == 1:
+            return slots
+        lengths = [len(self.decoder.continuation(name)) if name else 1 for name in toward]
+        return Slots(slots.felt, slots.opposite, slots.count.minimum(slots.count.new_tensor(lengths)))
+
     def freed(self, slots: Slots, toward: Iterable[str], away: Iterable[str]) -> Slots:
         """What is felt without its part along the name that it moves away from; two names a row, as the reader says.
 

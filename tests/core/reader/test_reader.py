@@ -162,6 +162,12 @@ def test_freed_removes_nothing_where_there_is_no_such_place(reader: Reader, towa
     assert torch.equal(reader.freed(slots, [toward], [away]).felt, F.normalize(slots.felt, dim=-1))
 
 
+def test_a_reader_s_slots_are_as_many_as_the_name_has_tokens_where_a_place_fills_several(small_decoder: Decoder):
+    slots, names = some_slots(small_decoder.d_model, [3, 3, 2, 3]), ["Lima", "San Salvador", "New Delhi", ""]
+    assert new_reader(small_decoder, settings(slots=3)).sized(slots, names).count.tolist() == [1, 2, 2, 1]
+    assert new_reader(small_decoder, settings()).sized(slots, names).count.tolist() == [3, 3, 2, 3]
+
+
 def test_freed_takes_each_row_by_itself(reader: Reader):
     slots = some_slots(reader.decoder.d_model, [2, 1, 2])
     names = ["Lima", "", "San Salvador"], ["Oslo", "Oslo", "San José"]
