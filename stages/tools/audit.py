@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
+from jinja2 import TemplateError
 from markupsafe import Markup
 
 from ..core.data.grammar import parse_report
@@ -63,9 +64,10 @@ def audit(data: str, output: Path, ascent: bool = False, rare: float = 0.05, kee
         rows = []
         for update in updates:
             try:
-                rows.append((update, terms_of(reader, update, f"{data}:{update.line}")))
-            except InputError as error:
-                refuse(error)
+                rows.append((update, terms_of(reader, update)))
+            except (InputError, TemplateError) as error:
+                reason = error.reason if isinstance(error, BadRowsError) else error
+                refuse(InputError(f"{data}:{update.line}: {reason}"))
         if not rows:
             raise InputError(f"{data}: all {len(refused)} rows were refused, the first: {refused[0]}")
         with progress("rows", len(rows)) as advance:
@@ -96,13 +98,14 @@ def audit(data: str, output: Path, ascent: bool = False, rare: float = 0.05, kee
     return filled_in("audit.txt.j2", **values)
 
 
-def terms_of(reader: Reader, update: Update, where: str) -> list[Sample]:
+def terms_of(reader: Reader, update: Update) -> list[Sample]:
     """A sample a completion: it follows a text as it stands, and a conversation where the chat template has it.
 
     Without a template turns are joined by line breaks. The end of a turn is no part of what is taught.
 
     Raises:
-        InputError: a sample has no loss (see `check_samples`) or letters that the tokenizer lacks; begins with `where`.
+        InputError: a sample has no loss (see `check_samples`) or letters that the tokenizer lacks.
+        TemplateError: the chat template has no place for these turns.
     """
     decoder, tokenizer, prompt = reader.decoder, reader.decoder.tokenizer, update.prompt
     assert tokenizer is not None
@@ -115,14 +118,11 @@ def terms_of(reader: Reader, update: Update, where: str) -> list[Sample]:
     before = tokenizer.encode(text, add_special_tokens=False) if chat else decoder.tokens(text)
     terms = []
     for completion in update.completions:
-        check_letters(reader, f"{text} {completion}", where)
+        check_letters(reader, f"{text} {completion}", "text")
         joined = [] if chat else decoder.tokens(text + completion)
         apart = tokenizer.encode(completion, add_special_tokens=False)
         terms.append(Sample(tuple(before), tuple(joined[len(before) :] if joined[: len(before)] == before else apart)))
-    try:
-        check_samples(decoder, terms)
-    except BadRowsError as error:
-        raise InputError(f"{where}: {error.reason}") from error
+    check_samples(decoder, terms)
     return terms
 
 

@@ -99,7 +99,7 @@ def of_lens(reader: Reader, data: str, world: World, own: pl.Series) -> dict[str
     def first(names: pl.Series) -> pl.Series:
         return pl.Series([reader.decoder.continuation(name)[0] for name in names])
 
-    rows = [(each, audit.terms_of(reader, each, data)) for each in read_updates(data, False, refuse)]
+    rows = [(each, audit.terms_of(reader, each)) for each in read_updates(data, False, refuse)]
     gradient, _ = update_gradients(reader.decoder, rows, reader.card.layers, reader.card.places)
     found = lens(reader.decoder, gradient[:, len(reader.card.layers) - 1], world.lexicon)
     return rules("lens", first(found["moved_to"]), first(found["moved_from"]), first(own))
