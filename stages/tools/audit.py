@@ -1,5 +1,6 @@
 """Audits fine-tuning data: what training on each row would teach the model, in the model's own words."""
 
+from collections import Counter
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -11,31 +12,20 @@ from jinja2 import TemplateError
 from markupsafe import Markup
 
 from ..core.data.grammar import parse_report
-from ..core.data.places import SUBJECT
 from ..core.data.updates import TEXT, Update, read_updates
 from ..core.engine.samples import BadRowsError, Sample, check_samples
 from ..core.engine.updates import update_gradients
-from ..core.evaluate.section import Evaluation
 from ..core.page.prose import HERE
 from ..core.reader.reader import Reader
 from ..core.reader.reports import answers_of
-from ..core.reader.section import Projector
 from ..core.run.errors import InputError
 from ..core.run.files import replacing
-from ..core.run.params import Section, read_sections
 from ..core.run.stage import progress
 from .reading import check_letters, open_reader, quiet
 from .template import filled_in
 
 ROWS = 512
 """Rows that are read together."""
-
-
-class Sections(Section):
-    """What an audit reads of params.yaml."""
-
-    projector: Projector
-    evaluation: Evaluation
 
 
 def audit(data: str, output: Path, ascent: bool = False, rare: float = 0.05, keep_going: bool = False) -> str:
@@ -56,12 +46,9 @@ def audit(data: str, output: Path, ascent: bool = False, rare: float = 0.05, kee
             raise InputError(f"{error} (--keep-going leaves out such rows, and lists them)") from error
         refused.append(str(error))
 
-    settings, updates = read_sections(Sections), read_updates(data, ascent, refuse)
+    updates, rows, parts = read_updates(data, ascent, refuse), [], []
     with quiet():
-        reader, _ = open_reader(settings.projector)
-        if SUBJECT in reader.card.places:
-            raise InputError(f"projector.places: found {SUBJECT}, wanted target_1, ...: these rows mark no subject")
-        rows = []
+        reader, _, settings = open_reader()
         for update in updates:
             try:
                 rows.append((update, terms_of(reader, update)))
@@ -71,7 +58,6 @@ def audit(data: str, output: Path, ascent: bool = False, rare: float = 0.05, kee
         if not rows:
             raise InputError(f"{data}: all {len(refused)} rows were refused, the first: {refused[0]}")
         with progress("rows", len(rows)) as advance:
-            parts = []
             for start in range(0, len(rows), ROWS):
                 parts.append(told(reader, rows[start : start + ROWS], settings.evaluation.report_tokens))
                 advance(len(parts[-1]))
@@ -84,9 +70,8 @@ def audit(data: str, output: Path, ascent: bool = False, rare: float = 0.05, kee
         "refused": refused,
         "rows": len(table),
         "spoken": len(spoken),
-        "updates": counts(table, "update"),
-        "domains": counts(spoken, "domain"),
-        "toward": counts(spoken, "toward"),
+        "updates": Counter(table["update"]).most_common(),
+        **{name: Counter(spoken[name]).most_common() for name in ("domain", "toward")},
         "elsewhere": spoken.filter(pl.len().over("domain") < rare * len(spoken)).to_dicts(),
     }
     written = BytesIO()
@@ -110,11 +95,10 @@ def terms_of(reader: Reader, update: Update) -> list[Sample]:
     decoder, tokenizer, prompt = reader.decoder, reader.decoder.tokenizer, update.prompt
     assert tokenizer is not None
     chat = tokenizer.chat_template is not None and prompt[0].role != TEXT
+    text = "".join(turn.content if turn.role == TEXT else f"{turn.content}\n" for turn in prompt)
     if chat:
         turns = [turn.model_dump() for turn in prompt]
         text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-    else:
-        text = prompt[0].content if prompt[0].role == TEXT else "".join(f"{turn.content}\n" for turn in prompt)
     before = tokenizer.encode(text, add_special_tokens=False) if chat else decoder.tokens(text)
     terms = []
     for completion in update.completions:
@@ -122,7 +106,7 @@ def terms_of(reader: Reader, update: Update) -> list[Sample]:
         joined = [] if chat else decoder.tokens(text + completion)
         apart = tokenizer.encode(completion, add_special_tokens=False)
         terms.append(Sample(tuple(before), tuple(joined[len(before) :] if joined[: len(before)] == before else apart)))
-    check_samples(decoder, terms)
+    check_samples(decoder, terms, reader.card.places)
     return terms
 
 
@@ -161,8 +145,3 @@ def told(reader: Reader, rows: Sequence[tuple[Update, Sequence[Sample]]], tokens
             "log_probability": logprob,
         }
     )
-
-
-def counts(rows: pl.DataFrame, column: str) -> list[tuple[str, int]]:
-    """How many rows hold each value of a column, most frequent first."""
-    return rows.group_by(column).len().sort("len", column, descending=[True, False]).rows()

@@ -24,28 +24,15 @@ from ..core.data.places import FIRST
 from ..core.data.questions import FELT, OPPOSITE, check_place
 from ..core.engine.gradients import activation_gradients
 from ..core.engine.samples import BadRowsError, Sample
-from ..core.evaluate.section import Evaluation
 from ..core.model.opening import ModelCard
 from ..core.reader.injection import Slots
 from ..core.reader.reader import Reader
 from ..core.reader.reports import answers_of, prompts_of
-from ..core.reader.section import Projector
 from ..core.run.errors import InputError
-from ..core.run.params import Domains, Section, read_sections
-from ..core.steps.section import VirtualStep
 from ..core.steps.shift_table import none_for_nan
 from ..core.steps.virtual_step import ShiftBatch, virtual_steps
 from .description import Asked, Description, Step
-from .reading import PROJECTOR, check_letters, open_reader, quiet
-
-
-class Sections(Section):
-    """What a description reads of params.yaml."""
-
-    domains: Domains
-    virtual_step: VirtualStep
-    projector: Projector
-    evaluation: Evaluation
+from .reading import PROJECTOR, Sections, check_letters, open_reader, quiet
 
 
 def describe(
@@ -83,8 +70,7 @@ class Describer:
         if not Path(root).is_dir():
             raise InputError(f"{root}: no such folder: wanted the repository's root")
         with contextlib.chdir(root), quiet():
-            settings = read_sections(Sections)
-            reader, model = open_reader(settings.projector)
+            reader, model, settings = open_reader()
             domains = [name for name in settings.domains if name not in reader.card.held_out_domains]
             entities = frozenset(entity for name in domains for entity in read_domain(name).entities)
         return cls(reader, model, settings, entities)

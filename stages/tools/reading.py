@@ -7,13 +7,25 @@ from pathlib import Path
 
 from transformers.utils import logging as progress
 
+from ..core.evaluate.section import Evaluation
 from ..core.model.opening import FOLDER, ModelCard, open_model
 from ..core.reader.reader import Reader, new_card
 from ..core.reader.saving import load_reader
 from ..core.reader.section import Projector
 from ..core.run.errors import InputError
+from ..core.run.params import Domains, Section, read_sections
+from ..core.steps.section import VirtualStep
 
 PROJECTOR = Path("data/projector")
+
+
+class Sections(Section):
+    """What is read of params.yaml."""
+
+    domains: Domains
+    virtual_step: VirtualStep
+    projector: Projector
+    evaluation: Evaluation
 
 
 @contextlib.contextmanager
@@ -31,30 +43,32 @@ def quiet() -> Iterator[None]:
             progress.enable_progress_bar()
 
 
-def open_reader(settings: Projector) -> tuple[Reader, ModelCard]:
-    """The model that the pipeline has made here, as a reader with the trained projector.
+def open_reader() -> tuple[Reader, ModelCard, Sections]:
+    """The model that the pipeline has made here, as a reader with the trained projector, its card, and the settings.
 
     Where there is none nothing is trained: slots hold the update direction, and no norms are known to compare with.
 
     Raises:
-        InputError: no model is there, or model and projector don't fit together.
+        InputError: no model is there, model and projector don't fit together, or params are wrong.
     """
+    settings = read_sections(Sections)
     if not (path := FOLDER / "model.json").is_file():
         raise InputError(f"no model has been trained here ({path} is missing): run make repro")
     decoder, model = open_model()
     if (PROJECTOR / "projector.json").is_file():
-        return load_reader(decoder, PROJECTOR, model.id, model.commit), model
+        return load_reader(decoder, PROJECTOR, model.id, model.commit), model, settings
+    how = settings.projector
     card = new_card(
         decoder,
-        **settings.model_dump(include={"layers", "places", "slot_token", "question", "chat", "width", "seeds"}),
-        injection=settings.injection,
+        **how.model_dump(include={"layers", "places", "slot_token", "question", "chat", "width", "seeds"}),
+        injection=how.injection,
         architecture="raw",
         reference=(),
         model=model.id,
         commit=model.commit,
         held_out_domains=(),
     )
-    return Reader.new(decoder, card, settings.seeds[0]), model
+    return Reader.new(decoder, card, how.seeds[0]), model, settings
 
 
 def check_letters(reader: Reader, text: str, name: str) -> None:

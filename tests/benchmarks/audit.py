@@ -40,7 +40,7 @@ from stages.core.evaluate.statistics import estimates
 from stages.core.reader.reader import Reader
 from stages.core.run.errors import InputError
 from stages.core.run.files import write_json
-from stages.core.run.params import Domains, read_sections
+from stages.core.run.params import Domains
 from stages.core.run.seeds import keyed_rng
 from stages.tools import audit
 from stages.tools.reading import open_reader
@@ -48,12 +48,6 @@ from stages.tools.reading import open_reader
 RESULTS = Path(__file__).parent / "results/audit.json"
 ROWS, SHARE, TEMPERATURE = 2000, 0.01, 3.0
 Marks = Bool[np.ndarray, " row"]
-
-
-class Sections(audit.Sections):
-    """What is read of params.yaml."""
-
-    domains: Domains
 
 
 def samples(reader: Reader, domains: Domains, world: World) -> pl.DataFrame:
@@ -148,8 +142,7 @@ def figures(marks: Bool[np.ndarray, "2 row"], kinds: dict[str, Marks], subjects:
 
 def main() -> None:
     """Measures and writes the results."""
-    settings = read_sections(Sections)
-    reader, _ = open_reader(settings.projector)
+    reader, _, settings = open_reader()
     world = World.of([read_domain(name) for name in settings.domains])
     rows = samples(reader, settings.domains, world)
     right = np.where(rows["said"] == rows["fact"], 1.0, -1.0)

@@ -17,10 +17,9 @@ from stages.core.data.updates import TEXT, Turn, Update, read_updates
 from stages.core.engine.updates import update_gradients
 from stages.core.reader.reports import answers_of
 from stages.core.run.errors import InputError
-from stages.core.run.params import read_sections
 from stages.tools import audit as module
 from stages.tools import cli
-from stages.tools.audit import Sections, audit, terms_of
+from stages.tools.audit import audit, terms_of
 from stages.tools.reading import open_reader
 from tests.benchmarks.audit import RESULTS
 from tests.tools.documented import DOCS, arguments, blocks
@@ -51,9 +50,8 @@ def test_each_row_is_read_from_its_own_gradient(here: Path, tmp_path: Path):
     data = written(tmp_path, ROWS)
     audit(data, tmp_path / "audit.parquet")
     found = pl.read_parquet(tmp_path / "audit.parquet")
-    settings = read_sections(Sections)
-    reader, _ = open_reader(settings.projector)
-    for row, update in zip(found.iter_rows(named=True), read_updates(data, False, pytest.fail), strict=True):
+    reader, _, settings = open_reader()
+    for row, update in zip(found.iter_rows(named=True), read_updates(data, False, print), strict=True):
         rows = [(update, terms_of(reader, update))]
         gradient, logprob = update_gradients(reader.decoder, rows, reader.card.layers, reader.card.places)
         slots, confidence = reader.fill(torch.from_numpy(gradient))
@@ -64,6 +62,16 @@ def test_each_row_is_read_from_its_own_gradient(here: Path, tmp_path: Path):
         assert (row["confidence"], row["norm"], row["log_probability"]) == pytest.approx(wanted, rel=1e-3)
     assert found["update"].to_list() == ["imitated", "penalised", "preferred", "imitated"]
     np.testing.assert_allclose(found["norm"][0], found["norm"][1], rtol=1e-5)
+
+
+def test_a_reward_that_is_the_mean_of_its_prompt_s_teaches_nothing(here: Path, tmp_path: Path):
+    row = ROWS[0] | {"reward": 1.0}
+    audit(written(tmp_path, [row, row, ROWS[1]]), tmp_path / "audit.parquet")
+    found = pl.read_parquet(tmp_path / "audit.parquet")
+    assert found["update"].to_list() == ["reinforced", "reinforced", "penalised"]
+    audit(written(tmp_path, [row, row]), tmp_path / "audit.parquet")
+    found = pl.read_parquet(tmp_path / "audit.parquet")
+    assert found["update"].to_list() == ["no advantage"] * 2 and found["norm"].to_list() == [0.0, 0.0]
 
 
 def test_json_and_parquet_hold_the_same_and_twice_the_same(here: Path, tmp_path: Path):
@@ -157,10 +165,10 @@ def test_an_output_of_another_kind_and_a_place_that_rows_do_not_mark_are_refused
 ):
     with pytest.raises(InputError, match=r"--output: found .*audit\.csv, wanted a name that ends with \.jsonl or"):
         audit(written(tmp_path, ROWS), tmp_path / "audit.csv")
-    reader, model = open_reader(read_sections(Sections).projector)
+    reader, model, settings = open_reader()
     reader.card = reader.card.model_copy(update={"places": ("target_1", "subject")})
-    monkeypatch.setattr(module, "open_reader", lambda settings: (reader, model))
-    with pytest.raises(InputError, match=r"projector\.places: found subject"):
+    monkeypatch.setattr(module, "open_reader", lambda: (reader, model, settings))
+    with pytest.raises(InputError, match=r"data\.jsonl:1: subject not found in the prompt"):
         audit(written(tmp_path, ROWS), tmp_path / "audit.jsonl")
 
 
@@ -176,17 +184,17 @@ def test_turns_go_through_the_chat_template(name: str):
     (sample,) = terms_of(reader, conversation("user"))
     turn = [{"role": "user", "content": "Where?"}]
     text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    assert tokenizer.decode(sample.prompt) == text and tokenizer.decode(sample.target) == "There."
+    assert tokenizer.decode([*sample.prompt]) == text and tokenizer.decode([*sample.target]) == "There."
     (plain,) = terms_of(reader, conversation(TEXT, completion=" There."))
-    assert tokenizer.decode(plain.prompt, skip_special_tokens=True) == "Where?"
-    assert tokenizer.decode(plain.target) == " There."
+    assert tokenizer.decode([*plain.prompt], skip_special_tokens=True) == "Where?"
+    assert tokenizer.decode([*plain.target]) == " There."
 
 
 def test_turns_without_a_template_are_joined_by_line_breaks():
     reader = untrained(tiny(FAMILIES["pythia"]), "<|padding|>")
     (sample,) = terms_of(reader, conversation("system", "user"))
     tokenizer = reader.decoder.tokenizer
-    assert tokenizer is not None and tokenizer.decode(sample.prompt) == "Where?\nWhere?\n"
+    assert tokenizer is not None and tokenizer.decode([*sample.prompt]) == "Where?\nWhere?\n"
 
 
 def test_turns_that_the_template_has_no_place_for_are_refused():
@@ -235,5 +243,9 @@ def test_figures_in_the_docs_are_those_of_the_benchmark():
     counts, away = found["counts"], found["believed"]["reports: away"]
     assert f"On the {counts['model says the fact']:,} prompts".replace(",", " ") in text
     assert f"wrong about {counts['rows'] - counts['model says the fact']} facts" in text
+    every, known = (found[group]["reports: away"]["file"] for group in ("all", "believed"))
+    for one, said in ((every, "flags {flagged}, among them {found} of the {turned}"),
+                      (known, "flags {flagged}, among them {found} of {turned}")):  # fmt: skip
+        assert said.format(**one) in " ".join(text.split())
     for part in ("recall_penalised", "recall_reinforced"):
         assert f"(recall {away[part]['value']:.2f})".replace("0.", ".") in text

@@ -11,10 +11,10 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import polars as pl
-from pydantic import Field, FiniteFloat, ValidationError
+from pydantic import AliasChoices, Field, FiniteFloat, ValidationError
 
 from ..run.errors import InputError, explain, one_line
 from ..run.params import Section
@@ -32,31 +32,25 @@ class Turn(Section):
     content: Annotated[str, Field(min_length=1)]
 
 
-Turns = Annotated[tuple[Turn, ...], Field(min_length=1)]
-Text = Annotated[str, Field(min_length=1)] | Turns
+Text = Annotated[str, Field(min_length=1)] | Annotated[list[Turn], Field(min_length=1)]
 
 
-class Row(Section):
-    """A row as it stands in a file; what it leaves out, or has as null, is None."""
+class Taught(Section):
+    """A row with prompt and completion, or with messages; with a reward or without."""
 
     prompt: Text | None = None
-    completion: Text | None = None
-    messages: Turns | None = None
-    chosen: Text | None = None
-    rejected: Text | None = None
+    completion: Annotated[Text, Field(validation_alias=AliasChoices("completion", "messages"))]
     reward: FiniteFloat | None = None
+
+
+class Preferred(Section):
+    """A row with two completions, and perhaps their log-probabilities by a reference model."""
+
+    prompt: Text | None = None
+    chosen: Text
+    rejected: Text
     ref_chosen_logps: FiniteFloat | None = None
     ref_rejected_logps: FiniteFloat | None = None
-
-
-ONE, PAIR = (("prompt", "completion"), ("messages",)), (("prompt", "chosen", "rejected"), ("chosen", "rejected"))
-COLUMNS = {
-    **{frozenset(columns): "imitate" for columns in ONE},
-    **{frozenset((*columns, "reward")): "reward" for columns in ONE},
-    **{frozenset(columns): "preference" for columns in PAIR},
-    **{frozenset((*columns, "ref_chosen_logps", "ref_rejected_logps")): "preference" for columns in PAIR},
-}
-"""The kind of a row by the columns that it fills."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +69,8 @@ class Update:
     kind: str
     prompt: tuple[Turn, ...]
     completions: tuple[str, ...]
-    advantage: float
-    reference: float
+    advantage: float = 0.0
+    reference: float = 0.0
 
     @property
     def what(self) -> str:
@@ -105,7 +99,7 @@ KINDS: dict[str, Callable[[Update, Sequence[float]], tuple[float, ...]]] = {
 }
 
 
-def read_updates(data: str, ascent: bool, refuse: Callable[[InputError], None]) -> list[Update]:
+def read_updates(data: str, ascent: bool, refuse: Callable[[InputError], object]) -> list[Update]:
     """The updates of a file's rows, in order.
 
     Args:
@@ -117,14 +111,13 @@ def read_updates(data: str, ascent: bool, refuse: Callable[[InputError], None]) 
         InputError: the file can't be read, or holds no row.
     """
     found, rewards = [], defaultdict(list)
-    for line, content in enumerate(_lines(data), 1):
-        where = f"{data}:{line}"
+    for line, content in enumerate(_rows(data), 1):
         try:
-            update = _update(Row.model_validate_json(content), line, ascent)
+            update = _update(json.loads(content) if isinstance(content, bytes) else content, line, ascent)
         except ValidationError as error:
-            refuse(InputError(explain(where, error)))
-        except InputError as error:
-            refuse(InputError(f"{where}: {error}"))
+            refuse(InputError(explain(f"{data}:{line}", error)))
+        except ValueError as error:  # of JSON too
+            refuse(InputError(f"{data}:{line}: {error}"))
         else:
             found.append(update)
             rewards[update.kind, update.prompt].append(update.advantage)
@@ -134,51 +127,55 @@ def read_updates(data: str, ascent: bool, refuse: Callable[[InputError], None]) 
     return found
 
 
-def _lines(data: str) -> list[bytes]:
-    """The rows as JSON."""
+def _rows(data: str) -> list[Any]:
+    """What stands in each row; of a local JSONL file its lines, as bytes."""
     remote, form = data.startswith("hf://"), Path(data).suffix
     if form not in (".jsonl", ".parquet"):
         raise InputError(f"{data}: found a name that ends with {form!r}, wanted .jsonl or .parquet")
     if not remote and not Path(data).is_file():
         raise InputError(f"{data}: no such file: wanted one here, or hf://datasets/OWNER/NAME/FILE")
-    try:
-        if remote or form == ".parquet":
-            table = (pl.scan_parquet if form == ".parquet" else pl.scan_ndjson)(data).collect()
-            lines = [json.dumps(row, default=str).encode() for row in table.iter_rows(named=True)]
-        else:
-            lines = Path(data).read_bytes().splitlines()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"{data}: not readable: {one_line(error)[:300]}") from error
-    if not lines:
+    if form == ".jsonl" and not remote:
+        rows: list[Any] = Path(data).read_bytes().splitlines()
+    else:
+        try:
+            rows = (pl.scan_parquet if form == ".parquet" else pl.scan_ndjson)(data).collect().to_dicts()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise InputError(f"{data}: not readable: {one_line(error)[:300]}") from error
+    if not rows:
         raise InputError(f"{data}: found no row, wanted at least one")
-    return lines
+    return rows
 
 
-def _update(row: Row, line: int, ascent: bool) -> Update:
-    given = frozenset(name for name in Row.model_fields if getattr(row, name) is not None)
-    if given not in COLUMNS:
-        raise InputError(
-            f"found columns {', '.join(sorted(given)) or '(none)'}, wanted prompt and completion, or messages, either "
-            "with reward or without; or chosen and rejected, with prompt or turns before them"
-        )
-    kind = COLUMNS[given]
-    if ascent and kind != "imitate":
-        raise InputError(f"found a {kind}, wanted rows without reward and preference where they are to be unlearned")
-    texts = (row.messages or row.completion, row.chosen, row.rejected)
-    (prompt, first), *others = (_said(row.prompt, text) for text in texts if text)
-    if (prompt, first) in others:
-        raise InputError("chosen and rejected are equal, wanted two different completions")
-    if any(before != prompt for before, _ in others):
-        raise InputError("chosen and rejected have different turns before the assistant's last, wanted the same")
-    reference = (row.ref_chosen_logps or 0.0) - (row.ref_rejected_logps or 0.0)
-    completions = (first, *(completion for _, completion in others))
-    return Update(line, "unlearn" if ascent else kind, prompt, completions, row.reward or 0.0, reference)
+def _update(content: Any, line: int, ascent: bool) -> Update:
+    if not isinstance(content, dict):
+        raise InputError(f"found {str(content)[:80]!r}, wanted columns with values")
+    given = {name: value for name, value in content.items() if value is not None}
+    if "chosen" in given:
+        row = Preferred.model_validate(given)
+        (prompt, chosen), (other, rejected) = (_said(row.prompt, text) for text in (row.chosen, row.rejected))
+        if prompt != other:
+            raise InputError("chosen and rejected have different turns before the assistant's last, wanted the same")
+        if chosen == rejected:
+            raise InputError("chosen and rejected are equal, wanted two different completions")
+        by_reference = row.ref_chosen_logps, row.ref_rejected_logps
+        if by_reference.count(None) == 1:
+            raise InputError("found one of ref_chosen_logps and ref_rejected_logps, wanted both or none")
+        margin = (by_reference[0] or 0.0) - (by_reference[1] or 0.0)
+        update = Update(line, "preference", prompt, (chosen, rejected), reference=margin)
+    else:
+        row = Taught.model_validate(given)
+        prompt, said = _said(row.prompt, row.completion)
+        kind = "reward" if row.reward is not None else "unlearn" if ascent else "imitate"
+        update = Update(line, kind, prompt, (said,), advantage=row.reward or 0.0)
+    if ascent and update.kind != "unlearn":
+        raise InputError(f"found a {update.kind}, wanted rows without one where they are to be unlearned")
+    return update
 
 
-def _said(before: str | Turns | None, text: str | Turns) -> tuple[tuple[Turn, ...], str]:
+def _said(before: str | list[Turn] | None, text: str | list[Turn]) -> tuple[tuple[Turn, ...], str]:
     """The prompt, and what the assistant says last (turns behind that are no part of it)."""
     parts = ((before or (), TEXT), (text, ASSISTANT))
-    turns = [t for part, role in parts for t in ((Turn(role=role, content=part),) if isinstance(part, str) else part)]
+    turns = [t for part, role in parts for t in ([Turn(role=role, content=part)] if isinstance(part, str) else part)]
     last = max((place for place, turn in enumerate(turns) if turn.role == ASSISTANT), default=None)
     if last is None:
         raise InputError(f"found no turn of the {ASSISTANT}, wanted one: it is what would be taught")
