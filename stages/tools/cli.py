@@ -1,6 +1,7 @@
 """What people do with the pipeline besides running it.
 
   gradaware describe "The capital of France is" --target Madrid
+  gradaware audit my-data.jsonl
   gradaware import-facts athletes.csv --domain sport --subject athlete --answer sport --add --template "..." ...
   gradaware preset qwen3-4b-instruct --apply
 
@@ -43,6 +44,17 @@ def parser() -> argparse.ArgumentParser:
         help="a question of yours, with <felt> where the felt update goes; may be given several times",
     )
     describing.add_argument("--json", action="store_true", help="print everything as JSON and nothing else")
+
+    auditing = command("audit", audit)
+    auditing.add_argument("data", metavar="DATA", help="a .jsonl or .parquet file, here or at hf://datasets/...")
+    auditing.add_argument(
+        "--output", metavar="FILE", type=Path, default=Path("audit.jsonl"), help="or .parquet; default: audit.jsonl"
+    )
+    auditing.add_argument("--unlearn", action="store_true", help="rows without reward and preference are unlearned")
+    auditing.add_argument(
+        "--rare", metavar="SHARE", type=float, default=0.05, help="domains below it pull elsewhere; default: 0.05"
+    )
+    auditing.add_argument("--keep-going", action="store_true", help="leave out rows that are wrong, and list them")
 
     importing = command("import-facts", import_facts)
     importing.add_argument("sources", metavar="SOURCE", nargs="+", type=Path, help="a file of facts")
@@ -101,6 +113,20 @@ def show_description(options: argparse.Namespace) -> None:
         print(found.json())
     else:
         Console(highlight=False).print(found)
+
+
+def audit(options: argparse.Namespace) -> None:
+    """Audits fine-tuning data: what training on each row would teach the model, in the model's own words.
+
+    Reads DATA (prompt and completion, messages, or prompt, chosen and rejected; with rewards or without), params.yaml,
+    data/model and data/projector. Writes FILE, a row a row of DATA, and beside it a page (.html). A GPU is used if
+    there is one; the pocket model takes a second for some hundred rows.
+
+      gradaware audit my-data.jsonl --output audit.parquet
+    """
+    from .audit import audit
+
+    print(audit(options.data, options.output, options.unlearn, options.rare, options.keep_going), end="")
 
 
 def import_facts(options: argparse.Namespace) -> None:

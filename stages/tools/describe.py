@@ -11,62 +11,28 @@ turns into JSON.
 """
 
 import contextlib
-import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
 
 import numpy as np
 import torch
-from transformers.utils import logging as progress
 
 from ..core.data.facts import read_domain
 from ..core.data.places import FIRST
 from ..core.data.questions import FELT, OPPOSITE, check_place
 from ..core.engine.gradients import activation_gradients
 from ..core.engine.samples import BadRowsError, Sample
-from ..core.evaluate.section import Evaluation
-from ..core.model.decoder import Decoder
-from ..core.model.opening import FOLDER, ModelCard, open_model
+from ..core.model.opening import ModelCard
 from ..core.reader.injection import Slots
 from ..core.reader.reader import Reader
 from ..core.reader.reports import answers_of, prompts_of
-from ..core.reader.saving import load_reader
-from ..core.reader.section import Projector
-from ..core.reader.training import new_card
 from ..core.run.errors import InputError
-from ..core.run.params import Domains, Section, read_sections
-from ..core.steps.section import VirtualStep
 from ..core.steps.shift_table import none_for_nan
 from ..core.steps.virtual_step import ShiftBatch, virtual_steps
 from .description import Asked, Description, Step
-
-PROJECTOR = Path("data/projector")
-
-
-class Sections(Section):
-    """What a description reads of params.yaml."""
-
-    domains: Domains
-    virtual_step: VirtualStep
-    projector: Projector
-    evaluation: Evaluation
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps transformers from logging less than errors and from showing progress bars."""
-    log = logging.getLogger("transformers")
-    level, shown = log.level, progress.is_progress_bar_enabled()
-    log.setLevel(logging.ERROR)
-    progress.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-        if shown:
-            progress.enable_progress_bar()
+from .reading import PROJECTOR, Sections, check_letters, open_reader, quiet
 
 
 def describe(
@@ -83,13 +49,6 @@ def describe(
         InputError: see `Describer.open` and `Describer.__call__`.
     """
     return Describer.open(root)(prompt, target, host, answer, ask)
-
-
-def raw_reader(decoder: Decoder, model: ModelCard, settings: Projector) -> Reader:
-    """The reader with nothing trained: slots hold the update direction itself. No norms are known to compare with."""
-    plain = {"architecture": "raw", "slots": 1, "whiten": False, "lora": None, "held_out_domains": []}
-    raw = settings.model_copy(update=plain)
-    return Reader.new(decoder, new_card(decoder, raw, model.id, model.commit), settings.seeds[0])
 
 
 class Describer:
@@ -111,14 +70,7 @@ class Describer:
         if not Path(root).is_dir():
             raise InputError(f"{root}: no such folder: wanted the repository's root")
         with contextlib.chdir(root), quiet():
-            settings = read_sections(Sections)
-            if not (card := FOLDER / "model.json").is_file():
-                raise InputError(f"no model has been trained here ({card} is missing): run make repro")
-            decoder, model = open_model()
-            if (PROJECTOR / "projector.json").is_file():
-                reader = load_reader(decoder, PROJECTOR, model.id, model.commit)
-            else:
-                reader = raw_reader(decoder, model, settings.projector)
+            reader, model, settings = open_reader()
             domains = [name for name in settings.domains if name not in reader.card.held_out_domains]
             entities = frozenset(entity for name in domains for entity in read_domain(name).entities)
         return cls(reader, model, settings, entities)
@@ -219,18 +171,11 @@ class Describer:
         Raises:
             InputError: names the text, what was found and what was wanted.
         """
-        tokenizer = self.reader.decoder.tokenizer
-        assert tokenizer is not None
         for name, text in texts.items():
             if text == "":
                 none = "" if name in ("prompt", "target") else f": leave --{name} out for none"
                 raise InputError(f"{name}: found no words, wanted some{none}")
-            lost = [word for word in (text or "").split() if tokenizer.unk_token_id in self._ids(word)]
-            if tokenizer.unk_token_id is not None and lost:
-                raise InputError(
-                    f"{name}: {', '.join(map(repr, lost))}: the tokenizer of {self.model.id!r} has no token for this; "
-                    "wanted words in letters that it knows"
-                )
+            check_letters(self.reader, text or "", name)
         if texts["answer"] is not None and texts["answer"] == texts["target"]:
             raise InputError(f"target and answer are both {texts['target']!r}: wanted another target to move to")
 

@@ -7,9 +7,10 @@ import jinja2
 
 
 def filled_in(name: str, **values: Any) -> str:
-    """The text of a template of this folder; an undefined name is an error."""
+    """The text of a template of this folder; an undefined name is an error. HTML is escaped in .html.j2."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=name.endswith(".html.j2"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

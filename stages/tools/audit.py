@@ -1,0 +1,147 @@
+"""Audits fine-tuning data: what training on each row would teach the model, in the model's own words."""
+
+from collections import Counter
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from jinja2 import TemplateError
+from markupsafe import Markup
+
+from ..core.data.grammar import parse_report
+from ..core.data.updates import TEXT, Update, read_updates
+from ..core.engine.samples import BadRowsError, Sample, check_samples
+from ..core.engine.updates import update_gradients
+from ..core.page.prose import HERE
+from ..core.reader.reader import Reader
+from ..core.reader.reports import answers_of
+from ..core.run.errors import InputError
+from ..core.run.files import replacing
+from ..core.run.stage import progress
+from .reading import check_letters, open_reader, quiet
+from .template import filled_in
+
+ROWS = 512
+"""Rows that are read together."""
+
+
+def audit(data: str, output: Path, ascent: bool = False, rare: float = 0.05, keep_going: bool = False) -> str:
+    """What a terminal shows of an audit, whose rows go to `output` and its page to the same name with .html.
+
+    A row pulls elsewhere if its report names a domain that less than the share `rare` of all rows with a readable
+    report name. `ascent`: see `read_updates`. `keep_going`: leaves out rows that are refused, and lists them.
+
+    Raises:
+        InputError: the data, a row of it, or the name of the output is wrong, no row is left, or no model is there.
+    """
+    if output.suffix not in (".jsonl", ".parquet"):
+        raise InputError(f"--output: found {output}, wanted a name that ends with .jsonl or .parquet")
+    refused: list[str] = []
+
+    def refuse(error: InputError) -> None:
+        if not keep_going:
+            raise InputError(f"{error} (--keep-going leaves out such rows, and lists them)") from error
+        refused.append(str(error))
+
+    updates, rows, parts = read_updates(data, ascent, refuse), [], []
+    with quiet():
+        reader, _, settings = open_reader()
+        for update in updates:
+            try:
+                rows.append((update, terms_of(reader, update)))
+            except (InputError, TemplateError) as error:
+                reason = error.reason if isinstance(error, BadRowsError) else error
+                refuse(InputError(f"{data}:{update.line}: {reason}"))
+        if not rows:
+            raise InputError(f"{data}: all {len(refused)} rows were refused, the first: {refused[0]}")
+        with progress("rows", len(rows)) as advance:
+            for start in range(0, len(rows), ROWS):
+                parts.append(told(reader, rows[start : start + ROWS], settings.evaluation.report_tokens))
+                advance(len(parts[-1]))
+    table = pl.concat(parts)
+    spoken = table.filter(pl.col("domain") != "")
+    values = {
+        "data": data,
+        "output": output.name,
+        "rare": rare,
+        "refused": refused,
+        "rows": len(table),
+        "spoken": len(spoken),
+        "updates": Counter(table["update"]).most_common(),
+        **{name: Counter(spoken[name]).most_common() for name in ("domain", "toward")},
+        "elsewhere": spoken.filter(pl.len().over("domain") < rare * len(spoken)).to_dicts(),
+    }
+    written = BytesIO()
+    (table.write_parquet if output.suffix == ".parquet" else table.write_ndjson)(written)
+    page = filled_in("audit.html.j2", style=Markup((HERE / "page.css").read_text(encoding="utf-8")), **values)
+    for path, content in ((output, written.getvalue()), (output.with_suffix(".html"), page.encode())):
+        with replacing(path) as partial:
+            partial.write_bytes(content)
+    return filled_in("audit.txt.j2", **values)
+
+
+def terms_of(reader: Reader, update: Update) -> list[Sample]:
+    """A sample a completion: it follows a text as it stands, and a conversation where the chat template has it.
+
+    Without a template turns are joined by line breaks. The end of a turn is no part of what is taught.
+
+    Raises:
+        InputError: a sample has no loss (see `check_samples`) or letters that the tokenizer lacks.
+        TemplateError: the chat template has no place for these turns.
+    """
+    decoder, tokenizer, prompt = reader.decoder, reader.decoder.tokenizer, update.prompt
+    assert tokenizer is not None
+    chat = tokenizer.chat_template is not None and prompt[0].role != TEXT
+    text = "".join(turn.content if turn.role == TEXT else f"{turn.content}\n" for turn in prompt)
+    if chat:
+        turns = [turn.model_dump() for turn in prompt]
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    before = tokenizer.encode(text, add_special_tokens=False) if chat else decoder.tokens(text)
+    terms = []
+    for completion in update.completions:
+        check_letters(reader, f"{text} {completion}", "text")
+        joined = [] if chat else decoder.tokens(text + completion)
+        apart = tokenizer.encode(completion, add_special_tokens=False)
+        terms.append(Sample(tuple(before), tuple(joined[len(before) :] if joined[: len(before)] == before else apart)))
+    check_samples(decoder, terms, reader.card.places)
+    return terms
+
+
+def told(reader: Reader, rows: Sequence[tuple[Update, Sequence[Sample]]], tokens: int) -> pl.DataFrame:
+    """What the model reports of some updates, in their order, in at most `tokens` tokens; columns: docs/auditing.md.
+
+    Raises:
+        InputError: a loss or gradient is not finite; names the line.
+    """
+    card, tokenizer = reader.card, reader.decoder.tokenizer
+    assert tokenizer is not None
+    updates, terms = zip(*rows, strict=True)
+    try:
+        gradient, logprob = update_gradients(reader.decoder, rows, card.layers, card.places)
+    except BadRowsError as error:
+        lines = [update.line for update, each in rows for _ in each]
+        raise InputError(f"line {lines[error.rows[0]]}: {error.reason}") from error
+    with torch.no_grad():
+        slots, confidence = reader.fill(torch.from_numpy(gradient))
+    reports = answers_of(reader, [None] * len(terms), card.question, slots, tokens)
+    said = [parse_report(report.partition("\n")[0]) for report in reports]
+    return pl.DataFrame(
+        {
+            "line": [update.line for update in updates],
+            "kind": [update.kind for update in updates],
+            "update": [update.what for update in updates],
+            "prompt": [tokenizer.decode(each[0].prompt) for each in terms],
+            "completion": [update.completions[0] for update in updates],
+            "rejected": pl.Series([(*update.completions, None)[1] for update in updates], dtype=pl.String),
+            "report": reports,
+            "domain": [each.domain for each in said],
+            "toward": [each.moved_to for each in said],
+            "away": [each.moved_from for each in said],
+            "confidence": confidence.cpu().numpy(),
+            "norm": np.linalg.norm(gradient[:, : len(card.layers)], axis=-1).mean(-1),
+            "log_probability": logprob,
+        }
+    )
