@@ -25,6 +25,7 @@ from ..core.data.questions import FELT, OPPOSITE, check_place
 from ..core.engine.gradients import activation_gradients
 from ..core.engine.samples import BadRowsError, Sample
 from ..core.model.opening import ModelCard
+from ..core.reader.gate import FAINT
 from ..core.reader.injection import Slots
 from ..core.reader.reader import Reader
 from ..core.reader.reports import answers_of, prompts_of
@@ -120,7 +121,7 @@ class Describer:
         own = gradient[:, :, [layers.index(layer) for layer in card.layers]]
         read = own[:, [places.index(place) for place in card.places]].reshape(1, -1, gradient.shape[-1])
         with torch.no_grad():
-            slots, confidence = self.reader.fill(torch.from_numpy(read))
+            slots, confidence = self.reader.fill(torch.from_numpy(read), FAINT)
         (report,), (without,) = (self._say([host], [card.question], filled) for filled in (slots, None))
         answers, others = (self._say([None] * len(questions), questions, filled) for filled in (slots, None))
         says = self._text(shifts.continuation_before[0])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import polars as pl
-from pydantic import AliasChoices, Field, FiniteFloat, ValidationError
+from pydantic import AliasChoices, ConfigDict, Field, FiniteFloat, ValidationError
 
 from ..run.errors import InputError, explain, one_line
 from ..run.params import Section
@@ -35,18 +35,24 @@ class Turn(Section):
 Text = Annotated[str, Field(min_length=1)] | Annotated[list[Turn], Field(min_length=1)]
 
 
-class Taught(Section):
-    """A row with prompt and completion, or with messages; with a reward or without."""
+class Row(Section):
+    """A row of fine-tuning data. Columns that say nothing of an update, such as an id, are not read."""
+
+    model_config = ConfigDict(extra="ignore")
 
     prompt: Text | None = None
+
+
+class Taught(Row):
+    """A row with prompt and completion, or with messages; with a reward or without."""
+
     completion: Annotated[Text, Field(validation_alias=AliasChoices("completion", "messages"))]
     reward: FiniteFloat | None = None
 
 
-class Preferred(Section):
+class Preferred(Row):
     """A row with two completions, and perhaps their log-probabilities by a reference model."""
 
-    prompt: Text | None = None
     chosen: Text
     rejected: Text
     ref_chosen_logps: FiniteFloat | None = None

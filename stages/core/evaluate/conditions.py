@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..data.gathering import Means
 from ..reader import shams
+from ..reader.gate import FAINT
 from ..reader.injection import Slots
 from ..reader.reader import Reader
 from ..run.seeds import keyed_int, keyed_rng
@@ -143,7 +144,7 @@ def fine_tuned(pool: Pool) -> Vectors:
 
 def gated(reader: Reader, vectors: Vectors) -> Filled:
     """The projector's output; where the gate is shut, nothing."""
-    return reader.fill(torch.tensor(vectors))
+    return reader.fill(torch.tensor(vectors), FAINT)
 
 
 def ungated(reader: Reader, vectors: Vectors) -> Filled:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ..model.decoder import Decoder
 from ..run.errors import InputError
 from .card import Card
-from .gate import FAINT, Gate, evidence
+from .gate import Gate, evidence
 from .injection import Slots, check_injection
 from .lora import Adapter
 from .projectors import ARCHITECTURES, ONE_SLOT, Whitened, directions
@@ -88,13 +88,16 @@ class Reader:
         usual = norms.new_tensor(self.card.reference or [0.0])
         return (norms / usual).mean(-1)
 
-    def fill(self, gradients: Float[Tensor, "row vector d_model"]) -> tuple[Slots, Float[Tensor, " row"]]:
+    def fill(
+        self, gradients: Float[Tensor, "row vector d_model"], faint: float = 0.0
+    ) -> tuple[Slots, Float[Tensor, " row"]]:
         """What goes into the slots, and the confidence that it is an update: zeros where that is below 0.5.
 
-        It is 0 for a gradient of less than FAINT times the usual norm: of what the model says already.
+        It is 0 for a gradient of less than `faint` times the usual norm. That norm is of -log p(target | prompt): the
+        gradient of a batch's mean, or of a weighted loss, is of any size.
         """
         slots = self.read(gradients)
-        told = self.strength(gradients) >= FAINT
+        told = self.strength(gradients) >= faint
         confidence = self.gate.confidence(evidence(self.tokens, slots.felt[:, 0])) * told
         kept = (confidence >= 0.5)[:, None, None]
         return Slots(slots.felt * kept, slots.opposite * kept, slots.count), confidence

@@ -194,10 +194,12 @@ def test_what_is_too_faint_to_change_anything_is_not_read_and_its_size_alone_dec
     read = gradients(reader, 6)
     usual = read / reader.strength(read)[:, None, None]
     torch.testing.assert_close(reader.strength(usual), torch.ones(6))
-    (filled, confidence), (faint, none) = reader.fill(usual * 1.1 * FAINT), reader.fill(usual * 0.9 * FAINT)
+    filled, confidence = reader.fill(usual * 1.1 * FAINT, FAINT)
+    faint, none = reader.fill(usual * 0.9 * FAINT, FAINT)
     torch.testing.assert_close(filled.felt, reader.read(usual).felt)
     assert (confidence > 0.5).all()
     assert not faint.felt.any() and not faint.opposite.any() and not none.any()
+    assert (reader.fill(usual * 0.01)[1] > 0.5).all()  # of a loss of another scale nothing is known
 
 
 def saved(reader: Reader, folder: Path) -> None:
