@@ -80,15 +80,6 @@ def test_another_folder_another_order_of_sets_same_bytes(
     assert before == now
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_twice_in_the_same_folder_same_bytes(stage: str, tiny_pipeline: Path, warm_python: Warm, tmp_path: Path):
-    """The second run finds the first one's outputs and leftovers, and takes nothing from them."""
-    folder, before, now = again(tiny_pipeline, stage, warm_python, tmp_path / "sandbox")
-    entry = next(entry for name, entry in reversed(locked(tiny_pipeline).items()) if name.split("@")[0] == stage)
-    warm_python.run(folder, stage, *entry["cmd"].split()[3:])
-    assert before == now == outputs(folder, entry)
-
-
 @pytest.mark.parametrize(("change", "stage"), CHANGES)
 def test_other_batches_and_threads(change: str, stage: str, tiny_pipeline: Path, warm_python: Warm, tmp_path: Path):
     folder, before, now = again(
