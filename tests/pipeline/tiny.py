@@ -27,9 +27,11 @@ SMALL = {
         "layers": 2,
         "heads": 2,
         "d_head": 16,
-        "steps": 160,
-        "batch": 16,
-        "slot_batch": 12,
+        "steps": 72,  # few and large ones: at this width a step costs nearly the same whatever its batch
+        "batch": 48,
+        "slot_batch": 24,
+        "learning_rate": 0.03,
+        "muon_learning_rate": 0.04,
         "asked": ["capital"],
     },
     "held_out": {"names": 0.15, "kinds": [], "subjects": 0.1},
@@ -50,6 +52,23 @@ SMALL = {
     "evaluation": {"gradients": 3, "fine_tuned": 1, "edits": 1, "bootstrap": 50, "report_tokens": 6},
     "report": {"examples": 3, "sweeps": []},
 }
+
+# So that there is something to resume at this size: checkpoints every few steps, shards of a few rows.
+SOONER = {
+    "stages/core/model/pocket.py": ("KEPT_EVERY = 100", "KEPT_EVERY = 10"),
+    "stages/core/data/gradient_store.py": ("CHUNK_ROWS = 64", "CHUNK_ROWS = 8"),
+}
+
+
+def sooner(root: Path) -> None:
+    """Has the stages keep what they have more often."""
+    for name, (old, new) in SOONER.items():
+        if (path := root / name).exists():
+            text = path.read_text(encoding="utf-8")
+            assert old in text, f"{name}: no {old!r}"
+            path.write_text(
+                text.replace(old, new).replace("SHARD_BYTES = 32 * 2**20", "SHARD_BYTES = 1"), encoding="utf-8"
+            )
 
 
 def edit_params(root: Path, **changes: Any) -> None:
