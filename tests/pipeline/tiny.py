@@ -53,22 +53,28 @@ SMALL = {
     "report": {"examples": 3, "sweeps": []},
 }
 
+Changes = dict[str, tuple[tuple[str, str], ...]]
+"""Of files of code: texts and what stands there instead."""
+SHORTER: Changes = {"stages/core/evaluate/baselines.py": (("PROBE_STEPS = 300", "PROBE_STEPS = 30"),)}
 # So that there is something to resume at this size: checkpoints every few steps, shards of a few rows.
-SOONER = {
-    "stages/core/model/pocket.py": ("KEPT_EVERY = 100", "KEPT_EVERY = 10"),
-    "stages/core/data/gradient_store.py": ("CHUNK_ROWS = 64", "CHUNK_ROWS = 8"),
+SOONER: Changes = {
+    "stages/core/model/pocket.py": (("KEPT_EVERY = 100", "KEPT_EVERY = 10"),),
+    "stages/core/data/gradient_store.py": (
+        ("CHUNK_ROWS = 64", "CHUNK_ROWS = 8"),
+        ("SHARD_BYTES = 32 * 2**20", "SHARD_BYTES = 1"),
+    ),
 }
 
 
-def sooner(root: Path) -> None:
-    """Has the stages keep what they have more often."""
-    for name, (old, new) in SOONER.items():
+def changed(root: Path, changes: Changes) -> None:
+    """Makes these changes in the files that are there."""
+    for name, texts in changes.items():
         if (path := root / name).exists():
             text = path.read_text(encoding="utf-8")
-            assert old in text, f"{name}: no {old!r}"
-            path.write_text(
-                text.replace(old, new).replace("SHARD_BYTES = 32 * 2**20", "SHARD_BYTES = 1"), encoding="utf-8"
-            )
+            for old, new in texts:
+                assert old in text, f"{name}: no {old!r}"
+                text = text.replace(old, new)
+            path.write_text(text, encoding="utf-8")
 
 
 def edit_params(root: Path, **changes: Any) -> None:
@@ -142,6 +148,7 @@ def make_repository(root: Path, domains: Sequence[str] = DOMAINS) -> None:
             shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__", "sweeps"))
         else:
             shutil.copy(source, root / name)
+    changed(root, SHORTER)
     shutil.copytree(ROOT / ".dvc/plots", root / ".dvc/plots")
     for name in ("config", ".gitignore"):
         shutil.copy(ROOT / ".dvc" / name, root / ".dvc" / name)
