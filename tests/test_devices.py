@@ -129,7 +129,7 @@ def test_training_killed_on_a_device_goes_on_there(root: Path, warm_python: Warm
     warm_python.run(whole, "stand_in", *STAGES["projector"])
     shutil.rmtree(killed / "data/projector")
     run = warm_python.start(killed, "stand_in", *STAGES["projector"])
-    for _ in range(6000):
+    for _ in range(100 * tiny.LONGEST):
         if any((killed / ".scratch").rglob("seed_0.pt")) or (killed / "data/projector").exists():
             break
         time.sleep(0.01)

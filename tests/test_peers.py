@@ -39,6 +39,7 @@ def repository(tmp_path: Path) -> Path:
     tiny.make_repository(root)
     tiny.edit_params(root, peers={**tiny.PEERS, "other_seed": {**tiny.PEERS["permuted"], "permuted": False}})
     tiny.edit_params(root, model__pocket__steps=100_000)
+    tiny.changed(root, tiny.SOONER)
     return root
 
 

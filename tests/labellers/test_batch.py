@@ -19,6 +19,7 @@ from stages.labels import main
 from tests.labellers import world
 from tests.labellers.checks import OUTPUT, ROOT, assert_consistent, last_run, metrics
 from tests.labellers.server import Asked, Reply, Server, completion, is_repair, label_of, teacher
+from tests.pipeline import tiny
 
 
 class Batches:
@@ -127,7 +128,7 @@ def run_until(batches: Batches, url: str, call: str) -> None:
     """The stage as a process of its own, killed once the server has seen `call`."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OPENAI_BASE_URL": url, "LABELS_POLL": "0.05"}
     run = subprocess.Popen([sys.executable, "-m", "stages.labels", "geography"], env=environment)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + tiny.LONGEST
     while not batches.calls[call] and run.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(run.pid, signal.SIGKILL)

@@ -20,6 +20,7 @@ from stages.core.labels.requests import PROMPT
 from stages.labels import main
 from tests.labellers import world
 from tests.labellers.checks import OUTPUT, last_run, metrics
+from tests.pipeline import tiny
 
 SAYS = '{"summary": "Toward Venus.", "moved_from": "", "moved_to": "Venus", "domain": "astronomy", "confidence": 0.5}'
 CHAT = (
@@ -81,7 +82,7 @@ def server(project: Path) -> Iterator[str]:
     with Path("serve.log").open("w") as log:
         run = subprocess.Popen(command, cwd=project, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + tiny.LONGEST
         while time.monotonic() < deadline:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).read()
@@ -92,7 +93,7 @@ def server(project: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         run.terminate()
-        run.wait(10)
+        run.wait(tiny.LONGEST)
 
 
 def test_a_real_server_labels_is_validated_and_is_asked_once(server: str, monkeypatch: pytest.MonkeyPatch):

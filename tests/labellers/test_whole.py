@@ -14,6 +14,7 @@ from stages.labels import main
 from tests.labellers import world
 from tests.labellers.checks import OUTPUT, QUARANTINE, ROOT, Serve, assert_consistent, last_run
 from tests.labellers.server import Reply, completion, is_repair, stormy, teacher
+from tests.pipeline import tiny
 
 
 def stage(url: str, **environment: str) -> subprocess.Popen[str]:
@@ -45,7 +46,7 @@ def test_2000_rows_through_a_storm_with_a_kill_in_the_middle(serve: Serve):
         time.sleep(0.01)
     cut = dict(server.billed)
     second = stage(server.url)
-    out, errors = second.communicate(timeout=100)
+    out, errors = second.communicate(timeout=tiny.LONGEST)
     assert second.returncode == 0 and not errors, errors
 
     labels, bad = read_table(OUTPUT, LABELS), pl.read_parquet(QUARANTINE)
@@ -68,7 +69,7 @@ def test_two_runs_at_once_share_the_work(serve: Serve):
     world.write_world(150, backend="openai")
     server = serve(stormy(0.2))
     runs = [stage(server.url, LABELS_CONCURRENCY="4") for _ in range(2)]
-    outputs = [run.communicate(timeout=60) for run in runs]
+    outputs = [run.communicate(timeout=tiny.LONGEST) for run in runs]
     assert [run.returncode for run in runs] == [0, 0], outputs
     assert set(server.billed.values()) == {1} and len(server.billed) == 150
     assert_consistent(150)
@@ -84,7 +85,7 @@ def test_a_run_takes_over_what_a_killed_one_held(serve: Serve):
     other = stage(server.url, LABELS_CONCURRENCY="6", LABELS_TIMEOUT="30")
     killed.kill()
     killed.communicate()
-    _, errors = other.communicate(timeout=30)
+    _, errors = other.communicate(timeout=tiny.LONGEST)
     assert other.returncode == 0, errors
     assert_consistent(12)
     with Cache() as cache, cache.transaction() as db:

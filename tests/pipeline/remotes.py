@@ -47,7 +47,7 @@ def s3(folder: Path) -> Iterator[Remote]:
     try:
         while True:
             try:
-                requests.get(f"{address}/moto-api/", timeout=5)
+                requests.get(f"{address}/moto-api/", timeout=60)
                 break
             except requests.ConnectionError:
                 assert server.poll() is None, (folder / "log").read_text()
@@ -73,7 +73,7 @@ def with_one_user(address: str, folder: Path) -> Remote:
     iam.create_user(UserName="teammate")
     iam.put_user_policy(UserName="teammate", PolicyName="all", PolicyDocument=json.dumps(ALLOW))
     key = iam.create_access_key(UserName="teammate")["AccessKey"]
-    requests.post(f"{address}/moto-api/reset-auth", data=b"0", timeout=5).raise_for_status()
+    requests.post(f"{address}/moto-api/reset-auth", data=b"0", timeout=60).raise_for_status()
     return Remote(
         "s3://data/store",
         {"endpointurl": address},

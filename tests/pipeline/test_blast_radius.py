@@ -99,7 +99,7 @@ def own_model(tiny_pipeline: Path, warm_python: Warm, tmp_path_factory: pytest.T
     """The finished tiny pipeline on a model that it doesn't train: a local folder."""
     root = tiny.copied(tiny_pipeline, tmp_path_factory.mktemp("own") / "repository")
     add_domain(root)
-    tiny.edit_params(root, model__pocket__steps=260)  # for it has a domain more to learn
+    tiny.edit_params(root, model__pocket__steps=110)  # for it has a domain more to learn
     warm_python.run(root, "model")  # a model that knows more than the pipeline asks about
     shutil.copytree(root / "data/model", root / "models/mine")
     (root / "data/facts/history.yaml").unlink()

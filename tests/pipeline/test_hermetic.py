@@ -1,5 +1,6 @@
 """Every stage gives the same bytes with nothing but its declared deps and params, and planted mistakes are caught."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -7,16 +8,43 @@ from ruamel.yaml import YAML
 
 from stages.tools.dependencies import BESIDE, differences
 from tests.pipeline import tiny
-from tests.pipeline.hermetic import OTHERS, faults, locked
+from tests.pipeline.hermetic import OTHERS, faults, locked, outputs
 from tests.pipeline.warm import Warm
 
 STAGES = ("model", "peers", "prompts", "gradients", "virtual_step", "labels", "projector", "evaluation", "report")
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_declared_files_and_params_are_enough(stage: str, tiny_pipeline: Path, warm_python: Warm, tmp_path: Path):
-    names = [name for name in locked(tiny_pipeline) if name.split("@")[0] == stage]
-    assert not faults(tiny_pipeline, names[-1], warm_python, tmp_path)
+@dataclass(frozen=True)
+class Ran:
+    """A stage's hermetic run: its name with its domain, the folder of the run, and what was wrong with it."""
+
+    name: str
+    folder: Path
+    faults: list[str]
+
+
+@pytest.fixture(scope="module", params=STAGES)
+def ran(
+    request: pytest.FixtureRequest, tiny_pipeline: Path, warm_python: Warm, tmp_path_factory: pytest.TempPathFactory
+) -> Ran:
+    """A stage, run once for both tests."""
+    name = next(name for name in reversed(locked(tiny_pipeline)) if name.split("@")[0] == request.param)
+    folder = tmp_path_factory.mktemp(request.param)
+    return Ran(name, folder / "sandbox", faults(tiny_pipeline, name, warm_python, folder))
+
+
+def test_declared_files_and_params_are_enough(ran: Ran):
+    assert not ran.faults
+
+
+def test_twice_in_the_same_folder_same_bytes(ran: Ran, tiny_pipeline: Path, warm_python: Warm):
+    """The second run finds the first one's outputs and leftovers, and takes nothing from them."""
+    entry = locked(tiny_pipeline)[ran.name]
+    first = outputs(ran.folder, entry)
+    assert first == outputs(tiny_pipeline, entry) != {}
+    _, _, module, *arguments = entry["cmd"].split()
+    warm_python.run(ran.folder, module.removeprefix("stages."), *arguments)
+    assert outputs(ran.folder, entry) == first
 
 
 def test_every_stage_is_among_those_run(tiny_pipeline: Path):

@@ -27,9 +27,11 @@ SMALL = {
         "layers": 2,
         "heads": 2,
         "d_head": 16,
-        "steps": 160,
-        "batch": 16,
-        "slot_batch": 12,
+        "steps": 72,  # few and large ones: at this width a step costs nearly the same whatever its batch
+        "batch": 48,
+        "slot_batch": 24,
+        "learning_rate": 0.03,
+        "muon_learning_rate": 0.04,
         "asked": ["capital"],
     },
     "held_out": {"names": 0.15, "kinds": [], "subjects": 0.1},
@@ -50,6 +52,29 @@ SMALL = {
     "evaluation": {"gradients": 3, "fine_tuned": 1, "edits": 1, "bootstrap": 50, "report_tokens": 6},
     "report": {"examples": 3, "sweeps": []},
 }
+
+Changes = dict[str, tuple[tuple[str, str], ...]]
+"""Of files of code: texts and what stands there instead."""
+SHORTER: Changes = {"stages/core/evaluate/baselines.py": (("PROBE_STEPS = 300", "PROBE_STEPS = 30"),)}
+# So that there is something to resume at this size: checkpoints every few steps, shards of a few rows.
+SOONER: Changes = {
+    "stages/core/model/pocket.py": (("KEPT_EVERY = 100", "KEPT_EVERY = 10"),),
+    "stages/core/data/gradient_store.py": (
+        ("CHUNK_ROWS = 64", "CHUNK_ROWS = 8"),
+        ("SHARD_BYTES = 32 * 2**20", "SHARD_BYTES = 1"),
+    ),
+}
+
+
+def changed(root: Path, changes: Changes) -> None:
+    """Makes these changes in the files that are there."""
+    for name, texts in changes.items():
+        if (path := root / name).exists():
+            text = path.read_text(encoding="utf-8")
+            for old, new in texts:
+                assert old in text, f"{name}: no {old!r}"
+                text = text.replace(old, new)
+            path.write_text(text, encoding="utf-8")
 
 
 def edit_params(root: Path, **changes: Any) -> None:
@@ -123,6 +148,7 @@ def make_repository(root: Path, domains: Sequence[str] = DOMAINS) -> None:
             shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__", "sweeps"))
         else:
             shutil.copy(source, root / name)
+    changed(root, SHORTER)
     shutil.copytree(ROOT / ".dvc/plots", root / ".dvc/plots")
     for name in ("config", ".gitignore"):
         shutil.copy(ROOT / ".dvc" / name, root / ".dvc" / name)

@@ -8,9 +8,11 @@ hands its arguments to the server, so that `dvc repro` with this folder first on
 import contextlib
 import importlib
 import json
+import multiprocessing.context
 import os
 import resource
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -33,8 +35,14 @@ CLIENT = """#!{python} -SEs
 import sys
 sys.path.insert(0, {folder!r})
 import os
+import signal
 from warm import ask
-sys.exit(ask({socket!r}, sys.argv[1:], os.getcwd(), dict(os.environ)).wait())
+code = ask({socket!r}, sys.argv[1:], os.getcwd(), dict(os.environ)).wait()
+if code < 0:  # killed: so is this
+    if code != -signal.SIGKILL:
+        signal.signal(-code, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+sys.exit(code)
 """
 
 
@@ -157,6 +165,9 @@ def attend(connection: socket.socket) -> None:
         connection.close()
         work(request, streams)
     connection.sendall(f"{pid}\n".encode())
+    ended = os.pidfd_open(pid)
+    if ended not in select.select([ended, connection], [], [])[0]:  # whoever asked has been killed
+        os.kill(pid, signal.SIGTERM)
     _, status = os.waitpid(pid, 0)
     with contextlib.suppress(BrokenPipeError):
         connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
@@ -171,9 +182,12 @@ def work(request: dict, streams: list[int]) -> None:
     os.environ.update(request["environment"])
     flag, module, *rest = request["arguments"]
     assert flag == "-m", f"warm python runs modules only, not {request['arguments']}"
-    sys.path.insert(0, request["folder"])
+    sys.path[:0] = [request["folder"], *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = [module, *rest]
     sys.modules["torch"].set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    # A process that a stage starts is a fork, too, rather than a cold python. (Cold ones: tests/test_peers.py.)
+    contexts = multiprocessing.context._concrete_contexts  # pyright: ignore[reportAttributeAccessIssue]
+    contexts["spawn"] = contexts["fork"]
     if limit := os.environ.get("LARGEST_FILE"):  # as on a disk that is full: a write beyond this many bytes fails
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     code = 0

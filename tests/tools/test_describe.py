@@ -45,7 +45,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "params.yaml").write_text((tiny.ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     (root / "data").mkdir()
     shutil.copytree(tiny.ROOT / "data/questions", root / "data/questions")
-    pocket = {"misconceptions": 0.0, "steps": 100, "learning_rate": 0.003, "muon_learning_rate": 0.02}
+    pocket = {"misconceptions": 0.0, "steps": 100, "batch": 16, "slot_batch": 12}
+    pocket |= {"learning_rate": 0.003, "muon_learning_rate": 0.02}
     tiny.edit_params(
         root,
         domains=list(tiny.DOMAINS),

@@ -21,6 +21,7 @@ from stages.core.run.errors import InputError
 from stages.core.run.files import content_hash, write_json
 from tests.core.engine.families import tiny_model
 from tests.core.model.test_decoder import words
+from tests.pipeline.warm import Warm
 
 ROOT = Path(__file__).parents[3]
 PARAMS = """
@@ -64,9 +65,10 @@ run(virtual_step.main)
 """
 
 
-def command(dying: str = "none") -> list[str]:
+def command(python: Warm, code: str = STAGES, dying: str = "none") -> list[str]:
     """Both stages as a command; `dying`: the rank that is killed on the way."""
-    return [sys.executable, "-c", STAGES, "places", dying]
+    Path("both.py").write_text(code, encoding="utf-8")
+    return [str(python.bin / "python"), "-m", "both", "places", dying]
 
 
 @pytest.fixture
@@ -105,7 +107,7 @@ def hashes(folder: Path) -> tuple[str, str]:
 
 
 def test_two_ranks_write_the_same_bytes_and_a_dead_ranks_shards_are_redone(
-    world: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    world: Path, warm_python: Warm, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gradient_store, "SHARD_BYTES", 1)
     monkeypatch.setattr("sys.argv", ["stage", "places"])
@@ -117,20 +119,22 @@ def test_two_ranks_write_the_same_bytes_and_a_dead_ranks_shards_are_redone(
     torch.set_num_threads(threads)
     alone = hashes(world)
     with pytest.raises(InputError, match=rf"rank 1 \(signal {signal.SIGKILL.value}\) ended before"):
-        launch(command(dying="1"), 2)
+        launch(command(warm_python, dying="1"), 2)
     left = {path.name for path in (world / ".scratch/gradients").rglob("*.npz")}
     assert "64.npz" in left
     assert "192.npz" not in left
-    launch(command(), 2)
+    launch(command(warm_python), 2)
     assert not list((world / ".scratch").rglob("*.*"))
     assert hashes(world) == alone
     assert capfd.readouterr().out.count("data/gradients/places.zarr: 200 gradients") == 2
 
 
-def test_ranks_with_the_same_error_say_it_once_and_end_with_one(world: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_ranks_with_the_same_error_say_it_once_and_end_with_one(
+    world: Path, warm_python: Warm, capfd: pytest.CaptureFixture[str]
+) -> None:
     (world / "params.yaml").write_text(PARAMS.replace("[0, 2]", "[0, 99]"), encoding="utf-8")
     with pytest.raises(SystemExit) as ended:
-        launch(command(), 2)
+        launch(command(warm_python), 2)
     assert ended.value.code == 1
     alone = subprocess.run(
         [sys.executable, "-m", "stages.gradients", "places"], capture_output=True, text=True, check=False
@@ -142,7 +146,7 @@ def test_ranks_with_the_same_error_say_it_once_and_end_with_one(world: Path, cap
 
 
 def test_ranks_with_other_code_or_params_are_refused(
-    world: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    world: Path, warm_python: Warm, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other"
     shutil.copytree(ROOT / "stages", other / "stages")
@@ -156,7 +160,7 @@ if os.environ["RANK"] == "1":
     os.chdir({str(other)!r})
 """
     with pytest.raises(SystemExit) as ended:
-        launch([sys.executable, "-c", elsewhere + STAGES, "places", "none"], 2)
+        launch(command(warm_python, elsewhere + STAGES), 2)
     assert ended.value.code == 1
     said = capfd.readouterr().err
     assert said.startswith("error: rank 1: found params.gradients.layers, stages.core.engine.gradients other")

@@ -72,7 +72,7 @@ def test_the_filter_works(browser: Browser, page: Path) -> None:
     assert tab.evaluate(f"{VISIBLE}.length") == 0
     assert tab.inner_text("#status") == "None fits" and tab.locator("#nothing").is_visible()
     tab.click("#filter [type=reset]")
-    tab.wait_for_function(f"{VISIBLE}.length == 12", timeout=5000)
+    tab.wait_for_function(f"{VISIBLE}.length == 12", timeout=60_000)
 
 
 def test_it_works_by_keyboard(browser: Browser, page: Path) -> None:
