@@ -21,6 +21,7 @@ from .tables import read_csv
 METRICS = Path("data/evaluation/metrics.json")
 REPORTS_TABLE = Path("data/evaluation/reports.parquet")
 ANSWERS_TABLE = Path("data/evaluation/answers.parquet")
+GROUNDING = Path("data/grounding/metrics.json")
 GRID = Path("data/evaluation/grid.csv")
 PROJECTOR_CURVE = Path("data/projector/curve.csv")
 MODEL_CURVE = Path("data/model/curve.csv")
