@@ -82,7 +82,7 @@ def main() -> None:
     }
     said = list(map(read, texts["report"]))
 
-    metrics: dict[str, Any] = {name: {} for name in ("layers", "grounding", "swapped", "steps")}
+    metrics: dict[str, Any] = {name: {} for name in ("layers", "grounding", "swapped", "acting")}
     tables = []
     for place in (place for place in (FIRST, SUBJECT) if place in places):
         layer, updates = last_updates(stores, place, [layer for layer in layers if layer <= last], rows)
@@ -100,7 +100,7 @@ def main() -> None:
         table = cases.select("prompt_id", "held_out", "report", place=pl.lit(place)).with_columns(**table)
         tables.append(table.filter(pl.Series(np.asarray(wanted.any(1)))))
         if place == FIRST:
-            metrics["steps"] = step_scores(decoder, cases, acts, layer, how.step_sizes)
+            metrics["acting"] = step_scores(decoder, cases, acts, layer, how.step_sizes)
     with replacing(OUTPUT) as partial:
         partial.mkdir()
         write_json(partial / "metrics.json", to_json(metrics))

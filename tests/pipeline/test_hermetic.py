@@ -10,7 +10,8 @@ from tests.pipeline import tiny
 from tests.pipeline.hermetic import OTHERS, faults, locked
 from tests.pipeline.warm import Warm
 
-STAGES = ("model", "peers", "prompts", "gradients", "virtual_step", "labels", "projector", "evaluation", "report")
+STAGES = ("model", "peers", "prompts", "gradients", "virtual_step", "labels", "projector", "evaluation", "grounding",
+          "report")  # fmt: skip
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -1,6 +1,7 @@
 """Scores: how much of the gradient each text explains, and whether acting on the words does what the gradient does."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,7 +33,8 @@ def text_scores(found: Mapping[str, Directions], wanted: Directions, cases: pl.D
             at = wanted.any(1) & (cases["held_out"] == held_out).to_numpy()
             clusters = cases["target"].filter(pl.Series(at)).to_list()
             for kind, (values, bounds) in kinds.items():
-                scores[text] |= estimates({f"{kind}_{group}": values[at]}, clusters, bounds)
+                for name, one in estimates({f"{kind}_{group}": values[at]}, clusters, bounds).items():
+                    scores[text][name] = one if one.high is None else replace(one, high=min(one.high, 1.0))
     return scores
 
 
