@@ -54,7 +54,7 @@ def reading(decoder: Decoder, texts: Sequence[str], layers: Sequence[int]) -> Bl
     batches = plan(lengths, tokens=token_budget(decoder), rows=max(len(read), 1), join="equal")
     for rows, vectors in in_batches(batches, compute, None):
         found |= {read[row]: vector for row, vector in zip(rows, vectors, strict=True)}
-    return np.stack([found[text] for text in texts])
+    return np.array([found[text] for text in texts], np.float32).reshape(len(texts), 2 * len(layers), decoder.d_model)
 
 
 def explained(
