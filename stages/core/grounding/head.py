@@ -22,14 +22,15 @@ def reconstructed(vectors: Mapping[str, Blocks], updates: Mapping[str, Direction
     """
     there = {name: updates[name].any(1) for name in ("train", "validation")}
     middle = updates["train"][there["train"]].mean(0)
-    mean = np.nanmean(vectors["train"][there["train"]], 0)
+    taught = vectors["train"][there["train"]]
+    mean = np.nansum(taught, 0) / np.maximum(np.isfinite(taught).sum(0), 1)
     centred = {name: np.nan_to_num(each - mean) for name, each in vectors.items()}
     blocks, rest = centred["train"][there["train"]], updates["train"][there["train"]] - middle
     products = np.einsum("rbd,rcd->bc", blocks, blocks)
     scales = np.linalg.lstsq(products, np.einsum("rbd,rd->b", blocks, rest), rcond=None)[0]
-    flat = {name: each.reshape(len(each), -1) for name, each in centred.items()}
+    flat = {name: each.reshape(len(each), mean.size) for name, each in centred.items()}
     alone = {name: middle + np.einsum("b,rbd->rd", scales, each) for name, each in centred.items()}
-    left, sizes, right = np.linalg.svd(blocks.reshape(len(blocks), -1), full_matrices=False)
+    left, sizes, right = np.linalg.svd(blocks.reshape(len(blocks), mean.size), full_matrices=False)
     parts = left.T @ (rest - np.einsum("b,rbd->rd", scales, blocks))
 
     def given(name: str, strength: float) -> Directions:

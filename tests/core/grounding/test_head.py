@@ -1,6 +1,7 @@
 """What is made again from words: updates that are made of words, and nothing where there are none."""
 
 import numpy as np
+import pytest
 
 from stages.core.grounding.head import reconstructed, shares
 
@@ -26,6 +27,7 @@ def test_updates_made_of_words_are_made_again_also_of_words_never_seen():
     assert shares(found["report"], test[1]).mean() > 0.95
     assert np.allclose(found["empty"], train[1].mean(0))
     assert shares(found["swapped"], test[1]).mean() < 0
+    assert reconstructed(vectors | {"swapped": swapped[:0]}, updates)["swapped"].shape == (0, WIDTH)
     # five rows, fewer than a vector has numbers: what a word adds is its own embedding still
     fewer = reconstructed(vectors | {"train": train[0][:5]}, updates | {"train": train[1][:5]})
     assert shares(fewer["report"], test[1]).mean() > 0.6
@@ -39,3 +41,13 @@ def test_rows_without_an_update_teach_nothing():
     more = {"train": np.concatenate([vectors, asked]), "validation": few[0], "report": asked}
     zeros = np.concatenate([update, np.zeros((5, WIDTH))])
     assert np.allclose(reconstructed(more, {"train": zeros, "validation": few[1]})["report"], alone["report"])
+
+
+def test_a_place_that_no_training_text_has_counts_for_nothing(recwarn: pytest.WarningsRecorder):
+    rng = np.random.default_rng(2)
+    (vectors, update), few, (asked, _) = made(rng, ROWS), made(rng, 20), made(rng, 5)
+    given = {"train": vectors, "validation": few[0], "report": asked}
+    third = {name: np.concatenate([each, np.full((len(each), 1, WIDTH), np.nan)], 1) for name, each in given.items()}
+    updates = {"train": update, "validation": few[1]}
+    found, wanted = (reconstructed(each, updates)["report"] for each in (third, given))
+    assert np.allclose(found, wanted) and not recwarn.list
