@@ -19,7 +19,6 @@ from .core.data.gradient_store import Store
 from .core.data.places import FIRST, SUBJECT
 from .core.data.tables import read_table, write_table
 from .core.evaluate.baselines import lens
-from .core.evaluate.cases import NO_HOST, picked
 from .core.evaluate.estimate import to_json
 from .core.evaluate.statistics import estimates
 from .core.evaluate.table import REPORTS
@@ -65,7 +64,7 @@ def main() -> None:
     stores = data.gradient.stores
     layers, places = (stores[0].attributes[name] for name in ("layers", "places"))
     cases = reported(read_table(Path("data/evaluation/reports.parquet"), REPORTS), data.rows)
-    train = picked(taught(data.rows, "train"), how.rows, how.seed, "grounding")
+    train = taught(data.rows, "train").sort("prompt_id").filter(pl.int_range(pl.len()).over("domain") < how.rows)
     rows = {"train": train, "validation": taught(data.rows, "validation"), "cases": cases}
     rows["swapped"] = swapped(cases, data.rows)
     rows["other"] = rows["swapped"].select(row="row_other")
@@ -111,8 +110,8 @@ def main() -> None:
 
 def reported(reports: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
     """A report on each real gradient of GROUPS, behind a host of another domain, with the gradient's row and label."""
-    own, none = pl.col("host_domain") == pl.col("gradient_domain"), pl.col("host_domain") == NO_HOST
-    real = reports.filter((pl.col("condition") == "real") & pl.col("held_out").is_in(list(GROUPS)) & ~own & ~none)
+    foreign = pl.col("host_prompt_id").is_not_null() & (pl.col("host_domain") != pl.col("gradient_domain"))
+    real = reports.filter((pl.col("condition") == "real") & pl.col("held_out").is_in(list(GROUPS)) & foreign)
     once = real.sort("prompt_id", "host_prompt_id", "seed").unique("prompt_id", keep="first", maintain_order=True)
     return once.join(rows.select("prompt_id", "row", "^label_.*$"), on="prompt_id", maintain_order="left")
 

@@ -17,4 +17,3 @@ class Grounding(Section):
     rows: Count
     step_sizes: Annotated[list[Rate], Field(min_length=1)]
     forms: dict[Name, str]
-    seed: int
