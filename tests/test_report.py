@@ -15,6 +15,7 @@ from stages.core.page.inputs import (
     ANSWERS_TABLE,
     CARD,
     GRID,
+    GROUNDING,
     METRICS,
     MODEL,
     MODEL_CURVE,
@@ -119,12 +120,16 @@ BAD = {
     "too few": (text(PARAMS, "examples: 4", "examples: 0"), "params.yaml: report.examples: wanted"),
     **{
         f"{path.name} of {path.parent.name} gone": (gone(path), f"{path}: no such file")
-        for path in (METRICS, REPORTS_TABLE, ANSWERS_TABLE, GRID, PROJECTOR_CURVE, MODEL, CARD)
+        for path in (METRICS, GROUNDING, REPORTS_TABLE, ANSWERS_TABLE, GRID, PROJECTOR_CURVE, MODEL, CARD)
     },
     **{
         f"no {key} in {METRICS.name}": (put(METRICS, key, ...), f"{METRICS}: {key}: missing")
         for key in ("detection", "options", "circularity", "steering", "questions", "knowledge", "seeds")
     },
+    "a share explained that is text": (
+        put(GROUNDING, "grounding.target_1_words.report.explained_seen.value", "all"),
+        f"{GROUNDING}: grounding.target_1_words.report.explained_seen.value: found 'all', wanted a finite number",
+    ),
     "no rate": (put(METRICS, "detection.rate", ...), f"{METRICS}: detection.rate: missing"),
     "rate of 1.2": (put(METRICS, "detection.rate.high", 1.2), f"{METRICS}: detection.rate.high: found 1.2"),
     "a seed without its target": (

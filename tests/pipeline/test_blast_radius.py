@@ -17,7 +17,7 @@ from tests.pipeline.hermetic import faults, locked
 from tests.pipeline.warm import Warm
 
 MATRIX = ("prompts", "gradients", "virtual_step", "labels")
-GATHERING = {"projector", "evaluation", "report"}
+GATHERING = {"projector", "evaluation", "grounding", "report"}
 ALL = tiny.DOMAINS
 
 
@@ -80,9 +80,9 @@ POCKET = {
     ),
     "a projector param": (params(projector__steps=6), GATHERING),
     "the budget and the prices": (params(api__budget=6.0, api__prices={}), set()),
-    "an evaluation param": (params(evaluation__seed=1), {"evaluation", "report"}),
+    "an evaluation param": (params(evaluation__seed=1), GATHERING - {"projector"}),
     "an evaluation file, though the numbers stay": (comment("stages/core/evaluate/conditions.py"), {"evaluation"}),
-    "a core file of the gathering stages": (comment("stages/core/data/gathering.py"), {"projector", "evaluation"}),
+    "a core file of the gathering stages": (comment("stages/core/data/gathering.py"), GATHERING - {"report"}),
     "a core file of all stages": (comment("stages/core/run/seeds.py"), EVERYTHING),
     "the report's style": (comment("stages/core/page/page.css"), {"report"}),
 }
@@ -135,7 +135,7 @@ def test_a_domain_comes_and_another_goes_without_a_trace(own_model: Path, warm_p
     assert {*reports["gradient_domain"], *reports["host_domain"]} == {"geography", "history", "none"}
     assert (root / "data/prompts/music.parquet").exists()  # what a domain left behind is there, and nothing takes it
     entries = locked(root)
-    for stage in ("projector", "evaluation"):
+    for stage in ("projector", "evaluation", "grounding"):
         assert not [dep for dep in entries[stage]["deps"] if "music" in dep["path"]]
         assert not faults(root, stage, warm_python, tmp_path / stage)
 

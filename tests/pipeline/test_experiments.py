@@ -143,7 +143,7 @@ def test_params_can_be_set_and_results_compared(tiny_pipeline: Path, warm_python
     root = tiny.copied(tiny_pipeline, tmp_path / "repository")
     changes = ("-S", "projector.width=8", "-S", "projector.seeds=[0]")
     done = tiny.command(root, "dvc", "exp", "run", *changes, "-n", "narrow", warm=warm_python)
-    assert ran(done.stdout) == ["projector", "evaluation", "report"]
+    assert ran(done.stdout) == ["projector", "evaluation", "grounding", "report"]
     narrow = shown(root)["narrow"]
     assert narrow["projector"]["width"] == 8 and narrow["projector"]["seeds"] == [0]
     assert narrow["metrics"] == json.loads((root / METRICS).read_text(encoding="utf-8"))

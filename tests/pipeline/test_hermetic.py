@@ -11,7 +11,8 @@ from tests.pipeline import tiny
 from tests.pipeline.hermetic import OTHERS, faults, locked, outputs
 from tests.pipeline.warm import Warm
 
-STAGES = ("model", "peers", "prompts", "gradients", "virtual_step", "labels", "projector", "evaluation", "report")
+STAGES = ("model", "peers", "prompts", "gradients", "virtual_step", "labels", "projector", "evaluation", "grounding",
+          "report")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def test_a_lock_merged_by_hand_is_seen(recorded: Path):
     lock = YAML(typ="safe").load((recorded / "dvc.lock").read_text(encoding="utf-8"))["stages"]
     assert not mismatches(lock)
     next(out for out in lock["labels@music"]["outs"] if out["path"] == "data/labels/music.parquet")["md5"] = "0" * 32
-    assert set(mismatches(lock)) == {"projector", "evaluation"}
+    assert set(mismatches(lock)) == {"projector", "evaluation", "grounding"}
     assert "another `data/labels/music.parquet` than labels@music wrote" in mismatches(lock)["projector"][0]
 
 

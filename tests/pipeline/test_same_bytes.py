@@ -25,9 +25,10 @@ TOLERANCE = {
     "virtual_step": 1e-4,
     "projector": 1e-3,
     "evaluation": 1e-4,
+    "grounding": 1e-4,
 }
 CHANGES = [
-    *(("batches", stage) for stage in ("gradients", "virtual_step", "projector", "evaluation")),
+    *(("batches", stage) for stage in ("gradients", "virtual_step", "projector", "evaluation", "grounding")),
     *(("threads", stage) for stage in STAGES),
 ]
 EXACT = ("batches", "projector")  # it trains in batches that params.yaml sets, and writes no report
@@ -174,11 +175,11 @@ def distance(stage: str, one: Path, other: Path) -> float:
         pairs = [(a[name], b[name]) for name in floats]
         pairs += [(a[name].explode(), b[name].explode()) for name in ("up_shifts", "down_shifts")]
         return max(apart(x, y) for x, y in pairs)
-    if stage == "evaluation":
-        a, b = (pl.read_parquet(root / "data/evaluation/reports.parquet") for root in (one, other))
+    if table := {"evaluation": "reports", "grounding": "shares"}.get(stage):
+        a, b = (pl.read_parquet(root / f"data/{stage}/{table}.parquet") for root in (one, other))
         floats = [name for name in a.columns if a[name].dtype.is_float()]
         assert a.drop(floats).equals(b.drop(floats))  # every report, word for word
-        x, y = (flat(json.loads((root / "data/evaluation/metrics.json").read_text())) for root in (one, other))
+        x, y = (flat(json.loads((root / f"data/{stage}/metrics.json").read_text())) for root in (one, other))
         numbers = [name for name in x if isinstance(x[name], int | float)]
         assert {name: x[name] for name in x if name not in numbers} == {n: y[n] for n in y if n not in numbers}
         return max([apart(a[name], b[name]) for name in floats] + [abs(x[name] - y[name]) for name in numbers])

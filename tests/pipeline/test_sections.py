@@ -24,6 +24,7 @@ CLASSES = {
     "judge": ("stages/tools/judge.py", "Judge"),
     "projector": ("stages/core/reader/section.py", "Projector"),
     "evaluation": ("stages/core/evaluate/section.py", "Evaluation"),
+    "grounding": ("stages/core/grounding/section.py", "Grounding"),
     "report": ("stages/core/page/section.py", "Report"),
 }
 READERS = {section: {section} for section in CLASSES} | {

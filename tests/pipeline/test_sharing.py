@@ -72,7 +72,7 @@ def test_an_older_params_value_comes_back_without_a_run(
 ):
     author = tiny.copied(shared, tmp_path / "author")
     tiny.edit_params(author, evaluation__seed=5)
-    assert ran(tiny.reproduce(author, warm_python)) == ["evaluation", "report"]
+    assert ran(tiny.reproduce(author, warm_python)) == ["evaluation", "grounding", "report"]
     tiny.save(author, "Another seed")
     tiny.command(author, "dvc", "push", "--run-cache", env=remote.environment)
 

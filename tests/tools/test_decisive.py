@@ -111,7 +111,7 @@ def test_it_runs_from_end_to_end(
     )  # fmt: skip
     differences(root, write=True)
     by_domain = itertools.product(("prompts", "gradients", "virtual_step", "labels"), tiny.DOMAINS)
-    for stage in (("model",), ("peers",), *by_domain, ("projector",), ("evaluation",), ("report",)):
+    for stage in (("model",), ("peers",), *by_domain, ("projector",), ("evaluation",), ("grounding",), ("report",)):
         warm_python.run(root, *stage)
     card = json.loads((root / "data/model/model.json").read_text())
     assert card["source"] == "folder" and card["architecture"].lower().startswith(FAMILIES[preset].kind)

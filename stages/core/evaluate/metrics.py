@@ -76,7 +76,7 @@ def group_scores(reports: pl.DataFrame, how: Evaluation, words: Words | None = N
         if len(rows):
             once = once_each(rows)
             columns = once["confidence"].to_numpy(), once["right"].to_numpy()
-            error = calibration(*columns, once["target"].to_list(), how)
+            error = calibration(*columns, once["target"].to_list(), how.bootstrap, how.seed)
             counts = {"gradients": rows["prompt_id"].n_unique(), "calibration_error": error}
             found[name] = summary(rows, words) | counts
     return found

@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float, Int
 
 from ..run.seeds import keyed_rng
 from .estimate import Estimate
-from .section import Evaluation
 
 Values = Bool[np.ndarray, " n"] | Float[np.ndarray, " n"]
 Bounds = tuple[float, float] | None
@@ -161,11 +160,11 @@ def calibration_error(confidence: Float[np.ndarray, " n"], right: Values) -> flo
 
 
 def calibration(
-    confidence: Float[np.ndarray, " n"], right: Values, clusters: Sequence[str], how: Evaluation
+    confidence: Float[np.ndarray, " n"], right: Values, clusters: Sequence[str], resamples: int, seed: int
 ) -> Estimate:
     """The calibration error with its interval, or the reason why there is none."""
     reason = too_few(clusters)
-    low, high = (None, None) if reason else calibration_interval(confidence, right, clusters, how.bootstrap, how.seed)
+    low, high = (None, None) if reason else calibration_interval(confidence, right, clusters, resamples, seed)
     error, entities = calibration_error(confidence, right), len(set(clusters))
     return Estimate(error, low, high, rows=len(right), entities=entities, reason=reason or None)
 

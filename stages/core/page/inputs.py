@@ -21,6 +21,7 @@ from .tables import read_csv
 METRICS = Path("data/evaluation/metrics.json")
 REPORTS_TABLE = Path("data/evaluation/reports.parquet")
 ANSWERS_TABLE = Path("data/evaluation/answers.parquet")
+GROUNDING = Path("data/grounding/metrics.json")
 GRID = Path("data/evaluation/grid.csv")
 PROJECTOR_CURVE = Path("data/projector/curve.csv")
 MODEL_CURVE = Path("data/model/curve.csv")
@@ -70,7 +71,7 @@ def read_inputs() -> Inputs:
     params, settings = read_params(), read_sections(Sections).report
     curves = read_curve(PROJECTOR_CURVE, "seed", "train_loss", "validation_loss")
     return Inputs(
-        metrics=read_metrics(),
+        metrics=read_metrics() | read_grounding(),
         reports=filled(REPORTS_TABLE, REPORTS, {"host_prompt_id", "host", "answer", "confidence"}),
         answers=filled(ANSWERS_TABLE, ANSWERS, {"world"}),
         grid=read_csv(GRID, CELL, numbers=["reports"], fractions=MEASURES, once=[CELL]),
@@ -129,6 +130,16 @@ def read_metrics() -> dict[str, Any]:
                 if number is not None and not 0 <= number <= 1:
                     where = key if part == "value" else f"{key}.{part}"
                     raise InputError(f"{METRICS}: {where}: found {number!r}, wanted a fraction from 0 to 1; {again}")
+    return found
+
+
+def read_grounding() -> dict[str, Any]:
+    """The stage grounding's metrics.json: groups of estimates and numbers, checked to be finite."""
+    found = read_object(GROUNDING, "grounding", "acting", "swapped", "layers")
+    try:
+        from_json(found)
+    except InputError as error:
+        raise InputError(f"{GROUNDING}: {error}; rerun the stage grounding") from error
     return found
 
 

@@ -134,7 +134,9 @@ def percent(value: Number) -> str:
 
 
 def bare(value: Number) -> str:
-    """A fraction as `percent` writes it, without the percent sign."""
+    """A fraction as `percent` writes it, without the percent sign; a share explained may be below 0."""
+    if value < 0:
+        return signed(value)
     if value in (0, 1):
         return f"{value * 100:.0f}"
     if value > 0.9995 or value < 0.0005:

@@ -67,6 +67,8 @@ def render(inputs: Inputs) -> str:
         peers=parts(groups, "peers"),
         knowledge=parts(groups, "knowledge"),
         questions=parts(groups, "questions", title="{}"),
+        grounding=parts(groups, "grounding", title="{}"),
+        grounded=entries("asked.yaml")["grounded"],
         columns=entries("asked.yaml")["columns"],
         readings=entries("asked.yaml")["knowledge"],
         answers=examples.answered(inputs.answers, inputs.reports),

@@ -19,7 +19,7 @@ from stages.core.evaluate.estimate import Estimate
 from stages.core.evaluate.statistics import FEWEST
 from stages.core.evaluate.table import ANSWERS
 from stages.core.page.sweep import FOLDER, LADDER, LEAVE_ONE_OUT, Experiment, table_of
-from tests.core.page.small import BESIDE, CARD, MODEL, one
+from tests.core.page.small import BESIDE, CARD, GROUNDING, MODEL, one
 
 FACTS = {
     "geography": (
@@ -295,6 +295,8 @@ def write(root: Path, per_fact: int = 2) -> pl.DataFrame:
     answers(rows).write_parquet(data / "evaluation" / "answers.parquet")
     grid(rows).write_csv(data / "evaluation" / "grid.csv")
     put(data / "evaluation" / "metrics.json", metrics(rows))
+    (data / "grounding").mkdir()
+    put(data / "grounding" / "metrics.json", GROUNDING)
     curve(data / "projector" / "curve.csv", 1800, 6.2, 0.021, validation=True)
     curve(data / "model" / "curve.csv", 900, 6.5, 0.9, validation=False)
     put(data / "model" / "model.json", MODEL)

@@ -52,6 +52,40 @@ def differing(own: float, world: float) -> dict[str, Any]:
     return {"differs": {"own": told(own)["all"], "world": told(world)["all"]}}
 
 
+def explained(seen: float, held_out: float | None = None) -> dict[str, Any]:
+    """Shares of the update direction that a text explains, with nothing held out and toward held-out names."""
+    values = {"explained_seen": seen, "explained_held_out_target": seen if held_out is None else held_out}
+    return {name: one(value, value - 0.015, value + 0.015) for name, value in values.items()}
+
+
+def stepped(*values: float) -> dict[str, Any]:
+    """Shares of virtual steps that do what the gradient's does, by size."""
+    steps = zip((0.5, 1, 2), values, strict=True)
+    return {f"step_{size}": one(value, max(0.0, value - 0.02), min(1.0, value + 0.02)) for size, value in steps}
+
+
+GROUNDING: dict[str, Any] = {
+    "layers": {"target_1": 3, "subject": 2},
+    "grounding": {
+        "target_1_words": {
+            "report": explained(0.927, 0.89), "form_order": explained(0.92), "target": explained(0.47),
+            "empty": explained(0.009), "prompt": explained(-0.41), "shuffled_across": explained(-0.89),
+        },
+        "target_1_reading": {"report": explained(0.705), "form_order": explained(-5.7)},
+        "subject_words": {"report": explained(0.45), "empty": explained(0.01)},
+    },
+    "acting": {
+        way: {
+            "gradient": stepped(0.9, 0.99, 1.0), "words": stepped(0.97, 0.98, 0.99),
+            "words_shuffled": stepped(0.0, 0.0, 0.01),
+        }
+        for way in ("toward", "away")
+    },
+    "swapped": {"target_1_words": one(0.99, 0.98, 1.0)},
+}  # fmt: skip
+"""The stage grounding's metrics.json."""
+
+
 KNOWLEDGE: dict[str, Any] = {
     "main": {
         "raw": told(0.923, chance=0.04) | {"all_relations": one(0.883, 0.87, 0.9)} | differing(0.9, 0.01),

@@ -7,12 +7,13 @@ import pytest
 from stages.core.page.claims import Claim, claims
 from stages.core.page.metrics import groups_of
 from stages.core.page.prose import entries
-from tests.core.page.small import BADLY_SET, BESIDE, groups, numbers, one, with_differences
+from tests.core.page.small import BADLY_SET, BESIDE, GROUNDING, explained, groups, numbers, one, with_differences
 
 AT_CHANCE = one(0.976, 0.1, 0.992) | {"chance": 0.2}
 REAL = numbers(0.98, spoken=0.99, reports=1234, malformed=0.01, no_pressure=0.02, vague=0.004)
 METRICS: dict[str, Any] = {
     **BESIDE,
+    **GROUNDING,
     "decoupling": REAL | {"calibration_error": one(0.024, 0.014, 0.035)},
     "held_out_kind": {"calibration_error": one(0.307, 0.278, 0.33)},
     "without_model": numbers(0.98),
@@ -41,7 +42,7 @@ def test_every_claim_says_its_numbers_in_short_sentences_and_what_would_falsify_
     assert [one.text for one in found if BADLY_SET.search(one.text)] == []
     holds = {one.label: one.holds for one in found}
     assert [label for label, one in holds.items() if one] == [
-        *("Knowledge of what is felt", "Whose knowledge", "One fact edited"),
+        *("Knowledge of what is felt", "Whose knowledge", "One fact edited", "Words that are what the gradient does"),
         *("Gradients that correct no fact", "Detection", "Choice of five", "Circularity"),
     ]
     texts = {one.label: one.text for one in found}
@@ -63,6 +64,20 @@ def test_every_claim_says_its_numbers_in_short_sentences_and_what_would_falsify_
         "1.0\u00a0% can't be read as a report, 2.0\u00a0% say that there is no pressure and 0.4\u00a0% tell of"
         in (texts["Reports that say nothing"])
     )
+
+
+def test_words_are_held_against_what_else_could_stand_there() -> None:
+    report = GROUNDING["grounding"]["target_1_words"]["report"]
+    (found,) = claims(groups(**GROUNDING))
+    assert found.text.startswith(
+        "The names in its report, and nothing else of it, explain 92.7\u00a0% (91.2\u201394.2)"
+    )
+    assert "no text 0.9\u00a0%, another report \u221289.0\u00a0%, the prompt \u221241.0\u00a0%" in found.text
+    assert "70.5\u00a0% (69.0\u201372.0), and with the sentence's parts in another order nothing" in found.text
+    for short in (explained(0.91, 0.89), explained(0.927, 0.87)):  # an interval below .90, and names held out too far
+        words = GROUNDING["grounding"]["target_1_words"] | {"report": report | short}
+        (found,) = claims(groups(grounding={"target_1_words": words}))
+        assert found.holds is False
 
 
 def test_knowledge_is_held_against_another_gradient_another_model_and_a_dictionary() -> None:

@@ -1,0 +1,72 @@
+"""A text's vectors, and what of a gradient they account for: its words' embeddings, and the model's reading of it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch.nn import functional as F
+
+from ..engine.batches import in_batches, plan, token_budget
+from ..model.decoder import Decoder
+from ..reader.vocabulary import Tokens
+from .texts import Named
+
+Blocks = Float[np.ndarray, "text block d_model"]
+"""Vectors of each text, NaN where it has none."""
+TOKENS = 3
+"""Tokens of the name moved toward that count."""
+
+
+def words(tokens: Tokens, said: Sequence[Named]) -> Blocks:
+    """The unit embeddings of the first TOKENS of the name moved toward, and of the first of the name moved away from.
+
+    None where a text has no such name or token, or one that the tokenizer doesn't know.
+    """
+    decoder = tokens.decoder
+    unknown = getattr(decoder.tokenizer, "unk_token_id", None)
+    found = np.full((len(said), TOKENS + 1, decoder.d_model), np.nan, np.float32)
+    for row, names in enumerate(said):
+        toward, away = (decoder.continuation(name) if name else [] for name in names)
+        for block, token in [*enumerate(toward[:TOKENS]), *((TOKENS, token) for token in away[:1])]:
+            if token != unknown:
+                found[row, block] = tokens[token].cpu().numpy()
+    return found
+
+
+@torch.no_grad()
+def reading(decoder: Decoder, texts: Sequence[str], layers: Sequence[int]) -> Blocks:
+    """The frozen model's reading of each text: the directions of its residual streams after these layers.
+
+    For each layer the mean over tokens of their unit streams, then for each the last token's.
+    """
+    ids = {text: decoder.tokens(text) for text in dict.fromkeys(texts)}
+    read = [text for text in ids if ids[text]]
+    found = dict.fromkeys(ids, np.full((2 * len(layers), decoder.d_model), np.nan, np.float32))
+
+    def compute(rows: Int[np.ndarray, " _"]) -> tuple[Int[np.ndarray, " _"], np.ndarray]:
+        batch = torch.tensor([ids[read[row]] for row in rows], device=decoder.device)
+        streams = decoder.body(input_ids=batch, use_cache=False, output_hidden_states=True).hidden_states
+        unit = F.normalize(torch.stack([streams[layer + 1].float() for layer in layers], 1), dim=-1)
+        return rows, F.normalize(torch.cat([unit.mean(2), unit[:, :, -1]], 1), dim=-1).cpu().numpy()
+
+    lengths = [(len(ids[text]), 0) for text in read]
+    batches = plan(lengths, tokens=token_budget(decoder), rows=max(len(read), 1), join="equal")
+    for rows, vectors in in_batches(batches, compute, None):
+        found |= {read[row]: vector for row, vector in zip(rows, vectors, strict=True)}
+    return np.array([found[text] for text in texts], np.float32).reshape(len(texts), 2 * len(layers), decoder.d_model)
+
+
+def explained(
+    tokens: Tokens, updates: Float[np.ndarray, "row d_model"], said: Sequence[Named]
+) -> Float[np.ndarray, " row"]:
+    """The share of each vector's squared norm in the span of its text's `words`, 0 to 1; nothing is fitted.
+
+    0 without a word or a vector. Of a random vector it is the number of words (tokens) over d_model.
+    """
+    found = np.zeros(len(said), np.float32)
+    for row, (update, vectors) in enumerate(zip(updates, words(tokens, said), strict=True)):
+        named = vectors[np.isfinite(vectors[:, 0])]
+        if len(named) and update.any():
+            found[row] = update @ (np.linalg.pinv(named) @ (named @ update)) / (update @ update)
+    return found.clip(0, 1)

@@ -1,0 +1,65 @@
+"""Whether acting on words does what the gradient does, and which reports are swapped for another correction's."""
+
+import numpy as np
+import polars as pl
+
+from stages.core.engine.gradients import activation_gradients
+from stages.core.engine.rows import samples_of
+from stages.core.grounding.scores import step_scores, swapped, text_scores
+from stages.core.model.decoder import Decoder
+from tests.core.evaluate.small import cases_of
+
+CITIES = ["Lima", "Oslo", "Tokyo", "New Delhi", "San Salvador"]
+PAIRS = [(to, away) for to in CITIES for away in CITIES if to != away]
+
+
+def updates_of(decoder: Decoder, cases: pl.DataFrame, layer: int) -> np.ndarray:
+    """The unit update directions of the cases at the last prompt token."""
+    found = np.zeros((len(cases), decoder.d_model), np.float32)
+    for batch in activation_gradients(decoder, samples_of(decoder, cases), [layer]):
+        found[batch.rows] = -batch.gradient.reshape(len(batch.rows), -1)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def test_a_step_is_scored_by_what_the_gradients_own_does(trained_decoder: Decoder):
+    cases = cases_of(*PAIRS).filter(pl.col("answer") == "Lima")
+    updates = updates_of(trained_decoder, cases, 1)
+    acts = {"gradient": updates, "words": 3 * updates, "words_shuffled": -updates}
+    found = step_scores(trained_decoder, cases, acts, 1, [0.5, 4.0])
+    assert found["toward"]["gradient"]["step_4"].value == found["toward"]["words"]["step_4"].value == 1
+    assert found["away"]["words"]["step_4"].value == 1
+    assert found["toward"]["words_shuffled"]["step_4"].value == found["away"]["words_shuffled"]["step_4"].value == 0
+    assert found["toward"]["gradient"]["step_4"].rows == len(cases)
+
+
+def test_a_share_is_1_at_best_and_rows_without_an_update_are_not_counted():
+    rng = np.random.default_rng(0)
+    wanted = rng.standard_normal((24, 8)).astype(np.float32)
+    wanted[:4] = 0
+    cases = pl.DataFrame({"held_out": ["none", "kind"] * 12, "target": [f"name {row}" for row in range(24)]})
+    found = text_scores({"report": wanted, "empty": np.zeros_like(wanted), "shuffled": -wanted}, wanted, cases)
+    assert {name: each["explained_seen"].value for name, each in found.items()} == {
+        "report": 1, "empty": 0, "shuffled": -3,
+    }  # fmt: skip
+    assert found["shuffled"]["cosine_held_out_kind"].value == -1
+    assert found["report"]["explained_seen"].rows == 10 and found["report"]["explained_seen"].high == 1
+    assert "explained_held_out_target" not in found["report"]
+
+
+def test_a_swapped_report_names_the_target_of_a_correction_of_the_same_prompt():
+    prompts = pl.DataFrame(
+        {
+            "row": [0, 1, 2, 3], "prompt": ["The capital of Peru is"] * 3 + ["The capital of Norway is"],
+            "answer": ["Lima", "Lima", None, "Oslo"], "target": ["Oslo", "Tokyo", "Lima", "Tokyo"],
+            "kind": ["counterfactual", "counterfactual", "correction", "counterfactual"],
+        }
+    )  # fmt: skip
+    cases = prompts.filter(kind="counterfactual").with_columns(
+        prompt_id=pl.Series(["a", "b", "c"]),
+        report=pl.Series([f"toward {to} , away from Lima" for to in ("Oslo", "Tokyo", "Tokyo")]),
+        moved_to=pl.col("target"),
+    )
+    found = swapped(cases, prompts)
+    assert found["report_swapped"].to_list() == ["toward Tokyo , away from Lima", "toward Oslo , away from Lima"]
+    assert found["row_other"].to_list() == [1, 0]
+    assert swapped(cases.with_columns(moved_to=pl.lit("")), prompts).is_empty()
