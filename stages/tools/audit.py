@@ -15,6 +15,7 @@ from ..core.data.grammar import parse_report
 from ..core.data.updates import TEXT, Update, read_updates
 from ..core.engine.samples import BadRowsError, Sample, check_samples
 from ..core.engine.updates import update_gradients
+from ..core.grounding.features import explained_by
 from ..core.page.prose import HERE
 from ..core.reader.reader import Reader
 from ..core.reader.reports import answers_of
@@ -141,6 +142,7 @@ def told(reader: Reader, rows: Sequence[tuple[Update, Sequence[Sample]]], tokens
             "toward": [each.moved_to for each in said],
             "away": [each.moved_from for each in said],
             "confidence": confidence.cpu().numpy(),
+            "explained": explained_by(reader.decoder, gradient[:, len(card.layers) - 1], reports),
             "norm": np.linalg.norm(gradient[:, : len(card.layers)], axis=-1).mean(-1),
             "log_probability": logprob,
         }

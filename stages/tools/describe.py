@@ -24,6 +24,7 @@ from ..core.data.places import FIRST
 from ..core.data.questions import FELT, OPPOSITE, check_place
 from ..core.engine.gradients import activation_gradients
 from ..core.engine.samples import BadRowsError, Sample
+from ..core.grounding.features import explained_by
 from ..core.model.opening import ModelCard
 from ..core.reader.gate import FAINT
 from ..core.reader.injection import Slots
@@ -144,6 +145,7 @@ class Describer:
             answer_logprob=none_for_nan(shifts.answer_before[0]),
             steps=tuple(self._step(shifts, index) for index in range(len(step.step_sizes))),
             report=report,
+            explained=float(explained_by(decoder, own[:, places.index(FIRST), -1], [report])[0]),
             confidence=float(confidence[0]) if card.reference else None,
             without=without,
             asked=tuple(map(Asked, questions, answers, others)),

@@ -68,6 +68,8 @@ class Description:
         target_token, answer_token: the first token of the target, and of the answer (else of what the model says; None
             if that is the target's). target_logprob, answer_logprob: theirs before the step, nats.
         steps: one for each of virtual_step.step_sizes.
+        explained: the share of the gradient's squared norm, at the last prompt token and the last of these layers, that
+            lies in the span of the report's names; 0 without a name.
         report, without: what the model writes with this gradient in its slots, and with nothing injected.
         confidence: of the gate, that what is read is an update; below 0.5 its slots hold zeros. None: no gate is set.
         asked: the questions that were asked besides.
@@ -91,6 +93,7 @@ class Description:
     answer_logprob: float | None
     steps: tuple[Step, ...]
     report: str
+    explained: float
     confidence: float | None
     without: str
     asked: tuple[Asked, ...]
@@ -124,6 +127,7 @@ class Description:
             Text(),
             Text(f"With this gradient in its slots, {where}, the model reports{gate}:"),
             Padding(Text(self.report or NOTHING, "bold"), (0, 0, 0, 2)),
+            Text(f"Its names account for {self.explained:.0%} of the gradient.", "dim"),
             Text(f"{IDLE}:"),
             Padding(Text(self.without or NOTHING, "dim"), (0, 0, 0, 2)),
         ]

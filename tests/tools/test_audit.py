@@ -79,8 +79,8 @@ def test_json_and_parquet_hold_the_same_and_twice_the_same(here: Path, tmp_path:
     texts = [audit(data, tmp_path / name) for name in ("one.jsonl", "two.parquet", "three.jsonl")]
     assert texts[0] == texts[1] == texts[2]
     one, two = pl.read_ndjson(tmp_path / "one.jsonl"), pl.read_parquet(tmp_path / "two.parquet")
-    assert one.drop("confidence", "norm", "log_probability").equals(
-        two.drop("confidence", "norm", "log_probability").with_columns(line=pl.col("line").cast(pl.Int64))
+    assert one.drop("confidence", "explained", "norm", "log_probability").equals(
+        two.drop("confidence", "explained", "norm", "log_probability").with_columns(line=pl.col("line").cast(pl.Int64))
     )
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "three.jsonl").read_bytes()
     assert (tmp_path / "one.html").is_file() and (tmp_path / "two.html").is_file()

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch.nn import functional as F
 
+from ..data.grammar import parse_report
 from ..engine.batches import in_batches, plan, token_budget
 from ..model.decoder import Decoder
 from ..reader.vocabulary import Tokens
@@ -55,6 +56,14 @@ def reading(decoder: Decoder, texts: Sequence[str], layers: Sequence[int]) -> Bl
     for rows, vectors in in_batches(batches, compute, None):
         found |= {read[row]: vector for row, vector in zip(rows, vectors, strict=True)}
     return np.array([found[text] for text in texts], np.float32).reshape(len(texts), 2 * len(layers), decoder.d_model)
+
+
+def explained_by(
+    decoder: Decoder, gradients: Float[np.ndarray, "row d_model"], reports: Sequence[str]
+) -> Float[np.ndarray, " row"]:
+    """What the words of each report account for of its gradient; see `explained`."""
+    said = [parse_report(report.partition("\n")[0]) for report in reports]
+    return explained(Tokens(decoder, output=True), -gradients, [Named(one.moved_to, one.moved_from) for one in said])
 
 
 def explained(

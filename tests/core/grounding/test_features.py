@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from stages.core.grounding.features import explained, reading, words
+from stages.core.data import grammar
+from stages.core.grounding.features import explained, explained_by, reading, words
 from stages.core.grounding.texts import Named
 from stages.core.model.decoder import Decoder
 from stages.core.reader.vocabulary import Tokens
@@ -30,6 +31,13 @@ def test_a_reading_does_not_hang_on_what_is_read_beside_it(small_decoder: Decode
     assert np.array_equal(found[2], found[4])
     for row in (0, 2, 3):
         assert np.allclose(reading(small_decoder, [texts[row]], [0, 1])[0], found[row], atol=1e-5)
+
+
+def test_a_report_explains_its_gradient_by_the_names_that_it_moves_between(small_decoder: Decoder):
+    update = np.nan_to_num(words(Tokens(small_decoder, output=True), [SAID[0]]))[0]
+    gradients = np.stack([-(update[0] - 0.5 * update[3])] * 2)
+    said = [grammar.report("geography", "New Delhi", "Lima"), grammar.NO_PRESSURE]
+    assert np.allclose(explained_by(small_decoder, gradients, said), [1, 0], atol=1e-5)
 
 
 def test_the_span_of_the_words_explains_what_is_made_of_them_and_no_more(small_decoder: Decoder):
