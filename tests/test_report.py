@@ -123,7 +123,7 @@ BAD = {
     },
     **{
         f"no {key} in {METRICS.name}": (put(METRICS, key, ...), f"{METRICS}: {key}: missing")
-        for key in ("detection", "options", "circularity", "steering", "questions", "knowledge", "seeds")
+        for key in ("detection", "circularity", "steering", "questions", "knowledge", "seeds")
     },
     "no rate": (put(METRICS, "detection.rate", ...), f"{METRICS}: detection.rate: missing"),
     "rate of 1.2": (put(METRICS, "detection.rate.high", 1.2), f"{METRICS}: detection.rate.high: found 1.2"),
