@@ -87,7 +87,7 @@ def work(params: Sections) -> None:
             peers[name], own = interview.of_peer(peer, slots, name)
             answers.append(own)
     answers = pl.concat(answers)
-    metrics = metrics_of(reports, answers, peers, data, questions, readers, labels, sets)
+    metrics = metrics_of(reports, answers, peers, data, questions, readers[0], labels, sets)
     with replacing(OUTPUT) as partial:
         partial.mkdir()
         write_table(partial / "reports.parquet", reports, REPORTS)

@@ -124,7 +124,7 @@ BAD = {
     },
     **{
         f"no {key} in {METRICS.name}": (put(METRICS, key, ...), f"{METRICS}: {key}: missing")
-        for key in ("detection", "options", "circularity", "steering", "questions", "knowledge", "seeds")
+        for key in ("detection", "circularity", "steering", "questions", "knowledge", "seeds")
     },
     "a share explained that is text": (
         put(GROUNDING, "grounding.target_1_words.report.explained_seen.value", "all"),

@@ -54,14 +54,13 @@ def again(
     return folder, outputs(root, entry), outputs(folder, entry)
 
 
-# Where the size of batches is set: the engine's in tokens, the reports' and the options' in rows.
+# Where the size of batches is set: the engine's in tokens, the reports' in rows.
 SMALLER: tiny.Changes = {
     "stages/core/engine/batches.py": (
         ("CPU_TOKENS = (512, 4096)", "CPU_TOKENS = (16, 16)"),
         ("GROUP = 4", "GROUP = 1"),
     ),
     "stages/core/reader/reports.py": (("batch: int = 256", "batch: int = 3"),),
-    "stages/core/evaluate/options.py": (("256", "3"),),
 }
 
 

@@ -14,7 +14,6 @@ from .cases import COUNTERFACTUAL, SEEN, Questions
 from .conditions import ALL
 from .estimate import Estimate
 from .knowledge import knowledge_scores, pooled_scores
-from .options import option_scores
 from .references import reference_scores
 from .scores import SCORES, Words, by_words, mean_scores, real_groups, silence_scores, summary
 from .section import Evaluation
@@ -31,16 +30,17 @@ def metrics_of(
     peers: Mapping[str, pl.DataFrame],
     data: Gathered,
     questions: Questions,
-    readers: Sequence[Reader],
+    reader: Reader,
     labels: pl.DataFrame,
     sets: Mapping[str, Question],
 ) -> dict[str, Any]:
     """The groups of metrics.json: nested dicts of estimates and plain numbers.
 
     Of all reports (REPORTS) and answers (ANSWERS), and of each peer's reports on its own gradients (REPORTS), by its
-    name. `readers`: one a projector seed. `labels`: the teacher's (LABELS) of all domains. `sets`: questions by name.
+    name. `reader`: of the first projector seed. `labels`: the teacher's (LABELS) of all domains. `sets`: questions by
+    name.
     """
-    how, rows, reader = questions.settings, questions.rows, readers[0]
+    how, rows = questions.settings, questions.rows
     words = Words.of(data.rows)
     trained = ~pl.col("domain").is_in(reader.card.held_out_domains)
     train = rows.filter((pl.col("split") == "train") & SEEN)
@@ -59,7 +59,6 @@ def metrics_of(
         "circularity": correction_or_label(reports, data.rows.select("prompt_id", "label_moved_to")),
         "seeds": seed_scores(reports, shams),
         **reference_scores(data, train.filter(trained), rows, reports, reader, how.seed),
-        "options": option_scores(data, questions.grid, readers, how),
         "steering": steering_success(data, train, questions.grid, reader.decoder, how),
         "teacher": agreement_with_corrections(labels, rows.filter(COUNTERFACTUAL)),
         "model": {"fact_accuracy": len(set(facts) & set(rows["prompt_id"])) / len(facts)},

@@ -117,7 +117,7 @@ def parts(file: str, key: str) -> tuple[Any, Any]:
     made, entry = environment(html=False), entries(file)[key]
     made.filters |= {"named": named}
     made.globals |= {"words": made.get_template("words.j2", globals={"silenced": silenced}).module}
-    made.globals |= {one.__name__: one for one in (above, below, beyond_silence)}
+    made.globals |= {one.__name__: one for one in (below, beyond_silence)}
     made.globals |= {one.__name__: one for one in (at_chance, has, lower_targets, read_by, silenced)}
     return made.compile_expression(entry.get("holds", "none")), made.from_string(entry["says"])
 

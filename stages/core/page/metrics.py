@@ -86,14 +86,6 @@ def told(estimate: Estimate, why: bool = True) -> str:
     return percent(estimate.value) + (f" ({beside})" if beside else "")
 
 
-def beside_chance(estimate: Estimate) -> str:
-    """An estimate in a sentence: value and, in brackets, interval and chance."""
-    if estimate.chance is None:
-        return told(estimate)
-    inside = [interval(estimate), f"chance {bare(estimate.chance)}"]
-    return f"{percent(estimate.value)} ({'; '.join(filter(None, inside))})"
-
-
 def in_points(estimate: Estimate) -> str:
     """A distance between fractions in a sentence, in points: value and its interval or the reason why it has none."""
     beside = interval(estimate) or estimate.reason

@@ -15,7 +15,7 @@ from . import metrics
 HERE = Path(__file__).parent
 FILTERS: tuple[Callable[..., Any], ...] = (
     *(metrics.percent, metrics.bare, metrics.whole, metrics.thousands, metrics.counted, metrics.listed),
-    *(metrics.signed, metrics.told, metrics.beside_chance, metrics.in_points, metrics.at_most),
+    *(metrics.signed, metrics.told, metrics.in_points, metrics.at_most),
     *(metrics.apart, metrics.size, metrics.interval),
 )
 

@@ -1,4 +1,4 @@
-"""What the reports are held against: the same gradients, paired differences, options worth choosing from."""
+"""What the reports are held against: the same gradients, paired differences."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,7 +10,6 @@ import pytest
 from stages.core.data.gathering import Gathered
 from stages.core.engine.gradients import activation_gradients
 from stages.core.engine.rows import samples_of
-from stages.core.evaluate.options import choices, option_scores, unrelated
 from stages.core.evaluate.references import reference_scores
 from stages.core.evaluate.section import Evaluation
 from stages.core.evaluate.steering import steering_success
@@ -108,43 +107,6 @@ def test_a_reference_learns_nothing_from_rows_that_it_is_not_taught(reader: Read
     asked = rows.filter(pl.col("target") == unseen)
     found = reference_scores(data, train, rows, reports(asked, asked["row"] >= 0), reader, 0)
     assert found["ceiling"]["target_accuracy"].value == found["retrieval"]["target_accuracy"].value == 0
-
-
-def test_options_are_distinct_start_with_the_target_and_hold_no_answer(rows: pl.DataFrame):
-    """Of its own relation come first: there are two beside target and answer; the rest is of others."""
-    data = gathered(rows)
-    found = choices(data, rows, 0)
-    own = {name: set(part["target"]) for (name,), part in rows.group_by("domain")}
-    for options, row in zip(found, rows.iter_rows(named=True), strict=True):
-        assert options[0] == row["target"] and row["answer"] not in options
-        assert len(options) == len(set(options)) == 5
-        assert set(options[:3]) <= own[row["domain"]] and not set(options[3:]) & own[row["domain"]]
-    assert choices(data, rows[7:8], 0) == found[7:8] and choices(data, rows, 1) != found
-
-
-def test_an_unrelated_gradient_is_of_another_domain_at_the_norms_of_the_row_s_own(rows: pl.DataFrame):
-    gradients = gathered(rows).gradient[np.arange(len(rows))] * np.exp(np.arange(len(rows)))[:, None, None].astype(
-        np.float32
-    )
-    found = unrelated(rows, gradients, 0)
-    np.testing.assert_allclose(*(np.linalg.norm(each, axis=-1) for each in (found, gradients)), rtol=1e-4)
-    near = np.einsum(
-        "ild,jld->ij", *(each / np.linalg.norm(each, axis=-1, keepdims=True) for each in (found, gradients))
-    )
-    domains = rows["domain"].to_numpy()
-    assert (near.max(1) > len(LAYERS) - 1e-4).all() and (domains[near.argmax(1)] != domains).all()
-    one = rows["domain"].to_numpy() == "music"
-    with pytest.raises(ValueError, match=r"params.yaml: domains: found one domain"):
-        unrelated(rows.filter(pl.Series(one)), gradients[one], 0)
-
-
-def test_the_choice_of_five_is_the_mean_over_the_projector_s_seeds(small_decoder: Decoder, rows: pl.DataFrame):
-    data, test = gathered(rows), rows[::4]
-    readers = [new_reader(small_decoder, settings(seeds=[seed], places=["target_1"])) for seed in (0, 1)]
-    one, other, both = (option_scores(data, test, of, HOW) for of in (readers[:1], readers[1:], readers))
-    assert one["margin"] != other["margin"] and one["accuracy"].chance == 0.2
-    for name in ("margin", "accuracy"):
-        assert both[name].value == pytest.approx((one[name].value + other[name].value) / 2, abs=1e-6)
 
 
 def test_steering_is_counted_row_by_row_whatever_the_batches(small_decoder: Decoder, rows: pl.DataFrame):

@@ -127,7 +127,6 @@ BESIDE: dict[str, Any] = {
         "false_alarms_high": 0.00462,
         "calibration_error": {"value": 0.034},
     },
-    "options": {"accuracy": one(0.976, 0.957, 0.992) | {"chance": 0.2}, "margin": one(8.44, 8.12, 8.75)},
     "circularity": {
         "gradients": 17,
         "says_correction": one(0.848, 0.615, 0.955),
