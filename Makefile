@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: env repro leave-one-out other-teacher sweep real-step deps check test bench
+.PHONY: env repro leave-one-out sweep real-step deps check test bench
 
 env: $(VENV)/.built
 
@@ -20,11 +20,6 @@ repro: deps
 leave-one-out: deps
 	dvc repro stages/sweeps/dvc.yaml:leave_one_out
 	python -m stages.tools.sweep_table leave_one_out
-	dvc repro report
-
-other-teacher: deps
-	dvc repro stages/sweeps/dvc.yaml:other_teacher
-	python -m stages.tools.sweep_table other_teacher
 	dvc repro report
 
 sweep: deps

@@ -34,7 +34,6 @@ RUN_BY = {
     "make repro": IN_TWO_COMMANDS,
     "make deps": IN_TWO_COMMANDS,
     "make leave-one-out": OTHERS,
-    "make other-teacher": OTHERS,
     "make real-step": OTHERS,
     "dvc status stages/sweeps/dvc.yaml": f"{EXPERIMENTS}::stale",
     "dvc metrics show": OTHERS,
@@ -134,13 +133,6 @@ def test_commands_that_no_other_test_runs(tiny_pipeline: Path, warm_python: Warm
     left = pl.read_csv(root / "data/sweep/leave_one_out.csv")
     assert left["name"].to_list() == list(tiny.DOMAINS) and left["domain_accuracy"].is_not_null().all()
     page = (root / "data/report/index.html").read_text(encoding="utf-8")
-    assert "on those of the other 1." in page and "Made with other settings" not in page
-    tiny.command(root, "make", "-o", ".venv/.built", "other-teacher", warm=warm_python)
-    other = pl.read_csv(root / "data/sweep/other_teacher.csv")
-    assert other["name"][0].startswith("Grid, ") and other["domain_accuracy"][0] is not None
-    page = (root / "data/report/index.html").read_text(encoding="utf-8")
-    assert "Taught by the local teacher on the smallest step size alone" in page
-    assert "on the labels of another teacher than the rest of this page" in page
     assert "on those of the other 1." in page and "Made with other settings" not in page
     tiny.command(root, "make", "-o", ".venv/.built", "real-step", warm=warm_python)
     assert json.loads((root / "data/real_step/metrics.json").read_text(encoding="utf-8"))["samples"] > 2

@@ -73,12 +73,6 @@ def first_seed(projector: Projector) -> Projector:
     return projector.model_copy(update={"seeds": projector.seeds[:1]})
 
 
-def trainable(projector: Projector, layers: Sequence[int]) -> Projector:
-    """The section with its first seed; where it is raw, a linear map of all layers in its place."""
-    changes = rung({"architecture": LINEAR}, layers) if projector.architecture == RAW else {}
-    return first_seed(projector).model_copy(update=changes)
-
-
 def gathered(domains: Sequence[str], settings: Projector) -> Gathered:
     """All rows of the domains, with the gradients that such a projector reads."""
     return gather(domains, settings.layers, places=settings.places)
@@ -103,22 +97,21 @@ def questions_of(data: Gathered, domains: Sequence[str], how: Evaluation) -> Que
     return Questions(data.rows, with_premise(data.rows, continuations(domains)), domains, how)
 
 
-def reported(reader: Reader, cases: pl.DataFrame, data: Gathered, tokens: int) -> pl.DataFrame:
-    """Scored reports (REPORTS) of these cases' gradients, of at most `tokens` tokens."""
-    with torch.no_grad():
-        filled = reader.fill(torch.from_numpy(data.gradient[cases["row"].to_numpy()]))
-    return written(reader, cases, filled, "real", tokens)
-
-
 def left_out(domain: str, params: Sections) -> dict[str, Any]:
-    """The scores of `domain`'s test gradients, in front of hosts of other domains, by a projector of the others."""
-    usual = trainable(params.projector, params.gradients.layers)
-    settings = usual.model_copy(update={"held_out_domains": [domain]})
+    """The scores of `domain`'s test gradients, in front of hosts of other domains, by a projector of the others.
+
+    Where the architecture is raw, that is a linear map of all layers.
+    """
+    raw = params.projector.architecture == RAW
+    changes = rung({"architecture": LINEAR}, params.gradients.layers) if raw else {}
+    settings = first_seed(params.projector).model_copy(update={**changes, "held_out_domains": [domain]})
     data = gathered(params.domains, settings)
     reader = trained(data, settings, Scratch("leave_one_out", domain))
     questions = questions_of(data, params.domains, params.evaluation)
     cases = questions.foreign_host(questions.grid.filter(domain=domain))
-    return summary(reported(reader, cases, data, params.evaluation.report_tokens))
+    with torch.no_grad():
+        filled = reader.fill(torch.from_numpy(data.gradient[cases["row"].to_numpy()]))
+    return summary(written(reader, cases, filled, "real", params.evaluation.report_tokens))
 
 
 def scores_of(reader: Reader, data: Gathered, params: Sections) -> dict[str, Any]:

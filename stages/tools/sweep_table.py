@@ -16,7 +16,7 @@ from ..core.page.inputs import read_params
 from ..core.page.sweep import FOLDER, LADDER, LEAVE_ONE_OUT, MADE_BY, Experiment, table_of
 from ..core.run.files import read_json, read_yaml, replacing
 from ..core.run.stage import parser, run
-from . import experiment, other_teacher, params_file
+from . import experiment, params_file
 from .dependencies import differences
 
 EXPERIMENTS = Path("stages/sweeps/experiments.yaml")
@@ -51,13 +51,6 @@ def domains_left_out(params: dict[str, Any]) -> list[Experiment]:
     ]
 
 
-def taught_by_another(params: dict[str, Any]) -> list[Experiment]:
-    """Test gradients by what the other teacher says of them."""
-    result = read_json(other_teacher.SCORES)
-    rows = result["scores"].items()
-    return [Experiment(result["group"], words, {}, from_json({"decoupling": scores})) for words, scores in rows]
-
-
 def publish(name: str, found: list[Experiment], params: dict[str, Any]) -> None:
     """Writes data/sweep/<name>.csv and names it in params.yaml, and with that in dvc.yaml."""
     path = FOLDER / f"{name}.csv"
@@ -76,7 +69,7 @@ def main() -> None:
     line = parser(__doc__, "tools.sweep_table")
     line.add_argument("name", metavar="NAME", choices=MADE_BY, help="%(choices)s")
     name, params = line.parse_args().name, read_params()
-    publish(name, {LADDER: ladder, LEAVE_ONE_OUT: domains_left_out}.get(name, taught_by_another)(params), params)
+    publish(name, {LADDER: ladder, LEAVE_ONE_OUT: domains_left_out}[name](params), params)
 
 
 if __name__ == "__main__":

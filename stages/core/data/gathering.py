@@ -116,18 +116,12 @@ def gather(
         for place in places:
             if place not in (stored := stores[-1].attributes["places"]):
                 raise InputError(f"{path}: places: found {stored}, wanted {place!r} too; add it to gradients.places")
-        table = labelled(prompts, labels)
+        named = {name: f"label_{name}" for name in labels.columns if name != "prompt_id"}
+        table = prompts.join(labels.rename(named), on="prompt_id", how="left", maintain_order="left")
         tables.append(table if columns is None else table.select(columns))
     rows = pl.concat(tables).with_row_index("row")
     gradient, activation = (Stored(stores, name, layers, places) for name in SHARDED)
     return Gathered(rows, gradient, activation, list(layers), tuple(places))
-
-
-def labelled(prompts: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:
-    """The prompts with the columns of `labels` (LABELS) as label_*, in place of any before; null: no label."""
-    named = {name: f"label_{name}" for name in labels.columns if name != "prompt_id"}
-    without = prompts.drop(named.values(), strict=False)
-    return without.join(labels.rename(named), on="prompt_id", how="left", maintain_order="left")
 
 
 def continuations(domains: Sequence[str]) -> pl.DataFrame:

@@ -2,9 +2,9 @@
 
 A row is one experiment. `group` and `name` are its words on the page. `changes` is a JSON object of what it has in
 section `projector` of params.yaml: every key that differs anywhere in the table, those that this experiment leaves as
-they were among them, so that it says the same when params.yaml changes. In the table `other_teacher` it is {}: its rows
-are of one projector, on different gradients. `parameters`: how many are trained (empty: not counted). `seeds` are those
-of the projector ("0", or "0+1": reports of both at once). `settings` is a digest of all else that they depend on.
+they were among them, so that it says the same when params.yaml changes. `parameters`: how many are trained (empty: not
+counted). `seeds` are those of the projector ("0", or "0+1": reports of both at once). `settings` is a digest of all
+else that they depend on.
 """
 
 import json
@@ -23,8 +23,8 @@ from .prose import spaced
 from .tables import read_csv
 
 FOLDER = Path("data/sweep")
-LADDER, LEAVE_ONE_OUT, OTHER_TEACHER = "ladder", "leave_one_out", "other_teacher"
-MADE_BY = {LADDER: "make sweep", LEAVE_ONE_OUT: "make leave-one-out", OTHER_TEACHER: "make other-teacher"}
+LADDER, LEAVE_ONE_OUT = "ladder", "leave_one_out"
+MADE_BY = {LADDER: "make sweep", LEAVE_ONE_OUT: "make leave-one-out"}
 """The command that makes each table."""
 # Column of the table -> group and number of metrics.json; each with the ends of its interval, <column>_low and _high.
 NUMBERS = {
@@ -131,8 +131,7 @@ def read_sweep(name: str, params: dict[str, Any]) -> Sweep:
         )
     again = f"run {command} again"
     columns = [f"{column}{end}" for column in NUMBERS for end in ENDS]
-    once = [["group", "name"], *([] if name == OTHER_TEACHER else [["changes"]])]
-    table = read_csv(path, TEXTS, ("parameters",), columns, once, again)
+    table = read_csv(path, TEXTS, ("parameters",), columns, [["group", "name"], ["changes"]], again)
     if table.is_empty():
         raise InputError(f"{path}: (whole file): no rows, wanted one an experiment; {again}")
     for column in ("settings", "seeds"):
