@@ -201,14 +201,12 @@ def install() -> list[torch.library.Library]:
 
 
 def use(best: Callable[[], torch.device]) -> None:
-    """Has `stages` compute on the device, with what it does on CPUs alone left out: packed weights, wider groups."""
+    """Has `stages` compute on the device, with what it does on CPUs alone left out: wider groups."""
     from stages.core.model import device
 
     device.best_device = best
     from stages.core.engine import batches
-    from stages.core.model import packed
 
-    packed.decide(False)
     batches.GROUP = 1
 
 

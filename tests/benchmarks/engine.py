@@ -20,6 +20,7 @@ import tempfile
 import time
 from contextlib import suppress
 from datetime import date
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from stages.core.data.gradient_store import write_store
 from stages.core.engine.gradients import activation_gradients
 from stages.core.engine.samples import Sample
-from stages.core.model import packed
 from stages.core.model.decoder import Decoder
 from tests.benchmarks.joint import gradients_and_steps
 from tests.benchmarks.work import FOUR_STEPS, GPU_SIZES, SAMPLES, SIZES, STEPS, at_the_peak, draw, marks, spent
@@ -61,16 +61,12 @@ def build(size: str) -> PreTrainedModel:
 
 
 def peak(device: str) -> dict[str, float]:
-    """The best matrix product measured here, in GFLOP/s: float32 (plain or packed) and bfloat16."""
+    """The best matrix product measured here, in GFLOP/s: float32 and bfloat16."""
     found: dict[str, float] = {}
     many = 8192 if device == "cuda" else 1024
     for dtype in (torch.float32, torch.bfloat16):
         weight, stream = (torch.randn(many, many, device=device).to(dtype) for _ in range(2))
-        calls = [lambda w=weight, x=stream: torch.nn.functional.linear(x, w)]
-        if device == "cpu":
-            blocked = packed._packed(weight)
-            calls.append(lambda w=blocked, x=stream: packed._linear(x, w, None))
-        best = min(seconds(call, device) for call in calls for _ in range(8))
+        best = min(seconds(partial(torch.nn.functional.linear, stream, weight), device) for _ in range(8))
         found[str(dtype).removeprefix("torch.")] = 2 * many**3 / best / 1e9
     return found
 
@@ -121,7 +117,7 @@ def run_peer(name: str, size: str) -> dict[str, Any]:
 
 
 def run_ours(size: str, count: int) -> dict[str, Any]:
-    """The engine's samples a second, after a warm-up that packs the weights (its seconds are reported)."""
+    """The engine's samples a second, after a warm-up (its seconds are reported)."""
     device = "cuda" if size in GPU_SIZES else "cpu"
     decoder, samples, result = Decoder(build(size)), draw(size, count), dict[str, Any]()
     base, layers, every = resident(), marks(size), list(range(SIZES[size][1]))
@@ -144,7 +140,6 @@ def run_ours(size: str, count: int) -> dict[str, Any]:
         result["peak bytes"] = torch.cuda.max_memory_allocated()
         tokens = np.mean([len(sample.prompt) + len(sample.target) - 1 for sample in samples])
         result["tokens a second"] = float(tokens * result[f"gradient@{layers[1]}"])
-    result["packed linears"] = packed.faster() if device == "cpu" else False
     result["peak GFLOP/s"] = peak(device)
     if device == "cpu":
         result[f"time of gradient@{layers[1]}"] = spent(lambda: gradient(few, layers[1]))

@@ -98,7 +98,7 @@ def spent(call: Callable[[], object]) -> dict[str, float]:
     for event in profiled.key_averages():
         name = event.key.rpartition("::")[2]
         found = (kind for kind, parts in KINDS.items() if any(part in name for part in parts))
-        other = "Python" if event.key in ("Python", "_Apply", "_ApplyBackward") else list(shares)[-2]
+        other = "Python" if event.key == "Python" else list(shares)[-2]
         shares[next(found, other)] += event.self_cpu_time_total
     total = sum(shares.values())
     return {kind: round(share / total, 3) for kind, share in shares.items()}

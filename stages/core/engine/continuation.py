@@ -6,7 +6,6 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ..model.decoder import Decoder
-from ..model.packed import packed_linears
 from .prefix import Padding, select_rows
 
 
@@ -45,13 +44,12 @@ def greedy(
                 texts[row].append(token)
         if step + 1 < int(most.max()):
             # A row that has ended keeps its last token as input and is ended again by it.
-            with packed_linears(decoder.model):
-                normed = decoder.body(
-                    input_ids=current[:, None],
-                    past_key_values=cache,
-                    use_cache=True,
-                    **padding.arguments(1, after=1 + step, context=decoder.context_length),
-                ).last_hidden_state
-                following = decoder.logits(normed[:, -1]).argmax(-1)
+            normed = decoder.body(
+                input_ids=current[:, None],
+                past_key_values=cache,
+                use_cache=True,
+                **padding.arguments(1, after=1 + step, context=decoder.context_length),
+            ).last_hidden_state
+            following = decoder.logits(normed[:, -1]).argmax(-1)
             current = torch.where(going, following, current)
     return [tuple(text) for text in texts]

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from ..data.places import FIRST
 from ..model.decoder import Decoder, residual, with_residual
-from ..model.packed import packed_linears
 from .batches import padded
 from .prefix import Prefix, over_prefixes, read_on
 from .rows import samples_of
@@ -149,7 +148,7 @@ def measure(
     starts = [sample.start(places) for sample in batch]
     rests = [sample.prompt[start:] for sample, start in zip(batch, starts, strict=True)]
     suffix = _Suffix.of(rests, [sample.target for sample in batch], decoder.device)
-    with torch.enable_grad(), packed_linears(decoder.model), streams_after(decoder.blocks, layers) as streams:
+    with torch.enable_grad(), streams_after(decoder.blocks, layers) as streams:
         normed = read_on(decoder, suffix.ids, prefix)
         logprob, logits, partition = suffix.logprobs(decoder, normed)
         gradients = torch.autograd.grad(-logprob.sum(), [streams[layer] for layer in layers])
@@ -206,8 +205,7 @@ def _answer_logprobs(
         answers = [answer for _, answer in known if len(answer) > 1]
         suffix = _Suffix.of([rests[index] for index in longer], answers, decoder.device)
         own = prefix.select(torch.tensor(longer, device=decoder.device))
-        with packed_linears(decoder.model):
-            logprob, _, _ = suffix.logprobs(decoder, read_on(decoder, suffix.ids, own))
+        logprob, _, _ = suffix.logprobs(decoder, read_on(decoder, suffix.ids, own))
         result[longer] = logprob.float().cpu().numpy()
     return result
 

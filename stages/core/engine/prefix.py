@@ -7,6 +7,7 @@ between their indices (sliding windows stay exact), their positions are given, a
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -21,7 +22,6 @@ from transformers.cache_utils import DynamicLayer
 
 from ..data.places import SUBJECT
 from ..model.decoder import Decoder
-from ..model.packed import packed_linears
 from .batches import GROUP, Result, Rows, in_batches, padded, plan, token_budget
 from .samples import Sample
 
@@ -140,11 +140,8 @@ def run_prefix(decoder: Decoder, rows: Sequence[Sequence[int]], *, tokens: int |
 
 def _keys_and_values(decoder: Decoder, ids: Int[Tensor, "row position"]) -> list[tuple[Tensor, Tensor]]:
     cache = _Filling(decoder.n_layers)
-    try:
-        with packed_linears(decoder.body):
-            decoder.body(input_ids=ids, past_key_values=cache, use_cache=True)
-    except _Filled:
-        pass
+    with suppress(_Filled):
+        decoder.body(input_ids=ids, past_key_values=cache, use_cache=True)
     return [(keys.to(decoder.dtype), values.to(decoder.dtype)) for keys, values in _pairs(cache)]
 
 

@@ -32,7 +32,6 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from ..run.errors import InputError
 from ..run.params import Section
 from ..run.scratch import code
-from . import packed
 from .device import fits_one_card
 from .opening import read_card
 
@@ -127,8 +126,7 @@ def launch(command: Sequence[str], ranks: int) -> None:
 def joined(params: Section) -> Iterator[None]:
     """Within the block this process is a rank among the others, or alone where there are none.
 
-    All ranks compute with the kind of linear layer that rank 0 has found faster, so that the pieces do not depend on
-    who makes them. Of several ranks with an error, the first raises its own and the others end without a word.
+    Of several ranks with an error, the first raises its own and the others end without a word.
 
     Raises:
         InputError: this rank has other code or other params than rank 0; names what differs.
@@ -153,18 +151,17 @@ def joined(params: Section) -> Iterator[None]:
 
 
 def _agree(store: PrefixStore, params: Section) -> None:
-    """Compares code, versions and params with rank 0's, and takes its choice of linear layers."""
+    """Compares code, versions and params with rank 0's."""
     own = {**code(), **_flat(params.model_dump(mode="json"), "params")}
     if rank() == 0:
-        store.set("first", json.dumps([own, packed.faster()]))
-    first, faster = json.loads(store.get("first"))
+        store.set("first", json.dumps(own))
+    first = json.loads(store.get("first"))
     differing = sorted(name for name in {*own, *first} if own.get(name) != first.get(name))
     if differing:
         raise InputError(
             f"rank {rank()}: found {', '.join(differing)} other than rank 0's, wanted the same code, packages and "
             "params on all ranks: bring the machines to one commit and run the stage again"
         )
-    packed.decide(faster)
     finished()
 
 

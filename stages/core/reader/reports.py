@@ -11,7 +11,6 @@ from transformers import DynamicCache
 from ..engine.batches import in_batches, plan
 from ..engine.continuation import greedy
 from ..engine.prefix import Padding, takes_padding
-from ..model.packed import packed_linears
 from .injection import ReadingPrompt, Slots, read_injected, reading_prompt
 from .reader import Reader
 from .vocabulary import in_parts
@@ -104,11 +103,10 @@ def write_tokens(
     """At most `tokens` greedy tokens, one text a prompt; see `read_slots`. The end of a text is not part of it."""
     lengths = torch.tensor([len(prompt.ids) for prompt in prompts], device=reader.decoder.device)
     cache = DynamicCache()
-    with packed_linears(reader.decoder.model):
-        hidden = read_slots(reader, prompts, [()] * len(prompts), slots, cache)
-        first = reader.decoder.logits(hidden[torch.arange(len(lengths), device=lengths.device), lengths - 1])
-        with reader.verbaliser():
-            return greedy(reader.decoder, cache, lay_right(cache, lengths), first.argmax(-1), tokens)
+    hidden = read_slots(reader, prompts, [()] * len(prompts), slots, cache)
+    first = reader.decoder.logits(hidden[torch.arange(len(lengths), device=lengths.device), lengths - 1])
+    with reader.verbaliser():
+        return greedy(reader.decoder, cache, lay_right(cache, lengths), first.argmax(-1), tokens)
 
 
 def lay_right(cache: DynamicCache, lengths: Int[Tensor, " row"]) -> Padding:

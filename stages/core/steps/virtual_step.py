@@ -21,7 +21,6 @@ from ..engine.prefix import Prefix, fork, over_prefixes
 from ..engine.replay import Replay, check_slots, record
 from ..engine.samples import BadRowsError, Sample, check_layers, check_samples
 from ..model.decoder import Decoder
-from ..model.packed import packed_linears
 from ..run.errors import InputError
 from .shifts import measure_shifts, named_tokens
 
@@ -155,21 +154,20 @@ class Steps:
         # The sweep's order is by ascending layer; the caller's order is as asked.
         steps = len(self.step_sizes)
         place = [1 + sorted(self.layers).index(layer) * steps + step for layer in self.layers for step in range(steps)]
-        with packed_linears(decoder.model):
-            check_slots(decoder, [sample.prompt for sample in batch], prefix, self.versions)
-            replay = record(decoder, padded([sample.prompt[-1:] for sample in batch], decoder.device), prefix)
-            swept, cache = self._sweep(replay, directions)
-            normed = decoder.norm(swept)
-            replay.check(normed[:, :1])
-            shifts = measure_shifts(
-                decoder,
-                normed[:, 0],
-                normed[:, place],
-                torch.from_numpy(still.repeat(steps, axis=1)).to(normed),
-                torch.tensor([sample.target[0] for sample in batch], device=normed.device),
-                torch.tensor([sample.answer[0] if sample.answer else -1 for sample in batch], device=normed.device),
-                self.top_tokens,
-            )
+        check_slots(decoder, [sample.prompt for sample in batch], prefix, self.versions)
+        replay = record(decoder, padded([sample.prompt[-1:] for sample in batch], decoder.device), prefix)
+        swept, cache = self._sweep(replay, directions)
+        normed = decoder.norm(swept)
+        replay.check(normed[:, :1])
+        shifts = measure_shifts(
+            decoder,
+            normed[:, 0],
+            normed[:, place],
+            torch.from_numpy(still.repeat(steps, axis=1)).to(normed),
+            torch.tensor([sample.target[0] for sample in batch], device=normed.device),
+            torch.tensor([sample.answer[0] if sample.answer else -1 for sample in batch], device=normed.device),
+            self.top_tokens,
+        )
         firsts = torch.cat([shifts["top_before"][:, None], shifts["top"]], dim=1)
         texts = self._continuations(replay, cache, [0, *place], firsts)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from stages.core.engine.gradients import activation_gradients
 from stages.core.engine.samples import Sample
 from stages.core.evaluate.fine_tuning import activation_moves
-from stages.core.model import device, packed
+from stages.core.model import device
 from stages.core.model.decoder import Decoder
 from stages.core.reader.card import Injection, Lora
 from stages.core.reader.reader import Reader
@@ -136,8 +136,6 @@ def compare(folder: Path, spread: Decoder, of: Callable[[Decoder], Figures]) -> 
 
 def main(families: list[str]) -> None:
     """Compares each of the families."""
-
-    packed.decide(False)
     for family in families:
         with tempfile.TemporaryDirectory() as made:
             folder = Path(made)
