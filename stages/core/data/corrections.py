@@ -109,7 +109,7 @@ def make_prompts(
                 own = list(targets_of(settings, domain.domain, relation, fact, material, number))
                 for kind, target in [*own, *(("counterfactual", other) for other in further)]:
                     placed = split_of(settings, out, (domain.domain, name, relation), fact, template, last, target)
-                    if placed is None or (target in further and placed[0] == "test"):
+                    if placed is None or (target in further and placed[0] != "train"):
                         continue
                     prompt = template.format(subject=fact.subject)
                     rows.append(

@@ -24,7 +24,7 @@ class Prompts(Section):
     `generator`: prompts from the facts' templates alone, or also from a language model (section `openai`).
 
     `targets`: counterfactual targets a prompt. `further_targets`: names that answer other relations of the domain, as
-    targets of a prompt that trains or validates: what reads gradients is to learn from any name.
+    targets of a prompt that trains: what reads gradients is to learn from any name.
     `correction_templates`: templates of a fact that also get the truth as a target. `validation`, `test`: shares of the
     prompts of seen entities.
     """
