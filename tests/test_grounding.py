@@ -24,6 +24,8 @@ def test_it_scores_one_report_a_gradient_against_every_other_text(tiny_pipeline:
     shares, found = read_table(tiny_pipeline / "data/grounding/shares.parquet", SHARES), metrics(tiny_pipeline)
     reports = read_table(tiny_pipeline / REPORTS_TABLE, REPORTS).filter(pl.col("condition") == "real")
     scored = reports.filter(~pl.col("held_out").is_in(["answer", "subject", "correction"]))
+    assert set(shares["place"]) == {"target_1", "subject"}
+    shares = shares.filter(place="target_1")
     assert sorted(shares["prompt_id"]) == sorted(set(scored["prompt_id"]))
     assert shares["span"].is_between(0, 1).all()
     texts = found["grounding"]["target_1_words"]

@@ -136,7 +136,7 @@ def test_the_stage_adds_what_was_written_to_the_table_and_pays_once(
 ):
     section = {"generator": "openai", "openai": PARAMS.model_dump(), "targets": 6, "correction_templates": 1}
     held_out = {"names": 0.1, "kinds": [], "subjects": 0.1, "seed": 1}
-    section |= {"validation": 0.1, "test": 0.2, "seed": 1}
+    section |= {"further_targets": 0, "validation": 0.1, "test": 0.2, "seed": 1}
     world.write_params(world.params() | {"held_out": held_out, "prompts": section})
     path = Path("data/prompts/geography.parquet")
 

@@ -39,7 +39,8 @@ POOL = Pool(
     means=Means.of(ACTIVATIONS, TRAIN, ["Aida", "Tosca"]),
 )
 CONDITIONS = {condition.name: condition for condition in ALL}
-READ = [name for name, one in CONDITIONS.items() if one.read and not name.startswith("fine_tuned")]
+BY_A_MODEL = ("fine_tuned", "fine_tuned_ungated", "already_said", "any_word")
+READ = [name for name, one in CONDITIONS.items() if one.read and name not in BY_A_MODEL]
 THE_GRADIENT = {"real", "lens_tokens", "bias_only", "false_host"}
 OF_ITS_NORM = {
     "random", "covariance_matched", "scrambled_signs", "sparse", "wave", "sign_flipped", "activation",
