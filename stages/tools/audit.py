@@ -142,7 +142,7 @@ def told(reader: Reader, rows: Sequence[tuple[Update, Sequence[Sample]]], tokens
             "toward": [each.moved_to for each in said],
             "away": [each.moved_from for each in said],
             "confidence": confidence.cpu().numpy(),
-            "explained": explained_by(reader.decoder, gradient[:, len(card.layers) - 1], reports),
+            "explained": explained_by(reader.decoder, gradient[:, len(card.layers) - 1], said),
             "norm": np.linalg.norm(gradient[:, : len(card.layers)], axis=-1).mean(-1),
             "log_probability": logprob,
         }

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from ..core.data.facts import read_domain
+from ..core.data.grammar import parse_report
 from ..core.data.places import FIRST
 from ..core.data.questions import FELT, OPPOSITE, check_place
 from ..core.engine.gradients import activation_gradients
@@ -145,7 +146,7 @@ class Describer:
             answer_logprob=none_for_nan(shifts.answer_before[0]),
             steps=tuple(self._step(shifts, index) for index in range(len(step.step_sizes))),
             report=report,
-            explained=float(explained_by(decoder, own[:, places.index(FIRST), -1], [report])[0]),
+            explained=float(explained_by(decoder, own[:, places.index(FIRST), -1], [parse_report(report)])[0]),
             confidence=float(confidence[0]) if card.reference else None,
             without=without,
             asked=tuple(map(Asked, questions, answers, others)),

@@ -6,7 +6,7 @@ nor as answer; a held-out subject, template or kind never trains. A row that wou
 out, so that each held-out score has one cause.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -62,7 +62,7 @@ class Material:
 def targets_of(
     settings: Prompts, domain: str, relation: Relation, fact: Fact, material: Material, number: int
 ) -> Iterator[tuple[str, str]]:
-    """The (kind, target) pairs of one fact and its template `number` in its relation: counterfactuals, the correction.
+    """The (kind, target) pairs of one fact and its template `number`: counterfactuals, then the correction.
 
     Counterfactual targets are other entities of the relation and generated wrong answers, drawn without repetition.
     Every prompt of the first `correction_templates` templates also gets the truth as a target: a correction, where the
@@ -77,13 +77,15 @@ def targets_of(
         yield "correction", fact.answer
 
 
-def further_targets(
-    settings: Prompts, out: HeldOut, domain: Domain, relation: Relation, fact: Fact, number: int
-) -> list[str]:
-    """Names that answer other relations of the domain, for one fact and its template `number`; none is held out."""
-    kinds = {name: other.answer for other in domain.relations.values() for name in other.entities}
-    names = [name for name in sorted(kinds.keys() - set(relation.entities)) if not held(out, name, kinds[name])]
-    rng = keyed_rng(settings.seed, "further targets", domain.domain, fact.subject, number)
+def open_names(domain: Domain, out: HeldOut) -> list[str]:
+    """The names that answer some relation of the domain and are not held out, sorted."""
+    kinds = {name: relation.answer for relation in domain.relations.values() for name in relation.entities}
+    return sorted(name for name, kind in kinds.items() if not held(out, name, kind))
+
+
+def further_targets(settings: Prompts, domain: str, names: Sequence[str], fact: Fact, number: int) -> list[str]:
+    """Some of these names, of other relations, as further targets of one fact and its template `number`."""
+    rng = keyed_rng(settings.seed, "further targets", domain, fact.subject, number)
     return [names[index] for index in rng.permutation(len(names))[: settings.further_targets]]
 
 
@@ -98,14 +100,15 @@ def make_prompts(
     `out`: what is held out. `generated`: material by (relation, subject). Its templates stand before the relation's
     last one, which stays the one that is held out.
     """
-    rows = []
+    rows, every = [], open_names(domain, out)
     for name, relation in domain.relations.items():
+        others = [other for other in every if other not in relation.entities]
         for fact in relation.facts:
             material = (generated or {}).get((name, fact.subject), Material())
             templates = (*relation.templates[:-1], *material.templates, relation.templates[-1])
             for number, template in enumerate(templates):
                 last = number == len(templates) - 1
-                further = further_targets(settings, out, domain, relation, fact, number)
+                further = further_targets(settings, domain.domain, others, fact, number)
                 own = list(targets_of(settings, domain.domain, relation, fact, material, number))
                 for kind, target in [*own, *(("counterfactual", other) for other in further)]:
                     placed = split_of(settings, out, (domain.domain, name, relation), fact, template, last, target)

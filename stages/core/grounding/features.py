@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch.nn import functional as F
 
-from ..data.grammar import parse_report
+from ..data.grammar import Report
 from ..engine.batches import in_batches, plan, token_budget
 from ..model.decoder import Decoder
 from ..reader.vocabulary import Tokens
@@ -59,11 +59,11 @@ def reading(decoder: Decoder, texts: Sequence[str], layers: Sequence[int]) -> Bl
 
 
 def explained_by(
-    decoder: Decoder, gradients: Float[np.ndarray, "row d_model"], reports: Sequence[str]
+    decoder: Decoder, gradients: Float[np.ndarray, "row d_model"], reports: Sequence[Report]
 ) -> Float[np.ndarray, " row"]:
     """What the words of each report account for of its gradient; see `explained`."""
-    said = [parse_report(report.partition("\n")[0]) for report in reports]
-    return explained(Tokens(decoder, output=True), -gradients, [Named(one.moved_to, one.moved_from) for one in said])
+    said = [Named(report.moved_to, report.moved_from) for report in reports]
+    return explained(Tokens(decoder, output=True), -gradients, said)
 
 
 def explained(

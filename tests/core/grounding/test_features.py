@@ -36,7 +36,7 @@ def test_a_reading_does_not_hang_on_what_is_read_beside_it(small_decoder: Decode
 def test_a_report_explains_its_gradient_by_the_names_that_it_moves_between(small_decoder: Decoder):
     update = np.nan_to_num(words(Tokens(small_decoder, output=True), [SAID[0]]))[0]
     gradients = np.stack([-(update[0] - 0.5 * update[3])] * 2)
-    said = [grammar.report("geography", "New Delhi", "Lima"), grammar.NO_PRESSURE]
+    said = [grammar.Report(moved_to="New Delhi", moved_from="Lima"), grammar.Report(pressure=False)]
     assert np.allclose(explained_by(small_decoder, gradients, said), [1, 0], atol=1e-5)
 
 
