@@ -127,7 +127,7 @@ class Describer:
         (report,), (without,) = (self._say([host], [card.question], filled) for filled in (slots, None))
         answers, others = (self._say([None] * len(questions), questions, filled) for filled in (slots, None))
         says = self._text(shifts.continuation_before[0])
-        norms = np.linalg.norm(own[0, places.index(card.places[0])], axis=-1)
+        strength = self.reader.strength(torch.from_numpy(read))[0].tolist()
         return Description(
             prompt=prompt,
             target=target,
@@ -138,7 +138,7 @@ class Describer:
             projector=card.architecture,
             projector_layers=card.layers,
             loss=-float(measured.target_logprob[0]),
-            strength=tuple(float(norm / usual) for norm, usual in zip(norms, card.reference, strict=False)),
+            strength=tuple(strength) if card.reference else (),
             says=says,
             target_token=self._text(sample.target[:1]),
             target_logprob=float(shifts.target_before[0]),

@@ -126,7 +126,7 @@ def scores_of(reader: Reader, data: Gathered, params: Sections) -> dict[str, Any
     hops = knowledge_scores(answers)["real"]
     groups = {name: summary(rows) for name, rows in real_groups(reports).items() if len(rows)}
     known = questions.rows.filter((pl.col("split") == "train") & SEEN)
-    beside = reference_scores(data, known, questions.rows, reports.with_columns(condition=pl.lit("real")), reader, 0)
+    beside = reference_scores(data, known, questions.rows, reports, reader, params.evaluation.seed)
     return groups | beside | {"two_hop": hops["raw"], "two_hop_freed": hops["freed"]}
 
 

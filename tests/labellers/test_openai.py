@@ -219,7 +219,7 @@ def test_thrown_away_answers_count_against_the_budget(serve: Serve, monkeypatch:
 
 def test_a_model_that_is_called_by_its_folder_leaves_no_path_in_the_labels(serve: Serve):
     world.write_world(2, backend="openai")
-    serve(lambda asked: Reply(completion(json.dumps(label_of(asked.body)), model="/home/me/models/tiny")))
+    serve(lambda asked: Reply(completion(json.dumps(label_of(asked.body)), model="/srv/models/tiny")))
     main(["geography"])
     assert set(read_table(OUTPUT, LABELS)["teacher"]) == {"tiny"}
 

@@ -86,7 +86,8 @@ def open_names(domain: Domain, out: HeldOut) -> list[str]:
 def further_targets(settings: Prompts, domain: str, names: Sequence[str], fact: Fact, number: int) -> list[str]:
     """Some of these names, of other relations, as further targets of one fact and its template `number`."""
     rng = keyed_rng(settings.seed, "further targets", domain, fact.subject, number)
-    return [names[index] for index in rng.permutation(len(names))[: settings.further_targets]]
+    order = rng.permutation(len(names))[: settings.further_targets]
+    return [names[int(index)] for index in order]
 
 
 def make_prompts(

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
@@ -22,7 +21,6 @@ from ..data.places import FIRST
 from ..model.decoder import Decoder, residual, with_residual
 from .batches import padded
 from .prefix import Prefix, over_prefixes, read_on
-from .rows import samples_of
 from .samples import BadRowsError, Sample, check_layers, check_samples
 
 
@@ -85,17 +83,18 @@ def activation_gradients(
 
 
 def gradients_of(
-    decoder: Decoder, prompts: pl.DataFrame, layers: Sequence[int], places: Sequence[str]
-) -> Float32[np.ndarray, "row vector d_model"]:
-    """The gradients of the rows, in their order: all layers of the first place, then those of the next.
+    decoder: Decoder, samples: Sequence[Sample], layers: Sequence[int], places: Sequence[str]
+) -> tuple[Float32[np.ndarray, "sample vector d_model"], Float32[np.ndarray, " sample"]]:
+    """The gradients and log p(target | prompt) of a `GradientBatch`, of all samples in their order.
 
     Raises:
         BadRowsError: see `activation_gradients`.
     """
-    found = np.zeros((len(prompts), len(places) * len(layers), decoder.d_model), np.float32)
-    for batch in activation_gradients(decoder, samples_of(decoder, prompts, places), layers, places):
-        found[batch.rows] = batch.gradient
-    return found
+    gradient = np.empty((len(samples), len(places) * len(layers), decoder.d_model), np.float32)
+    logprob = np.empty(len(samples), np.float32)
+    for batch in activation_gradients(decoder, samples, layers, places):
+        gradient[batch.rows], logprob[batch.rows] = batch.gradient, batch.target_logprob
+    return gradient, logprob
 
 
 @dataclass(frozen=True)

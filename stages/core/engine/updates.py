@@ -9,7 +9,7 @@ from jaxtyping import Float32
 from ..data.places import FIRST, SUBJECT
 from ..data.updates import KINDS, Update
 from ..model.decoder import Decoder
-from .gradients import activation_gradients
+from .gradients import gradients_of
 from .samples import Sample
 
 SHARED = (FIRST, SUBJECT)
@@ -36,10 +36,7 @@ def update_gradients(
     """
     samples = [sample for _, each in rows for sample in each]
     shared = np.repeat([place in SHARED for place in places], len(layers))
-    gradient = np.empty((len(samples), len(shared), decoder.d_model), np.float32)
-    logprob = np.empty(len(samples), np.float32)
-    for batch in activation_gradients(decoder, samples, layers, places):
-        gradient[batch.rows], logprob[batch.rows] = batch.gradient, batch.target_logprob
+    gradient, logprob = gradients_of(decoder, samples, layers, places)
     ends = list(accumulate(len(each) for _, each in rows))
     starts = [0, *ends[:-1]]
     total = gradient[starts]

@@ -74,7 +74,8 @@ class Asking:
         """The gradients of the cases' own targets."""
         rows = self.data.rows[cases["row"].to_numpy()]
         rows = rows.with_columns(target=cases["target"], answer=pl.lit(None, pl.String))
-        return gradients_of(self.decoder, rows, self.data.layers, self.data.places)
+        layers, places = self.data.layers, self.data.places
+        return gradients_of(self.decoder, samples_of(self.decoder, rows, places), layers, places)[0]
 
     def vectors(self, piece: Piece) -> Vectors | None:
         """What the piece's reader reads in place of the gradients; None: nothing."""

@@ -8,6 +8,7 @@ import torch
 
 from ..data.facts import World
 from ..engine.gradients import gradients_of
+from ..engine.rows import samples_of
 from ..model.decoder import Decoder
 from ..model.opening import open_model
 from ..model.section import Foreign, Peer
@@ -47,6 +48,7 @@ def own_cases(reader: Reader, cases: pl.DataFrame, world: World, tokens: int) ->
 
 def own_slots(reader: Reader, cases: pl.DataFrame) -> Slots:
     """What the model's own gradients of these corrections put into its slots."""
-    gradients = gradients_of(reader.decoder, cases, reader.card.layers, reader.card.places)
+    samples = samples_of(reader.decoder, cases, reader.card.places)
+    gradients, _ = gradients_of(reader.decoder, samples, reader.card.layers, reader.card.places)
     with torch.no_grad():
         return reader.read(torch.from_numpy(gradients))

@@ -79,14 +79,13 @@ class Reader:
         count = (placed.flatten(2) != 0).any(-1).sum(-1).clamp_min(1) * self.card.slots
         return Slots(felt, opposite, count)
 
-    def strength(self, gradients: Float[Tensor, "row vector d_model"]) -> Float[Tensor, " row"]:
-        """The gradient's norm at the first place, as a multiple of what training gradients have, over the layers.
+    def strength(self, gradients: Float[Tensor, "row vector d_model"]) -> Float[Tensor, "row layer"]:
+        """The gradient's norm at the first place, as a multiple of what training gradients have, layer by layer.
 
         Infinite where the card has no norms to compare with.
         """
         norms = self.by_place(gradients)[:, 0].norm(dim=-1)
-        usual = norms.new_tensor(self.card.reference or [0.0])
-        return (norms / usual).mean(-1)
+        return norms / norms.new_tensor(self.card.reference or [0.0])
 
     def fill(
         self, gradients: Float[Tensor, "row vector d_model"], faint: float = 0.0
@@ -97,7 +96,7 @@ class Reader:
         gradient of a batch's mean, or of a weighted loss, is of any size.
         """
         slots = self.read(gradients)
-        told = self.strength(gradients) >= faint
+        told = self.strength(gradients).mean(-1) >= faint
         confidence = self.gate.confidence(evidence(self.tokens, slots.felt[:, 0])) * told
         kept = (confidence >= 0.5)[:, None, None]
         return Slots(slots.felt * kept, slots.opposite * kept, slots.count), confidence
