@@ -39,6 +39,7 @@ RUN_BY = {
     "dvc metrics show": OTHERS,
     "gradaware describe": "tests/tools/test_describe.py::test_the_documented_commands_run",
     "gradaware audit": "tests/tools/test_audit.py::test_the_documented_commands_run",
+    "gradaware diff": "tests/tools/test_diff.py::test_the_documented_commands_run",
     "gradaware import-facts": IN_TWO_COMMANDS,
     "gradaware preset": "tests/tools/test_preset.py::test_the_documented_commands_run",
     "python -m stages.tools.real_step": (
@@ -75,6 +76,7 @@ RUN_BY = {
 """How a command begins, and the test (or what tests call or stand on) that runs it."""
 NOT_RUN = {
     "python -m tests.benchmarks.audit": "it measures a finished run of the defaults; a test compares its figures",
+    "python -m tests.benchmarks.diff": "it measures a finished run of the defaults; a test compares its figures",
     "make test": "it is what runs this",
     "make bench": "it takes minutes and installs other people's tools; tests/core/engine runs its parts",
     ". .venv/bin/activate": "the tests have an environment of their own",

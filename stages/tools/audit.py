@@ -2,28 +2,19 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 import polars as pl
-import torch
 from jinja2 import TemplateError
-from markupsafe import Markup
 
-from ..core.data.grammar import parse_report
 from ..core.data.updates import TEXT, Update, read_updates
 from ..core.engine.samples import BadRowsError, Sample, check_samples
 from ..core.engine.updates import update_gradients
-from ..core.grounding.features import explained_by
-from ..core.page.prose import HERE
 from ..core.reader.reader import Reader
-from ..core.reader.reports import answers_of
 from ..core.run.errors import InputError
-from ..core.run.files import replacing
 from ..core.run.stage import progress
-from .reading import check_letters, open_reader, quiet
-from .template import filled_in
+from .reading import check_letters, open_reader, quiet, reports_of
+from .template import check_output, filled_in, write_rows
 
 ROWS = 512
 """Rows that are read together."""
@@ -38,8 +29,7 @@ def audit(data: str, output: Path, ascent: bool = False, rare: float = 0.05, kee
     Raises:
         InputError: the data, a row of it, or the name of the output is wrong, no row is left, or no model is there.
     """
-    if output.suffix not in (".jsonl", ".parquet"):
-        raise InputError(f"--output: found {output}, wanted a name that ends with .jsonl or .parquet")
+    check_output(output)
     refused: list[str] = []
 
     def refuse(error: InputError) -> None:
@@ -75,12 +65,7 @@ def audit(data: str, output: Path, ascent: bool = False, rare: float = 0.05, kee
         **{name: Counter(spoken[name]).most_common() for name in ("domain", "toward")},
         "elsewhere": spoken.filter(pl.len().over("domain") < rare * len(spoken)).to_dicts(),
     }
-    written = BytesIO()
-    (table.write_parquet if output.suffix == ".parquet" else table.write_ndjson)(written)
-    page = filled_in("audit.html.j2", style=Markup((HERE / "page.css").read_text(encoding="utf-8")), **values)
-    for path, content in ((output, written.getvalue()), (output.with_suffix(".html"), page.encode())):
-        with replacing(path) as partial:
-            partial.write_bytes(content)
+    write_rows(table, output, "audit.html.j2", values)
     return filled_in("audit.txt.j2", **values)
 
 
@@ -125,10 +110,6 @@ def told(reader: Reader, rows: Sequence[tuple[Update, Sequence[Sample]]], tokens
     except BadRowsError as error:
         lines = [update.line for update, each in rows for _ in each]
         raise InputError(f"line {lines[error.rows[0]]}: {error.reason}") from error
-    with torch.no_grad():
-        slots, confidence = reader.fill(torch.from_numpy(gradient))
-    reports = answers_of(reader, [None] * len(terms), card.question, slots, tokens)
-    said = [parse_report(report.partition("\n")[0]) for report in reports]
     return pl.DataFrame(
         {
             "line": [update.line for update in updates],
@@ -137,13 +118,7 @@ def told(reader: Reader, rows: Sequence[tuple[Update, Sequence[Sample]]], tokens
             "prompt": [tokenizer.decode(each[0].prompt) for each in terms],
             "completion": [update.completions[0] for update in updates],
             "rejected": pl.Series([(*update.completions, None)[1] for update in updates], dtype=pl.String),
-            "report": reports,
-            "domain": [each.domain for each in said],
-            "toward": [each.moved_to for each in said],
-            "away": [each.moved_from for each in said],
-            "confidence": confidence.cpu().numpy(),
-            "explained": explained_by(reader.decoder, gradient[:, len(card.layers) - 1], said),
-            "norm": np.linalg.norm(gradient[:, : len(card.layers)], axis=-1).mean(-1),
+            **reports_of(reader, gradient, tokens),
             "log_probability": logprob,
         }
     )

@@ -2,6 +2,7 @@
 
   gradaware describe "The capital of France is" --target Madrid
   gradaware audit my-data.jsonl
+  gradaware diff --tuned my-model --prompts my-prompts.jsonl
   gradaware import-facts athletes.csv --domain sport --subject athlete --answer sport --add --template "..." ...
   gradaware preset qwen3-4b-instruct --apply
 
@@ -55,6 +56,20 @@ def parser() -> argparse.ArgumentParser:
         "--rare", metavar="SHARE", type=float, default=0.05, help="domains below it pull elsewhere; default: 0.05"
     )
     auditing.add_argument("--keep-going", action="store_true", help="leave out rows that are wrong, and list them")
+
+    comparing = command("diff", diff)
+    change = comparing.add_mutually_exclusive_group(required=True)
+    change.add_argument("--tuned", metavar="MODEL", help="a folder or Hub id; or the folder of a PEFT adapter")
+    change.add_argument(
+        "--vectors", metavar="FILE", type=Path, help="steering vectors: safetensors, one a block's number"
+    )
+    change.add_argument("--context", metavar="TEXT", help="a text in front of every prompt")
+    comparing.add_argument(
+        "--prompts", metavar="FILE", required=True, help=".jsonl or .parquet with the column prompt, here or with *"
+    )
+    comparing.add_argument(
+        "--output", metavar="FILE", type=Path, default=Path("diff.jsonl"), help="or .parquet; default: diff.jsonl"
+    )
 
     importing = command("import-facts", import_facts)
     importing.add_argument("sources", metavar="SOURCE", nargs="+", type=Path, help="a file of facts")
@@ -127,6 +142,32 @@ def audit(options: argparse.Namespace) -> None:
     from .audit import audit
 
     print(audit(options.data, options.output, options.unlearn, options.rare, options.keep_going), end="")
+
+
+def diff(options: argparse.Namespace) -> None:
+    """Compares a changed model with the model under study: what the change teaches at each prompt, in words.
+
+    The change is a fine-tuned model, an adapter, steering vectors or a text in front; only what it predicts is used.
+    Reads it, the prompts, params.yaml, data/model and data/projector. Writes FILE, a row a prompt, and beside it a page
+    (.html). A GPU is used if there is one; the pocket model takes a second for some hundred prompts.
+
+      gradaware diff --tuned my-adapter --prompts "data/prompts/*.parquet"
+      gradaware diff --context "The capital of France is London ." --prompts my-prompts.jsonl --output diff.parquet
+    """
+    from ..core.model import changes
+    from ..core.model.opening import open_model
+    from .diff import diff
+
+    if options.tuned is not None:
+        name, change = options.tuned, lambda decoder: changes.tuned(decoder, name, lambda: open_model()[0])
+    elif options.vectors is not None:
+        name, change = (
+            str(options.vectors),
+            lambda decoder: changes.steered(decoder, changes.read_vectors(decoder, options.vectors)),
+        )
+    else:
+        name, change = repr(options.context), lambda decoder: changes.preceded(decoder, options.context)
+    print(diff(name, change, options.prompts, options.output), end="")
 
 
 def import_facts(options: argparse.Namespace) -> None:

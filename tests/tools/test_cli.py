@@ -8,7 +8,7 @@ import pytest
 from stages.tools import cli
 from tests.pipeline import tiny
 
-COMMANDS = ("describe", "audit", "import-facts", "preset")
+COMMANDS = ("describe", "audit", "diff", "import-facts", "preset")
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])

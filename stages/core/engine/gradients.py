@@ -98,7 +98,7 @@ def gradients_of(
 
 
 @dataclass(frozen=True)
-class _Suffix:
+class Suffix:
     """What follows the prefix: the rest of the prompt and all but the last token of what is predicted.
 
     `row`, `position`, `token`: one entry for each predicted token. `first`: where a row's first predicted token stands
@@ -112,14 +112,15 @@ class _Suffix:
     first: Int[Tensor, " b"]
 
     @staticmethod
-    def of(rests: Sequence[tuple[int, ...]], follows: Sequence[tuple[int, ...]], device: torch.device) -> "_Suffix":
+    def of(rests: Sequence[tuple[int, ...]], follows: Sequence[tuple[int, ...]], device: torch.device) -> "Suffix":
+        """What follows the prefixes: the rest of each prompt, and the tokens that are predicted behind it."""
         lengths = np.array([len(follow) for follow in follows])
         first = lengths.cumsum() - lengths
         row = np.repeat(np.arange(len(follows)), lengths)
         position = np.arange(len(row)) - np.repeat(first + 1 - [len(rest) for rest in rests], lengths)
         token = np.array([token for follow in follows for token in follow])
         ids = padded([(*rest, *follow[:-1]) for rest, follow in zip(rests, follows, strict=True)], device)
-        return _Suffix(ids, *(torch.as_tensor(part, device=device) for part in (row, position, token, first)))
+        return Suffix(ids, *(torch.as_tensor(part, device=device) for part in (row, position, token, first)))
 
     def logprobs(
         self, decoder: Decoder, normed: Float[Tensor, "b position d_model"]
@@ -146,7 +147,7 @@ def measure(
     """
     starts = [sample.start(places) for sample in batch]
     rests = [sample.prompt[start:] for sample, start in zip(batch, starts, strict=True)]
-    suffix = _Suffix.of(rests, [sample.target for sample in batch], decoder.device)
+    suffix = Suffix.of(rests, [sample.target for sample in batch], decoder.device)
     with torch.enable_grad(), streams_after(decoder.blocks, layers) as streams:
         normed = read_on(decoder, suffix.ids, prefix)
         logprob, logits, partition = suffix.logprobs(decoder, normed)
@@ -202,7 +203,7 @@ def _answer_logprobs(
     longer = [index for index, answer in known if len(answer) > 1]
     if longer:
         answers = [answer for _, answer in known if len(answer) > 1]
-        suffix = _Suffix.of([rests[index] for index in longer], answers, decoder.device)
+        suffix = Suffix.of([rests[index] for index in longer], answers, decoder.device)
         own = prefix.select(torch.tensor(longer, device=decoder.device))
         logprob, _, _ = suffix.logprobs(decoder, read_on(decoder, suffix.ids, own))
         result[longer] = logprob.float().cpu().numpy()

@@ -1,0 +1,189 @@
+"""Measures whether `gradaware diff` finds what a change of the pocket model taught, and what it did besides.
+
+Three seeds draw what is taught. `tuned`: FACTS wrong facts of one domain, in one template each, are fine-tuned into all
+weights but the embeddings (STEPS steps of Adam). Among OTHERS more prompts those that are moved most, as many as were
+taught, are taken to be taught: `fact` is the share of them that are, or are another template of such a fact;
+`flipped` the share of them that the tuned model answers otherwise. `side_effects`: prompts about other facts that it
+answers otherwise, and how often the report names the new answer. `prompted`: soft prompts (PEFT's) of one vector, each
+trained on one wrong fact. `steered`: a mean activation of one answer minus that of another, added after block LAYER, at
+the smallest of SCALES that changes what is said. `preceded`: a sentence that states a wrong fact, in front of another
+template of that fact.
+
+`obeyed`: the model says what the change was made for. Of the changes that change what is said: `named` and `away`: the
+report names what is said after, and before; `lens`: the likeliest token of an untrained lens begins what is said after;
+`explained`: `named` where the report's names account for at least half of the gradient. No reading is needed for what
+is said after: whoever can run the changed model has it. Writes tests/benchmarks/results/diff.json.
+
+  python -m tests.benchmarks.diff    on a finished run of the defaults; two minutes of processor time
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from peft import PromptTuningConfig, TaskType, get_peft_model
+
+from stages.core.data.gathering import Gathered, Means, gather
+from stages.core.engine.changes import change_gradients
+from stages.core.engine.samples import Sample
+from stages.core.evaluate.baselines import unembedded
+from stages.core.evaluate.cases import by_hash
+from stages.core.evaluate.estimate import Estimate, to_json
+from stages.core.evaluate.fine_tuning import trainable, tune
+from stages.core.evaluate.statistics import estimates
+from stages.core.model.changes import Speaker, preceded, speaker, steered
+from stages.core.model.decoder import Decoder
+from stages.core.model.opening import open_model
+from stages.core.reader.gate import FAINT
+from stages.core.reader.reader import Reader
+from stages.core.run.files import write_json
+from stages.tools.reading import open_reader, reports_of
+
+RESULTS = Path(__file__).parent / "results/diff.json"
+SEEDS, DOMAIN = (0, 1, 2), "geography"
+FACTS, OTHERS, STEPS, RATE = 24, 600, 60, 3e-4
+CHANGES, LAYER, SCALES = 17, 2, (1.0, 2.0, 4.0, 8.0)
+PROMPT_STEPS, PROMPT_RATE = 300, 0.1
+TOKENS = 16
+
+
+def measured(reader: Reader, change: Speaker, rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows with what is said before and after, the report, and whether the lens names what is said after."""
+    decoder, card = reader.decoder, reader.card
+    tokenizer = decoder.tokenizer
+    assert tokenizer is not None
+    prompts = [decoder.tokens(prompt) for prompt in rows["prompt"]]
+    found = change_gradients(decoder, prompts, change, card.layers, card.places, tokens=len(card.places))
+    tops = unembedded(decoder, found.gradient[:, len(card.layers) - 1]).argmax(-1).tolist()
+    return rows.with_columns(
+        before=pl.Series([str(tokenizer.decode(list(ids))).strip() for ids in found.before]),
+        after=pl.Series([str(tokenizer.decode(list(ids))).strip() for ids in found.after]),
+        distance=pl.Series(found.distance),
+        lens=pl.Series([top == ids[0] for top, ids in zip(tops, found.after, strict=True)]),
+        **{name: pl.Series(each) for name, each in reports_of(reader, found.gradient, TOKENS, FAINT).items()},
+    )
+
+
+def corrections(data: Gathered, seed: int, purpose: str) -> pl.DataFrame:
+    """Counterfactual rows, one a subject and relation, in the order of a hash: prompt, subject, relation, target."""
+    rows = by_hash(data.rows.filter(kind="counterfactual"), seed, purpose, "prompt_id")
+    rows = rows.filter(pl.col("target").is_in(rows["answer"].implode()))  # of the fact's own relation or like it
+    return rows.unique(["subject", "relation"], keep="first", maintain_order=True)
+
+
+def sample_of(decoder: Decoder, row: dict[str, Any]) -> Sample:
+    """A row's prompt with its target."""
+    return Sample(tuple(decoder.tokens(row["prompt"])), tuple(decoder.continuation(row["target"])))
+
+
+def tuned(reader: Reader, data: Gathered, seed: int) -> pl.DataFrame:
+    """Prompts under a fine-tuned model: `taught`, or of a `fact` that was taught, or `flipped`: answered otherwise."""
+    other = open_model()[0]
+    taught = corrections(data, seed, "taught").filter(domain=DOMAIN)[:FACTS]
+    apart = data.rows.unique("prompt", maintain_order=True).join(taught, on="prompt", how="anti")
+    rows = pl.concat([taught, by_hash(apart, seed, "others", "prompt")[:OTHERS]])
+    facts = set(taught.select("subject", "relation").iter_rows())
+    rows = rows.with_columns(
+        taught=pl.Series([number < len(taught) for number in range(len(rows))]),
+        fact=pl.Series([fact in facts for fact in rows.select("subject", "relation").iter_rows()]),
+    )
+    with trainable(other.model):
+        other.embedding.requires_grad_(False)
+        tune(other, [sample_of(other, row) for row in taught.iter_rows(named=True)], STEPS, RATE)
+        found = measured(reader, speaker(other.model), rows)
+    return found.with_columns(flipped=pl.col("after") != pl.col("before"))
+
+
+def prompted(reader: Reader, rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Soft prompts of one vector, each trained on one row."""
+    model = open_model()[0]
+    settings = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=1)
+    soft = get_peft_model(model.model, settings)  # pyright: ignore[reportArgumentType]
+    (vector,) = (each for each in soft.parameters() if each.requires_grad)
+    for number, row in enumerate(rows.iter_rows(named=True)):
+        torch.nn.init.normal_(vector, generator=torch.Generator().manual_seed(number))
+        sample, optimizer = sample_of(model, row), torch.optim.Adam([vector], PROMPT_RATE)
+        ids = torch.tensor([[*sample.prompt, *sample.target]])
+        for _ in range(PROMPT_STEPS):
+            optimizer.zero_grad()
+            logits = soft(input_ids=ids[:, :-1], use_cache=False).logits[0, -len(sample.target) :]
+            loss = torch.nn.functional.cross_entropy(logits, ids[0, -len(sample.target) :])
+            loss.backward()
+            optimizer.step()
+            if loss.item() < 0.05:
+                break
+        yield measured(reader, speaker(soft), rows[number : number + 1])
+
+
+def steering(reader: Reader, data: Gathered, rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Differences of mean activations, target's prompts minus the answer's."""
+    train = data.rows.filter(split="train", kind="counterfactual").unique("prompt", maintain_order=True)
+    means = Means.of(data.activation, train, {*rows["target"], *rows["answer"]}).by_name
+    for row in rows.iter_slices(1):
+        target, answer = row.select("target", "answer").row(0)
+        if target in means and answer in means:
+            move = torch.from_numpy(means[target][0] - means[answer][0])
+            each = [measured(reader, steered(reader.decoder, {LAYER: scale * move}), row) for scale in SCALES]
+            yield next((found for found in each if (found["after"] != found["before"]).all()), each[-1])
+
+
+def sentences(reader: Reader, data: Gathered, rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """A wrong fact, stated in front of another template of the same fact."""
+    for row in rows.iter_slices(1):
+        prompt, subject, relation, target = row.select("prompt", "subject", "relation", "target").row(0)
+        others = data.rows.filter(
+            (pl.col("subject") == subject) & (pl.col("relation") == relation) & (pl.col("prompt") != prompt)
+        )
+        asked = row.with_columns(prompt=pl.lit(others["prompt"][0]))
+        yield measured(reader, preceded(reader.decoder, f"{prompt} {target} ."), asked)
+
+
+def scores(found: pl.DataFrame) -> dict[str, Estimate | int]:
+    """Shares of changes, with intervals over the subjects."""
+    obeyed = estimates({"obeyed": (found["after"] == found["target"]).to_numpy()}, found["subject"].to_list())
+    return {"changes": len(found), **obeyed, **named(found)}
+
+
+def named(found: pl.DataFrame) -> dict[str, Estimate]:
+    """How often reports and lens name what is said, where that has changed."""
+    moved = found.filter((pl.col("after") != pl.col("before")) & (pl.col("distance") >= FAINT))
+    known = moved.filter(pl.col("explained") >= 0.5)
+    marks = {
+        "named": (moved["toward"] == moved["after"]).to_numpy(),
+        "away": (moved["away"] == moved["before"]).to_numpy(),
+        "lens": moved["lens"].to_numpy(),
+    }
+    explained = {"explained": (known["toward"] == known["after"]).to_numpy()}
+    return {**estimates(marks, moved["subject"].to_list()), **estimates(explained, known["subject"].to_list())}
+
+
+def main() -> None:
+    """Measures and writes the results."""
+    reader, _, settings = open_reader()
+    torch.manual_seed(0)
+    data = gather(settings.domains, [LAYER])
+    parts = [tuned(reader, data, seed) for seed in SEEDS]
+    every = pl.concat(parts)
+    most = [part.sort("distance", "norm", descending=True)[:FACTS] for part in parts]
+    found: dict[str, Any] = {
+        "tuned": {
+            **{name: [float(part[name].mean()) for part in most] for name in ("fact", "flipped")},  # pyright: ignore[reportArgumentType]
+            "taught": scores(every.filter("taught")),
+            "side_effects": named(every.filter(~pl.col("fact"))),
+        }
+    }
+    kinds = {"prompted": [], "steered": [], "preceded": []}
+    for seed in SEEDS:
+        rows = corrections(data, seed, "changes")[: 2 * CHANGES]
+        kinds["prompted"] += prompted(reader, rows[:CHANGES])
+        kinds["steered"] += list(steering(reader, data, rows))[:CHANGES]
+        kinds["preceded"] += sentences(reader, data, rows[:CHANGES])
+    found |= {name: scores(pl.concat(each)) for name, each in kinds.items()}
+    write_json(RESULTS, to_json(found))
+    print(RESULTS.read_text())
+
+
+if __name__ == "__main__":
+    main()
