@@ -67,12 +67,14 @@ def test_after_a_step_the_model_says_in_other_words_what_a_true_report_had_said(
     prompts = [first.replace("{subject}", subject[answer]) for answer in cases["answer"]]
     cases = cases.with_columns(prompt=pl.Series(prompts))
     before = {name: value.clone() for name, value in trained_decoder.model.state_dict().items()}
-    found = step_scores(reader, cases, cases["target"].to_list(), world, how)
-    assert found["steps"] == 3 and found["learnt"].value == found["predicted"].value >= 2 / 3
-    assert found["predicted"].chance is not None and found["predicted"].chance <= 1 / 3
-    wrong = step_scores(reader, cases, cases["answer"].to_list(), world, how)
-    assert wrong["predicted"].value < found["predicted"].value and wrong["learnt"] == found["learnt"]
+    names = {"report": cases["target"].to_list(), "wrong": cases["answer"].to_list()}
+    found = step_scores(reader, cases, names, world, how)
+    said = found["paraphrase"]
+    assert found["steps"] == 3 and found["learnt"].value == said["report"].value >= 2 / 3
+    assert said["report"].chance is not None and said["report"].chance <= 1 / 3
+    assert max(said["wrong"].value, said["unchanged"].value) < said["report"].value
+    assert found["corrected"]["report"].value == 1 and found["corrected"]["unchanged"].value == 0
+    assert 0 <= found["neighbours"]["unchanged"].value <= 1
     assert all(torch.equal(value, before[name]) for name, value in trained_decoder.model.state_dict().items())
-    assert step_scores(
-        reader, cases.with_columns(prompt=pl.lit("No prompt of the world")), ["", "", ""], world, how
-    ) == {"steps": 0}
+    elsewhere = cases.with_columns(prompt=pl.lit("No prompt of the world"))
+    assert step_scores(reader, elsewhere, names, world, how) == {"steps": 0}
