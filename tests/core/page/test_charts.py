@@ -3,7 +3,7 @@ import re
 import polars as pl
 import pytest
 
-from stages.core.page.charts import DEEP, HEIGHT, POINTS, WIDTH, curve, heatmaps
+from stages.core.page.charts import HEIGHT, POINTS, WIDTH, curve, heatmaps
 from stages.core.page.metrics import MEASURES
 from tests.core.page import fake
 
@@ -21,8 +21,8 @@ def test_cells_stand_where_the_grid_has_them() -> None:
                 if (domain, host) == ("music", "none"):
                     assert cell is None
                     continue
-                assert cell is not None and cell.value == by_pair[domain, host][measure]
-                assert cell.own == (domain == host) and cell.deep == (cell.value >= DEEP)
+                assert cell is not None and cell[measure] == by_pair[domain, host][measure]
+                assert (cell["gradient_domain"], cell["host_domain"]) == (domain, host)
 
 
 @pytest.mark.parametrize(("first", "last"), [(6.2, 0.021), (6.5, 0.9), (1.0, 1.0), (0.5, 0.0), (7e-5, 3e-7)])
