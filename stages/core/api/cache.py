@@ -6,6 +6,7 @@ claim that is found when nobody asks was left by a killed process. What that one
 it counts as spent at its ceiling, and is sent again with the same Idempotency-Key.
 """
 
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -111,13 +112,9 @@ class Cache:
 
     def answers(self, keys: Iterable[str]) -> dict[str, Answer]:
         """The answers that are kept, by key; for requests that had all their tries in vain, the last unusable one."""
-        found: dict[str, Answer] = {}
-        wanted = list(dict.fromkeys(keys))
-        for start in range(0, len(wanted), 500):
-            part = wanted[start : start + 500]
-            query = f"SELECT key, answer FROM ({ANSWERED}) WHERE key IN ({','.join('?' * len(part))})"
-            found |= {key: Answer.model_validate_json(answer) for key, answer in self._db.execute(query, part)}
-        return found
+        query = f"SELECT key, answer FROM ({ANSWERED}) WHERE key IN (SELECT value FROM json_each(?))"
+        rows = self._db.execute(query, (json.dumps([*keys]),))
+        return {key: Answer.model_validate_json(answer) for key, answer in rows}
 
     def claim(self, key: str, ceiling: float, budget: float) -> Claim:
         """Claims one request for this process and reserves `ceiling` US dollars."""
