@@ -140,16 +140,10 @@ def agreement(judged: pl.DataFrame) -> dict[str, dict[str, int | float]]:
     found = {}
     for part, yes in [*((part, "right") for part in SCORES), ("host", "yes")]:
         rows = judged.filter(pl.col(f"judge_{part}").is_not_null() & pl.col(f"score_{part}").is_not_null())
-        said, score = (rows[f"judge_{part}"] == yes).to_list(), rows[f"score_{part}"].to_list()
-        same = sum(a == b for a, b in zip(said, score, strict=True))
-        total = max(1, len(rows))
-        found[part] = {
-            "rows": len(rows),
-            "judge": sum(said) / total,
-            "score": sum(score) / total,
-            "share": same / total,
-            "kappa": kappa(said, score),
-        }
+        said, score = rows[f"judge_{part}"] == yes, rows[f"score_{part}"]
+        shares = {"judge": said.mean(), "score": score.mean(), "share": (said == score).mean()}
+        found[part] = {name: share or 0.0 for name, share in shares.items()}
+        found[part] |= {"rows": len(rows), "kappa": kappa(said.to_list(), score.to_list())}
     return found
 
 

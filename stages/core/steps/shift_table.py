@@ -52,8 +52,8 @@ def shift_table(
                     "down_shifts": batch.down_shifts[b, 0, s].tolist(),
                     "target_logprob_before": float(batch.target_before[b]),
                     "target_logprob_after": float(batch.target_after[b, 0, s]),
-                    "answer_logprob_before": float(batch.answer_before[b]),
-                    "answer_logprob_after": float(batch.answer_after[b, 0, s]),
+                    "answer_logprob_before": none_for_nan(batch.answer_before[b]),
+                    "answer_logprob_after": none_for_nan(batch.answer_after[b, 0, s]),
                     "target_rank": int(batch.target_rank[b, 0, s]),
                     "kl": float(batch.kl[b, 0, s]),
                     "continuation_before": said(batch.continuation_before[b]),
@@ -61,6 +61,9 @@ def shift_table(
                 }
                 for s, size in enumerate(settings.step_sizes)
             ]
-    table = pl.DataFrame([each for row in sorted(found) for each in found[row]], schema=VIRTUAL_STEP)
-    # NaN stands for the log-probability of an unknown answer.
-    return table.with_columns(pl.col("answer_logprob_before", "answer_logprob_after").fill_nan(None))
+    return pl.DataFrame([each for row in sorted(found) for each in found[row]], schema=VIRTUAL_STEP)
+
+
+def none_for_nan(value: np.float32) -> float | None:
+    """The number; None for NaN, which stands for the log-probability of an unknown answer."""
+    return None if np.isnan(value) else float(value)
