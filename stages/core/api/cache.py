@@ -36,6 +36,7 @@ INSERT INTO ledger VALUES (0, 0, 0, 0);
 DISCARDED = """CREATE TABLE IF NOT EXISTS discarded (key TEXT PRIMARY KEY, answers INTEGER NOT NULL, last TEXT)
     WITHOUT ROWID"""
 ANSWERED = "SELECT key, answer FROM answers UNION ALL SELECT key, last FROM discarded WHERE last IS NOT NULL"
+UNCERTAIN = "UPDATE ledger SET uncertain = uncertain + ?, uncertain_requests = uncertain_requests + ?"
 # answered: an answer is in the cache, or a batch gets it. wait: the budget holds the request only once others in flight
 # turn out cheaper than reserved. full: the budget does not hold it.
 Claim = Literal["claimed", "answered", "wait", "full"]
@@ -94,8 +95,8 @@ class Cache:
     def _settle(self) -> None:
         """Counts what is claimed as spent at its ceiling, and frees it."""
         with self.transaction() as db:
-            ceiling, requests = db.execute("SELECT coalesce(sum(reserved), 0.0), count(*) FROM claims").fetchone()
-            self._note_uncertain(db, ceiling, requests)
+            found = db.execute("SELECT coalesce(sum(reserved), 0.0), count(*) FROM claims").fetchone()
+            db.execute(UNCERTAIN, found)
             db.execute("DELETE FROM claims")
 
     @contextmanager
@@ -178,12 +179,7 @@ class Cache:
     def uncertain(self, ceiling: float) -> None:
         """Notes a try whose answer never arrived: the provider may bill it, so it counts at its ceiling."""
         with self.transaction() as db:
-            self._note_uncertain(db, ceiling, 1)
-
-    @staticmethod
-    def _note_uncertain(db: sqlite3.Connection, ceiling: float, requests: int) -> None:
-        query = "UPDATE ledger SET uncertain = uncertain + ?, uncertain_requests = uncertain_requests + ?"
-        db.execute(query, (ceiling, requests))
+            db.execute(UNCERTAIN, (ceiling, 1))
 
     def spent(self) -> float:
         """US dollars spent so far, by whichever stage, uncertain tries at their ceiling."""
