@@ -4,7 +4,6 @@ What comes back is validated against the facts. A paraphrase is kept as a templa
 out, so that the same wording for two subjects is one template and can be held out of training as one.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +33,6 @@ class Written(Said):
 
     prompts: list[str] = Field(description="Sentences that stop right before the answer.")
     wrong_answers: list[str] = Field(description="Entities of the same kind that are not true.")
-
-
-@dataclass(frozen=True)
-class Generation:
-    """Material by (relation, subject), in the facts' order; metrics of the answers; what this run did.
-
-    Wrong answers that the facts know are in the facts' spelling. A fact without a valid answer has no material.
-    """
-
-    facts: dict[tuple[str, str], Material]
-    metrics: dict[str, Any]
-    run: dict[str, Any]
 
 
 def questions(domain: Domain, params: Generator) -> dict[tuple[str, str], Request]:
@@ -78,16 +65,22 @@ def estimate(domain: Domain, params: Prompts, api: Api) -> str:
 
 def material(domain: Domain, params: Prompts, api: Api) -> dict[tuple[str, str], Material]:
     """New templates and wrong answers by (relation, subject); what it cost goes to a side file that nothing reads."""
-    found = generate(domain, params.openai, api)
-    write_json(CACHE / "usage" / f"prompts-{domain.domain}.json", {"answers": found.metrics, "run": found.run})
-    return found.facts
+    found, metrics, usage = generate(domain, params.openai, api)
+    write_json(CACHE / "usage" / f"prompts-{domain.domain}.json", {"answers": metrics, "run": usage.as_dict()})
+    return found
 
 
-def generate(domain: Domain, params: Generator, api: Api) -> Generation:
+def generate(
+    domain: Domain, params: Generator, api: Api
+) -> tuple[dict[tuple[str, str], Material], dict[str, Any], Usage]:
     """Generated templates and wrong answers for all facts of a domain.
 
     No two templates of the result make the same prompt, and none makes one that the facts file has: of equals the first
-    in the facts' order stays.
+    in the facts' order stays. Wrong answers that the facts know are in the facts' spelling.
+
+    Returns:
+        Material by (relation, subject), none for a fact without a valid answer; metrics of the answers; what this run
+        did.
 
     Raises:
         InputError: too many answers can't be used, or asking had to stop; see `converse`.
@@ -114,7 +107,7 @@ def generate(domain: Domain, params: Generator, api: Api) -> Generation:
             templates.append(prompt.replace(name[1], "{subject}"))
         wrong = tuple(spelling.get(words(wrong), wrong) for wrong in written.wrong_answers)
         result[name] = Material(tuple(templates), wrong)
-    return Generation(result, found.metrics() | {"duplicates": dropped}, usage.as_dict())
+    return result, found.metrics() | {"duplicates": dropped}, usage
 
 
 def validated(answer: Answer, relation: Relation, fact: Fact, params: Generator) -> Written:

@@ -75,9 +75,8 @@ def second_requests(job: Job) -> dict[str, Request]:
     second = job.params.second
     if second is None:
         return {}
-    ids = job.shifts["prompt_id"].unique(maintain_order=True)
-    sample = [prompt_id for prompt_id in ids if keyed_fraction(second.seed, prompt_id) < second.share]
-    return label_requests(job, second.teacher, sample)
+    requests = label_requests(job, second.teacher)
+    return {name: asked for name, asked in requests.items() if keyed_fraction(second.seed, name) < second.share}
 
 
 def table_of(found: Read[str, TeacherLabel], job: Job) -> pl.DataFrame:

@@ -108,32 +108,17 @@ class Closure:
 
     def sections(self, stage: str) -> list[str]:
         """The sections of params.yaml that the stage gives to `read_sections`; none: it reads the whole file."""
-        module = f"{PACKAGE}.{stage}"
-        calls = [node for node in ast.walk(parsed(self.path(module))) if isinstance(node, ast.Call)]
-        kinds = [call.args[0] for call in calls if getattr(call.func, "id", "") == "read_sections"]
+        module = parsed(self.path(f"{PACKAGE}.{stage}"))
+        classes = {node.name: node for node in module.body if isinstance(node, ast.ClassDef)}
+        calls = [node for node in ast.walk(module) if isinstance(node, ast.Call)]
         found: dict[str, None] = {}
-        for kind in kinds:
-            assert isinstance(kind, ast.Name), f"{stage}: read_sections: wanted the name of a class"
-            found |= dict.fromkeys(self.fields(module, kind.id))
+        for kind in (call.args[0] for call in calls if getattr(call.func, "id", "") == "read_sections"):
+            assert isinstance(kind, ast.Name) and kind.id in classes, (
+                f"{stage}: read_sections: wanted a class of its own"
+            )
+            fields = [item.target for item in classes[kind.id].body if isinstance(item, ast.AnnAssign)]
+            found |= {field.id: None for field in fields if isinstance(field, ast.Name)}
         return list(found)
-
-    def fields(self, module: str, name: str) -> list[str]:
-        """The fields of class `name`, defined in `module` or imported there."""
-        for node in ast.walk(parsed(self.path(module))):
-            if isinstance(node, ast.ClassDef) and node.name == name:
-                return [
-                    item.target.id
-                    for item in node.body
-                    if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
-                ]
-            if isinstance(node, ast.ImportFrom) and node.module:
-                above = module.split(".")[: -node.level] if node.level else []
-                for alias in node.names:
-                    if name == (alias.asname or alias.name):
-                        return self.fields(".".join([*above, node.module]), alias.name)
-        raise InputError(
-            f"{self.path(module).relative_to(self.root)}: class {name}: neither defined nor imported there"
-        )
 
 
 @contextmanager

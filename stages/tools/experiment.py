@@ -68,16 +68,6 @@ def rung(changes: dict[str, Any], layers: Sequence[int]) -> dict[str, Any]:
     return {**changes} if changes["architecture"] == RAW else {"layers": list(layers), **changes}
 
 
-def first_seed(projector: Projector) -> Projector:
-    """The section with the first of its seeds alone."""
-    return projector.model_copy(update={"seeds": projector.seeds[:1]})
-
-
-def gathered(domains: Sequence[str], settings: Projector) -> Gathered:
-    """All rows of the domains, with the gradients that such a projector reads."""
-    return gather(domains, settings.layers, places=settings.places)
-
-
 def trained(data: Gathered, settings: Projector, scratch: Scratch) -> Reader:
     """A reader of the first seed, trained on the rows of `data` outside of `settings.held_out_domains`.
 
@@ -104,8 +94,9 @@ def left_out(domain: str, params: Sections) -> dict[str, Any]:
     """
     raw = params.projector.architecture == RAW
     changes = rung({"architecture": LINEAR}, params.gradients.layers) if raw else {}
-    settings = first_seed(params.projector).model_copy(update={**changes, "held_out_domains": [domain]})
-    data = gathered(params.domains, settings)
+    changes |= {"seeds": params.projector.seeds[:1], "held_out_domains": [domain]}
+    settings = params.projector.model_copy(update=changes)
+    data = gather(params.domains, settings.layers, places=settings.places)
     reader = trained(data, settings, Scratch("leave_one_out", domain))
     questions = questions_of(data, params.domains, params.evaluation)
     cases = questions.foreign_host(questions.grid.filter(domain=domain))
@@ -144,8 +135,9 @@ def main() -> None:
         print(f"{options.name}, left out: target {scores['target_accuracy'].value:.3f}")
         return
     changes = rung(options.changes, params.gradients.layers)
-    settings = Projector.model_validate({**first_seed(params.projector).model_dump(), **changes})
-    data = gathered(params.domains, settings)
+    usual = {**params.projector.model_dump(), "seeds": params.projector.seeds[:1]}
+    settings = Projector.model_validate(usual | changes)
+    data = gather(params.domains, settings.layers, places=settings.places)
     reader = trained(data, settings, Scratch("experiment", options.name, json.dumps(options.changes)))
     scores = scores_of(reader, data, params)
     parameters = sum(value.numel() for value in reader.trained.parameters())

@@ -36,8 +36,9 @@ _RESERVED = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 
 @dataclass
 class Left:
-    """What was left out or changed: a count and an example for each reason."""
+    """Of how many rows what was left out or changed: a count and an example for each reason."""
 
+    rows: int
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
 
@@ -49,10 +50,9 @@ class Left:
 
 @dataclass(frozen=True)
 class Imported:
-    """A domain, and for each of its relations how many rows the source had, and what was left out of it."""
+    """A domain, and for each relation of its sources what was left out."""
 
     domain: Domain
-    rows: dict[str, int]
     left: dict[str, Left]
 
 
@@ -191,15 +191,13 @@ def build(
         plain_name(domain)
     except InputError as error:
         raise InputError(f"--domain: {error}") from error
-    rows: dict[str, int] = {}
     lefts: dict[str, Left] = {}
     relations: dict[str, Relation] = {}
     for each in found:
         name = slug(each.relation)
-        if name in rows:
+        if name in lefts:
             raise InputError(f"--domain {domain}: two sources hold a relation {name!r}: import one of them")
-        left = lefts[name] = Left()
-        rows[name] = len(each.pairs)
+        left = lefts[name] = Left(len(each.pairs))
         facts = pairs_of(each, domain, plain, limit, left)
         kept = templates_of(each, list(_given(templates, name)), facts, left) if facts else []
         if facts and len(kept) < FEWEST:
@@ -218,7 +216,7 @@ def build(
     if not relations:
         reasons = "; ".join(reason for left in lefts.values() for reason in left.counts) or "it holds no rows"
         raise InputError(f"nothing is left to import: {reasons}")
-    return Imported(Domain(domain=domain, description=description, relations=relations), rows, lefts)
+    return Imported(Domain(domain=domain, description=description, relations=relations), lefts)
 
 
 def _given(templates: Sequence[str], relation: str) -> Iterator[str]:

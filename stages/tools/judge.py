@@ -11,7 +11,6 @@ score. Params: judge, api; off while judge.share is 0. No GPU.
   python -m stages.tools.judge
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -80,15 +79,6 @@ class HostVerdict(Said):
     host: Literal["yes", "no"]
 
 
-@dataclass(frozen=True)
-class Judged:
-    """The judged table (columns JUDGED), metrics that answers alone decide, and what this run did."""
-
-    table: pl.DataFrame
-    metrics: dict[str, Any]
-    run: dict[str, Any]
-
-
 def questions(reports: pl.DataFrame, params: Judge) -> dict[str, Request]:
     """The requests, by "correction" or "host" and the row's number among the chosen `reports`."""
     system = PROMPT.read_text(encoding="utf-8").strip().split("\n---\n")
@@ -111,8 +101,11 @@ def chosen(reports: pl.DataFrame, params: Judge) -> pl.DataFrame:
     return reports.filter([keyed_fraction(params.seed, *key) < params.share for key in keys])
 
 
-def judge(reports: pl.DataFrame, params: Judge, api: Api) -> Judged:
+def judge(reports: pl.DataFrame, params: Judge, api: Api) -> tuple[pl.DataFrame, dict[str, Any], Usage]:
     """Judges the chosen share of the reports, and says how far the judge agrees with the deterministic score.
+
+    Returns:
+        The judged table (columns JUDGED), metrics that answers alone decide, and what this run did.
 
     Raises:
         InputError: too many answers can't be used, or asking had to stop.
@@ -138,8 +131,7 @@ def judge(reports: pl.DataFrame, params: Judge, api: Api) -> Judged:
             | score
         )
     table = pl.DataFrame(rows, schema=JUDGED)  # type: ignore[arg-type]
-    metrics = found.metrics() | {"reports": len(table), "agreement": agreement(table)}
-    return Judged(table, metrics, did.as_dict())
+    return table, found.metrics() | {"reports": len(table), "agreement": agreement(table)}, did
 
 
 def agreement(judged: pl.DataFrame) -> dict[str, dict[str, int | float]]:
@@ -148,16 +140,10 @@ def agreement(judged: pl.DataFrame) -> dict[str, dict[str, int | float]]:
     found = {}
     for part, yes in [*((part, "right") for part in SCORES), ("host", "yes")]:
         rows = judged.filter(pl.col(f"judge_{part}").is_not_null() & pl.col(f"score_{part}").is_not_null())
-        said, score = (rows[f"judge_{part}"] == yes).to_list(), rows[f"score_{part}"].to_list()
-        same = sum(a == b for a, b in zip(said, score, strict=True))
-        total = max(1, len(rows))
-        found[part] = {
-            "rows": len(rows),
-            "judge": sum(said) / total,
-            "score": sum(score) / total,
-            "share": same / total,
-            "kappa": kappa(said, score),
-        }
+        said, score = rows[f"judge_{part}"] == yes, rows[f"score_{part}"]
+        shares = {"judge": said.mean(), "score": score.mean(), "share": (said == score).mean()}
+        found[part] = {name: share or 0.0 for name, share in shares.items()}
+        found[part] |= {"rows": len(rows), "kappa": kappa(said.to_list(), score.to_list())}
     return found
 
 
@@ -176,13 +162,13 @@ def main(arguments: list[str] | None = None) -> None:
         asked = questions(chosen(reports, sections.judge), sections.judge)
         print(f"judge: {estimate(asked.values(), sections.api, batch=sections.judge.way == 'batch')}")
         return
-    judged = judge(reports, sections.judge, sections.api)
-    write_json(OUTPUT / "metrics.json", judged.metrics)
-    write_json(CACHE / "usage" / "judge.json", judged.run)
-    write_table(OUTPUT / "judged.parquet", judged.table, JUDGED)
-    shares = ", ".join(f"{part} {found['share']:.3f}" for part, found in judged.metrics["agreement"].items())
-    cost = f"{judged.metrics['quarantined']} answers in quarantine, {judged.metrics['cost_usd']:.4f} USD"
-    print(f"judge: {len(judged.table)} reports, {cost}; agreement with the deterministic score: {shares}")
+    table, metrics, did = judge(reports, sections.judge, sections.api)
+    write_json(OUTPUT / "metrics.json", metrics)
+    write_json(CACHE / "usage" / "judge.json", did.as_dict())
+    write_table(OUTPUT / "judged.parquet", table, JUDGED)
+    shares = ", ".join(f"{part} {found['share']:.3f}" for part, found in metrics["agreement"].items())
+    cost = f"{metrics['quarantined']} answers in quarantine, {metrics['cost_usd']:.4f} USD"
+    print(f"judge: {len(table)} reports, {cost}; agreement with the deterministic score: {shares}")
 
 
 if __name__ == "__main__":

@@ -77,10 +77,8 @@ def edited(text: str, changes: Mapping[str, Any]) -> str:
 
 def difference(before: str, after: str) -> list[str]:
     """A unified diff of two texts of params.yaml, line by line; empty if they are equal."""
-    lines = difflib.unified_diff(
-        before.splitlines(), after.splitlines(), f"a/{PARAMS}", f"b/{PARAMS}", n=1, lineterm=""
-    )
-    return list(lines)
+    names = f"a/{PARAMS}", f"b/{PARAMS}"
+    return list(difflib.unified_diff(before.splitlines(), after.splitlines(), *names, n=1, lineterm=""))
 
 
 def write(text: str) -> None:

@@ -11,9 +11,10 @@ import pytest
 
 from stages import prompts
 from stages.core.api.section import Api
+from stages.core.data.corrections import Material
 from stages.core.data.facts import Domain, read_domain
 from stages.core.data.section import Generator
-from stages.generators.openai import Generation, generate
+from stages.generators.openai import generate
 from tests.labellers import world
 from tests.labellers.server import Asked, Reply, Script, Server, completion, is_repair
 
@@ -40,14 +41,16 @@ def scripted(write: Writer) -> Script:
     return script
 
 
-def written(domain: Domain, monkeypatch: pytest.MonkeyPatch, write: Writer, **changes: Any) -> Generation:
+def written(
+    domain: Domain, monkeypatch: pytest.MonkeyPatch, write: Writer, **changes: Any
+) -> tuple[dict[tuple[str, str], Material], dict[str, Any]]:
     """What generation makes of a model that writes `write(subject, answer, is_repair)`."""
 
     with Server(scripted(write)) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        found = generate(domain, PARAMS.model_copy(update=changes), API)
-        assert generate(domain, PARAMS.model_copy(update=changes), API).facts == found.facts
-    return found
+        facts, metrics, _ = generate(domain, PARAMS.model_copy(update=changes), API)
+        assert generate(domain, PARAMS.model_copy(update=changes), API)[0] == facts
+    return facts, metrics
 
 
 def good(subject: str, answer: str, repaired: bool) -> dict[str, Any]:
@@ -56,9 +59,9 @@ def good(subject: str, answer: str, repaired: bool) -> dict[str, Any]:
 
 
 def test_paraphrases_become_templates_and_wrong_answers_take_the_facts_spelling(domain: Domain, monkeypatch):
-    found = written(domain, monkeypatch, good)
-    assert len(found.facts) == 6 and found.metrics["calls"] == 6
-    name, first = list(found.facts.items())[1]
+    facts, metrics = written(domain, monkeypatch, good)
+    assert len(facts) == 6 and metrics["calls"] == 6
+    name, first = list(facts.items())[1]
     assert name == ("thing", "subject 1")
     assert first.templates == ("People who know {subject} well think of", "What belongs to {subject} is")
     assert first.wrong_answers == ("Paris", "Timbuktu")
@@ -89,15 +92,15 @@ def test_what_the_facts_contradict_is_repaired_or_dropped(
         wrong = change | ({"prompts": prompts} if prompts else {})
         return good(subject, answer, repaired) | (wrong if subject == "subject 2" and not repaired else {})
 
-    found = written(domain, monkeypatch, write)
-    assert len(found.facts) == 6 and found.metrics["repairs"] == 1
+    facts, metrics = written(domain, monkeypatch, write)
+    assert len(facts) == 6 and metrics["repairs"] == 1
 
     def stubborn(subject: str, answer: str, repaired: bool) -> dict[str, Any]:
         return write(subject, answer, False)
 
-    found = written(domain, monkeypatch, stubborn, teacher=PARAMS.teacher.model_copy(update={"seed": 5}))
-    assert [subject for _, subject in found.facts] == [f"subject {n}" for n in (0, 1, 3, 4, 5)]
-    assert found.metrics["faults"] == {"inconsistent": 1}
+    facts, metrics = written(domain, monkeypatch, stubborn, teacher=PARAMS.teacher.model_copy(update={"seed": 5}))
+    assert [subject for _, subject in facts] == [f"subject {n}" for n in (0, 1, 3, 4, 5)]
+    assert metrics["faults"] == {"inconsistent": 1}
     with pytest.raises(ValueError, match=rf"prompts.openai.max_quarantined: found 1 of 6 .*{why}"):
         teacher = PARAMS.teacher.model_copy(update={"seed": 5})
         generate(domain, PARAMS.model_copy(update={"teacher": teacher, "max_quarantined": 0.0}), API)
@@ -110,9 +113,9 @@ def test_more_than_wanted_makes_up_for_what_is_not_valid(domain: Domain, monkeyp
             "wrong_answers": ["a", "b", "c"],
         }
 
-    found = written(domain, monkeypatch, write)
-    assert found.metrics["repairs"] == 0
-    assert all(len(fact.templates) == 2 and fact.wrong_answers == ("a", "b") for fact in found.facts.values())
+    facts, metrics = written(domain, monkeypatch, write)
+    assert metrics["repairs"] == 0
+    assert all(len(fact.templates) == 2 and fact.wrong_answers == ("a", "b") for fact in facts.values())
 
 
 def test_the_same_prompt_of_two_facts_stays_once(monkeypatch):
@@ -122,13 +125,11 @@ def test_the_same_prompt_of_two_facts_stays_once(monkeypatch):
         "templates": ("{subject} owns", "Of {subject} comes")
     }
     domain = Domain.model_validate(content)
-    found = written(domain, monkeypatch, good)
+    facts, metrics = written(domain, monkeypatch, good)
     prompts = [
-        template.replace("{subject}", subject)
-        for (_, subject), fact in found.facts.items()
-        for template in fact.templates
+        template.replace("{subject}", subject) for (_, subject), fact in facts.items() for template in fact.templates
     ]
-    assert len(prompts) == len(set(prompts)) == 12 and found.metrics["duplicates"] == 12
+    assert len(prompts) == len(set(prompts)) == 12 and metrics["duplicates"] == 12
 
 
 def test_the_stage_adds_what_was_written_to_the_table_and_pays_once(

@@ -85,8 +85,8 @@ def params(**changes: Any) -> Judge:
 def test_a_careful_judge_agrees_with_the_deterministic_score(monkeypatch: pytest.MonkeyPatch):
     with Server(careful) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        judged = judge(reports(), params(), API)
-    table, found = judged.table, judged.metrics["agreement"]
+        table, metrics, _ = judge(reports(), params(), API)
+    found = metrics["agreement"]
     assert table.columns == list(JUDGED) and len(table) == 7
     assert table["judge_moved_to"].to_list() == ["right", "right", "wrong", "wrong", "absent", "absent", "right"]
     assert table["judge_host"].to_list() == ["no", "no", "no", "yes", "no", None, "no"]
@@ -101,7 +101,7 @@ def test_a_careful_judge_agrees_with_the_deterministic_score(monkeypatch: pytest
     }
     assert found["moved_to"]["judge"] == found["moved_to"]["score"] == pytest.approx(3 / 7)
     # Equal reports under different conditions are one request.
-    assert len(server.asked) == 10 and judged.metrics["calls"] == 10
+    assert len(server.asked) == 10 and metrics["calls"] == 10
 
 
 def test_a_careless_judge_does_not_agree(monkeypatch: pytest.MonkeyPatch):
@@ -110,7 +110,7 @@ def test_a_careless_judge_does_not_agree(monkeypatch: pytest.MonkeyPatch):
         lambda a: Reply(completion(json.dumps(always if "Toward" in str(a.body) else {"host": "yes"})))
     ) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        found = judge(reports(), params(), API).metrics["agreement"]
+        found = judge(reports(), params(), API)[1]["agreement"]
     assert found["moved_to"]["share"] == pytest.approx(3 / 7) and found["moved_to"]["kappa"] == 0
     assert found["moved_to"]["judge"] == 1 and found["host"]["share"] == pytest.approx(1 / 5)
 

@@ -6,6 +6,7 @@ claim that is found when nobody asks was left by a killed process. What that one
 it counts as spent at its ceiling, and is sent again with the same Idempotency-Key.
 """
 
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ INSERT INTO ledger VALUES (0, 0, 0, 0);
 DISCARDED = """CREATE TABLE IF NOT EXISTS discarded (key TEXT PRIMARY KEY, answers INTEGER NOT NULL, last TEXT)
     WITHOUT ROWID"""
 ANSWERED = "SELECT key, answer FROM answers UNION ALL SELECT key, last FROM discarded WHERE last IS NOT NULL"
+UNCERTAIN = "UPDATE ledger SET uncertain = uncertain + ?, uncertain_requests = uncertain_requests + ?"
 # answered: an answer is in the cache, or a batch gets it. wait: the budget holds the request only once others in flight
 # turn out cheaper than reserved. full: the budget does not hold it.
 Claim = Literal["claimed", "answered", "wait", "full"]
@@ -93,8 +95,8 @@ class Cache:
     def _settle(self) -> None:
         """Counts what is claimed as spent at its ceiling, and frees it."""
         with self.transaction() as db:
-            ceiling, requests = db.execute("SELECT coalesce(sum(reserved), 0.0), count(*) FROM claims").fetchone()
-            self._note_uncertain(db, ceiling, requests)
+            found = db.execute("SELECT coalesce(sum(reserved), 0.0), count(*) FROM claims").fetchone()
+            db.execute(UNCERTAIN, found)
             db.execute("DELETE FROM claims")
 
     @contextmanager
@@ -111,13 +113,9 @@ class Cache:
 
     def answers(self, keys: Iterable[str]) -> dict[str, Answer]:
         """The answers that are kept, by key; for requests that had all their tries in vain, the last unusable one."""
-        found: dict[str, Answer] = {}
-        wanted = list(dict.fromkeys(keys))
-        for start in range(0, len(wanted), 500):
-            part = wanted[start : start + 500]
-            query = f"SELECT key, answer FROM ({ANSWERED}) WHERE key IN ({','.join('?' * len(part))})"
-            found |= {key: Answer.model_validate_json(answer) for key, answer in self._db.execute(query, part)}
-        return found
+        query = f"SELECT key, answer FROM ({ANSWERED}) WHERE key IN (SELECT value FROM json_each(?))"
+        rows = self._db.execute(query, (json.dumps([*keys]),))
+        return {key: Answer.model_validate_json(answer) for key, answer in rows}
 
     def claim(self, key: str, ceiling: float, budget: float) -> Claim:
         """Claims one request for this process and reserves `ceiling` US dollars."""
@@ -181,12 +179,7 @@ class Cache:
     def uncertain(self, ceiling: float) -> None:
         """Notes a try whose answer never arrived: the provider may bill it, so it counts at its ceiling."""
         with self.transaction() as db:
-            self._note_uncertain(db, ceiling, 1)
-
-    @staticmethod
-    def _note_uncertain(db: sqlite3.Connection, ceiling: float, requests: int) -> None:
-        query = "UPDATE ledger SET uncertain = uncertain + ?, uncertain_requests = uncertain_requests + ?"
-        db.execute(query, (ceiling, requests))
+            db.execute(UNCERTAIN, (ceiling, 1))
 
     def spent(self) -> float:
         """US dollars spent so far, by whichever stage, uncertain tries at their ceiling."""

@@ -18,7 +18,7 @@ from ..reader.reports import answers_of
 from ..run.seeds import keyed_fraction, keyed_int, keyed_rng
 from .estimate import Estimate
 from .section import Evaluation
-from .statistics import chance, estimates
+from .statistics import by_target, chance
 from .table import ANSWERS
 
 GROUPS = {"seen": "none", "held_out_target": "target", "held_out_kind": "kind"}
@@ -128,13 +128,7 @@ def by_group(rows: pl.DataFrame) -> dict[str, Estimate]:
     """The share of right answers, of all and of each group of gradients; intervals over targets and models."""
     rows = rows.with_columns(seed=pl.col("model").rank("dense"))
     parts = {"all": rows, **{name: rows.filter(pl.col("held_out") == value) for name, value in GROUPS.items()}}
-    return {
-        name: estimates({"right": part["right"].to_numpy()}, part["target"].to_list(), seeds=part["seed"].to_list())[
-            "right"
-        ]
-        for name, part in parts.items()
-        if len(part)
-    }
+    return {name: by_target(part, {"right": part["right"]})["right"] for name, part in parts.items() if len(part)}
 
 
 def question_scores(answers: pl.DataFrame, questions: Mapping[str, Question]) -> dict[str, Any]:

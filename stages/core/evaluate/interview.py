@@ -12,12 +12,11 @@ from ..data.gathering import Gathered
 from ..data.questions import Question
 from ..reader.injection import Slots
 from ..reader.reader import Reader
-from .after_step import step_scores
 from .answers import GROUPS, asked
 from .asking import written
 from .baselines import nearest_entities
 from .cases import COUNTERFACTUAL, Questions, picked
-from .edits import edit_scores
+from .edits import edit_scores, step_scores
 from .knowledge import about, answered, dealt, looked_up, readings, with_marks, with_own
 from .peers import own_cases, own_slots
 from .section import Evaluation

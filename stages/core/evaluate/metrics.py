@@ -17,7 +17,7 @@ from .knowledge import knowledge_scores, pooled_scores
 from .references import reference_scores
 from .scores import SCORES, Words, by_words, mean_scores, real_groups, silence_scores, summary
 from .section import Evaluation
-from .statistics import calibration, calibration_error, estimates, exact_high, with_differences
+from .statistics import by_target, calibration, calibration_error, estimates, exact_high, with_differences
 from .steering import steering_success
 
 ALARM = pl.col("pressure") | pl.col("malformed")
@@ -139,7 +139,7 @@ def detection(reports: pl.DataFrame, shams: Sequence[str]) -> dict[str, Any]:
     reported = int(distinct["alarm"].sum())
     both = once_each(pl.concat([real, tried]))
     return {
-        **estimates({"rate": real["pressure"].to_numpy()}, real["target"].to_list(), seeds=real["seed"].to_list()),
+        **by_target(real, {"rate": real["pressure"]}),
         "shams": len(distinct),
         "shams_reported": reported,
         "sham_reports": len(tried),

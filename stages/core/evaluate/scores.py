@@ -9,7 +9,7 @@ import polars as pl
 from ..data.grammar import Report, parse_report
 from .cases import HELD_OUT, NO_HOST, SEEN
 from .estimate import Estimate
-from .statistics import chance, estimates
+from .statistics import by_target, chance
 from .table import REPORTS
 
 SCORES = {
@@ -117,10 +117,8 @@ def by_words(reports: pl.DataFrame) -> dict[str, Any]:
             for name, said, known in (("to", "moved_to", "target"), ("from", "moved_from", "answer")):
                 first = part.select(pl.col(said, known).str.split(" ").list.first())
                 marks |= {name: part[said] == part[known], f"{name}_first": first[said] == first[known]}
-            arrays = {name: marked.to_numpy() for name, marked in marks.items()}
             if len(part):
-                means = estimates(arrays, part["target"].to_list(), seeds=part["seed"].to_list())
-                found[f"{group}_{length}"] = {"reports": len(part), **means}
+                found[f"{group}_{length}"] = {"reports": len(part), **by_target(part, marks)}
     return found
 
 
@@ -142,17 +140,13 @@ def silence_scores(reports: pl.DataFrame, words: Words) -> dict[str, Any]:
             itself="target_right",
             absent=pl.any_horizontal(absent),
         )
-        arrays = {name: marks[name].to_numpy() for name in marks.columns}
-        found[condition] = {"reports": len(rows)} | estimates(
-            arrays, rows["target"].to_list(), seeds=rows["seed"].to_list()
-        )
+        found[condition] = {"reports": len(rows)} | by_target(rows, marks.to_dict())
     return found
 
 
 def mean_scores(rows: pl.DataFrame, with_chance: bool) -> dict[str, Estimate]:
     """The mean of each score over these reports, with its interval and, where asked for, chance."""
-    marks = {name: rows[column].to_numpy() for name, column in SCORES.items()}
-    found = estimates(marks, rows["target"].to_list(), seeds=rows["seed"].to_list())
+    found = by_target(rows, {name: rows[column] for name, column in SCORES.items()})
     if with_chance and len(rows):
         for name, (said, gold) in SAID.items():
             found[name] = replace(found[name], chance=chance(rows[said].to_list(), rows[gold].to_list()))

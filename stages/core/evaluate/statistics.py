@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from ..run.seeds import keyed_rng
@@ -43,6 +44,12 @@ def estimates(
         low, high = (None, None) if reason else interval(each, clusters, bounds, seeds)
         found[name] = Estimate(float(each.mean()), low, high, rows=len(each), entities=count, reason=reason or None)
     return found
+
+
+def by_target(rows: pl.DataFrame, marks: Mapping[str, pl.Series]) -> dict[str, Estimate]:
+    """The `estimates` of marks of these rows, over their target entities and seeds."""
+    values = {name: each.to_numpy() for name, each in marks.items()}
+    return estimates(values, rows["target"].to_list(), seeds=rows["seed"].to_list())
 
 
 def with_differences(
@@ -128,13 +135,6 @@ def student(freedom: int | float) -> float:
     return float(np.tan(np.interp(0.95 * below[-1], below, angle)) * freedom**0.5)
 
 
-@lru_cache(maxsize=1)
-def bootstrap(clusters: int, rows: int, resamples: int, seed: int) -> Int[np.ndarray, "resample cluster"]:
-    """How often each cluster is drawn in each resample; the same for the same number of rows and clusters."""
-    rng = keyed_rng(seed, "bootstrap", rows)
-    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples)
-
-
 def exact_high(found: int, tried: int) -> float:
     """Upper 95 % bound, one-sided and exact (Clopper and Pearson), of the rate of which `found` of `tried` came.
 
@@ -162,29 +162,20 @@ def calibration_error(confidence: Float[np.ndarray, " n"], right: Values) -> flo
 def calibration(
     confidence: Float[np.ndarray, " n"], right: Values, clusters: Sequence[str], resamples: int, seed: int
 ) -> Estimate:
-    """The calibration error with its interval, or the reason why there is none."""
-    reason = too_few(clusters)
-    low, high = (None, None) if reason else calibration_interval(confidence, right, clusters, resamples, seed)
-    error, entities = calibration_error(confidence, right), len(set(clusters))
-    return Estimate(error, low, high, rows=len(right), entities=entities, reason=reason or None)
+    """The calibration error with its 95 % interval, by bootstrap over clusters, or the reason why there is none.
 
-
-def calibration_interval(
-    confidence: Float[np.ndarray, " n"], right: Values, clusters: Sequence[str], resamples: int, seed: int
-) -> tuple[float, float]:
-    """95 % interval of the calibration error, by bootstrap over clusters; a row stays in its bin.
-
-    Raises:
-        ValueError: fewer than FEWEST clusters.
+    A row stays in its bin. Each cluster is drawn as often for the same number of rows and clusters.
     """
-    if reason := too_few(clusters):
-        raise ValueError(reason)
     names, index = np.unique(np.asarray(clusters), return_inverse=True)
-    gaps = np.zeros((len(names), BINS))
+    error, reason, count = calibration_error(confidence, right), too_few(clusters), len(names)
+    if reason:
+        return Estimate(error, rows=len(right), entities=count, reason=reason)
+    gaps = np.zeros((count, BINS))
     np.add.at(gaps, (index, bins_of(confidence)), confidence - right)
-    drawn = bootstrap(len(names), len(right), resamples, seed)
+    rng = keyed_rng(seed, "bootstrap", len(right))
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
     low, high = np.quantile(np.abs(drawn @ gaps).sum(1) / (drawn @ np.bincount(index)), [0.025, 0.975])
-    return float(low), float(high)
+    return Estimate(error, float(low), float(high), rows=len(right), entities=count)
 
 
 def bins_of(confidence: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:

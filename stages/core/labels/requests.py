@@ -40,16 +40,13 @@ def system_message(fields: Sequence[str], domains: Sequence[str]) -> str:
     return text.replace("{fields}", ", ".join(fields)).strip()
 
 
-def label_requests(job: Job, teacher: Teacher, prompt_ids: Sequence[str] | None = None) -> dict[str, Request]:
-    """The teacher's request for each prompt_id, in order of first occurrence; for `prompt_ids` only, if given."""
+def label_requests(job: Job, teacher: Teacher) -> dict[str, Request]:
+    """The teacher's request for each prompt_id, in order of first occurrence."""
     system = system_message(job.params.fields, [domain.domain for domain in job.facts])
     schema = label_schema(job.params.fields)
-    chosen = None if prompt_ids is None else set(prompt_ids)
     shown = {} if job.prompts is None else {row["prompt_id"]: row for row in job.prompts.iter_rows(named=True)}
     requests = {}
     for prompt_id, steps in by_prompt(job.shifts):
-        if chosen is not None and prompt_id not in chosen:
-            continue
         if job.prompts is not None and prompt_id not in shown:
             raise InputError(f"data/prompts/{job.domain}.parquet: no prompt_id {prompt_id!r}; rerun virtual_step")
         user = user_message(steps, shown.get(prompt_id, {}), job.params.top_tokens)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import polars as pl
 
@@ -17,42 +18,25 @@ POINTS = 400
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One cell of the heatmap. `own`: gradient and host are of one domain; `deep`: its text needs the other colour."""
-
-    gradient: str
-    host: str
-    own: bool
-    reports: int
-    value: float
-    deep: bool
-
-
-@dataclass(frozen=True)
 class Heatmap:
-    """The grid for one measure; None where there were no reports."""
+    """The grid for one measure: by gradient domain, the rows of the table; None where there were no reports."""
 
     measure: str
     hosts: list[str]
-    rows: list[tuple[str, list[Cell | None]]]
+    rows: list[tuple[str, list[dict[str, Any] | None]]]
 
 
 def heatmaps(grid: pl.DataFrame) -> list[Heatmap]:
     """One heatmap a measure; domains by name, "no host" last."""
     domains = sorted(grid["gradient_domain"].unique())
     hosts = sorted(grid["host_domain"].unique(), key=lambda host: (host == NO_HOST, host))
-    by_pair = {(row["gradient_domain"], row["host_domain"]): row for row in grid.iter_rows(named=True)}
-
-    def cell(measure: str, gradient: str, host: str) -> Cell | None:
-        row = by_pair.get((gradient, host))
-        if row is None or not row["reports"] or row[measure] is None:
-            return None
-        return Cell(gradient, host, gradient == host, row["reports"], row[measure], row[measure] >= DEEP)
-
-    return [
-        Heatmap(measure, hosts, [(domain, [cell(measure, domain, host) for host in hosts]) for domain in domains])
-        for measure in MEASURES
-    ]
+    found = []
+    for measure in MEASURES:
+        filled = grid.filter((pl.col("reports") > 0) & pl.col(measure).is_not_null())
+        by_pair = {(row["gradient_domain"], row["host_domain"]): row for row in filled.iter_rows(named=True)}
+        rows = [(domain, [by_pair.get((domain, host)) for host in hosts]) for domain in domains]
+        found.append(Heatmap(measure, hosts, rows))
+    return found
 
 
 @dataclass(frozen=True)

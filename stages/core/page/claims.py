@@ -117,8 +117,8 @@ def parts(file: str, key: str) -> tuple[Any, Any]:
     made, entry = environment(html=False), entries(file)[key]
     made.filters |= {"named": named}
     made.globals |= {"words": made.get_template("words.j2", globals={"silenced": silenced}).module}
-    made.globals |= {one.__name__: one for one in (below, beyond_silence)}
-    made.globals |= {one.__name__: one for one in (at_chance, has, lower_targets, read_by, silenced)}
+    rules = (at_chance, below, beyond_silence, has, lower_targets, read_by, silenced)
+    made.globals |= {one.__name__: one for one in rules}
     return made.compile_expression(entry.get("holds", "none")), made.from_string(entry["says"])
 
 
@@ -168,11 +168,6 @@ def has(groups: Groups, key: str) -> bool:
     return key in groups or (parent in groups and name in groups[parent])
 
 
-def above(one: Estimate) -> bool | None:
-    """Whether an estimate is above chance; None: it has no interval or no chance."""
-    return None if one.standing == "unknown" else one.standing == "above"
-
-
 def below(here: Estimate, there: Estimate) -> bool:
     """Whether one interval lies wholly below another."""
     return here.high is not None and there.low is not None and here.high < there.low
@@ -215,7 +210,7 @@ def at_chance(groups: Groups) -> dict[str, list[str]]:
         leaks = [
             WORDS[name].lower()
             for name, one in scores.items()
-            if above(one) or (above(one) is None and (one.value if one.low is None else one.low) > 0)
+            if (one.value > 0 if one.low is None else one.low > (one.chance or 0))
         ]
         if group.few:
             found["few"].append(named(group.key))

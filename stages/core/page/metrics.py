@@ -55,17 +55,16 @@ def groups_of(metrics: dict[str, Any]) -> Iterator[Group]:
     Raises:
         ValueError: a leaf is neither a finite number nor an estimate; names its dotted key.
     """
+
+    def nested(key: str, content: Mapping[str, Any]) -> Iterator[Group]:
+        estimates = {name: one for name, one in content.items() if isinstance(one, Estimate)}
+        if estimates:
+            yield Group(key, estimates)
+        for name, inner in content.items():
+            if name not in estimates:
+                yield from nested(f"{key}.{name}".lstrip("."), inner)
+
     yield from nested("", from_json(metrics))
-
-
-def nested(key: str, content: Mapping[str, Any]) -> Iterator[Group]:
-    """The group `key`, if it holds estimates, and the groups in it."""
-    estimates = {name: one for name, one in content.items() if isinstance(one, Estimate)}
-    if estimates:
-        yield Group(key, estimates)
-    for name, inner in content.items():
-        if name not in estimates:
-            yield from nested(f"{key}.{name}".lstrip("."), inner)
 
 
 def difference(group: Group, name: str) -> Estimate | None:

@@ -48,7 +48,7 @@ def render(inputs: Inputs) -> str:
     of_seeds = {name for seed in projectors for name in groups[f"seeds.{seed}"].estimates}
     reports, made = examples.settled(inputs.reports), environment(html=True)
     made.globals |= {"SWEPT_WORDS": SWEPT_WORDS, "condition_of": condition_of, "difference": difference}
-    made.globals |= {"WIDTH": charts.WIDTH, "HEIGHT": charts.HEIGHT, "NO_HOST": charts.NO_HOST}
+    made.globals |= {"WIDTH": charts.WIDTH, "HEIGHT": charts.HEIGHT, "DEEP": charts.DEEP, "NO_HOST": charts.NO_HOST}
     return made.get_template("page.html.j2").render(
         style=Markup(style),
         script=Markup(script),

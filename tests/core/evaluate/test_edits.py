@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from stages.core.data.facts import Domain, World
-from stages.core.evaluate import after_step, edits
-from stages.core.evaluate.after_step import step_scores
-from stages.core.evaluate.edits import edit_scores, learnt, sample_of
+from stages.core.evaluate import edits
+from stages.core.evaluate.edits import edit_scores, learnt, sample_of, step_scores
 from stages.core.evaluate.fine_tuning import trainable, tune
 from stages.core.evaluate.knowledge import about, with_own
 from stages.core.model.decoder import Decoder
@@ -59,7 +58,7 @@ def test_relations_that_slots_were_asked_about_are_not_edited(trained_decoder: D
 def test_after_a_step_the_model_says_in_other_words_what_a_true_report_had_said(
     trained_decoder: Decoder, world: World, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(after_step, "RATE", 3e-3)
+    monkeypatch.setattr(edits, "RATE", 3e-3)
     reader, how = raw_reader(trained_decoder), HOW.model_copy(update={"edits": 3})
     cases = cases_of(("Lima", "Oslo"), ("Oslo", "Tokyo"), ("Tokyo", "Lima"))
     subject = {fact.answer: fact.subject for _, name, one in world.relations if name == "capital" for fact in one.facts}

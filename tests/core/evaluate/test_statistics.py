@@ -12,8 +12,8 @@ from stages.core.evaluate.statistics import (
     GAP,
     SHARE,
     Bounds,
+    calibration,
     calibration_error,
-    calibration_interval,
     chance,
     estimates,
     exact_high,
@@ -182,11 +182,12 @@ def test_the_calibration_error_of_most_draws_lies_in_its_interval():
     for trial in range(100):
         confidence = rng.integers(3, BINS, 300) / BINS + 0.05
         right = rng.random(300) < confidence - 0.2
-        low, high = calibration_interval(confidence, right, names(100) * 3, 200, trial)
-        inside += low <= 0.2 <= high
+        found = calibration(confidence, right, names(100) * 3, 200, trial)
+        assert found.low is not None and found.high is not None
+        inside += found.low <= 0.2 <= found.high
     assert inside >= 88
-    with pytest.raises(ValueError, match=r"found 5 entities, wanted at least 10"):
-        calibration_interval(np.full(5, 0.5), np.ones(5, dtype=bool), names(5), 200, 0)
+    few = calibration(np.full(5, 0.5), np.ones(5, dtype=bool), names(5), 200, 0)
+    assert few.low is None and few.reason == "found 5 entities, wanted at least 10 for an interval"
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@ import re
 import polars as pl
 import pytest
 
-from stages.core.page.charts import DEEP, HEIGHT, POINTS, WIDTH, curve, heatmaps
+from stages.core.page.charts import DEEP, HEIGHT, NO_HOST, POINTS, WIDTH, curve, heatmaps
 from stages.core.page.metrics import MEASURES
+from stages.core.page.prose import environment
 from tests.core.page import fake
 
 
@@ -21,8 +22,21 @@ def test_cells_stand_where_the_grid_has_them() -> None:
                 if (domain, host) == ("music", "none"):
                     assert cell is None
                     continue
-                assert cell is not None and cell.value == by_pair[domain, host][measure]
-                assert cell.own == (domain == host) and cell.deep == (cell.value >= DEEP)
+                assert cell is not None and cell[measure] == by_pair[domain, host][measure]
+                assert (cell["gradient_domain"], cell["host_domain"]) == (domain, host)
+
+
+def test_cells_of_one_domain_and_deep_ones_are_marked() -> None:
+    made = environment(html=True)
+    made.globals |= {"DEEP": DEEP, "NO_HOST": NO_HOST}
+    figures, grid = made.get_template("figures.html.j2").make_module(), fake.grid(fake.reports())
+    shown = re.compile(r'<td class="(.*?)".*?title="gradient (\w+), (?:host (\w+)|no host).*?<data value="(.*?)"')
+    for map in heatmaps(grid):
+        cells = shown.findall(getattr(figures, "heatmap")(map))  # noqa: B009 (a macro)
+        assert len(cells) == len(grid)
+        for kind, gradient, host, value in cells:
+            assert ("own" in kind.split()) == (gradient == host) and ("nohost" in kind.split()) == (not host)
+            assert ("deep" in kind.split()) == (float(value) >= DEEP)
 
 
 @pytest.mark.parametrize(("first", "last"), [(6.2, 0.021), (6.5, 0.9), (1.0, 1.0), (0.5, 0.0), (7e-5, 3e-7)])
