@@ -140,6 +140,11 @@ def with_hosts(
     found = []
     for row in rows.iter_rows(named=True):
         others = [name for name in by_domain if name != row["domain"]]
+        if host_domains is None and not others:
+            raise InputError(
+                f"params.yaml: domains: found {row['domain']} alone with test prompts, wanted another one too: its "
+                "prompts stand in front of these gradients"
+            )
         if host_domains is None:
             wanted = [others[keyed_int(seed, "host domain", row["prompt_id"]) % len(others)]]
         else:

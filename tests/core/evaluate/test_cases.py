@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from stages.core.evaluate.cases import NO_HOST, picked, with_hosts, with_premise
+from stages.core.run.errors import InputError
 
 
 def rows(*changes: dict[str, Any]) -> pl.DataFrame:
@@ -78,6 +79,11 @@ def test_without_a_list_the_host_is_of_one_other_domain():
     found = with_hosts(POOL, POOL, None, 0)
     assert len(found) == len(POOL) and (found["host_domain"] != found["gradient_domain"]).all()
     assert found["host_domain"].n_unique() == 3
+
+
+def test_without_a_second_domain_it_says_so():
+    with pytest.raises(InputError, match="domains: found a alone with test prompts, wanted another one too"):
+        with_hosts(POOL.filter(domain="a"), POOL.filter(domain="a"), None, 0)
 
 
 def test_a_row_s_host_is_the_same_whatever_else_is_asked():
