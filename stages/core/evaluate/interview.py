@@ -69,8 +69,6 @@ class Interview:
             freed = reader.freed(slots, said["moved_to"], said["moved_from"])
             nearest = nearest_entities(reader, slots, self.world.lexicon)["moved_to"].to_list()
             names = {"report": said["moved_to"].to_list(), "nearest": nearest}
-            if "label_moved_to" in self.cases.columns:
-                names["label"] = self.cases["label_moved_to"].to_list()
             edits = {
                 "edits": edit_scores(reader, rows, freed, self.world, self.how),
                 "after_step": step_scores(reader, self.cases, names, self.world, self.how),
