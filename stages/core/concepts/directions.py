@@ -15,7 +15,7 @@ from ..run.seeds import keyed_rng
 NEGLIGIBLE = 1e-5
 """Singular values below this fraction of the largest are rounding errors."""
 
-Basis = Float[Tensor, "k d_model"]
+Basis = Float[Tensor, "_ d_model"]
 
 
 def learned_along(
