@@ -1,7 +1,7 @@
 """Fine-tunes the model with a subspace's gradients turned down or up, and measures what is learned all the same.
 
 A stage of stages/sweeps/dvc.yaml: `make suppress` runs it. Reads data/model/, data/projector/ and, of the first two
-domains, data/prompts. Writes metrics.json and curve.csv to data/suppress/. Params: domains, evaluation. Four
+domains, data/prompts. Writes metrics.json and curve.csv to data/suppress/. Params: domains, evaluation. Five
 minutes of a core with the pocket model.
 
 Two lessons, each taught anew for every way of ARMS and seed (which facts): wrong facts of the first domain with a
@@ -102,14 +102,10 @@ ARMS = {
 
 @dataclass(frozen=True)
 class Lesson:
-    """Rows that are taught together, padded.
+    """Rows that are taught together, padded: tokens, which of them are taught and suppressed, and which just taught.
 
-    Attributes:
-        ids: tokens of prompts and what is taught.
-        rest, suppressed: which of them are taught, and are not, or are, to be suppressed.
-        facts: what each row is about.
-        contrast: texts with the concept that is suppressed, and texts without.
-        kept: the rows that are left if those are dropped whose report names the suppressed domain.
+    `facts`: what each row is about. `contrast`: texts with the concept that is suppressed, and without. `kept`: the
+    rows that are left if those are dropped whose report names the suppressed domain.
     """
 
     ids: Int[Tensor, "row position"]
@@ -238,8 +234,8 @@ def measure(reader: Reader, tables: Sequence[pl.DataFrame], tokens: int, count: 
                 rows += [(name, arm.kind, arm.directions, arm.alpha, step, seed, *each) for each in found]
                 advance(RENEWED)
     dropped = {
-        part: sum(int((~each.kept & marked(each).any(1)).sum()) for each in lessons["domain"]) / (SEEDS * count)
-        for part, marked in (("suppressed", lambda each: each.suppressed), ("rest", lambda each: each.rest))
+        part: sum(int((~each.kept & getattr(each, part).any(1)).sum()) for each in lessons["domain"]) / (SEEDS * count)
+        for part in ("suppressed", "rest")
     }
     return pl.DataFrame(rows, ["lesson", *WAY, "step", "seed", "part", "fact", "learned"], orient="row"), dropped
 
@@ -248,31 +244,26 @@ def main() -> None:
     """Teaches both lessons in every way."""
     parser(__doc__, "tools.suppress").parse_args()
     settings = read_sections(Sections)
-    if len(settings.domains) < 2:
-        raise InputError(f"params.yaml: domains: found {len(settings.domains)}, wanted two or more")
+    domains = settings.domains[:2]
     decoder, model = open_model()
     reader = load_reader(decoder, PROJECTOR, model.id, model.commit)
-    tables = [facts_of(name) for name in settings.domains[:2]]
+    tables = [facts_of(name) for name in domains]
     count = min(FACTS, *(len(table) // SEEDS for table in tables))
-    if not count:
-        raise InputError(f"data/prompts: found fewer than {SEEDS} facts of {settings.domains[:2]}, wanted one a seed")
+    if len(tables) < 2 or not count:
+        raise InputError(f"params.yaml: domains: wanted two in front that have {SEEDS} facts or more, found {domains}")
     rows, dropped = measure(reader, tables, settings.evaluation.report_tokens, count)
     curve, metrics = [], {"facts": count, "seeds": SEEDS, "rows_dropped": dropped}
     for key, parts in shares(rows):
-        bounds = {
-            f"{part}_{end}": getattr(each, end) for part, each in parts.items() for end in ("value", "low", "high")
-        }
-        curve.append({**key, **bounds})
+        bounds = {f"{part}_{end}": getattr(each, end) for part, each in parts.items() for end in ("low", "high")}
+        curve.append({**key, **{part: each.value for part, each in parts.items()}, **bounds})
         way = " ".join(str(key[name]) for name in WAY)
         metrics.setdefault(key["lesson"], {}).setdefault(way, {})[str(key["step"])] = parts
     with replacing(FOLDER / "curve.csv") as partial:
         pl.DataFrame(curve, infer_schema_length=None).write_csv(partial, float_precision=6)
     write_json(FOLDER / "metrics.json", to_json(metrics))
     for row in curve:
-        print(
-            "{lesson}: {kind}, {directions} directions, alpha {alpha:g}, {step} steps: learned "
-            "{suppressed_value:.2f} of what is suppressed, {rest_value:.2f} of the rest".format(**row)
-        )
+        way = "{lesson}, {kind} {directions}, alpha {alpha:g}, {step} steps".format(**row)
+        print(f"learned, {way}: {row['suppressed']:.2f} of what is suppressed, {row['rest']:.2f} of the rest")
 
 
 def facts_of(domain: str) -> pl.DataFrame:

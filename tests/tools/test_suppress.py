@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -18,6 +19,7 @@ from tests.pipeline import tiny
 from tests.pipeline.warm import Warm
 
 FACTS = 2
+RESULTS = tiny.ROOT / "tests/benchmarks/results/suppress.json"
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,7 @@ def test_rows_are_filtered_by_the_domain_that_their_reports_name(
 ):
     reports = [report("geography", "Paris", "Rome"), "no", report("music", "Bach", "Liszt"), ""]
     monkeypatch.setattr(suppress, "answers_of", lambda *given: reports)
-    lesson = suppress.lesson_of(reader, *tables, 6)
+    lesson = suppress.lesson_of(reader, tables[0], tables[1], 6)
     assert lesson.kept.tolist() == [True, True, False, True]
 
 
@@ -90,7 +92,7 @@ def test_make_suppress_writes_a_row_for_every_way_and_step(tiny_pipeline: Path, 
     fewer = (("RENEWED = 10", "RENEWED = 1"), ("STEPS, LONG = (20, 40, 60), 300", "STEPS, LONG = (1, 2), 3"))
     tiny.changed(root, {"stages/tools/suppress.py": fewer})
     done = tiny.command(root, "make", "-o", ".venv/.built", "suppress", warm=warm_python)
-    assert "marker: none, 0 directions, alpha 0, 1 steps: learned" in done.stdout
+    assert "learned, marker, renewed 32, alpha 0, 3 steps: " in done.stdout
     curve = pl.read_csv(root / "data/suppress/curve.csv")
     metrics = json.loads((root / "data/suppress/metrics.json").read_text(encoding="utf-8"))
     assert metrics["facts"] >= 1 and set(metrics["rows_dropped"]) == {"suppressed", "rest"}
@@ -101,6 +103,38 @@ def test_make_suppress_writes_a_row_for_every_way_and_step(tiny_pipeline: Path, 
             rows = curve.filter(lesson=lesson, kind=arm.kind, directions=arm.directions, alpha=arm.alpha)
             last = {suppress.STEPS[0]: 1, suppress.STEPS[-1]: 2, suppress.LONG: 3}[arm.steps]
             assert rows["step"].to_list() == list(range(1, last + 1))
-    shares = curve.select("suppressed_value", "rest_value")
+    shares = curve.select("suppressed", "rest")
     assert shares.to_numpy().min() >= 0 and shares.to_numpy().max() <= 1
     shutil.rmtree(root)
+
+
+def rows_of(found: dict[str, Any], lesson: str) -> list[str]:
+    """The rows of a lesson's table in the docs: shares learned of what is suppressed / of the rest, by step."""
+    steps = [str(step) for step in (*suppress.STEPS, suppress.LONG)]
+    rows = []
+    for arm in suppress.ARMS[lesson]:
+        shares = found[lesson][f"{arm.kind} {arm.directions} {arm.alpha}"]
+        cells = [
+            f"{shares[step]['suppressed']['value']:.2f} / {shares[step]['rest']['value']:.2f}" if step in shares else ""
+            for step in steps
+        ]
+        count = "" if arm.kind in suppress.PLAIN else str(arm.directions or "all tokens'")
+        amplified = f", alpha {arm.alpha:g}" if arm.alpha else ""
+        rows.append(f"| {arm.kind}{amplified} | {count} | {' | '.join(cells)} |")
+    return rows
+
+
+def test_figures_in_the_docs_are_those_of_the_run():
+    found = json.loads(RESULTS.read_text(encoding="utf-8"))
+    text = (tiny.ROOT / "docs/concepts.md").read_text(encoding="utf-8")
+    for lesson in suppress.ARMS:
+        assert "\n".join(rows_of(found, lesson)) in text
+    assert f"{found['facts']} facts of a domain each" in text
+    dropped = found["rows_dropped"]
+    assert f"drops {dropped['suppressed']:.0%} of the rows of history and {dropped['rest']:.0%} of geography's" in text
+    for lesson in suppress.ARMS:  # the goals, of directions that are renewed
+        renewed = found[lesson]["renewed 32 0.0"]
+        assert renewed["60"]["suppressed"]["value"] <= 0.05 and renewed["60"]["rest"]["value"] >= 0.98
+        assert renewed["300"]["suppressed"]["value"] <= 0.1
+        plain, drawn = (found[lesson][f"{name} 0.0"]["60"] for name in ("none 0", "random 32"))
+        assert all(abs(plain[part]["value"] - drawn[part]["value"]) <= 0.02 for part in plain)

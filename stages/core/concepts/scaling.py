@@ -1,9 +1,6 @@
 """Turns up or down what a subspace is taught: hooks at the output of every decoder block, while one trains.
 
-`scaled_gradients` multiplies the gradient's part in the subspace, in the backward pass alone: what the model computes
-stays as it is. `ablated_activations` takes the subspace out of the activations instead, as in concept ablation
-fine-tuning (Casademunt et al., arXiv 2507.16795): a peer. Both reach what stands below a hook. The final norm and the
-head stand above the last, and learn as before unless they are frozen.
+The final norm and the head stand above the last hook, and learn as before unless they are frozen.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,8 +25,8 @@ TOLERANCE = 1e-3
 def scaled_gradients(blocks: nn.ModuleList, bases: Bases, alpha: float) -> Iterator[None]:
     """Within the block, the gradient at every decoder block's output has its part in the subspace times `alpha`.
 
-    g becomes g + (alpha - 1) P g, P the projection on the basis: 0 suppresses, 1 changes nothing, above 1 amplifies.
-    It is this gradient that goes on to what stands below.
+    g becomes g + (alpha - 1) P g, P the projection on the basis, and goes on so to what stands below. What the model
+    computes stays as it is.
 
     Raises:
         InputError: `alpha` is below 0 or not finite, or the bases do not fit (see `one_a_block`).
@@ -52,6 +49,8 @@ def scaled_gradients(blocks: nn.ModuleList, bases: Bases, alpha: float) -> Itera
 @contextmanager
 def ablated_activations(blocks: nn.ModuleList, bases: Bases) -> Iterator[None]:
     """Within the block, the residual stream after every decoder block has no part in the subspace: h - P h.
+
+    Concept ablation fine-tuning (Casademunt et al., arXiv 2507.16795): a peer.
 
     Raises:
         InputError: the bases do not fit (see `one_a_block`).
