@@ -45,6 +45,9 @@ RUN_BY = {
     "python -m stages.tools.real_step": (
         "tests/tools/test_real_step.py::test_the_command_writes_metrics_and_a_curve_twice_the_same"
     ),
+    "python -m stages.tools.suppress": (
+        "tests/tools/test_suppress.py::test_make_suppress_writes_a_row_for_every_way_and_step"
+    ),
     "python -m stages.tools.review": "tests/pipeline/test_review.py::test_nothing_changed",
     "python -m stages.tools.record": "tests/pipeline/test_review.py::recorded",
     "python -m stages.tools.dependencies": "tests/tools/test_dependencies.py::check",

@@ -34,8 +34,9 @@ def learned_along(
     layers = range(decoder.n_layers)
     with torch.enable_grad(), streams_after(decoder.blocks, layers) as streams:
         loss = marked_losses(decoder, ids, taught)[0].sum()
-        found = [each.flatten(0, 1) for each in torch.autograd.grad(loss, [streams[layer] for layer in layers])]
-    return [principal(torch.nn.functional.normalize(each.double(), dim=-1, eps=1e-30), count) for each in found]
+        gradients = torch.autograd.grad(loss, [streams[layer] for layer in layers])
+    found = [gradient.flatten(0, 1).cpu().double() for gradient in gradients]
+    return [principal(torch.nn.functional.normalize(each, dim=-1, eps=1e-30), count) for each in found]
 
 
 def marked_losses(
