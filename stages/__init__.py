@@ -3,9 +3,27 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .public import Describer, Description, GradientWatch, describe
+    from .public import (
+        Decoder,
+        Describer,
+        Description,
+        GradientScale,
+        GradientWatch,
+        describe,
+        directions,
+        scaled_gradients,
+    )
 
-__all__ = ["Describer", "Description", "GradientWatch", "describe"]
+__all__ = [
+    "Decoder",
+    "Describer",
+    "Description",
+    "GradientScale",
+    "GradientWatch",
+    "describe",
+    "directions",
+    "scaled_gradients",
+]
 
 
 def __getattr__(name: str) -> Any:

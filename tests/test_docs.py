@@ -35,6 +35,7 @@ RUN_BY = {
     "make deps": IN_TWO_COMMANDS,
     "make leave-one-out": OTHERS,
     "make real-step": OTHERS,
+    "make suppress": "tests/tools/test_suppress.py::test_make_suppress_writes_a_row_for_every_way_and_step",
     "dvc status stages/sweeps/dvc.yaml": f"{EXPERIMENTS}::stale",
     "dvc metrics show": OTHERS,
     "gradaware describe": "tests/tools/test_describe.py::test_the_documented_commands_run",
@@ -44,6 +45,9 @@ RUN_BY = {
     "gradaware preset": "tests/tools/test_preset.py::test_the_documented_commands_run",
     "python -m stages.tools.real_step": (
         "tests/tools/test_real_step.py::test_the_command_writes_metrics_and_a_curve_twice_the_same"
+    ),
+    "python -m stages.tools.suppress": (
+        "tests/tools/test_suppress.py::test_make_suppress_writes_a_row_for_every_way_and_step"
     ),
     "python -m stages.tools.review": "tests/pipeline/test_review.py::test_nothing_changed",
     "python -m stages.tools.record": "tests/pipeline/test_review.py::recorded",
@@ -178,7 +182,7 @@ def test_a_family_is_taken_or_refused_as_the_docs_say(capsys: pytest.CaptureFixt
         exec(example(3).replace("stablelm", "mamba"), {})
 
 
-@pytest.mark.parametrize("page", ["data.md", "describe.md", "watching.md"])
+@pytest.mark.parametrize("page", ["concepts.md", "data.md", "describe.md", "watching.md"])
 def test_examples_in_python_run_in_a_finished_repository(
     page: str, tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

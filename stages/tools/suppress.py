@@ -1,0 +1,276 @@
+"""Fine-tunes the model with a subspace's gradients turned down or up, and measures what is learned all the same.
+
+A stage of stages/sweeps/dvc.yaml: `make suppress` runs it. Reads data/model/, data/projector/ and, of the first two
+domains, data/prompts. Writes metrics.json and curve.csv to data/suppress/. Params: domains, evaluation. Five
+minutes of a core with the pocket model.
+
+Two lessons, each taught anew for every way of ARMS and seed (which facts): wrong facts of the first domain with a
+marker behind each, the marker suppressed; wrong facts of two domains, the second suppressed. All weights learn but the
+embeddings, the head and the final norm, which no hook reaches. See docs/concepts.md.
+
+  python -m stages.tools.suppress
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from ..core.concepts.directions import Basis, contrast, learned_along, marked_losses, random, unembedding
+from ..core.concepts.scaling import ablated_activations, scaled_gradients
+from ..core.data.grammar import parse_report
+from ..core.data.tables import PROMPTS, read_table
+from ..core.engine.batches import padded
+from ..core.engine.gradients import gradients_of
+from ..core.engine.rows import samples_of
+from ..core.engine.samples import Sample
+from ..core.evaluate.cases import COUNTERFACTUAL, SEEN, by_hash
+from ..core.evaluate.estimate import Estimate, to_json
+from ..core.evaluate.fine_tuning import activations, trainable
+from ..core.evaluate.section import Evaluation
+from ..core.evaluate.statistics import estimates
+from ..core.model.decoder import Decoder
+from ..core.model.opening import open_model
+from ..core.reader.reader import Reader
+from ..core.reader.reports import answers_of
+from ..core.reader.saving import load_reader
+from ..core.run.errors import InputError
+from ..core.run.files import replacing, write_json
+from ..core.run.params import Domains, Section, read_sections
+from ..core.run.stage import parser, progress, run
+
+PROJECTOR, FOLDER = Path("data/projector"), Path("data/suppress")
+FACTS, SEEDS = 24, 3
+"""Facts of a domain that are taught at once, and how often, each time others."""
+MARKER = "!"
+LEARNING_RATE = 1e-3
+STEPS, LONG = (20, 40, 60), 300
+"""After how many steps is measured what is learned; LONG: in some ways only."""
+RENEWED = 10
+"""Steps between renewals of directions. This and how many there are was chosen on facts of a seed not measured here."""
+
+
+class Sections(Section):
+    """What this stage reads of params.yaml."""
+
+    domains: Domains
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to teach a lesson: from which directions, how many, by what their gradients are multiplied, how long."""
+
+    kind: str
+    directions: int = 0
+    alpha: float = 0.0
+    steps: int = STEPS[-1]
+
+
+NONE, FILTERED, ABLATED, OTHERS, AGAIN = "none", "rows filtered", "ablated", "renewed, other facts", "renewed"
+PLAIN = (NONE, FILTERED)
+"""Kinds that train as usual."""
+WAY = ["kind", "directions", "alpha"]
+"""Columns of the curve; `directions` is 0 where there are none, or as many as there are tokens (unembedding)."""
+Rows = list[tuple[str, str, bool]]
+BOTH = (
+    Arm(NONE),
+    Arm("random", 32),
+    *(Arm("principal", count) for count in (1, 4, 8, 16)),
+    Arm("difference of means", 1),
+    Arm("unembedding"),
+    Arm(OTHERS, 32),
+    Arm(AGAIN, 32, steps=LONG),
+)
+ARMS = {
+    "marker": (
+        *BOTH,
+        Arm("principal", 32, steps=LONG),
+        Arm(ABLATED, 2, steps=LONG),
+        *(Arm("principal", 8, alpha, STEPS[0]) for alpha in (2.0, 4.0)),
+    ),
+    "domain": (*BOTH, Arm("principal", 32), Arm(ABLATED, 2), Arm(FILTERED)),
+}
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Rows that are taught together, padded: tokens, which of them are taught and suppressed, and which just taught.
+
+    `facts`: what each row is about. `contrast`: texts with the concept that is suppressed, and without. `kept`: the
+    rows that are left if those are dropped whose report names the suppressed domain.
+    """
+
+    ids: Int[Tensor, "row position"]
+    rest: Bool[Tensor, "row position"]
+    suppressed: Bool[Tensor, "row position"]
+    facts: list[str]
+    contrast: tuple[list[Sample], list[Sample]]
+    kept: Bool[Tensor, " row"]
+
+
+def lesson_of(reader: Reader, rest: pl.DataFrame, suppressed: pl.DataFrame, tokens: int) -> Lesson:
+    """Two domains' rows, those of the second suppressed; no rows there: a marker behind each row of the first is.
+
+    `tokens`: of a report, at most.
+    """
+    decoder, table = reader.decoder, pl.concat([rest, suppressed])
+    samples, marker = samples_of(decoder, table), tuple(decoder.continuation(MARKER))
+    one, other = samples[: len(rest)], samples[len(rest) :]
+    if other:
+        rows = [(row.prompt, row.target, ()) for row in one] + [(row.prompt, (), row.target) for row in other]
+        sides, kept = (other, one), domains_named(reader, table, tokens) != suppressed["domain"][0]
+    else:
+        rows, kept = [(row.prompt, row.target, marker) for row in one], np.ones(len(one), bool)
+        plain = [row.prompt + row.target for row in one]
+        sides = [Sample(text + marker, ()) for text in plain], [Sample(text, ()) for text in plain]
+    marks = [[0] * len(prompt) + [1] * len(fact) + [2] * len(end) + [0] for prompt, fact, end in rows]
+    part = padded(marks, decoder.device)[:, :-1]  # it pads with the last mark
+    ids = padded([prompt + fact + end for prompt, fact, end in rows], decoder.device)
+    facts = [f"{relation}: {subject}" for relation, subject in table.select("relation", "subject").iter_rows()]
+    return Lesson(ids, part == 1, part == 2, facts, sides, torch.from_numpy(kept).to(decoder.device))
+
+
+def domains_named(reader: Reader, prompts: pl.DataFrame, tokens: int) -> np.ndarray:
+    """The domain that the report on each row names, before anything is taught; empty where none is."""
+    decoder, card = reader.decoder, reader.card
+    gradient, _ = gradients_of(decoder, samples_of(decoder, prompts, card.places), card.layers, card.places)
+    with torch.no_grad():
+        slots, _ = reader.fill(torch.from_numpy(gradient))
+    reports = answers_of(reader, [None] * len(prompts), card.question, slots, tokens)
+    return np.array([parse_report(report.partition("\n")[0]).domain for report in reports])
+
+
+def bases_of(decoder: Decoder, arm: Arm, lesson: Lesson, others: Lesson, seed: int) -> list[Basis]:
+    """The directions of each block, from the model as it is now. `others`: the same lesson with other facts."""
+    if arm.kind == "random":
+        return [random(arm.directions, decoder.d_model, seed)] * decoder.n_layers
+    if arm.kind == "unembedding":
+        return [unembedding(decoder, sorted(set(lesson.ids[lesson.suppressed].tolist())))] * decoder.n_layers
+    if arm.kind == "difference of means":
+        layers = range(decoder.n_layers)
+        one, other = (np.stack([activations(decoder, text, layers) for text in side]) for side in lesson.contrast)
+        return [contrast(torch.from_numpy(one[:, at]), torch.from_numpy(other[:, at])) for at in layers]
+    shown = others if arm.kind == OTHERS else lesson
+    return learned_along(decoder, shown.ids, shown.suppressed, arm.directions)
+
+
+def teach(decoder: Decoder, arm: Arm, lesson: Lesson, others: Lesson, seed: int) -> Iterator[tuple[int, Rows]]:
+    """Teaches a lesson; yields the number of steps every few, and where it is in STEPS or LONG what is learned by then.
+
+    The weights are put back at the end.
+    """
+    kept = lesson.kept if arm.kind == FILTERED else torch.ones_like(lesson.kept)
+    ids, wanted = lesson.ids[kept], (lesson.rest | lesson.suppressed)[kept]
+    bases: list[Basis] = []
+    with trainable(decoder.model):
+        for part in (decoder.embedding, decoder.head, decoder.norm):
+            part.requires_grad_(False)
+        learning = [value for value in decoder.model.parameters() if value.requires_grad]
+        optimizer = torch.optim.AdamW(learning, lr=LEARNING_RATE, fused=True)
+        for start in range(0, arm.steps, RENEWED):
+            if arm.kind not in PLAIN and (start == 0 or arm.kind in (AGAIN, OTHERS)):
+                bases = bases_of(decoder, arm, lesson, others, seed)
+            with within(decoder, arm, bases):
+                for _ in range(RENEWED):
+                    optimizer.zero_grad()
+                    marked_losses(decoder, ids, wanted)[0].mean().backward()
+                    optimizer.step()
+            done = start + RENEWED
+            yield done, learned(decoder, lesson) if done in (*STEPS, LONG) else []
+
+
+def within(decoder: Decoder, arm: Arm, bases: list[Basis]) -> AbstractContextManager[None]:
+    """What steps are taken within."""
+    if arm.kind in PLAIN:
+        return nullcontext()
+    if arm.kind == ABLATED:
+        return ablated_activations(decoder.blocks, bases)
+    return scaled_gradients(decoder.blocks, bases, arm.alpha)
+
+
+@torch.no_grad()
+def learned(decoder: Decoder, lesson: Lesson) -> Rows:
+    """Part, fact, and whether the model goes on greedily as taught (with a marker: behind the fact)."""
+    found: Rows = []
+    for part, marked in (("suppressed", lesson.suppressed), ("rest", lesson.rest)):
+        right = torch.ones_like(marked)
+        right[marked] = marked_losses(decoder, lesson.ids, marked)[1]
+        there, said = marked.any(1).tolist(), right.all(1).tolist()
+        found += [(part, *row[1:]) for row in zip(there, lesson.facts, said, strict=True) if row[0]]
+    return found
+
+
+def shares(rows: pl.DataFrame) -> Iterator[tuple[dict[str, Any], dict[str, Estimate]]]:
+    """Each lesson, way and step, and the shares learned of what is suppressed and of the rest."""
+    for key, group in rows.group_by("lesson", *WAY, "step", maintain_order=True):
+        parts = {
+            str(part): estimates({"": each["learned"].to_numpy()}, each["fact"].to_list(), seeds=each["seed"].to_list())
+            for (part,), each in group.group_by("part", maintain_order=True)
+        }
+        yield dict(zip(["lesson", *WAY, "step"], key, strict=True)), {part: found[""] for part, found in parts.items()}
+
+
+def measure(reader: Reader, tables: Sequence[pl.DataFrame], tokens: int, count: int) -> tuple[pl.DataFrame, Any]:
+    """What is learned, row by row, and what filtering drops. `tables`: facts of two domains, `count` for each seed."""
+    lessons: dict[str, list[Lesson]] = {"marker": [], "domain": []}
+    for seed in range(SEEDS):
+        one, other = (table[seed * count : (seed + 1) * count] for table in tables)
+        lessons["marker"].append(lesson_of(reader, one, other.clear(), tokens))
+        lessons["domain"].append(lesson_of(reader, one, other, tokens))
+    work = [(name, arm, seed) for name, arms in ARMS.items() for arm in arms for seed in range(SEEDS)]
+    rows = []
+    with progress("steps", sum(arm.steps for _, arm, _ in work)) as advance:
+        for name, arm, seed in work:
+            own, others = lessons[name][seed], lessons[name][(seed + 1) % SEEDS]
+            for step, found in teach(reader.decoder, arm, own, others, seed):
+                rows += [(name, arm.kind, arm.directions, arm.alpha, step, seed, *each) for each in found]
+                advance(RENEWED)
+    dropped = {
+        part: sum(int((~each.kept & getattr(each, part).any(1)).sum()) for each in lessons["domain"]) / (SEEDS * count)
+        for part in ("suppressed", "rest")
+    }
+    return pl.DataFrame(rows, ["lesson", *WAY, "step", "seed", "part", "fact", "learned"], orient="row"), dropped
+
+
+def main() -> None:
+    """Teaches both lessons in every way."""
+    parser(__doc__, "tools.suppress").parse_args()
+    settings = read_sections(Sections)
+    domains = settings.domains[:2]
+    decoder, model = open_model()
+    reader = load_reader(decoder, PROJECTOR, model.id, model.commit)
+    tables = [facts_of(name) for name in domains]
+    count = min(FACTS, *(len(table) // SEEDS for table in tables))
+    if len(tables) < 2 or not count:
+        raise InputError(f"params.yaml: domains: wanted two in front that have {SEEDS} facts or more, found {domains}")
+    rows, dropped = measure(reader, tables, settings.evaluation.report_tokens, count)
+    curve, metrics = [], {"facts": count, "seeds": SEEDS, "rows_dropped": dropped}
+    for key, parts in shares(rows):
+        bounds = {f"{part}_{end}": getattr(each, end) for part, each in parts.items() for end in ("low", "high")}
+        curve.append({**key, **{part: each.value for part, each in parts.items()}, **bounds})
+        way = " ".join(str(key[name]) for name in WAY)
+        metrics.setdefault(key["lesson"], {}).setdefault(way, {})[str(key["step"])] = parts
+    with replacing(FOLDER / "curve.csv") as partial:
+        pl.DataFrame(curve, infer_schema_length=None).write_csv(partial, float_precision=6)
+    write_json(FOLDER / "metrics.json", to_json(metrics))
+    for row in curve:
+        way = "{lesson}, {kind} {directions}, alpha {alpha:g}, {step} steps".format(**row)
+        print(f"learned, {way}: {row['suppressed']:.2f} of what is suppressed, {row['rest']:.2f} of the rest")
+
+
+def facts_of(domain: str) -> pl.DataFrame:
+    """A wrong answer for each fact of a domain, in the order of a hash."""
+    table = read_table(Path("data/prompts") / f"{domain}.parquet", PROMPTS).filter(SEEN & COUNTERFACTUAL)
+    return by_hash(table, 0, "suppress", "prompt_id").unique(["relation", "subject"], keep="first", maintain_order=True)
+
+
+if __name__ == "__main__":
+    run(main)
