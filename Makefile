@@ -32,6 +32,8 @@ real-step: deps
 
 suppress: deps
 	dvc repro stages/sweeps/dvc.yaml:suppress
+	python -m stages.tools.sweep_table suppress
+	dvc repro report
 
 deps: env
 	python -m stages.tools.dependencies

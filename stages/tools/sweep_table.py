@@ -1,7 +1,7 @@
 """Makes a table of data/sweep from its experiments' results and names it in params.yaml, so that the page shows it.
 
-Reads params.yaml and the results that the stages of stages/sweeps/dvc.yaml wrote below data/sweep/. Writes
-data/sweep/NAME.csv, one row an experiment, params.yaml (`report.sweeps`) and dvc.yaml. No GPU, at once.
+Reads params.yaml and the results that the stages of stages/sweeps/dvc.yaml wrote below data/sweep/ and data/suppress/.
+Writes data/sweep/NAME.csv, one row an experiment, params.yaml (`report.sweeps`) and dvc.yaml. No GPU, at once.
 
   python -m stages.tools.sweep_table ladder
 """
@@ -13,13 +13,25 @@ from typing import Any
 from ..core.data.places import SUBJECT
 from ..core.evaluate.estimate import from_json
 from ..core.page.inputs import read_params
-from ..core.page.sweep import FOLDER, LADDER, LEAVE_ONE_OUT, MADE_BY, Experiment, table_of
+from ..core.page.sweep import FOLDER, LADDER, LEAVE_ONE_OUT, MADE_BY, SUPPRESS, Experiment, table_of
 from ..core.run.files import read_json, read_yaml, replacing
 from ..core.run.stage import parser, run
 from . import experiment, params_file
 from .dependencies import differences
 
 EXPERIMENTS = Path("stages/sweeps/experiments.yaml")
+LESSONS = {"marker": "A marker behind facts is suppressed", "domain": "One of two domains is suppressed"}
+WAYS = {
+    "none": "Nothing suppressed",
+    "random": "Random directions",
+    "principal": "Principal directions of its gradients",
+    "difference of means": "Difference of mean activations",
+    "unembedding": "Unembedding of its tokens",
+    "renewed": "Principal directions, renewed as it learns",
+    "renewed, other facts": "The same of other facts, renewed",
+    "ablated": "Principal directions, out of activations",
+    "rows filtered": "Rows left out by their report",
+}
 
 
 def ladder(params: dict[str, Any]) -> list[Experiment]:
@@ -51,6 +63,22 @@ def domains_left_out(params: dict[str, Any]) -> list[Experiment]:
     ]
 
 
+def suppressed(params: dict[str, Any]) -> list[Experiment]:
+    """What is learned where gradients are suppressed, by lesson and way, at the steps that are some way's last."""
+    metrics, found = from_json(read_json(Path("data/suppress/metrics.json"))), []
+    for lesson, words in LESSONS.items():
+        ways = [(way.rsplit(" ", 2), steps) for way, steps in metrics[lesson].items()]
+        ways = [(way[0], int(way[1]), steps) for way, steps in ways if float(way[2]) == 0]  # others amplify
+        ways.sort(key=lambda way: (list(WAYS).index(way[0]), way[1]))
+        for last in sorted({max(map(int, steps)) for *_, steps in ways}):
+            for kind, directions, steps in ways:
+                if str(last) in steps:
+                    settings = {"lesson": lesson, "kind": kind, "directions": directions, "steps": last}
+                    name = WAYS[kind] + (f", {directions}" if directions else "")
+                    found.append(Experiment(f"{words}: {last} steps", name, settings, {"learned": steps[str(last)]}))
+    return found
+
+
 def publish(name: str, found: list[Experiment], params: dict[str, Any]) -> None:
     """Writes data/sweep/<name>.csv and names it in params.yaml, and with that in dvc.yaml."""
     path = FOLDER / f"{name}.csv"
@@ -69,7 +97,7 @@ def main() -> None:
     line = parser(__doc__, "tools.sweep_table")
     line.add_argument("name", metavar="NAME", choices=MADE_BY, help="%(choices)s")
     name, params = line.parse_args().name, read_params()
-    publish(name, {LADDER: ladder, LEAVE_ONE_OUT: domains_left_out}[name](params), params)
+    publish(name, {LADDER: ladder, LEAVE_ONE_OUT: domains_left_out, SUPPRESS: suppressed}[name](params), params)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from stages.core.model.opening import open_model
 from stages.core.reader.reader import Reader
 from stages.core.reader.saving import load_reader
 from stages.tools import suppress
+from stages.tools.sweep_table import suppressed
 from tests.pipeline import tiny
 from tests.pipeline.warm import Warm
 
@@ -106,7 +107,24 @@ def test_make_suppress_writes_a_row_for_every_way_and_step(tiny_pipeline: Path, 
             assert rows["step"].to_list() == list(range(1, last + 1))
     shares = curve.select("suppressed", "rest")
     assert shares.to_numpy().min() >= 0 and shares.to_numpy().max() <= 1
+    page = (root / "data/report/index.html").read_text(encoding="utf-8")
+    for words in ("A marker behind facts is suppressed: 2 steps", "One of two domains is suppressed: 3 steps"):
+        assert words in page
     shutil.rmtree(root)
+
+
+def test_the_page_s_table_has_every_way_that_suppresses_in_its_last_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("data/suppress").mkdir(parents=True)
+    shutil.copy(RESULTS, "data/suppress/metrics.json")
+    found = json.loads(RESULTS.read_text(encoding="utf-8"))
+    rows = [one for one in suppressed({}) if "marker" in one.group and one.group.endswith("60 steps")]
+    assert len(rows) == sum(arm.alpha == 0 for arm in suppress.ARMS["marker"])
+    assert len({(one.group, one.name) for one in suppressed({})}) == len(suppressed({}))
+    (four,) = (one for one in rows if one.changes["directions"] == 4)
+    assert four.scores["learned"]["suppressed"].value == found["marker"]["principal 4 0.0"]["60"]["suppressed"]["value"]
 
 
 def rows_of(found: dict[str, Any], lesson: str) -> list[str]:

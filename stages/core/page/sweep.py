@@ -1,10 +1,10 @@
-"""Sweeps: tables data/sweep/<name>.csv of projectors with other settings, written by tools, shown on the page.
+"""Sweeps: tables data/sweep/<name>.csv of projectors with other settings, or of fine-tunings, shown on the page.
 
 A row is one experiment. `group` and `name` are its words on the page. `changes` is a JSON object of what it has in
-section `projector` of params.yaml: every key that differs anywhere in the table, those that this experiment leaves as
-they were among them, so that it says the same when params.yaml changes. `parameters`: how many are trained (empty: not
-counted). `seeds` are those of the projector ("0", or "0+1": reports of both at once). `settings` is a digest of all
-else that they depend on.
+section `projector` of params.yaml, or of a fine-tuning's own settings: every key that differs anywhere in the table,
+those that this experiment leaves as they were among them, so that it says the same when params.yaml changes.
+`parameters`: how many are trained (empty: not counted). `seeds` are those of the projector ("0", or "0+1": reports of
+both at once). `settings` is a digest of all else that they depend on.
 """
 
 import json
@@ -23,8 +23,8 @@ from .prose import spaced
 from .tables import read_csv
 
 FOLDER = Path("data/sweep")
-LADDER, LEAVE_ONE_OUT = "ladder", "leave_one_out"
-MADE_BY = {LADDER: "make sweep", LEAVE_ONE_OUT: "make leave-one-out"}
+LADDER, LEAVE_ONE_OUT, SUPPRESS = "ladder", "leave_one_out", "suppress"
+MADE_BY = {LADDER: "make sweep", LEAVE_ONE_OUT: "make leave-one-out", SUPPRESS: "make suppress"}
 """The command that makes each table."""
 # Column of the table -> group and number of metrics.json; each with the ends of its interval, <column>_low and _high.
 NUMBERS = {
@@ -39,6 +39,8 @@ NUMBERS = {
     "nearest_answer": ("without_model", "answer_accuracy"),
     "lens_target": ("floor", "target_accuracy"),
     "probe_target": ("ceiling", "target_accuracy"),
+    "suppressed": ("learned", "suppressed"),
+    "rest": ("learned", "rest"),
 }
 SWEPT_WORDS = WORDS | {
     "held_out_target": "Held-out target",
@@ -48,6 +50,8 @@ SWEPT_WORDS = WORDS | {
     "nearest_answer": "Answer, nearest name",
     "lens_target": "Target, lens",
     "probe_target": "Target, linear probe",
+    "suppressed": "Learned of what is suppressed",
+    "rest": "Learned of the rest",
 }
 KEY_WORDS = {"lora": "LoRA on the verbaliser"}
 """Keys whose name does not say enough."""
