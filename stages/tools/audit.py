@@ -14,7 +14,8 @@ from ..core.reader.reader import Reader
 from ..core.run.errors import InputError
 from ..core.run.stage import progress
 from .reading import check_letters, open_reader, quiet, reports_of
-from .template import check_output, filled_in, write_rows
+from .table_page import check_output, write_rows
+from .template import filled_in
 
 ROWS = 512
 """Rows that are read together."""
