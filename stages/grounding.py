@@ -2,7 +2,7 @@
 
 Reads data/model/, the card of data/projector/, data/evaluation/reports.parquet and, of all domains, data/prompts,
 data/gradients and data/labels. Writes data/grounding/: metrics.json and shares.parquet (a row a report). Params:
-grounding, domains. No GPU is needed; the pocket model takes half a minute on one core.
+grounding, evaluation, domains. No GPU is needed; the pocket model takes half a minute on one core.
 
   python -m stages.grounding
 """
@@ -20,10 +20,12 @@ from .core.data.places import FIRST, SUBJECT
 from .core.data.tables import read_table, write_table
 from .core.evaluate.baselines import lens
 from .core.evaluate.estimate import to_json
+from .core.evaluate.section import Evaluation
 from .core.evaluate.statistics import estimates
 from .core.evaluate.table import REPORTS
 from .core.grounding.features import explained, reading, words
 from .core.grounding.head import Directions, cosines, reconstructed, shares
+from .core.grounding.negatives import told_apart
 from .core.grounding.scores import GROUPS, step_scores, swapped, text_scores
 from .core.grounding.section import Grounding
 from .core.grounding.texts import reader_of, sentences, texts_of
@@ -51,6 +53,7 @@ class Sections(Section):
 
     domains: Domains
     grounding: Grounding
+    evaluation: Evaluation
 
 
 def main() -> None:
@@ -58,12 +61,14 @@ def main() -> None:
     parse(__doc__, "grounding", by_domain=False)
     params = read_sections(Sections)
     how, (decoder, _) = params.grounding, open_model()
-    last = read_projector_card(Path("data/projector")).layers[-1]
+    card = read_projector_card(Path("data/projector"))
+    last = card.layers[-1]
     data = gather(params.domains, [last])
     assert isinstance(data.gradient, Stored)
     stores = data.gradient.stores
     layers, places = (stores[0].attributes[name] for name in ("layers", "places"))
-    cases = reported(read_table(Path("data/evaluation/reports.parquet"), REPORTS), data.rows)
+    reports = read_table(Path("data/evaluation/reports.parquet"), REPORTS)
+    cases = reported(reports, data.rows)
     train = taught(data.rows, "train").sort("prompt_id").filter(pl.int_range(pl.len()).over("domain") < how.rows)
     rows = {"train": train, "validation": taught(data.rows, "validation"), "cases": cases}
     rows["swapped"] = swapped(cases, data.rows)
@@ -81,7 +86,7 @@ def main() -> None:
     }
     said = list(map(read, texts["report"]))
 
-    metrics: dict[str, Any] = {name: {} for name in ("layers", "grounding", "swapped", "acting")}
+    metrics: dict[str, Any] = {name: {} for name in ("layers", "grounding", "swapped", "acting", "negatives")}
     tables = []
     for place in (place for place in (FIRST, SUBJECT) if place in places):
         layer, updates = last_updates(stores, place, [layer for layer in layers if layer <= last], rows)
@@ -100,6 +105,10 @@ def main() -> None:
         tables.append(table.filter(pl.Series(np.asarray(wanted.any(1)))))
         if place == FIRST:
             metrics["acting"] = step_scores(decoder, cases, acts, layer, how.step_sizes)
+            real = {"gate": cases["confidence"].to_numpy(), "explained": np.asarray(table["span"])}
+            first = reports.filter(pl.col("seed") == cases["seed"][0])
+            read_at = gather(params.domains, card.layers, places=card.places)
+            metrics["negatives"] = told_apart(tokens, first, real, read_at, params.evaluation.seed)
     with replacing(OUTPUT) as partial:
         partial.mkdir()
         write_json(partial / "metrics.json", to_json(metrics))

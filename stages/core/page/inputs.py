@@ -135,7 +135,7 @@ def read_metrics() -> dict[str, Any]:
 
 def read_grounding() -> dict[str, Any]:
     """The stage grounding's metrics.json: groups of estimates and numbers, checked to be finite."""
-    found = read_object(GROUNDING, "grounding", "acting", "swapped", "layers")
+    found = read_object(GROUNDING, "grounding", "acting", "swapped", "layers", "negatives")
     try:
         from_json(found)
     except InputError as error:
