@@ -25,6 +25,18 @@ STAGES = {
     "describe": ["stages.tools.cli", "describe", PROMPT, "--target", TARGET, "--json"],
     "real_step": ["stages.tools.real_step", "--samples", "3"],
     "watch": ["stages.watched"],
+    "audit": ["stages.tools.cli", "audit", "rows.jsonl", "--output", "data/audit/rows.jsonl"],
+    "diff": [
+        "stages.tools.cli",
+        "diff",
+        "--context",
+        "Paris .",
+        "--prompts",
+        "rows.jsonl",
+        "--output",
+        "data/diff/a.jsonl",
+    ],
+    "suppress": ["stages.tools.suppress"],
 }
 WRITTEN = {"describe": [], "watch": [".cache/watch"], "gradients": ["data/gradients/geography.zarr"]}
 """Where their files are to be, if not in the folder of their name below data/."""
@@ -86,6 +98,11 @@ def root(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(tiny.ROOT / "tests/stand_in.py", root / "stages/stand_in.py")
     example = blocks("watching.md", "python")[-1].replace("from gradaware", "from .public")
     (root / "stages/watched.py").write_text(example, encoding="utf-8")
+    (root / "rows.jsonl").write_text(
+        json.dumps({"prompt": PROMPT, "completion": f" {TARGET}"}) + "\n", encoding="utf-8"
+    )
+    fewer = (("RENEWED = 10", "RENEWED = 1"), ("STEPS, LONG = (20, 40, 60), 300", "STEPS, LONG = (1, 2), 3"))
+    tiny.changed(root, {"stages/tools/suppress.py": fewer})
     return root
 
 
