@@ -2,7 +2,7 @@
 
 Reads data/model/, the card of data/projector/, data/evaluation/reports.parquet and, of all domains, data/prompts,
 data/gradients and data/labels. Writes data/grounding/: metrics.json and shares.parquet (a row a report). Params:
-grounding, evaluation, domains. No GPU is needed; the pocket model takes half a minute on one core.
+grounding, domains. No GPU is needed; the pocket model takes half a minute on one core.
 
   python -m stages.grounding
 """
@@ -20,7 +20,6 @@ from .core.data.places import FIRST, SUBJECT
 from .core.data.tables import read_table, write_table
 from .core.evaluate.baselines import lens
 from .core.evaluate.estimate import to_json
-from .core.evaluate.section import Evaluation
 from .core.evaluate.statistics import estimates
 from .core.evaluate.table import REPORTS
 from .core.grounding.features import explained, reading, words
@@ -53,7 +52,6 @@ class Sections(Section):
 
     domains: Domains
     grounding: Grounding
-    evaluation: Evaluation
 
 
 def main() -> None:
@@ -61,8 +59,7 @@ def main() -> None:
     parse(__doc__, "grounding", by_domain=False)
     params = read_sections(Sections)
     how, (decoder, _) = params.grounding, open_model()
-    card = read_projector_card(Path("data/projector"))
-    last = card.layers[-1]
+    last = read_projector_card(Path("data/projector")).layers[-1]
     data = gather(params.domains, [last])
     assert isinstance(data.gradient, Stored)
     stores = data.gradient.stores
@@ -107,8 +104,7 @@ def main() -> None:
             metrics["acting"] = step_scores(decoder, cases, acts, layer, how.step_sizes)
             real = {"gate": cases["confidence"].to_numpy(), "explained": np.asarray(table["span"])}
             first = reports.filter(pl.col("seed") == cases["seed"][0])
-            read_at = gather(params.domains, card.layers, places=card.places)
-            metrics["negatives"] = told_apart(tokens, first, real, read_at, params.evaluation.seed)
+            metrics["negatives"] = told_apart(tokens, first, real, data, rows["train"])
     with replacing(OUTPUT) as partial:
         partial.mkdir()
         write_json(partial / "metrics.json", to_json(metrics))

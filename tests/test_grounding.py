@@ -34,22 +34,8 @@ def test_it_scores_one_report_a_gradient_against_every_other_text(tiny_pipeline:
     seen = shares.filter(pl.col("held_out") == "none")
     assert texts["report"]["explained_seen"]["value"] == pytest.approx(seen["words"].mean(), abs=1e-5)
     assert found["acting"]["toward"]["gradient"].keys() == {"step_0.5", "step_1", "step_2"}
-    kinds = {"activation", "activation_negated", "steering_vector", "covariance_matched"}
-    assert found["negatives"].keys() == kinds
+    assert found["negatives"].keys() == {"activation", "activation_negated", "steering_vector"}
     assert all(scores.keys() == {"explained", "gate"} for scores in found["negatives"].values())
-
-
-def test_what_is_not_random_is_told_apart_alike_whatever_the_evaluation_s_seed(
-    tiny_pipeline: Path, tmp_path: Path, warm_python: Warm
-):
-    copied = tiny.copied(tiny_pipeline, tmp_path / "repository")
-    before = metrics(copied)["negatives"]
-    tiny.edit_params(copied, evaluation__seed=5)
-    warm_python.run(copied, "grounding")
-    after = metrics(copied)["negatives"]
-    assert {name: after[name] for name in after if name != "covariance_matched"} == {
-        name: before[name] for name in before if name != "covariance_matched"
-    }
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ POCKET = {
     "a projector param": (params(projector__steps=6), GATHERING),
     "the budget and the prices": (params(api__budget=6.0, api__prices={}), set()),
     "an evaluation param": (params(evaluation__seed=1), GATHERING - {"projector"}),
-    "an evaluation file, though the numbers stay": (comment("stages/core/evaluate/edits.py"), {"evaluation"}),
+    "an evaluation file, though the numbers stay": (comment("stages/core/evaluate/conditions.py"), {"evaluation"}),
     "a core file of the gathering stages": (comment("stages/core/data/gathering.py"), GATHERING - {"report"}),
     "a core file of all stages": (comment("stages/core/run/seeds.py"), EVERYTHING),
     "the report's style": (comment("stages/core/page/page.css"), {"report"}),

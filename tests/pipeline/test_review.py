@@ -58,7 +58,7 @@ def test_a_param_and_what_follows_from_it(clone: Path):
     assert "| `evaluation` | param `evaluation.seed` | 1.7 min | - |" in said
     assert "| `report` | param `evaluation.seed` | 2 s | - |" in said
     assert "**3 stages, 1.7 min last time; 0 teacher calls, 0.00 USD.**" in said
-    assert "dvc.lock is not fresh: 3 stages see other inputs; run `dvc repro`" in said
+    assert "dvc.lock is not fresh: 2 stages see other inputs; run `dvc repro`" in said
 
 
 def test_code_facts_and_what_reads_their_outputs(clone: Path):

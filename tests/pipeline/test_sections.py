@@ -31,7 +31,6 @@ READERS = {section: {section} for section in CLASSES} | {
     "model": {"model", "peers", "evaluation"},
     "peers": {"peers", "evaluation"},
     "held_out": {"model", "peers", "prompts"},
-    "evaluation": {"evaluation", "grounding"},  # which makes its random vectors again
     "api": {"prompts", "labels"},  # what may be spent: read, and no param, since it decides no output
     "judge": set(),  # of a tool
 }
