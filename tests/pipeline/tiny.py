@@ -61,7 +61,7 @@ SOONER: Changes = {
     "stages/core/model/pocket.py": (("KEPT_EVERY = 100", "KEPT_EVERY = 10"),),
     "stages/core/data/gradient_store.py": (
         ("CHUNK_ROWS = 64", "CHUNK_ROWS = 8"),
-        ("SHARD_BYTES = 64 * 2**20", "SHARD_BYTES = 1"),
+        ("SHARD_BYTES = 128 * 2**20", "SHARD_BYTES = 1"),
     ),
 }
 

@@ -26,7 +26,7 @@ from zarr.errors import BaseZarrError
 from ..run.errors import InputError, one_line
 from ..run.files import file_hash, replacing
 
-SHARD_BYTES = 64 * 2**20
+SHARD_BYTES = 128 * 2**20
 CHUNK_ROWS = 64
 ID_BYTES = 16
 ID_ROWS = 4096
