@@ -62,7 +62,7 @@ def work(params: Sections) -> None:
     decoder, model = open_model()
     card = read_projector_card(PROJECTOR)
     readers = [load_reader(decoder, PROJECTOR, model.id, model.commit, seed) for seed in card.seeds]
-    bias = load_reader(decoder, PROJECTOR / "bias_only", model.id, model.commit)
+    bias = load_reader(decoder, PROJECTOR, model.id, model.commit, bias_only=True)
     data, said = gather(params.domains, card.layers, places=card.places), continuations(params.domains)
     labels = pl.concat([read_table(Path("data/labels") / f"{name}.parquet", LABELS) for name in params.domains])
     questions = Questions(data.rows, with_premise(data.rows, said), params.domains, params.evaluation)

@@ -22,7 +22,7 @@ from .core.data.tables import write_parquet
 from .core.model import ranks
 from .core.model.decoder import Decoder
 from .core.model.opening import ModelCard, open_model
-from .core.reader.card import Card
+from .core.reader.card import BIAS, Card, bias_card
 from .core.reader.reader import Reader
 from .core.reader.saving import save_reader
 from .core.reader.section import Projector
@@ -34,8 +34,6 @@ from .core.run.params import Domains, Section, read_sections
 from .core.run.scratch import Scratch
 from .core.run.stage import parse, progress, run
 
-BIAS = "bias_only"
-"""The control that says the same whatever it reads: its architecture, and its folder."""
 BIAS_STEPS = 60
 """A constant needs few steps."""
 CURVE = "curve.parquet"
@@ -102,7 +100,7 @@ class Job:
 
 def jobs_of(card: Card, settings: Projector) -> list[Job]:
     """Every seed of the card, and the control that says the same whatever it reads."""
-    bias = card.model_copy(update={"architecture": BIAS, "whiten": False, "seeds": card.seeds[:1]})
+    bias = bias_card(card)
     few = settings.model_copy(update={"steps": min(settings.steps, BIAS_STEPS)})
     return [*(Job("", card, seed, settings) for seed in card.seeds), Job(BIAS, bias, bias.seeds[0], few)]
 
@@ -155,9 +153,9 @@ def work(params: Sections, seen: list[str]) -> None:
     folder = Path("data/projector")
     with replacing(folder) as written:
         for job in jobs:
-            where = written / job.folder
-            copytree(scratch.folder / job.name, where, ignore=ignore_patterns(CURVE), dirs_exist_ok=True)
-            write_json(where / "projector.json", job.card.model_dump(mode="json"))
+            to = written / job.folder
+            copytree(scratch.folder / job.name, to, ignore=ignore_patterns(CURVE), dirs_exist_ok=True)
+        write_json(written / "projector.json", card.model_dump(mode="json"))
         curve = pl.concat([pl.read_parquet(scratch.folder / job.name / CURVE) for job in jobs if job.folder != BIAS])
         curve.fill_nan(None).write_csv(written / "curve.csv")
     scratch.clear()

@@ -71,6 +71,15 @@ class Card(BaseModel):
     seeds: tuple[int, ...]  # one projector each
 
 
+BIAS = "bias_only"
+"""The architecture, and the folder beside the projector's own files, of the control that says the same of all."""
+
+
+def bias_card(card: Card) -> Card:
+    """The card of the control that goes with a projector: it is given the same, and looks at none of it."""
+    return card.model_copy(update={"architecture": BIAS, "whiten": False, "seeds": card.seeds[:1]})
+
+
 def read_projector_card(folder: Path) -> Card:
     """Reads how a projector is to be used.
 

@@ -7,12 +7,14 @@ from safetensors.torch import load_file, save_file
 
 from ..model.decoder import Decoder
 from ..run.errors import InputError
-from .card import read_projector_card
+from .card import BIAS, bias_card, read_projector_card
 from .reader import Reader
 
 
-def load_reader(decoder: Decoder, folder: Path, model: str, commit: str, seed: int | None = None) -> Reader:
-    """Loads the trained projector of a seed (None: the first) for `model` at `commit`.
+def load_reader(
+    decoder: Decoder, folder: Path, model: str, commit: str, seed: int | None = None, *, bias_only: bool = False
+) -> Reader:
+    """Loads the trained projector of a seed (None: the first) for `model` at `commit`; `bias_only`: its control.
 
     Raises:
         InputError: the folder has no projector, its card or weights do not fit, or it was made for another model,
@@ -31,6 +33,8 @@ def load_reader(decoder: Decoder, folder: Path, model: str, commit: str, seed: i
             )
     for layer in card.layers:
         decoder.check_layer(layer, key=f"{path}: layers")
+    if bias_only:
+        card, folder = bias_card(card), folder / BIAS
     seed = card.seeds[0] if seed is None else seed
     reader = Reader.new(decoder, card, seed)
     weights = folder / f"seed_{seed}.safetensors"
