@@ -102,9 +102,8 @@ def main() -> None:
         tables.append(table.filter(pl.Series(np.asarray(wanted.any(1)))))
         if place == FIRST:
             metrics["acting"] = step_scores(decoder, cases, acts, layer, how.step_sizes)
-            real = {"gate": cases["confidence"].to_numpy(), "explained": np.asarray(table["span"])}
             first = reports.filter(pl.col("seed") == cases["seed"][0])
-            metrics["negatives"] = told_apart(tokens, first, real, data, rows["train"])
+            metrics["negatives"] = told_apart(tokens, first, cases, data, rows["train"])
     with replacing(OUTPUT) as partial:
         partial.mkdir()
         write_json(partial / "metrics.json", to_json(metrics))

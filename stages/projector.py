@@ -4,26 +4,32 @@ Reads data/model/ and, of all domains, data/prompts, data/gradients and data/lab
 projector.json (how to use it), the weights of each seed, curve.csv, and the same of a bias-only control. Params:
 projector, domains. Every GPU that is found is used, each for whole seeds (the control counts as one; further GPUs stay
 idle); the pocket model takes half a minute a seed on two cores. Never reads the target or answer column to learn from:
-it learns from labels alone, or with `learns_from: words` from vectors made of the model's own words, and from no label.
+it learns from labels alone, with `learns_from: reports` from what the model itself reports at the target's tokens, or
+with `learns_from: words` from vectors made of the model's own words; then from no label.
 
   python -m stages.projector
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 
+import numpy as np
 import polars as pl
 import torch
 
-from .core.data.gathering import BLOCK_ROWS, TAUGHT, Gathered, blocks, gather, hosts, taught
+from .core.data.gathering import BLOCK_ROWS, TAUGHT, Gathered, Stored, blocks, gather, hosts, taught
+from .core.data.grammar import parse_report
+from .core.data.places import SUBJECT
 from .core.data.tables import write_parquet
 from .core.model import ranks
 from .core.model.decoder import Decoder
 from .core.model.opening import ModelCard, open_model
 from .core.reader.card import BIAS, Card, bias_card
+from .core.reader.gate import FAINT
 from .core.reader.reader import Reader
+from .core.reader.reports import NAMES_TOKENS, reports_on, set_gate
 from .core.reader.saving import save_reader
 from .core.reader.section import Projector
 from .core.reader.training import Curriculum, Lessons, new_card, train
@@ -57,6 +63,7 @@ def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) 
         taught(data.rows.lazy(), split)
         .select(
             "row",
+            *(["prompt"] if settings.differences else []),
             domain="label_domain",
             moved_to="label_moved_to",
             moved_from="label_moved_from",
@@ -65,7 +72,8 @@ def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) 
     )
     if lessons.is_empty():
         raise InputError(
-            f"data/labels: no usable label in split {split!r}; look at the teacher's agreement (dvc metrics show)"
+            f"projector.learns_from: {settings.learns_from}: found none in split {split!r} that name two, wanted "
+            "some; look at the teacher's agreement (dvc metrics show), or read the model's reports"
         )
     return Curriculum(data.gradient, data.activation, lessons, others, settings, reader.seed)
 
@@ -81,6 +89,43 @@ def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Proje
     for part, block in zip(norms.split(BLOCK_ROWS, dim=1), blocks(data.gradient, rows), strict=True):
         part[:] = torch.from_numpy(block[:, first]).norm(dim=-1).T
     return new_card(decoder, settings, model.id, model.commit, [layer.median().item() for layer in norms])
+
+
+def lessons_of(decoder: Decoder, model: ModelCard, data: Gathered, settings: Projector) -> Gathered:
+    """The gathered data with the labels that a projector learns from: a teacher's, or the model's own reports.
+
+    With `learns_from: reports` the model reads the raw update directions at the target's tokens, after the last layer
+    that is stored; what it reports there, and the gate lets pass, is the row's label at any other place.
+    """
+    if settings.learns_from != "reports":
+        return data
+    assert isinstance(data.gradient, Stored)
+    stores = data.gradient.stores
+    layers, places = (stores[0].attributes[name] for name in ("layers", "places"))
+    plain = {"architecture": "raw", "layers": layers[-1:], "slots": 1, "whiten": False, "lora": None}
+    plain |= {"places": [place for place in places if place != SUBJECT]}
+    raw = settings.model_copy(update=plain)
+    own = Stored(stores, "gradient", raw.layers, raw.places)
+    seen = replace(data, gradient=own, layers=raw.layers, places=tuple(raw.places))
+    reader = Reader.new(decoder, card_for(decoder, model, seen, raw), settings.seeds[0])
+    known = data.rows.filter(pl.col("split").cast(pl.String).is_in(["train", "validation"]))["row"].to_numpy()
+    set_gate(reader, torch.from_numpy(own[known[:: max(1, len(known) // settings.validation_batch)]]), settings.gate)
+    told = []
+    with progress("own reports", len(known)) as advance:
+        for rows in np.array_split(known, max(1, len(known) // BLOCK_ROWS)):
+            reports, _, _ = reports_on(reader, torch.from_numpy(own[rows]), NAMES_TOKENS, FAINT)
+            told += [parse_report(report) for report in reports]
+            advance(len(rows))
+    labels = pl.DataFrame(
+        {
+            "row": pl.Series(known, dtype=data.rows["row"].dtype),
+            "label_domain": [report.domain for report in told],
+            "label_moved_to": [report.moved_to for report in told],
+            "label_moved_from": [report.moved_from for report in told],
+        }
+    )
+    rows = data.rows.drop(labels.columns[1:]).join(labels, on="row", how="left", maintain_order="left")
+    return replace(data, rows=rows)
 
 
 @dataclass(frozen=True)
@@ -110,7 +155,10 @@ def learn(job: Job, decoder: Decoder, data: Gathered, state: Path, path: Path) -
     reader = Reader.new(decoder, job.card, job.seed)
     curve = teach(reader, data, job.settings, state / job.folder)
     if job.folder != BIAS:  # which has no gate to set
-        reader.set_gate(curriculum(data, "validation", reader, job.settings).blocks(), job.settings.gate)
+        plain = curriculum(
+            data, "validation", reader, job.settings.model_copy(update={"flips": 0.0, "context_noise": 0.0})
+        )
+        set_gate(reader, plain.draw("gate", 0, job.settings.validation_batch, 0).gradients, job.settings.gate)
     path.mkdir()
     save_reader(reader, path)
     write_parquet(path / CURVE, curve)
@@ -141,8 +189,9 @@ def main() -> None:
 def work(params: Sections, seen: list[str]) -> None:
     """Trains this rank's projectors on the domains `seen`; the first rank then writes all of them."""
     settings = params.projector
-    data = gather(seen, settings.layers, TAUGHT, settings.places)
+    data = gather(seen, settings.layers, (*TAUGHT, "prompt") if settings.differences else TAUGHT, settings.places)
     decoder, model = open_model()
+    data = lessons_of(decoder, model, data, settings)
     card = card_for(decoder, model, data, settings)
     scratch = Scratch("projector")
     jobs = jobs_of(card, settings)

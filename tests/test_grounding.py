@@ -35,7 +35,7 @@ def test_it_scores_one_report_a_gradient_against_every_other_text(tiny_pipeline:
     assert texts["report"]["explained_seen"]["value"] == pytest.approx(seen["words"].mean(), abs=1e-5)
     assert found["acting"]["toward"]["gradient"].keys() == {"step_0.5", "step_1", "step_2"}
     assert found["negatives"].keys() == {"activation", "activation_negated", "steering_vector"}
-    assert all(scores.keys() == {"explained", "gate"} for scores in found["negatives"].values())
+    assert all(scores.keys() == {"gate", "nearest"} for scores in found["negatives"].values())
 
 
 @pytest.fixture

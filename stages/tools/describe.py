@@ -30,7 +30,7 @@ from ..core.model.opening import ModelCard
 from ..core.reader.gate import FAINT
 from ..core.reader.injection import Slots
 from ..core.reader.reader import Reader
-from ..core.reader.reports import answers_of, prompts_of
+from ..core.reader.reports import answers_of, felt_by, prompts_of
 from ..core.run.errors import InputError
 from ..core.steps.shift_table import none_for_nan
 from ..core.steps.virtual_step import ShiftBatch, virtual_steps
@@ -122,8 +122,7 @@ class Describer:
             raise InputError(f"{shorten(prompt, 60)!r} -> {shorten(target, 60)!r}: {error.reason}") from error
         own = gradient[:, :, [layers.index(layer) for layer in card.layers]]
         read = own[:, [places.index(place) for place in card.places]].reshape(1, -1, gradient.shape[-1])
-        with torch.no_grad():
-            slots, confidence = self.reader.fill(torch.from_numpy(read), FAINT)
+        slots, confidence = felt_by(self.reader, torch.from_numpy(read), FAINT)
         (report,), (without,) = (self._say([host], [card.question], filled) for filled in (slots, None))
         answers, others = (self._say([None] * len(questions), questions, filled) for filled in (slots, None))
         says = self._text(shifts.continuation_before[0])

@@ -71,7 +71,7 @@ class Description:
         explained: the share of the gradient's squared norm, at the last prompt token and the last of these layers, that
             lies in the span of the report's names; 0 without a name.
         report, without: what the model writes with this gradient in its slots, and with nothing injected.
-        confidence: of the gate, that what is read is an update; below 0.5 its slots hold zeros. None: no gate is set.
+        confidence: of the gate, that a report accounts for what is read; below 0.5 slots hold zeros. None: no gate.
         asked: the questions that were asked besides.
         notes: what a reader should know before believing the report.
     """

@@ -42,12 +42,13 @@ from ..core.evaluate.section import Evaluation
 from ..core.model.opening import open_model
 from ..core.model.section import POCKET, Model
 from ..core.reader.reader import Reader
+from ..core.reader.reports import felt_by
 from ..core.reader.section import Projector
 from ..core.run.files import write_json
 from ..core.run.params import Domains, Section, read_sections
 from ..core.run.scratch import Scratch
 from ..core.run.stage import parser, run
-from ..projector import card_for, teach
+from ..projector import card_for, lessons_of, teach
 
 FOLDER, LEFT_OUT = Path("data/sweep/experiment"), Path("data/sweep/leave_one_out")
 RAW, LINEAR = "raw", "linear"
@@ -75,7 +76,7 @@ def trained(data: Gathered, settings: Projector, scratch: Scratch) -> Reader:
     """
     decoder, model = open_model()
     out = pl.any_horizontal(pl.col("domain", "label_domain").is_in(settings.held_out_domains)).fill_null(False)
-    lessons = replace(data, rows=data.rows.filter(~out))
+    lessons = lessons_of(decoder, model, replace(data, rows=data.rows.filter(~out)), settings)
     reader = Reader.new(decoder, card_for(decoder, model, lessons, settings), settings.seeds[0])
     teach(reader, lessons, settings, scratch.folder)
     scratch.clear()
@@ -100,8 +101,7 @@ def left_out(domain: str, params: Sections) -> dict[str, Any]:
     reader = trained(data, settings, Scratch("leave_one_out", domain))
     questions = questions_of(data, params.domains, params.evaluation)
     cases = questions.foreign_host(questions.grid.filter(domain=domain))
-    with torch.no_grad():
-        filled = reader.fill(torch.from_numpy(data.gradient[cases["row"].to_numpy()]))
+    filled = felt_by(reader, torch.from_numpy(data.gradient[cases["row"].to_numpy()]))
     return summary(written(reader, cases, filled, "real", params.evaluation.report_tokens))
 
 

@@ -16,7 +16,7 @@ from ..core.evaluate.section import Evaluation
 from ..core.grounding.features import explained_by
 from ..core.model.opening import FOLDER, ModelCard, open_model
 from ..core.reader.reader import Reader
-from ..core.reader.reports import answers_of
+from ..core.reader.reports import reports_on
 from ..core.reader.saving import load_reader
 from ..core.reader.section import Projector
 from ..core.reader.training import new_card
@@ -91,12 +91,10 @@ def reports_of(
 ) -> dict[str, Any]:
     """What the model reports of some gradients, in their order and in at most `tokens` tokens; no host.
 
-    Columns: docs/auditing.md, from `report` to `norm`. `faint`: see `Reader.fill`.
+    Columns: docs/auditing.md, from `report` to `norm`. `faint`: see `reports_on`.
     """
-    card, layers = reader.card, len(reader.card.layers)
-    with torch.no_grad():
-        slots, confidence = reader.fill(torch.from_numpy(gradient), faint)
-    reports = answers_of(reader, [None] * len(gradient), card.question, slots, tokens)
+    layers = len(reader.card.layers)
+    reports, _, confidence = reports_on(reader, torch.from_numpy(gradient), tokens, faint)
     said = [parse_report(report.partition("\n")[0]) for report in reports]
     return {
         "report": reports,

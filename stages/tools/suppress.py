@@ -39,7 +39,7 @@ from ..core.evaluate.statistics import estimates
 from ..core.model.decoder import Decoder
 from ..core.model.opening import open_model
 from ..core.reader.reader import Reader
-from ..core.reader.reports import answers_of
+from ..core.reader.reports import reports_on
 from ..core.reader.saving import load_reader
 from ..core.run.errors import InputError
 from ..core.run.files import replacing, write_json
@@ -142,9 +142,7 @@ def domains_named(reader: Reader, prompts: pl.DataFrame, tokens: int) -> np.ndar
     """The domain that the report on each row names, before anything is taught; empty where none is."""
     decoder, card = reader.decoder, reader.card
     gradient, _ = gradients_of(decoder, samples_of(decoder, prompts, card.places), card.layers, card.places)
-    with torch.no_grad():
-        slots, _ = reader.fill(torch.from_numpy(gradient))
-    reports = answers_of(reader, [None] * len(prompts), card.question, slots, tokens)
+    reports, _, _ = reports_on(reader, torch.from_numpy(gradient), tokens)
     return np.array([parse_report(report.partition("\n")[0]).domain for report in reports])
 
 

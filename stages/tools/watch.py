@@ -24,7 +24,7 @@ from ..core.engine.gradients import at_places
 from ..core.evaluate.baselines import unembedded
 from ..core.model.decoder import Decoder, residual
 from ..core.model.opening import open_model
-from ..core.reader.reports import answers_of
+from ..core.reader.reports import reports_on
 from ..core.reader.saving import load_reader
 from ..core.run.errors import InputError
 from ..core.run.files import replacing
@@ -39,7 +39,7 @@ COLUMNS = {
     "says": pl.String,  # the model's most likely token in the target's place
     "loss": pl.Float32,  # -log p(target | prompt), nats
     "report": pl.String,
-    "confidence": pl.Float32,  # of the gate, that what is read is an update; below 0.5 the slots hold zeros
+    "confidence": pl.Float32,  # of the gate, that its report accounts for what is read; below 0.5 the slots hold zeros
     "tokens_up": pl.List(pl.String),
     "tokens_down": pl.List(pl.String),
     "gradient_norm": pl.Float32,  # of this row's own loss, nats per unit of the residual stream; mean over layers
@@ -126,9 +126,7 @@ class GradientWatch(TrainerCallback):
         index = positions(labels, card.places)[taught]
         streams = [self._gradients[layer][taught] for layer in card.layers]
         gradients = self._labels * torch.stack([at_places(stream, index) for stream in streams], 2)
-        with torch.no_grad():
-            slots, confidence = self.reader.fill(gradients.flatten(1, 2))
-        reports = answers_of(self.reader, [None] * len(taught), card.question, slots, REPORT_TOKENS)
+        reports, _, confidence = reports_on(self.reader, gradients.flatten(1, 2), REPORT_TOKENS)
         first = gradients[:, 0]
         shift = unembedded(self.decoder, first[:, -1].cpu().numpy())
         tokenizer = self.decoder.tokenizer

@@ -39,6 +39,7 @@ from stages.core.model.section import Model
 from stages.core.model.sources import Lessons
 from stages.core.model.words import make_tokenizer
 from stages.core.reader.reader import Reader
+from stages.core.reader.reports import set_gate
 from stages.core.run.params import Names, read_sections
 from tests.benchmarks.engine import RESULTS, machine
 from tests.benchmarks.scaling import peak
@@ -149,7 +150,8 @@ def measure() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         projector.teach(reader, data, settings, Path(folder))
     taught = time.process_time()
-    reader.set_gate(projector.curriculum(data, "validation", reader, settings).blocks(), settings.gate)
+    lessons = projector.curriculum(data, "validation", reader, settings)
+    set_gate(reader, lessons.draw("gate", 0, settings.validation_batch, 0).gradients, settings.gate)
     # Between two steps; what follows a validation is left out.
     held = settings.validate_every
     spent = [end - start for step, (start, end) in enumerate(pairwise(ends)) if step % held or not step]

@@ -1,8 +1,8 @@
 """Measures the memory that reading takes at a large vocabulary, above the model's weights and its embedding.
 
 A Qwen3 of one block with random weights, 262 000 tokens at a width of 2 560, tied embeddings; drawn gradients go
-through the lens, the gate's setting and its evidence, and one training batch through the slot loss and back, and
-through the report loss (the softmax of the head) and back. One process, one thread. Writes
+through the lens and the words that lie nearest, some set a gate, and one training batch goes through the slot loss and
+back, and through the report loss (the softmax of the head) and back. One process, one thread. Writes
 tests/benchmarks/results/vocabulary-<dtype>.json and .md.
 
 Beyond one block, the number of gradients changes the time and not the peak: they come BLOCK_ROWS at a time, as from a
@@ -29,9 +29,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from stages.core.data.gathering import BLOCK_ROWS
 from stages.core.data.places import FIRST
 from stages.core.evaluate.conditions import lens_tokens
+from stages.core.grounding.negatives import nearest
 from stages.core.model.decoder import Decoder
-from stages.core.reader.gate import evidence
 from stages.core.reader.reader import Reader
+from stages.core.reader.reports import set_gate
 from stages.core.reader.training import Draws, new_card, report_loss, slot_loss
 from tests.benchmarks.engine import RESULTS, machine
 from tests.benchmarks.scaling import peak
@@ -42,8 +43,6 @@ WORDS = ("away", "<slot>")
 BATCH = 256
 REPORTS = 32
 """Rows of a batch with a report loss."""
-GATE = 512
-"""Gradients that a gate is set from: more than are taken together."""
 
 
 def opened(dtype: torch.dtype) -> Decoder:
@@ -91,10 +90,9 @@ def measure(counts: list[int], dtype: torch.dtype) -> dict[str, float]:
         for block in drawn(count):
             lens_tokens(readers[0], block.numpy())
 
-    @torch.no_grad()
-    def felt(count: int) -> None:
+    def words_near(count: int) -> None:
         for block in drawn(count):
-            evidence(readers[1].tokens, readers[1].read(block).felt[:, 0])
+            nearest(readers[1].tokens, block.numpy())
 
     def named(row: int) -> tuple[str, str]:
         return f"w{row + 9}", f"w{row + 999}"
@@ -111,10 +109,10 @@ def measure(counts: list[int], dtype: torch.dtype) -> dict[str, float]:
     step("three readers opened", lambda: None)
     step(f"slot loss of {BATCH} rows and back", slots_and_back)
     step(f"report loss of {REPORTS} rows and back", reports_and_back)
-    step(f"gate set from {GATE}", lambda: readers[0].set_gate(drawn(GATE), 0.7))
+    step(f"gate set from {REPORTS}", lambda: set_gate(readers[0], torch.randn(REPORTS, 1, WIDTH), 0.7))
     for count in counts:
         step(f"lens of {count}", partial(lens, count))
-        step(f"evidence of {count}", partial(felt, count))
+        step(f"nearest words of {count}", partial(words_near, count))
     return found
 
 
@@ -127,7 +125,7 @@ def main() -> None:
     torch.set_num_threads(1)
     facts = {"tokens": TOKENS, "width": WIDTH, "dtype": given.dtype, "date": str(date.today()), **machine()}
     found = measure(given.rows, getattr(torch, given.dtype))
-    few, many = (found[f"evidence of {count}: peak MB above it"] for count in (min(given.rows), max(given.rows)))
+    few, many = (found[f"nearest words of {count}: peak MB above it"] for count in (min(given.rows), max(given.rows)))
     highest = max(value for key, value in found.items() if "above it" in key)
     facts |= {"highest peak, MB above it": highest, "more gradients, more MB": many - few, **found}
     stem = RESULTS / f"vocabulary-{given.dtype}"

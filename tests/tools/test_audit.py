@@ -15,7 +15,7 @@ from jinja2 import TemplateError
 
 from stages.core.data.updates import TEXT, Turn, Update, read_updates
 from stages.core.engine.updates import update_gradients
-from stages.core.reader.reports import answers_of
+from stages.core.reader.reports import reports_on
 from stages.core.run.errors import InputError
 from stages.tools import audit as module
 from stages.tools import cli
@@ -54,11 +54,11 @@ def test_each_row_is_read_from_its_own_gradient(here: Path, tmp_path: Path):
     for row, update in zip(found.iter_rows(named=True), read_updates(data, False, print), strict=True):
         rows = [(update, terms_of(reader, update))]
         gradient, logprob = update_gradients(reader.decoder, rows, reader.card.layers, reader.card.places)
-        slots, confidence = reader.fill(torch.from_numpy(gradient))
-        (report,) = answers_of(reader, [None], reader.card.question, slots, settings.evaluation.report_tokens)
+        gradient = torch.from_numpy(gradient)
+        (report,), _, confidence = reports_on(reader, gradient, settings.evaluation.report_tokens)
         assert (row["line"], row["kind"], row["update"]) == (update.line, update.kind, update.what)
         assert row["report"] == report
-        wanted = (confidence.item(), np.linalg.norm(gradient[0, 0]), logprob[0])
+        wanted = (confidence.item(), gradient[0, 0].norm().item(), logprob[0])
         assert (row["confidence"], row["norm"], row["log_probability"]) == pytest.approx(wanted, rel=1e-3)
     assert found["update"].to_list() == ["imitated", "penalised", "preferred", "imitated"]
     np.testing.assert_allclose(found["norm"][0], found["norm"][1], rtol=1e-5)

@@ -23,7 +23,7 @@ from stages.core.model.section import Model
 from stages.core.model.sources import Lessons, train_pocket
 from stages.core.model.words import SLOT
 from stages.core.reader.injection import Slots
-from stages.core.reader.reports import answers_of
+from stages.core.reader.reports import answers_of, felt_by
 from stages.core.reader.saving import save_reader
 from stages.core.run.files import write_json
 from stages.tools import cli
@@ -95,8 +95,7 @@ def slots_of(describer: Describer, target: str) -> tuple[np.ndarray, float, Slot
     decoder = describer.reader.decoder
     sample = Sample(tuple(decoder.tokens(PROMPT)), tuple(decoder.continuation(target)))
     measured = next(activation_gradients(decoder, [sample], [0, 1], PLACES))
-    with torch.no_grad():
-        slots, confidence = describer.reader.fill(torch.from_numpy(measured.gradient))
+    slots, confidence = felt_by(describer.reader, torch.from_numpy(measured.gradient))
     assert confidence[0] > 0.5
     return measured.gradient.reshape(2, 2, -1), float(measured.target_logprob[0]), slots
 

@@ -18,6 +18,7 @@ from ..reader import shams
 from ..reader.gate import FAINT
 from ..reader.injection import Slots
 from ..reader.reader import Reader
+from ..reader.reports import felt_by
 from ..run.seeds import keyed_int, keyed_rng
 from .baselines import extremes
 from .cases import Questions
@@ -144,7 +145,7 @@ def fine_tuned(pool: Pool) -> Vectors:
 
 def gated(reader: Reader, vectors: Vectors) -> Filled:
     """The projector's output; where the gate is shut, nothing."""
-    return reader.fill(torch.tensor(vectors), FAINT)
+    return felt_by(reader, torch.tensor(vectors), FAINT)
 
 
 def ungated(reader: Reader, vectors: Vectors) -> Filled:

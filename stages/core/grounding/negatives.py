@@ -1,42 +1,44 @@
-"""Negatives: vectors that correct nothing, told from real gradients by what their reports' words explain of them."""
+"""Negatives: vectors that correct nothing, told from real gradients by what their reports' names account for."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from ..data.gathering import Gathered, Means
 from ..evaluate.statistics import estimates
-from ..reader.vocabulary import Tokens
-from .features import Named, explained
+from ..reader.gate import in_plane
+from ..reader.vocabulary import Tokens, in_parts
 
 Scores = Float[np.ndarray, " _"]
 NEGATIVES = ("activation", "activation_negated", "steering_vector")
-"""Conditions that are no gradients, hang on no random numbers, and are asked with the gate open too."""
+"""Conditions that are no gradients and hang on no random numbers."""
 
 
 def told_apart(
-    tokens: Tokens, reports: pl.DataFrame, real: Mapping[str, Scores], data: Gathered, train: pl.DataFrame
+    tokens: Tokens, reports: pl.DataFrame, cases: pl.DataFrame, data: Gathered, train: pl.DataFrame
 ) -> dict[str, Any]:
-    """How well negatives are told from real gradients: by the gate, and by what the report's words explain.
+    """How well negatives are told from real gradients: by the gate, and by the nearest words, with no model.
 
     Area under the curve, the share of pairs in which the real gradient scores higher, for each of NEGATIVES; intervals
-    over the negatives' target entities. The report is the one that is written with the gate open.
+    over the negatives' target entities. gate: the share of a vector that its own report's names account for. nearest:
+    the share in the plane of the two tokens of the largest and the smallest cosine to it.
 
     Args:
         reports: of all conditions, by the first projector.
-        real: of real gradients, the gate's confidence (`gate`) and the share in the span of their words (`explained`).
+        cases: real gradients; columns row and confidence.
         data: gradients and activations at the last prompt token, of one layer.
         train: rows whose mean activations, by answer, make the steering vectors.
     """
-    identity, found = ["prompt_id", "host_prompt_id"], {}
+    real = {"gate": cases["confidence"].to_numpy(), "nearest": nearest(tokens, -data.gradient[cases["row"].to_numpy()])}
+    found = {}
     for name in NEGATIVES:
-        shut = reports.filter(condition=name).select(*identity, "confidence")
-        rows = reports.filter(condition=f"{name}_ungated").drop("confidence")
-        for table, keys in ((shut, identity), (data.rows.select("prompt_id", "row"), ["prompt_id"])):
-            rows = rows.join(table, on=keys, maintain_order="left")
+        rows = reports.filter(condition=name).join(
+            data.rows.select("prompt_id", "row"), on="prompt_id", maintain_order="left"
+        )
         if name == "steering_vector":
             means = Means.of(data.activation, train, {*rows["target"], *rows["answer"]})
             pairs = rows.select("target", "answer").iter_rows()
@@ -44,11 +46,21 @@ def told_apart(
             vectors = np.stack(to) - np.stack(away)
         else:
             vectors = data.activation[rows["row"].to_numpy()]
-        said = [Named(*names) for names in rows.select("moved_to", "moved_from").iter_rows()]
-        scores = {"explained": explained(tokens, vectors[:, 0], said), "gate": rows["confidence"].to_numpy()}
+        scores = {"gate": rows["confidence"].to_numpy(), "nearest": nearest(tokens, vectors)}
         higher = {one: share_above(real[one], own) for one, own in scores.items()}
         found[name] = estimates(higher, rows["target"].to_list())
     return found
+
+
+def nearest(tokens: Tokens, vectors: Float[np.ndarray, "row 1 d_model"]) -> Scores:
+    """The share of each vector in the plane of its nearest and its farthest token, by cosine."""
+    felt = torch.from_numpy(vectors[:, 0]).to(tokens.decoder.device)
+
+    def part(at: slice) -> Tensor:
+        cosines = tokens.cosines(felt[at])
+        return in_plane(tokens, felt[at], cosines.argmax(-1), cosines.argmin(-1))
+
+    return torch.cat(in_parts(part, len(felt), len(tokens))).cpu().numpy()
 
 
 def share_above(real: Scores, negatives: Scores) -> Scores:

@@ -1,25 +1,28 @@
-"""When nothing is felt: a code, not the model, shuts out vectors that are not made of words of the model.
+"""When nothing is felt: vectors that the model's own report does not account for.
 
 A model that reads any vector can't tell an update from noise: it has learnt to copy words that it never saw. Nor can it
-tell how strong an update is: slots hold directions. So what is not made of words, and what is too faint to change what
-the model says, arrives as zeros, which the model has learnt to report as no pressure.
+tell how strong an update is: slots hold directions. So its report is held against the vector. Where the two names that
+it says account for little of it, or where the gradient is too faint to change what the model says, the slots are filled
+with zeros, which the model has learnt to report as no pressure.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .vocabulary import Tokens, in_parts
+from ..data.grammar import Report
+from .vocabulary import Tokens
 
 FAINT = 0.1
 """A gradient of a smaller norm, as a multiple of the usual, is of what the model says already (tests/core/reader)."""
 
 
 class Gate(nn.Module):
-    """Tells update directions from vectors that are none; open until it is set. Kept with the projector's weights."""
+    """Tells vectors that their reports account for from others; open until it is set. Kept with the weights."""
 
     threshold: Tensor
     typical: Tensor
@@ -40,17 +43,33 @@ class Gate(nn.Module):
         return ((evidence - self.threshold) * math.log(99) / (self.typical - self.threshold).clamp_min(1e-6)).sigmoid()
 
 
-def evidence(tokens: Tokens, felt: Float[Tensor, "batch d_model"]) -> Float[Tensor, " batch"]:
-    """The share of a vector's norm that lies in the plane of two words, 0 to 1.
+def in_plane(
+    tokens: Tokens, felt: Float[Tensor, "batch d_model"], to: Int[Tensor, " batch"], away: Int[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """The share of each vector's squared norm that lies in the plane of two tokens' directions, 0 to 1."""
+    unit, up, down = F.normalize(felt, dim=-1), tokens[to], tokens[away]
+    to_part, away_part, both = (unit * up).sum(-1), (unit * down).sum(-1), (up * down).sum(-1)
+    square = to_part**2 + away_part**2 - 2 * to_part * away_part * both
+    return (square / (1 - both**2).clamp_min(1e-6)).clamp(0, 1)
 
-    The two are the tokens whose embeddings have the largest and the smallest cosine to the vector.
+
+def evidence(
+    tokens: Tokens, felt: Float[Tensor, "row slot d_model"], count: Int[Tensor, " row"], said: Sequence[Report]
+) -> Float[Tensor, " row"]:
+    """The share of what stands in a slot that the two names of its report account for, 0 to 1; see `in_plane`.
+
+    The slot is the one where the two names' tokens part, or the last that is filled; `count`: how many are. A report
+    without two names accounts for nothing.
     """
-
-    def part(at: slice) -> Tensor:
-        unit = F.normalize(felt[at], dim=-1)
-        cosines = tokens.cosines(unit)
-        up, down = tokens[cosines.argmax(-1)], tokens[cosines.argmin(-1)]
-        to, away, both = (unit * up).sum(-1), (unit * down).sum(-1), (up * down).sum(-1)
-        return ((to**2 + away**2 - 2 * to * away * both) / (1 - both**2).clamp_min(1e-6)).clamp(0, 1).sqrt()
-
-    return torch.cat(in_parts(part, len(felt), len(tokens)))
+    found = felt.new_zeros(len(said))
+    places = []
+    for row, report in enumerate(said):
+        to, away = (tokens.decoder.continuation(name) if name else [] for name in (report.moved_to, report.moved_from))
+        if to and away:
+            part = next((k for k, pair in enumerate(zip(to, away, strict=False)) if pair[0] != pair[1]), 0)
+            part = min(part, int(count[row]) - 1)
+            places.append((row, part, to[part], away[part]))
+    if places:
+        row, part, to, away = torch.tensor(places, device=felt.device).T
+        found[row] = in_plane(tokens, felt[row, part], to, away)
+    return found

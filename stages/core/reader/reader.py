@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ..model.decoder import Decoder
 from ..run.errors import InputError
 from .card import Card
-from .gate import Gate, evidence
+from .gate import Gate
 from .injection import Slots, check_injection
 from .lora import Adapter
 from .projectors import ARCHITECTURES, ONE_SLOT, Whitened, directions
@@ -86,26 +86,6 @@ class Reader:
         """
         norms = self.by_place(gradients)[:, 0].norm(dim=-1)
         return norms / norms.new_tensor(self.card.reference or [0.0])
-
-    def fill(
-        self, gradients: Float[Tensor, "row vector d_model"], faint: float = 0.0
-    ) -> tuple[Slots, Float[Tensor, " row"]]:
-        """What goes into the slots, and the confidence that it is an update: zeros where that is below 0.5.
-
-        It is 0 for a gradient of less than `faint` times the usual norm. That norm is of -log p(target | prompt): the
-        gradient of a batch's mean, or of a weighted loss, is of any size.
-        """
-        slots = self.read(gradients)
-        told = self.strength(gradients).mean(-1) >= faint
-        confidence = self.gate.confidence(evidence(self.tokens, slots.felt[:, 0])) * told
-        kept = (confidence >= 0.5)[:, None, None]
-        return Slots(slots.felt * kept, slots.opposite * kept, slots.count), confidence
-
-    def set_gate(self, blocks: Iterable[Float[Tensor, "_ vector d_model"]], share: float) -> None:
-        """Sets the gate by gradients that training has not seen, some at a time."""
-        with torch.no_grad():
-            found = [value for part in blocks for value in evidence(self.tokens, self.read(part).felt[:, 0]).tolist()]
-            self.gate.set(torch.tensor(found, device=self.decoder.device), share)
 
     def fit_whitening(self, blocks: Iterable[Float[Tensor, "_ vector d_model"]]) -> None:
         """Takes the whitening, where the card asks for one, from training gradients at all places, some at a time."""

@@ -8,12 +8,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
+from ..data.grammar import parse_report
 from ..engine.batches import in_batches, plan
 from ..engine.continuation import greedy
 from ..engine.prefix import Padding, takes_padding
+from .gate import evidence
 from .injection import ReadingPrompt, Slots, read_injected, reading_prompt
 from .reader import Reader
 from .vocabulary import in_parts
+
+NAMES_TOKENS = 48
+"""Tokens of a report in which its names are looked for."""
 
 
 def prompts_of(
@@ -94,6 +99,56 @@ def answers_of(
         for row, ids in zip(rows, answers, strict=True):
             texts[row] = str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
     return texts
+
+
+def accounted_for(reader: Reader, slots: Slots, reports: Sequence[str]) -> Float[Tensor, " row"]:
+    """The share of each row's slots that the names of its report account for, 0 to 1; see `evidence`."""
+    return evidence(reader.tokens, slots.felt, slots.count, [parse_report(text.partition("\n")[0]) for text in reports])
+
+
+@torch.no_grad()
+def reports_on(
+    reader: Reader, gradients: Float[Tensor, "row vector d_model"], tokens: int, faint: float = 0.0
+) -> tuple[list[str], Slots, Float[Tensor, " row"]]:
+    """Reports with no host in front, what stands in the slots, and the confidence that a report accounts for it.
+
+    Where the confidence is below 0.5 the slots hold zeros, and the report is the one on zeros. It is 0 for a gradient
+    of less than `faint` times the usual norm. That norm is of -log p(target | prompt): the gradient of a batch's mean,
+    or of a weighted loss, is of any size.
+    """
+
+    def write(slots: Slots) -> list[str]:
+        return answers_of(reader, [None] * len(slots), reader.card.question, slots, tokens)
+
+    slots = reader.read(gradients)
+    reports = write(slots)
+    told = reader.strength(gradients).mean(-1) >= faint
+    confidence = reader.gate.confidence(accounted_for(reader, slots, reports)) * told
+    kept = confidence >= 0.5
+    slots = Slots(slots.felt * kept[:, None, None], slots.opposite * kept[:, None, None], slots.count)
+    shut = (~kept).nonzero().flatten()
+    for row, report in zip(shut.tolist(), write(slots[shut]), strict=True):
+        reports[row] = report
+    return reports, slots, confidence
+
+
+@torch.no_grad()
+def felt_by(
+    reader: Reader, gradients: Float[Tensor, "row vector d_model"], faint: float = 0.0
+) -> tuple[Slots, Float[Tensor, " row"]]:
+    """What `reports_on` puts into the slots, to ask anything about it, and its confidence; equal rows are read once."""
+    distinct, same = gradients.unique(dim=0, return_inverse=True)
+    _, slots, confidence = reports_on(reader, distinct, NAMES_TOKENS, faint)
+    same = same.to(confidence.device)
+    return slots[same], confidence[same]
+
+
+@torch.no_grad()
+def set_gate(reader: Reader, gradients: Float[Tensor, "row vector d_model"], share: float) -> None:
+    """Sets the gate by gradients that training has not seen: at a share of the median that reports account for."""
+    slots = reader.read(gradients)
+    reports = answers_of(reader, [None] * len(slots), reader.card.question, slots, NAMES_TOKENS)
+    reader.gate.set(accounted_for(reader, slots, reports), share)
 
 
 @torch.no_grad()

@@ -12,6 +12,8 @@ from .card import Injection, Lora
 class Projector(Section):
     """Training of the projector.
 
+    `learns_from`: a teacher's labels; the model's own reports on the raw gradients at the target's tokens; or words,
+    vectors made of the model's own embeddings, and no gradient.
     `layers`: the stored layers whose gradients it reads, all at once. `width`: hidden units (mlp) or rank (low_rank).
     `whiten`: update directions are whitened first, by the statistics of the training gradients.
     `lora`: LoRA on the verbaliser; null: the model that reads is the frozen one that was measured.
@@ -22,12 +24,14 @@ class Projector(Section):
     `batch` rows a step bear the slot loss (weight `slot_loss`; 0: the words of reports teach alone), the first
     `report_batch` of them the report loss. `flips`, `shams`: shares of training rows that are sign-flipped, or no
     gradient at all. `context_noise`: how much of another row's activation is mixed into a training gradient (standard
-    deviation, fraction of its norm). `sharpness`: the inverse temperature of the slot loss. `gate`: the evidence
-    from which on something is put into the slots, as a fraction of the validation gradients' median.
+    deviation, fraction of its norm). `differences`: the share of training rows from which the gradient of another
+    correction of the same prompt is taken away: what is left goes toward the one target and away from the other.
+    `sharpness`: the inverse temperature of the slot loss. `gate`: the share of a vector that its report's names have to
+    account for, as a fraction of the validation gradients' median.
     """
 
     architecture: str
-    learns_from: Literal["labels", "words"]
+    learns_from: Literal["labels", "reports", "words"]
     injection: Injection
     width: Count
     whiten: bool
@@ -47,6 +51,7 @@ class Projector(Section):
     flips: Share
     shams: Share
     context_noise: Annotated[float, Field(ge=0)]
+    differences: Share
     learning_rate: Rate
     weight_decay: Annotated[float, Field(ge=0)]
     validate_every: Count

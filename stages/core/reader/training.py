@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data import grammar
-from ..data.gathering import Vectors, blocks
+from ..data.gathering import BLOCK_ROWS, Vectors, blocks
 from ..data.shuffling import Shuffled
 from ..model.checkpoints import Curve, Resumable, reproducibly
 from ..model.decoder import Decoder
@@ -86,11 +86,14 @@ class Curriculum:
     ) -> None:
         """`lessons`: columns row, and what is to be reported of its gradient: domain, moved_to, moved_from.
 
+        Where `settings.differences` are asked for, prompt too.
+
         `gradients`, `activations`: by row; read as they are drawn. `hosts`: prompts by domain.
         """
         self.gradients, self.lessons, self.hosts, self.settings, self.seed = gradients, lessons, hosts, settings, seed
         self.rows = lessons["row"].to_numpy()
         self.shuffled = Shuffled(self.rows, (gradients, activations), seed)
+        self.alike = None if not settings.differences else runs(lessons["prompt"])
 
     def blocks(self) -> Iterator[Float[Tensor, "_ layer d_model"]]:
         """All gradients, some at a time."""
@@ -103,11 +106,17 @@ class Curriculum:
     def draw(self, split: str, step: int, size: int, reported: int) -> Draws:
         """A batch of `size` rows, the first `reported` of which may be shams."""
         rng, noise = keyed_rng(self.seed, split, step), keyed_rng(self.seed, split, step, "context")
-        parts, chosen = [], []
+        pairs = keyed_rng(self.seed, split, step, "differences")
+        parts, chosen, against = [], [], []
         for rows, beside in self.shuffled.batch(split, step, size):
-            parts.append(self.in_context(noise, rows, beside))
+            others = self.others(pairs, rows)
+            parts.append(self.in_context(noise, rows, others, beside))
             chosen.append(rows)
-        gradients, picked = torch.cat(parts), self.lessons[np.concatenate(chosen)]
+            against.append(others)
+        chosen, against = np.concatenate(chosen), np.concatenate(against)
+        gradients, picked, minus = torch.cat(parts), self.lessons[chosen], self.lessons[against]
+        away = pl.select(pl.when(pl.Series(chosen == against)).then(picked["moved_from"]).otherwise(minus["moved_to"]))
+        picked = picked.with_columns(moved_from=away.to_series())
         flips, shams, bare = rng.random((3, size)) < np.array([[self.settings.flips], [self.settings.shams], [0.1]])
         reports, hosts, names = [], [], []
         told = picked.select("domain", "moved_to", "moved_from").iter_rows()
@@ -125,15 +134,35 @@ class Curriculum:
             names.append((to, away))
         return Draws(gradients, reports, hosts, names)
 
-    def in_context(
-        self, rng: np.random.Generator, rows: Int[np.ndarray, " n"], beside: Int[np.ndarray, " m"]
-    ) -> Float[Tensor, "n layer d_model"]:
-        """The rows' gradients, each with an activation's direction added at N(0, context_noise) times its norm.
+    def others(self, rng: np.random.Generator, rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """For a share `differences` of the rows another one of the same prompt and block; the row itself for the rest.
 
-        The activation is that of a random one of the rows `beside`, which are in memory with these.
+        It is the row itself too where the other is toward the same name.
+        """
+        if self.alike is None:
+            return rows
+        first, end = self.alike
+        drawn = rng.integers(first[rows], end[rows]).astype(rows.dtype)
+        told = self.lessons["moved_to"]
+        other = (told[drawn] != told[rows]).to_numpy() & (rng.random(len(rows)) < self.settings.differences)
+        return np.where(other, drawn, rows)
+
+    def in_context(
+        self,
+        rng: np.random.Generator,
+        rows: Int[np.ndarray, " n"],
+        minus: Int[np.ndarray, " n"],
+        beside: Int[np.ndarray, " m"],
+    ) -> Float[Tensor, "n layer d_model"]:
+        """The rows' gradients, less those of other rows `minus`, and an activation's direction in a random amount.
+
+        It is added at N(0, context_noise) times the gradient's norm. The activation is that of a random one of the rows
+        `beside`, which are in memory with these.
         """
         others = beside[rng.integers(len(beside), size=len(rows))]
         gradients, contexts = (torch.from_numpy(self.shuffled.vectors(*of)) for of in ((0, rows), (1, others)))
+        taken = minus != rows
+        gradients[torch.from_numpy(taken)] -= torch.from_numpy(self.shuffled.vectors(0, minus[taken]))
         amounts = torch.from_numpy(rng.normal(0, self.settings.context_noise, len(rows))).to(gradients.dtype)
         return gradients + amounts[:, None, None] * gradients.norm(dim=-1, keepdim=True) * F.normalize(contexts, dim=-1)
 
@@ -144,6 +173,14 @@ class Curriculum:
             return None
         pool = self.hosts[others[rng.integers(len(others))]]
         return pool[int(rng.integers(len(pool)))]
+
+
+def runs(prompts: pl.Series) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """Of each row where the rows with its prompt begin that stand next to it in its block, and where they end."""
+    blocks = pl.Series(np.arange(len(prompts)) // BLOCK_ROWS)
+    run = pl.select(pl.struct(prompts, blocks).rle_id()).to_series().to_numpy()
+    starts = np.searchsorted(run, np.arange(run[-1] + 2))
+    return starts[run], starts[run + 1]
 
 
 def slot_loss(

@@ -22,7 +22,7 @@ from stages.core.model import device
 from stages.core.model.decoder import Decoder
 from stages.core.reader.card import Injection, Lora
 from stages.core.reader.reader import Reader
-from stages.core.reader.reports import answer_losses, answers_of
+from stages.core.reader.reports import answer_losses, answers_of, felt_by
 from stages.core.steps.virtual_step import virtual_steps
 from tests.core.engine.families import tiny_model
 from tests.core.model.test_decoder import words
@@ -75,7 +75,7 @@ def reports(decoder: Decoder) -> Figures:
     for how in (REPLACE, ADDED):
         for architecture in ("raw", "mlp"):
             reader, gradients = asking(decoder, architecture=architecture, injection=how)
-            slots, confidence = reader.fill(gradients)
+            slots, confidence = felt_by(reader, gradients)
             name = f"{how.how} {architecture}"
             found[name] = np.array(answers_of(reader, HOSTS, reader.card.question, slots, 4))
             found[f"{name} confidence"] = confidence.detach().cpu().numpy()

@@ -28,7 +28,7 @@ def settings(**changes: object) -> Projector:
             "architecture": "mlp", "learns_from": "labels", "injection": REPLACE, "whiten": False, "lora": None,
             "width": 16, "layers": list(LAYERS), "places": list(PLACES), "slots": 1, "question": QUESTION,
             "chat": False, "held_out_domains": [], "slot_token": "<slot>", "steps": 12, "batch": 16, "report_batch": 4,
-            "sharpness": 20.0, "slot_loss": 1.0, "flips": 0.3, "shams": 0.2, "context_noise": 0.0,
+            "sharpness": 20.0, "slot_loss": 1.0, "flips": 0.3, "shams": 0.2, "context_noise": 0.0, "differences": 0.0,
             "learning_rate": 0.003, "weight_decay": 0.01, "validate_every": 4, "validation_batch": 8, "patience": 3,
             "gate": 0.5, "seeds": [0],
         }
@@ -88,7 +88,8 @@ def curriculum(
 ) -> Curriculum:
     """Every move between two answers of a relation; its gradient is made of their embeddings, with noise in layer 0.
 
-    `unseen`: a name that is in no lesson. `sign`: -1 gives the gradients the wrong sign.
+    Those of a relation count as of one prompt. `unseen`: a name that is in no lesson. `sign`: -1 turns the gradients'
+    sign, which is wrong then.
     """
     lessons, vectors, generator = [], [], torch.Generator().manual_seed(1)
     for domain in domains:
@@ -96,7 +97,7 @@ def curriculum(
             for to in relation.entities:
                 for away in relation.entities:
                     if to != away and unseen not in (to, away):
-                        lessons.append((len(lessons), domain.domain, to, away))
+                        lessons.append((len(lessons), relation.answer, domain.domain, to, away))
                         clean = sign * moved(decoder, to, away)
                         noise = clean.norm(dim=-1, keepdim=True) * torch.randn(clean.shape, generator=generator)
                         vectors.append(torch.stack([clean + noise / clean.shape[-1] ** 0.5, clean], 1).flatten(0, 1))
@@ -109,5 +110,5 @@ def curriculum(
         for domain in domains
     }
     contexts = torch.randn(len(lessons), *vectors[0].shape, generator=torch.Generator().manual_seed(0))
-    table = pl.DataFrame(lessons, schema=["row", "domain", "moved_to", "moved_from"], orient="row")
+    table = pl.DataFrame(lessons, schema=["row", "prompt", "domain", "moved_to", "moved_from"], orient="row")
     return Curriculum(torch.stack(vectors).numpy(), contexts.numpy(), table, hosts, wanted, wanted.seeds[0])

@@ -1,32 +1,50 @@
 """The gate: what counts as evidence for an update, and how it becomes a confidence."""
 
+import pytest
 import torch
 from torch.nn import functional as F
 
+from stages.core.data.grammar import Report
 from stages.core.model.decoder import Decoder
-from stages.core.reader.gate import Gate, evidence
+from stages.core.reader.gate import Gate, evidence, in_plane
 from stages.core.reader.vocabulary import Tokens
 
 
-def test_evidence_is_one_in_the_plane_of_two_words_and_falls_with_what_lies_outside(small_decoder: Decoder):
+def plane_of(tokens: Tokens, felt: torch.Tensor) -> torch.Tensor:
+    ids = [tokens.decoder.continuation(word)[:1] * len(felt) for word in ("Lima", "Oslo")]
+    return in_plane(tokens, felt, *map(torch.tensor, ids))
+
+
+def test_all_of_a_vector_in_the_plane_of_two_words_is_in_it_and_what_lies_outside_is_not(small_decoder: Decoder):
     tokens = Tokens(small_decoder)
     to, away = (tokens[small_decoder.continuation(word)[0]] for word in ("Lima", "Oslo"))
-    felt = torch.stack([to, away, to - away, away - to])
-    torch.testing.assert_close(evidence(tokens, felt), torch.ones(4), rtol=1e-3, atol=1e-3)
+    felt = torch.stack([to, away, to - away, away - to, 3 * to + away])
+    torch.testing.assert_close(plane_of(tokens, felt), torch.ones(5), rtol=1e-3, atol=1e-3)
     noise = torch.randn(small_decoder.d_model, generator=torch.Generator().manual_seed(0))
     plane = torch.linalg.qr(torch.stack([to, away], 1)).Q
     noise = F.normalize(noise - plane @ (plane.T @ noise), dim=-1)
     unit = F.normalize(to - away, dim=-1)
-    found = evidence(tokens, torch.stack([unit + size * noise for size in (0.0, 0.2, 0.5)]))
-    torch.testing.assert_close(found[1], torch.tensor(1 / (1 + 0.2**2) ** 0.5), rtol=0.03, atol=0.03)
-    assert found[0] > found[1] > found[2]
+    sizes = torch.tensor([0.0, 0.2, 0.5, 2.0])
+    found = plane_of(tokens, torch.stack([size * noise + unit for size in sizes]))
+    torch.testing.assert_close(found, 1 / (1 + sizes**2), rtol=1e-3, atol=1e-3)
+    assert plane_of(tokens, torch.zeros(1, small_decoder.d_model)).item() == 0
 
 
-def test_evidence_counts_directions_only_and_zero_has_none(small_decoder: Decoder):
-    tokens, felt = Tokens(small_decoder), torch.randn(20, small_decoder.d_model)
-    torch.testing.assert_close(evidence(tokens, 5 * felt), evidence(tokens, felt))
-    assert evidence(tokens, torch.zeros(1, small_decoder.d_model)).item() == 0
-    assert (evidence(tokens, felt) < 0.95).all()
+def test_a_report_is_held_against_the_slot_where_its_names_part(small_decoder: Decoder):
+    tokens = Tokens(small_decoder)
+    lima, oslo, san, jose = (tokens[small_decoder.continuation(word)[0]] for word in ("Lima", "Oslo", "San", "José"))
+    salvador = tokens[small_decoder.continuation("San Salvador")[1]]
+    felt = torch.stack([torch.stack([lima - oslo, san]), torch.stack([san, salvador - jose])])
+
+    def held(*names: tuple[str, str], slots: int = 2) -> list[float]:
+        said = [Report(domain="geography", moved_to=to, moved_from=away) for to, away in names]
+        return evidence(tokens, felt, torch.full((2,), slots), said).tolist()
+
+    assert held(("Lima", "Oslo"), ("San Salvador", "San José")) == pytest.approx([1, 1], abs=1e-3)
+    assert max(held(("San", "José"), ("Lima", "Oslo"))) < 0.7
+    assert held(("Lima", ""), ("", "")) == [0, 0]
+    few = held(("Lima", "Oslo"), ("San Salvador", "San José"), slots=1)
+    assert few[0] == pytest.approx(1, abs=1e-3) and few[1] == pytest.approx(0, abs=1e-3)
 
 
 def test_the_threshold_is_the_share_of_the_median_that_was_asked_for_and_the_median_is_sure():

@@ -9,14 +9,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from stages.core.data import grammar
 from stages.core.data.facts import Domain
 from stages.core.engine.prefix import Padding
 from stages.core.model.decoder import Decoder
-from stages.core.reader.gate import FAINT, evidence
+from stages.core.reader import reports
+from stages.core.reader.gate import FAINT
 from stages.core.reader.injection import Slots
 from stages.core.reader.projectors import ARCHITECTURES, directions
 from stages.core.reader.reader import Reader
-from stages.core.reader.reports import answers_of, write_tokens
+from stages.core.reader.reports import answers_of, felt_by, write_tokens
 from stages.core.reader.saving import load_reader, save_reader
 from stages.core.reader.training import train
 from stages.core.run.errors import InputError
@@ -178,28 +180,46 @@ def test_freed_takes_each_row_by_itself(reader: Reader):
         )
 
 
-def test_below_the_gate_the_slots_hold_zeros(reader: Reader):
+@pytest.fixture
+def saying(monkeypatch: pytest.MonkeyPatch) -> str:
+    """What every reader writes of slots that are not empty; an untrained one names nothing by itself."""
+    text = grammar.report("geography", "Lima", "Oslo")
+
+    def answers(reader: Reader, hosts: Sequence[str | None], question: str, slots: Slots, tokens: int) -> list[str]:
+        return [text if each.any() else grammar.NO_PRESSURE for each in slots.felt]
+
+    monkeypatch.setattr(reports, "answers_of", answers)
+    return text
+
+
+def test_where_a_report_accounts_for_too_little_the_slots_hold_zeros_and_no_pressure_is_reported(
+    reader: Reader, saying: str
+):
     read = gradients(reader, 12)
-    reader.set_gate([read[:5], read[5:]], share=1.0)
-    filled, confidence = reader.fill(read)
-    slots, weight = reader.read(read), evidence(reader.tokens, reader.read(read).felt[:, 0])
-    shut = weight < reader.gate.threshold
+    slots = reader.read(read)
+    reports.set_gate(reader, read, share=1.0)
+    said, filled, confidence = reports.reports_on(reader, read, 24)
+    shut = reports.accounted_for(reader, slots, [saying] * 12) < reader.gate.threshold
     assert torch.equal(confidence < 0.5, shut) and 0 < shut.sum() < len(shut)
+    assert said == [grammar.NO_PRESSURE if one else saying for one in shut]
     assert not filled.felt[shut].any() and not filled.opposite[shut].any() and torch.equal(filled.count, slots.count)
     assert torch.equal(filled.felt[~shut], slots.felt[~shut])
     assert torch.equal(filled.opposite[~shut], slots.opposite[~shut])
+    twice, sure = reports.felt_by(reader, torch.cat([read, read[:3]]))
+    torch.testing.assert_close(twice.felt, torch.cat([filled.felt, filled.felt[:3]]))
+    torch.testing.assert_close(sure, torch.cat([confidence, confidence[:3]]))
 
 
 def test_what_is_too_faint_to_change_anything_is_not_read_and_its_size_alone_decides(reader: Reader):
     read = gradients(reader, 6)
     usual = read / reader.strength(read).mean(-1)[:, None, None]
     torch.testing.assert_close(reader.strength(usual).mean(-1), torch.ones(6))
-    filled, confidence = reader.fill(usual * 1.1 * FAINT, FAINT)
-    faint, none = reader.fill(usual * 0.9 * FAINT, FAINT)
+    filled, confidence = felt_by(reader, usual * 1.1 * FAINT, FAINT)
+    faint, none = felt_by(reader, usual * 0.9 * FAINT, FAINT)
     torch.testing.assert_close(filled.felt, reader.read(usual).felt)
     assert (confidence > 0.5).all()
     assert not faint.felt.any() and not faint.opposite.any() and not none.any()
-    assert (reader.fill(usual * 0.01)[1] > 0.5).all()  # of a loss of another scale nothing is known
+    assert (felt_by(reader, usual * 0.01)[1] > 0.5).all()  # of a loss of another scale nothing is known
 
 
 def saved(reader: Reader, folder: Path) -> None:
@@ -207,8 +227,8 @@ def saved(reader: Reader, folder: Path) -> None:
     write_json(folder / "projector.json", reader.card.model_dump(mode="json"))
 
 
-def test_a_projector_comes_back_the_same(reader: Reader, tmp_path: Path):
-    reader.set_gate([gradients(reader, 12)], share=0.7)
+def test_a_projector_comes_back_the_same(reader: Reader, saying: str, tmp_path: Path):
+    reports.set_gate(reader, gradients(reader, 12), share=0.7)
     saved(reader, tmp_path)
     loaded = load_reader(reader.decoder, tmp_path, "pocket", "0")
     assert loaded.gate.threshold == reader.gate.threshold > 0 and loaded.gate.typical == reader.gate.typical

@@ -88,6 +88,24 @@ def test_context_noise_adds_one_rows_activation_direction_at_a_share_of_the_norm
     assert 0.7 < spread[:, 0].std() < 1.3 and abs(spread[:, 0].mean()) < 0.4
 
 
+def test_a_difference_of_two_gradients_of_a_prompt_goes_toward_the_one_target_and_away_from_the_other(
+    small_decoder: Decoder, small_domains: list[Domain]
+):
+    paired = curriculum(small_decoder, small_domains, settings(flips=0.0, shams=0.0, differences=0.5))
+    gradients, lessons = torch.cat(list(paired.blocks())), paired.lessons.rows(named=True)
+    toward = {each["moved_to"]: each["prompt"] for each in lessons}
+    draws, plain = paired.draw("train", 0, 200, 0), 0
+    for gradient, names in zip(draws.gradients, draws.names, strict=True):
+        assert names is not None and toward[names[0]] == toward[names[1]]
+        rows = [row for row, each in enumerate(lessons) if each["moved_to"] == names[0]]
+        if any(torch.equal(gradient, gradients[row]) and lessons[row]["moved_from"] == names[1] for row in rows):
+            plain += 1
+            continue
+        others = [row for row, each in enumerate(lessons) if each["moved_to"] == names[1]]
+        assert any(torch.equal(gradient, gradients[row] - gradients[other]) for row in rows for other in others)
+    assert 70 < plain < 140  # some draws take a row of the same target away, which is left as it is
+
+
 def test_a_name_that_is_in_no_lesson_is_in_no_report(teaching: Curriculum):
     """Not even by a flipped gradient."""
     said = [parse_report(text) for step in range(5) for text in teaching.draw("train", step, 200, 0).reports]
