@@ -9,13 +9,14 @@ import polars as pl
 
 from ..core.engine.changes import change_gradients
 from ..core.engine.samples import BadRowsError
+from ..core.grounding.reported import reports_of
 from ..core.model.changes import Speaker
 from ..core.model.decoder import Decoder
 from ..core.reader.gate import FAINT
 from ..core.reader.reader import Reader
 from ..core.run.errors import InputError, one_line
 from ..core.run.stage import progress
-from .reading import check_letters, open_reader, quiet, reports_of
+from .reading import check_letters, open_reader, quiet
 from .table_page import check_output, write_rows
 from .template import filled_in
 

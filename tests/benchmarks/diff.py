@@ -33,13 +33,14 @@ from stages.core.evaluate.cases import by_hash
 from stages.core.evaluate.estimate import Estimate, to_json
 from stages.core.evaluate.fine_tuning import trainable, tune
 from stages.core.evaluate.statistics import estimates
+from stages.core.grounding.reported import reports_of
 from stages.core.model.changes import Speaker, preceded, speaker, steered
 from stages.core.model.decoder import Decoder
 from stages.core.model.opening import open_model
 from stages.core.reader.gate import FAINT
 from stages.core.reader.reader import Reader
 from stages.core.run.files import write_json
-from stages.tools.reading import open_reader, reports_of
+from stages.tools.reading import open_reader
 
 RESULTS = Path(__file__).parent / "results/diff.json"
 SEEDS, DOMAIN = (0, 1, 2), "geography"

@@ -14,6 +14,7 @@ from peft import LoraConfig, TaskType, get_peft_model
 from safetensors.torch import save_file
 
 from stages.core.engine.changes import change_gradients
+from stages.core.grounding.reported import reports_of
 from stages.core.model.changes import preceded
 from stages.core.model.decoder import Decoder
 from stages.core.model.opening import open_model
@@ -21,7 +22,7 @@ from stages.core.reader.gate import FAINT
 from stages.core.run.errors import InputError
 from stages.tools import cli
 from stages.tools.diff import diff, read_prompts
-from stages.tools.reading import open_reader, reports_of
+from stages.tools.reading import open_reader
 from tests.benchmarks.diff import RESULTS
 from tests.tools.documented import DOCS, arguments, blocks
 
