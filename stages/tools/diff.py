@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
+from ..core.data.updates import scanned
 from ..core.engine.changes import Changed, change_gradients
 from ..core.engine.samples import BadRowsError
 from ..core.grounding.reported import reports_of
@@ -13,7 +14,7 @@ from ..core.model.changes import Speaker
 from ..core.model.decoder import Decoder
 from ..core.reader.gate import FAINT
 from ..core.reader.reader import Reader
-from ..core.run.errors import InputError, one_line
+from ..core.run.errors import InputError
 from ..core.run.stage import progress
 from .reading import check_letters, open_reader, quiet
 from .table_page import check_output, write_rows
@@ -61,21 +62,15 @@ def diff(name: str, change: Callable[[Decoder], Speaker], prompts: str, output: 
 
 
 def read_prompts(data: str) -> pl.DataFrame:
-    """The distinct prompts of JSONL or Parquet files (a path, or a pattern with *): columns prompt and completion.
+    """The distinct prompts of files that `scanned` takes: columns prompt and completion.
 
     `completion`: what the change was meant to teach there, without white space around it; null where nothing, or where
     the files have no such column.
 
     Raises:
-        InputError: the files can't be read, have no column `prompt`, or a prompt is empty or no text.
+        InputError: the files can't be read, hold no row or no column `prompt`, or a prompt is empty or no text.
     """
-    scan = {".jsonl": pl.scan_ndjson, ".parquet": pl.scan_parquet}.get(Path(data).suffix)
-    if scan is None:
-        raise InputError(f"{data}: found a name that ends with {Path(data).suffix!r}, wanted .jsonl or .parquet")
-    try:
-        table = scan(data).collect()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"{data}: not readable: {one_line(error)[:300]}") from error
+    table = scanned(data)
     kinds = [(column, table.schema.get(column)) for column in ("prompt", "completion") if column in table.columns]
     if ("prompt", pl.String) not in kinds or any(kind not in (pl.String, pl.Null) for _, kind in kinds):
         shown = ", ".join(f"{column} of {kind}" for column, kind in table.schema.items()) or "none"

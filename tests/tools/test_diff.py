@@ -113,9 +113,17 @@ def test_prompts_that_are_wrong_are_named(here: Path, tmp_path: Path, rows: list
     assert not (tmp_path / "diff.jsonl").exists() and not (tmp_path / "diff.html").exists()
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path: Path):
+def test_a_table_without_a_row_is_refused(tmp_path: Path):
+    pl.DataFrame(schema={"prompt": pl.String}).write_parquet(tmp_path / "empty.parquet")
+    with pytest.raises(InputError, match=r"empty\.parquet: found no row, wanted at least one"):
+        read_prompts(str(tmp_path / "empty.parquet"))
+
+
+def test_a_file_of_another_kind_or_none_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match=r"ends with '\.csv', wanted \.jsonl or \.parquet"):
         read_prompts("prompts.csv")
+    with pytest.raises(InputError, match=r"none\.jsonl: no such file"):
+        read_prompts("none.jsonl")
     with pytest.raises(InputError, match=r"--output: found diff\.csv"):
         diff("context", change, written(tmp_path), Path("diff.csv"))
 
