@@ -107,13 +107,11 @@ def prompted(reader: Reader, rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
 def steering(reader: Reader, data: Gathered, rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """Differences of mean activations, target's prompts minus the answer's."""
     train = data.rows.filter(split="train", kind="counterfactual").unique("prompt", maintain_order=True)
-    means = Means.of(data.activation, train, {*rows["target"], *rows["answer"]}).by_name
-    for row in rows.iter_slices(1):
-        target, answer = row.select("target", "answer").row(0)
-        if target in means and answer in means:
-            move = torch.from_numpy(means[target][0] - means[answer][0])
-            each = [measured(reader, steered(reader.decoder, {LAYER: scale * move}), row) for scale in SCALES]
-            yield next((found for found in each if (found["after"] != found["before"]).all()), each[-1])
+    means = Means.of(data.activation, train, {*rows["target"], *rows["answer"]})
+    rows = rows.filter(pl.all_horizontal(pl.col("target", "answer").is_in(list(means.by_name))))
+    for row, move in zip(rows.iter_slices(1), torch.from_numpy(means.moves(rows)[:, 0]), strict=True):
+        each = [measured(reader, steered(reader.decoder, {LAYER: scale * move}), row) for scale in SCALES]
+        yield next((found for found in each if (found["after"] != found["before"]).all()), each[-1])
 
 
 def sentences(reader: Reader, data: Gathered, rows: pl.DataFrame) -> Iterator[pl.DataFrame]:

@@ -38,10 +38,7 @@ def told_apart(
         for table, keys in ((shut, identity), (data.rows.select("prompt_id", "row"), ["prompt_id"])):
             rows = rows.join(table, on=keys, maintain_order="left")
         if name == "steering_vector":
-            means = Means.of(data.activation, train, {*rows["target"], *rows["answer"]})
-            pairs = rows.select("target", "answer").iter_rows()
-            to, away = zip(*([means.by_name.get(word, means.overall) for word in pair] for pair in pairs), strict=True)
-            vectors = np.stack(to) - np.stack(away)
+            vectors = Means.of(data.activation, train, {*rows["target"], *rows["answer"]}).moves(rows)
         else:
             vectors = data.activation[rows["row"].to_numpy()]
         said = [Named(*names) for names in rows.select("moved_to", "moved_from").iter_rows()]
