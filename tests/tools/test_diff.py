@@ -1,8 +1,6 @@
 """Diff: each prompt's report is of its own change, what moved most comes first, and what can't be read is named."""
 
 import json
-import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,8 @@ from stages.tools import cli
 from stages.tools.diff import diff, read_prompts
 from stages.tools.reading import open_reader
 from tests.benchmarks.diff import RESULTS
-from tests.tools.documented import DOCS, arguments, blocks
+from tests.pipeline.tiny import copied
+from tests.tools.documented import DOCS, arguments, blocks, columns
 
 CONTEXT = "The capital of Italy is Berlin ."
 ROWS: list[dict[str, Any]] = [
@@ -131,11 +130,7 @@ def test_a_file_of_another_kind_or_none_is_refused(tmp_path: Path):
 def test_the_documented_commands_run(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    for name in ("params.yaml", "data/model", "data/projector", "data/prompts"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        copy = shutil.copytree if (here / name).is_dir() else shutil.copy
-        copy(here / name, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(copied(here, tmp_path, "params.yaml", "data/model", "data/projector", "data/prompts"))
     (rows,) = blocks("comparing.md", "json")
     Path("my-prompts.jsonl").write_text(rows.replace("Kenya", "Italy"), encoding="utf-8")
     decoder, _ = open_model()
@@ -146,9 +141,7 @@ def test_the_documented_commands_run(
         cli.main(command)
         assert " prompts of " in capsys.readouterr().out
     table = pl.read_parquet("diff.parquet")
-    text = (DOCS / "comparing.md").read_text(encoding="utf-8").partition("## What is written")[2].partition("\n## ")[0]
-    _, *cells = re.findall(r"^\| ([a-z_, ]+) \|", text, re.MULTILINE)
-    assert [name for cell in cells for name in cell.split(", ")] == table.columns
+    assert columns("comparing.md") == table.columns
     assert Path("diff.html").is_file() and len(pl.read_ndjson("diff.jsonl")) == 2
 
 
