@@ -3,32 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .public import (
-        Decoder,
-        Describer,
-        Description,
-        GradientScale,
-        GradientWatch,
-        describe,
-        directions,
-        scaled_gradients,
-    )
-
-__all__ = [
-    "Decoder",
-    "Describer",
-    "Description",
-    "GradientScale",
-    "GradientWatch",
-    "describe",
-    "directions",
-    "scaled_gradients",
-]
+    from .public import *  # noqa: F403
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import public
+    if name != "public":  # which the import below asks for
+        from . import public
 
-    return getattr(public, name)
+        if name in ("__all__", *public.__all__):
+            return getattr(public, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,10 +10,11 @@ from jinja2 import TemplateError
 from ..core.data.updates import TEXT, Update, read_updates
 from ..core.engine.samples import BadRowsError, Sample, check_samples
 from ..core.engine.updates import update_gradients
+from ..core.grounding.reported import reports_of
 from ..core.reader.reader import Reader
 from ..core.run.errors import InputError
 from ..core.run.stage import progress
-from .reading import check_letters, open_reader, quiet, reports_of
+from .reading import check_letters, open_reader, quiet
 from .table_page import check_output, write_rows
 from .template import filled_in
 

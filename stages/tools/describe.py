@@ -213,14 +213,12 @@ class Describer:
             notes.append(f"no projector is here ({PROJECTOR} is missing): the raw update direction is read")
         if self.model.source == "pocket":
             for name, text in texts.items():
-                spelt = [word for word in re.findall(r"\w+", text or "") if len(self._ids(word)) > 1]
-                if spelt:
-                    words = ", ".join(map(repr, dict.fromkeys(spelt)))
-                    notes.append(f"{name}: the pocket model has never seen {words} and reads it letter by letter")
+                words = dict.fromkeys(re.findall(r"\w+", text or ""))
+                if spelt := [repr(word) for word in words if len(self.reader.decoder.continuation(word)) > 1]:
+                    notes.append(
+                        f"{name}: the pocket model has never seen {', '.join(spelt)} and reads it letter by letter"
+                    )
         return notes
-
-    def _ids(self, word: str) -> list[int]:
-        return self.reader.decoder.continuation(word)
 
     def _text(self, ids: Sequence[int]) -> str:
         tokenizer = self.reader.decoder.tokenizer

@@ -1,21 +1,22 @@
 """Compares a changed model with the model under study: what the change teaches at each prompt, in the model's words."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
-from ..core.engine.changes import change_gradients
+from ..core.data.updates import scanned
+from ..core.engine.changes import Changed, change_gradients
 from ..core.engine.samples import BadRowsError
+from ..core.grounding.reported import reports_of
 from ..core.model.changes import Speaker
 from ..core.model.decoder import Decoder
 from ..core.reader.gate import FAINT
 from ..core.reader.reader import Reader
-from ..core.run.errors import InputError, one_line
+from ..core.run.errors import InputError
 from ..core.run.stage import progress
-from .reading import check_letters, open_reader, quiet, reports_of
+from .reading import check_letters, open_reader, quiet
 from .table_page import check_output, write_rows
 from .template import filled_in
 
@@ -35,8 +36,9 @@ def diff(name: str, change: Callable[[Decoder], Speaker], prompts: str, output: 
     table = read_prompts(prompts)
     with quiet():
         reader, _, settings = open_reader()
-        found = compared(reader, change(reader.decoder), table, settings.evaluation.report_tokens, prompts)
-    table = pl.concat([table, found], how="horizontal").sort("distance", "norm", descending=True, maintain_order=True)
+        found = compared(reader, change(reader.decoder), table["prompt"].to_list(), prompts)
+        table = table.with_columns(table_of(reader, found, settings.evaluation.report_tokens))
+    table = table.sort("distance", "norm", descending=True, maintain_order=True)
     moved = table.filter(pl.col("distance") >= FAINT)
     toward: dict[str, float] = defaultdict(float)
     for word, distance in moved.filter(pl.col("toward") != "").select("toward", "distance").iter_rows():
@@ -60,21 +62,15 @@ def diff(name: str, change: Callable[[Decoder], Speaker], prompts: str, output: 
 
 
 def read_prompts(data: str) -> pl.DataFrame:
-    """The distinct prompts of JSONL or Parquet files (a path, or a pattern with *): columns prompt and completion.
+    """The distinct prompts of files that `scanned` takes: columns prompt and completion.
 
     `completion`: what the change was meant to teach there, without white space around it; null where nothing, or where
     the files have no such column.
 
     Raises:
-        InputError: the files can't be read, have no column `prompt`, or a prompt is empty or no text.
+        InputError: the files can't be read, hold no row or no column `prompt`, or a prompt is empty or no text.
     """
-    scan = {".jsonl": pl.scan_ndjson, ".parquet": pl.scan_parquet}.get(Path(data).suffix)
-    if scan is None:
-        raise InputError(f"{data}: found a name that ends with {Path(data).suffix!r}, wanted .jsonl or .parquet")
-    try:
-        table = scan(data).collect()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"{data}: not readable: {one_line(error)[:300]}") from error
+    table = scanned(data)
     kinds = [(column, table.schema.get(column)) for column in ("prompt", "completion") if column in table.columns]
     if ("prompt", pl.String) not in kinds or any(kind not in (pl.String, pl.Null) for _, kind in kinds):
         shown = ", ".join(f"{column} of {kind}" for column, kind in table.schema.items()) or "none"
@@ -87,20 +83,18 @@ def read_prompts(data: str) -> pl.DataFrame:
     return table.unique("prompt", keep="first", maintain_order=True)
 
 
-def compared(reader: Reader, change: Speaker, table: pl.DataFrame, tokens: int, source: str) -> pl.DataFrame:
-    """What a change does at each prompt of a table, and what the model reports of it; columns: docs/comparing.md.
+def compared(reader: Reader, change: Speaker, texts: Sequence[str], source: str) -> Changed:
+    """What a change does at each of some prompts.
 
     Raises:
         InputError: a prompt can't be measured; names it and `source`.
     """
     decoder, card = reader.decoder, reader.card
-    texts, tokenizer = table["prompt"].to_list(), decoder.tokenizer
-    assert tokenizer is not None
     for text in texts:
         check_letters(reader, text, "prompt")
     try:
         with progress("prompts", len(texts)) as advance:
-            found = change_gradients(
+            return change_gradients(
                 decoder,
                 [decoder.tokens(text) for text in texts],
                 change,
@@ -111,9 +105,14 @@ def compared(reader: Reader, change: Speaker, table: pl.DataFrame, tokens: int, 
             )
     except BadRowsError as error:
         raise InputError(f"{source}: prompt {texts[error.rows[0]]!r}: {error.reason}") from error
+
+
+def table_of(reader: Reader, found: Changed, tokens: int) -> pl.DataFrame:
+    """What a change does, and what the model reports of it in at most `tokens` tokens; columns: docs/comparing.md."""
+    tokenizer = reader.decoder.tokenizer
+    assert tokenizer is not None
     said = {
         name: [str(tokenizer.decode(list(ids))).strip() for ids in each]
         for name, each in (("before", found.before), ("after", found.after))
     }
-    reported = reports_of(reader, found.gradient, tokens, FAINT)
-    return pl.DataFrame({**said, "distance": found.distance.astype(np.float32), **reported})
+    return pl.DataFrame({**said, "distance": found.distance, **reports_of(reader, found.gradient, tokens, FAINT)})

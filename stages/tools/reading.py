@@ -4,19 +4,12 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from jaxtyping import Float32
 from transformers.utils import logging as progress
 
-from ..core.data.grammar import parse_report
 from ..core.evaluate.section import Evaluation
-from ..core.grounding.features import explained_by
 from ..core.model.opening import FOLDER, ModelCard, open_model
 from ..core.reader.reader import Reader
-from ..core.reader.reports import reports_on
 from ..core.reader.saving import load_reader
 from ..core.reader.section import Projector
 from ..core.reader.training import new_card
@@ -84,24 +77,3 @@ def check_letters(reader: Reader, text: str, name: str) -> None:
             f"{name}: {', '.join(map(repr, lost))}: the tokenizer of {reader.card.model!r} has no token for this; "
             "wanted words in letters that it knows"
         )
-
-
-def reports_of(
-    reader: Reader, gradient: Float32[np.ndarray, "row vector d_model"], tokens: int, faint: float = 0.0
-) -> dict[str, Any]:
-    """What the model reports of some gradients, in their order and in at most `tokens` tokens; no host.
-
-    Columns: docs/auditing.md, from `report` to `norm`. `faint`: see `reports_on`.
-    """
-    layers = len(reader.card.layers)
-    reports, _, confidence = reports_on(reader, torch.from_numpy(gradient), tokens, faint)
-    said = [parse_report(report.partition("\n")[0]) for report in reports]
-    return {
-        "report": reports,
-        "domain": [each.domain for each in said],
-        "toward": [each.moved_to for each in said],
-        "away": [each.moved_from for each in said],
-        "confidence": confidence.cpu().numpy(),
-        "explained": explained_by(reader.decoder, gradient[:, layers - 1], said),
-        "norm": np.linalg.norm(gradient[:, :layers], axis=-1).mean(-1),
-    }

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from ..core.concepts.directions import Basis, contrast, learned_along, marked_losses, random, unembedding
 from ..core.concepts.scaling import ablated_activations, scaled_gradients
-from ..core.data.grammar import parse_report
 from ..core.data.tables import PROMPTS, read_table
 from ..core.engine.batches import padded
 from ..core.engine.gradients import gradients_of
@@ -36,10 +35,10 @@ from ..core.evaluate.estimate import Estimate, to_json
 from ..core.evaluate.fine_tuning import activations, trainable
 from ..core.evaluate.section import Evaluation
 from ..core.evaluate.statistics import estimates
+from ..core.grounding.reported import reports_of
 from ..core.model.decoder import Decoder
 from ..core.model.opening import open_model
 from ..core.reader.reader import Reader
-from ..core.reader.reports import reports_on
 from ..core.reader.saving import load_reader
 from ..core.run.errors import InputError
 from ..core.run.files import replacing, write_json
@@ -142,8 +141,7 @@ def domains_named(reader: Reader, prompts: pl.DataFrame, tokens: int) -> np.ndar
     """The domain that the report on each row names, before anything is taught; empty where none is."""
     decoder, card = reader.decoder, reader.card
     gradient, _ = gradients_of(decoder, samples_of(decoder, prompts, card.places), card.layers, card.places)
-    reports, _, _ = reports_on(reader, torch.from_numpy(gradient), tokens)
-    return np.array([parse_report(report.partition("\n")[0]).domain for report in reports])
+    return np.array(reports_of(reader, gradient, tokens)["domain"])
 
 
 def bases_of(decoder: Decoder, arm: Arm, lesson: Lesson, others: Lesson, seed: int) -> list[Basis]:

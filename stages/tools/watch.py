@@ -22,9 +22,9 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerState
 from ..core.data.places import FIRST, SUBJECT, target_token
 from ..core.engine.gradients import at_places
 from ..core.evaluate.baselines import unembedded
+from ..core.grounding.reported import reports_of
 from ..core.model.decoder import Decoder, residual
 from ..core.model.opening import open_model
-from ..core.reader.reports import reports_on
 from ..core.reader.saving import load_reader
 from ..core.run.errors import InputError
 from ..core.run.files import replacing
@@ -123,12 +123,10 @@ class GradientWatch(TrainerCallback):
         if not taught:
             return
         card = self.reader.card
-        index = positions(labels, card.places)[taught]
         streams = [self._gradients[layer][taught] for layer in card.layers]
-        gradients = self._labels * torch.stack([at_places(stream, index) for stream in streams], 2)
-        reports, _, confidence = reports_on(self.reader, gradients.flatten(1, 2), REPORT_TOKENS)
-        first = gradients[:, 0]
-        shift = unembedded(self.decoder, first[:, -1].cpu().numpy())
+        gradient = self._labels * at_places(streams, positions(labels, card.places)[taught])
+        found = reports_of(self.reader, gradient, REPORT_TOKENS)
+        shift = unembedded(self.decoder, gradient[:, len(card.layers) - 1])
         tokenizer = self.decoder.tokenizer
         assert tokenizer is not None
 
@@ -149,11 +147,11 @@ class GradientWatch(TrainerCallback):
                     "target": tokenizer.decode(known, skip_special_tokens=True),
                     "says": str(tokenizer.decode([says[row]])).strip(),
                     "loss": losses[row],
-                    "report": reports[index],
-                    "confidence": confidence[index].item(),
+                    "report": found["report"][index],
+                    "confidence": float(found["confidence"][index]),
                     "tokens_up": ups[index],
                     "tokens_down": downs[index],
-                    "gradient_norm": first[index].norm(dim=-1).mean().item(),
+                    "gradient_norm": float(found["norm"][index]),
                 }
             )
 

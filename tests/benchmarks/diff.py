@@ -26,20 +26,19 @@ import torch
 from peft import PromptTuningConfig, TaskType, get_peft_model
 
 from stages.core.data.gathering import Gathered, Means, gather
-from stages.core.engine.changes import change_gradients
-from stages.core.engine.samples import Sample
+from stages.core.engine.rows import samples_of
 from stages.core.evaluate.baselines import unembedded
 from stages.core.evaluate.cases import by_hash
 from stages.core.evaluate.estimate import Estimate, to_json
 from stages.core.evaluate.fine_tuning import trainable, tune
 from stages.core.evaluate.statistics import estimates
 from stages.core.model.changes import Speaker, preceded, speaker, steered
-from stages.core.model.decoder import Decoder
 from stages.core.model.opening import open_model
 from stages.core.reader.gate import FAINT
 from stages.core.reader.reader import Reader
 from stages.core.run.files import write_json
-from stages.tools.reading import open_reader, reports_of
+from stages.tools.diff import compared, table_of
+from stages.tools.reading import open_reader
 
 RESULTS = Path(__file__).parent / "results/diff.json"
 SEEDS, DOMAIN = (0, 1, 2), "geography"
@@ -51,18 +50,11 @@ TOKENS = 16
 
 def measured(reader: Reader, change: Speaker, rows: pl.DataFrame) -> pl.DataFrame:
     """The rows with what is said before and after, the report, and whether the lens names what is said after."""
-    decoder, card = reader.decoder, reader.card
-    tokenizer = decoder.tokenizer
-    assert tokenizer is not None
-    prompts = [decoder.tokens(prompt) for prompt in rows["prompt"]]
-    found = change_gradients(decoder, prompts, change, card.layers, card.places, tokens=len(card.places))
-    tops = unembedded(decoder, found.gradient[:, len(card.layers) - 1]).argmax(-1).tolist()
+    found = compared(reader, change, rows["prompt"].to_list(), "data/prompts")
+    tops = unembedded(reader.decoder, found.gradient[:, len(reader.card.layers) - 1]).argmax(-1).tolist()
     return rows.with_columns(
-        before=pl.Series([str(tokenizer.decode(list(ids))).strip() for ids in found.before]),
-        after=pl.Series([str(tokenizer.decode(list(ids))).strip() for ids in found.after]),
-        distance=pl.Series(found.distance),
+        table_of(reader, found, TOKENS),
         lens=pl.Series([top == ids[0] for top, ids in zip(tops, found.after, strict=True)]),
-        **{name: pl.Series(each) for name, each in reports_of(reader, found.gradient, TOKENS, FAINT).items()},
     )
 
 
@@ -71,11 +63,6 @@ def corrections(data: Gathered, seed: int, purpose: str) -> pl.DataFrame:
     rows = by_hash(data.rows.filter(kind="counterfactual"), seed, purpose, "prompt_id")
     rows = rows.filter(pl.col("target").is_in(rows["answer"].implode()))  # of the fact's own relation or like it
     return rows.unique(["subject", "relation"], keep="first", maintain_order=True)
-
-
-def sample_of(decoder: Decoder, row: dict[str, Any]) -> Sample:
-    """A row's prompt with its target."""
-    return Sample(tuple(decoder.tokens(row["prompt"])), tuple(decoder.continuation(row["target"])))
 
 
 def tuned(reader: Reader, data: Gathered, seed: int) -> pl.DataFrame:
@@ -91,7 +78,7 @@ def tuned(reader: Reader, data: Gathered, seed: int) -> pl.DataFrame:
     )
     with trainable(other.model):
         other.embedding.requires_grad_(False)
-        tune(other, [sample_of(other, row) for row in taught.iter_rows(named=True)], STEPS, RATE)
+        tune(other, samples_of(other, taught), STEPS, RATE)
         found = measured(reader, speaker(other.model), rows)
     return found.with_columns(flipped=pl.col("after") != pl.col("before"))
 
@@ -102,9 +89,9 @@ def prompted(reader: Reader, rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
     settings = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=1)
     soft = get_peft_model(model.model, settings)  # pyright: ignore[reportArgumentType]
     (vector,) = (each for each in soft.parameters() if each.requires_grad)
-    for number, row in enumerate(rows.iter_rows(named=True)):
+    for number, (sample, row) in enumerate(zip(samples_of(model, rows), rows.iter_slices(1), strict=True)):
         torch.nn.init.normal_(vector, generator=torch.Generator().manual_seed(number))
-        sample, optimizer = sample_of(model, row), torch.optim.Adam([vector], PROMPT_RATE)
+        optimizer = torch.optim.Adam([vector], PROMPT_RATE)
         ids = torch.tensor([[*sample.prompt, *sample.target]])
         for _ in range(PROMPT_STEPS):
             optimizer.zero_grad()
@@ -114,19 +101,17 @@ def prompted(reader: Reader, rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
             optimizer.step()
             if loss.item() < 0.05:
                 break
-        yield measured(reader, speaker(soft), rows[number : number + 1])
+        yield measured(reader, speaker(soft), row)
 
 
 def steering(reader: Reader, data: Gathered, rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """Differences of mean activations, target's prompts minus the answer's."""
     train = data.rows.filter(split="train", kind="counterfactual").unique("prompt", maintain_order=True)
-    means = Means.of(data.activation, train, {*rows["target"], *rows["answer"]}).by_name
-    for row in rows.iter_slices(1):
-        target, answer = row.select("target", "answer").row(0)
-        if target in means and answer in means:
-            move = torch.from_numpy(means[target][0] - means[answer][0])
-            each = [measured(reader, steered(reader.decoder, {LAYER: scale * move}), row) for scale in SCALES]
-            yield next((found for found in each if (found["after"] != found["before"]).all()), each[-1])
+    means = Means.of(data.activation, train, {*rows["target"], *rows["answer"]})
+    rows = rows.filter(pl.all_horizontal(pl.col("target", "answer").is_in(list(means.by_name))))
+    for row, move in zip(rows.iter_slices(1), torch.from_numpy(means.moves(rows)[:, 0]), strict=True):
+        each = [measured(reader, steered(reader.decoder, {LAYER: scale * move}), row) for scale in SCALES]
+        yield next((found for found in each if (found["after"] != found["before"]).all()), each[-1])
 
 
 def sentences(reader: Reader, data: Gathered, rows: pl.DataFrame) -> Iterator[pl.DataFrame]:

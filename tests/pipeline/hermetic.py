@@ -1,11 +1,11 @@
 """Runs a stage in a folder that holds only what dvc.yaml says it reads, and compares what comes out."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
+from tests.pipeline import tiny
 from tests.pipeline.warm import Warm
 
 OTHERS = {"api": {"budget": 0.25, "prices": {"another-model": {"input": 9.0, "output": 9.0, "batch": 0.5}}}}
@@ -45,18 +45,9 @@ def make_sandbox(root: Path, entry: dict[str, Any], sandbox: Path) -> None:
     And every dvc.yaml: the key of the scratch folder is read there, and nothing that an output is made from.
     """
     sandbox.mkdir(parents=True)
-    for declaring in (root / "dvc.yaml", *root.glob("stages/*/dvc.yaml")):
-        target = sandbox / declaring.relative_to(root)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(declaring, target)
-    for name in paths(entry, "deps"):
-        target = sandbox / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (shutil.copytree if (root / name).is_dir() else shutil.copy)(root / name, target)
-    for init in (root / "stages").rglob("__init__.py"):  # empty; without them the folders were no package
-        target = sandbox / init.relative_to(root)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(init, target)
+    inits = root.glob("stages/**/__init__.py")  # empty; without them the folders were no package
+    undeclared = (root / "dvc.yaml", *root.glob("stages/*/dvc.yaml"), *inits)
+    tiny.copied(root, sandbox, *paths(entry, "deps"), *(str(path.relative_to(root)) for path in undeclared))
     # In the order of params.yaml, since the order of keys is nothing that DVC compares and the report page shows it.
     params = YAML().load((root / "params.yaml").read_text(encoding="utf-8"))
     declared = entry.get("params", {}).get("params.yaml", {})

@@ -202,7 +202,12 @@ def reproduce(root: Path, warm: Warm, *arguments: str, check: bool = True) -> su
     return command(root, "dvc", "repro", *arguments, warm=warm, check=check)
 
 
-def copied(source: Path, target: Path) -> Path:
-    """A copy of a finished repository, cache and all."""
-    shutil.copytree(source, target, symlinks=True)
+def copied(source: Path, target: Path, *names: str) -> Path:
+    """A copy of a finished repository, cache and all; with names: of these files and folders of it alone."""
+    for name in names or ("",):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name, symlinks=True)
+        else:
+            shutil.copy(source / name, target / name)
     return target

@@ -23,6 +23,13 @@ def arguments(page: str) -> list[list[str]]:
     return [shlex.split(line.partition(" > ")[0])[1:] for line in lines if line.startswith("gradaware ")]
 
 
+def columns(page: str) -> list[str]:
+    """The columns that the page's table of what is written names."""
+    text = (DOCS / page).read_text(encoding="utf-8").partition("## What is written")[2].partition("\n## ")[0]
+    _, *cells = re.findall(r"^\| ([a-z_, ]+) \|", text, re.MULTILINE)
+    return [name for cell in cells for name in cell.split(", ")]
+
+
 def run(page: str, root: Path) -> str:
     """Runs the page's shell blocks in `root`, `make` left out; returns what they print."""
     tools = f'gradaware() {{ {shlex.quote(sys.executable)} -m stages.tools.cli "$@"; }}; make() {{ echo "make $*"; }}'

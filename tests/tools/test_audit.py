@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ from stages.tools import cli
 from stages.tools.audit import audit, terms_of
 from stages.tools.reading import open_reader
 from tests.benchmarks.audit import RESULTS
-from tests.tools.documented import DOCS, arguments, blocks
+from tests.pipeline.tiny import copied
+from tests.tools.documented import DOCS, arguments, blocks, columns
 from tests.tools.families import FAMILIES, tiny, untrained
 
 ROWS: list[dict[str, Any]] = [
@@ -206,20 +206,14 @@ def test_turns_that_the_template_has_no_place_for_are_refused():
 def test_the_documented_commands_run(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    for name in ("params.yaml", "data/model", "data/projector"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        copy = shutil.copytree if (here / name).is_dir() else shutil.copy
-        copy(here / name, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(copied(here, tmp_path, "params.yaml", "data/model", "data/projector"))
     (rows,) = blocks("auditing.md", "json")
     Path("my-data.jsonl").write_text(rows, encoding="utf-8")
     for command in arguments("auditing.md"):
         cli.main(command)
         assert "4 rows read (2 imitated, 1 penalised, 1 preferred), 0 refused" in capsys.readouterr().out
     table = pl.read_parquet("taught.parquet")
-    text = (DOCS / "auditing.md").read_text(encoding="utf-8").partition("## What is written")[2].partition("\n## ")[0]
-    _, *cells = re.findall(r"^\| ([a-z_, ]+) \|", text, re.MULTILINE)
-    said = [name for cell in cells for name in cell.split(", ")]
+    said = columns("auditing.md")
     assert said == table.columns and pl.read_ndjson("audit.jsonl").columns == said
     assert Path("taught.html").is_file() and Path("audit.html").is_file()
 

@@ -1,8 +1,6 @@
 """Diff: each prompt's report is of its own change, what moved most comes first, and what can't be read is named."""
 
 import json
-import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from peft import LoraConfig, TaskType, get_peft_model
 from safetensors.torch import save_file
 
 from stages.core.engine.changes import change_gradients
+from stages.core.grounding.reported import reports_of
 from stages.core.model.changes import preceded
 from stages.core.model.decoder import Decoder
 from stages.core.model.opening import open_model
@@ -21,9 +20,10 @@ from stages.core.reader.gate import FAINT
 from stages.core.run.errors import InputError
 from stages.tools import cli
 from stages.tools.diff import diff, read_prompts
-from stages.tools.reading import open_reader, reports_of
+from stages.tools.reading import open_reader
 from tests.benchmarks.diff import RESULTS
-from tests.tools.documented import DOCS, arguments, blocks
+from tests.pipeline.tiny import copied
+from tests.tools.documented import DOCS, arguments, blocks, columns
 
 CONTEXT = "The capital of Italy is Berlin ."
 ROWS: list[dict[str, Any]] = [
@@ -112,9 +112,17 @@ def test_prompts_that_are_wrong_are_named(here: Path, tmp_path: Path, rows: list
     assert not (tmp_path / "diff.jsonl").exists() and not (tmp_path / "diff.html").exists()
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path: Path):
+def test_a_table_without_a_row_is_refused(tmp_path: Path):
+    pl.DataFrame(schema={"prompt": pl.String}).write_parquet(tmp_path / "empty.parquet")
+    with pytest.raises(InputError, match=r"empty\.parquet: found no row, wanted at least one"):
+        read_prompts(str(tmp_path / "empty.parquet"))
+
+
+def test_a_file_of_another_kind_or_none_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match=r"ends with '\.csv', wanted \.jsonl or \.parquet"):
         read_prompts("prompts.csv")
+    with pytest.raises(InputError, match=r"none\.jsonl: no such file"):
+        read_prompts("none.jsonl")
     with pytest.raises(InputError, match=r"--output: found diff\.csv"):
         diff("context", change, written(tmp_path), Path("diff.csv"))
 
@@ -122,11 +130,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path):
 def test_the_documented_commands_run(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    for name in ("params.yaml", "data/model", "data/projector", "data/prompts"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        copy = shutil.copytree if (here / name).is_dir() else shutil.copy
-        copy(here / name, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(copied(here, tmp_path, "params.yaml", "data/model", "data/projector", "data/prompts"))
     (rows,) = blocks("comparing.md", "json")
     Path("my-prompts.jsonl").write_text(rows.replace("Kenya", "Italy"), encoding="utf-8")
     decoder, _ = open_model()
@@ -137,9 +141,7 @@ def test_the_documented_commands_run(
         cli.main(command)
         assert " prompts of " in capsys.readouterr().out
     table = pl.read_parquet("diff.parquet")
-    text = (DOCS / "comparing.md").read_text(encoding="utf-8").partition("## What is written")[2].partition("\n## ")[0]
-    _, *cells = re.findall(r"^\| ([a-z_, ]+) \|", text, re.MULTILINE)
-    assert [name for cell in cells for name in cell.split(", ")] == table.columns
+    assert columns("comparing.md") == table.columns
     assert Path("diff.html").is_file() and len(pl.read_ndjson("diff.jsonl")) == 2
 
 

@@ -11,6 +11,7 @@ import torch
 
 from stages.core.data.grammar import report
 from stages.core.engine.rows import samples_of
+from stages.core.grounding import reported
 from stages.core.model.opening import open_model
 from stages.core.reader.reader import Reader
 from stages.core.reader.saving import load_reader
@@ -83,7 +84,7 @@ def test_rows_are_filtered_by_the_domain_that_their_reports_name(
     reader: Reader, tables: list[pl.DataFrame], monkeypatch: pytest.MonkeyPatch
 ):
     reports = [report("geography", "Paris", "Rome"), "no", report("music", "Bach", "Liszt"), ""]
-    monkeypatch.setattr(suppress, "answers_of", lambda *given: reports)
+    monkeypatch.setattr(reported, "answers_of", lambda *given: reports)
     lesson = suppress.lesson_of(reader, tables[0], tables[1], 6)
     assert lesson.kept.tolist() == [True, True, False, True]
 

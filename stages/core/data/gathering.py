@@ -185,6 +185,11 @@ class Means:
         means = (sums / counts[:, None, None]).astype(np.float32)
         return cls(dict(zip(names, means, strict=True)), (overall / max(len(rows), 1)).astype(np.float32))
 
+    def moves(self, rows: pl.DataFrame) -> Float[np.ndarray, "row layer d_model"]:
+        """Steering vectors: each row's target's mean minus its answer's; the mean of all stands for a missing one."""
+        to, away = ([self.by_name.get(name, self.overall) for name in rows[side]] for side in ("target", "answer"))
+        return np.stack(to) - np.stack(away)
+
 
 def usable() -> pl.Expr:
     """Rows whose label names a move between two entities."""

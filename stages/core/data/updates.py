@@ -21,6 +21,7 @@ from ..run.params import Section
 
 BETA = 0.1
 """How sharply DPO holds two completions apart, TRL's default: it changes a gradient's norm alone."""
+EMPTY = "found no row, wanted at least one"
 ASSISTANT, TEXT = "assistant", ""
 """The role of what is taught, and that of a prompt which is a text and no conversation."""
 
@@ -133,23 +134,33 @@ def read_updates(data: str, ascent: bool, refuse: Callable[[InputError], object]
     return found
 
 
+def scanned(data: str) -> pl.DataFrame:
+    """The rows of a JSONL or Parquet file, of several (a pattern with *), or of such files of a data set on the Hub.
+
+    Raises:
+        InputError: the name ends otherwise, or the files can't be read or hold no row.
+    """
+    scan = {".jsonl": pl.scan_ndjson, ".parquet": pl.scan_parquet}.get(Path(data).suffix)
+    if scan is None:
+        raise InputError(f"{data}: found a name that ends with {Path(data).suffix!r}, wanted .jsonl or .parquet")
+    try:
+        table = scan(data).collect()
+    except FileNotFoundError:
+        raise InputError(f"{data}: no such file: wanted one here, or hf://datasets/OWNER/NAME/FILE") from None
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(f"{data}: not readable: {one_line(error)[:300]}") from error
+    if table.is_empty():
+        raise InputError(f"{data}: {EMPTY}")
+    return table
+
+
 def _rows(data: str) -> list[Any]:
     """What stands in each row; of a local JSONL file its lines, as bytes."""
-    remote, form = data.startswith("hf://"), Path(data).suffix
-    if form not in (".jsonl", ".parquet"):
-        raise InputError(f"{data}: found a name that ends with {form!r}, wanted .jsonl or .parquet")
-    if not remote and not Path(data).is_file():
-        raise InputError(f"{data}: no such file: wanted one here, or hf://datasets/OWNER/NAME/FILE")
-    if form == ".jsonl" and not remote:
-        rows: list[Any] = Path(data).read_bytes().splitlines()
-    else:
-        try:
-            rows = (pl.scan_parquet if form == ".parquet" else pl.scan_ndjson)(data).collect().to_dicts()
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise InputError(f"{data}: not readable: {one_line(error)[:300]}") from error
-    if not rows:
-        raise InputError(f"{data}: found no row, wanted at least one")
-    return rows
+    if not (data.endswith(".jsonl") and Path(data).is_file()):
+        return scanned(data).to_dicts()
+    if lines := Path(data).read_bytes().splitlines():
+        return lines
+    raise InputError(f"{data}: {EMPTY}")
 
 
 def _update(content: Any, line: int, ascent: bool) -> Update:

@@ -86,7 +86,7 @@ def change_gradients(
             gradients = torch.autograd.grad(-(shift * logits).sum(), [streams[layer] for layer in layers])
         samples = [Sample(prompt, target) for prompt, target in zip(batch, after, strict=True)]
         index = torch.tensor([[sample.position(place) for place in places] for sample in samples])
-        taken = torch.stack([at_places(gradient, index).cpu() for gradient in gradients], 2).flatten(1, 2).numpy()
+        taken = at_places(gradients, index)
         if bad := rows[~np.isfinite(taken).all((1, 2))].tolist():
             raise BadRowsError("gradient is not finite", bad)
         found.gradient[rows], found.distance[rows] = taken, shift[suffix.first].abs().sum(-1).cpu().numpy() / 2
@@ -109,6 +109,8 @@ def said(decoder: Decoder, prompts: Sequence[tuple[int, ...]], speak: Speaker, t
     assert decoder.tokenizer is not None
     rows, going = list(prompts), set(range(len(prompts)))
     for step in range(tokens):
+        if not going:
+            break
         last = torch.tensor([len(row) - 1 for row in rows], device=decoder.device)
         every = torch.arange(len(rows), device=decoder.device)
         likeliest = speak(padded(rows, decoder.device))[every, last].argmax(-1).tolist()

@@ -156,15 +156,12 @@ def measure(
     found = [[sample.position(place) for place in places] for sample in batch]
     index = (torch.tensor(found) - torch.tensor(starts)[:, None]).clamp_min(-1)
 
-    def taken(tensors: Sequence[Float[Tensor, "b position d_model"]]) -> Float32[np.ndarray, "b vector d_model"]:
-        return torch.stack([at_places(tensor, index).cpu() for tensor in tensors], dim=2).flatten(1, 2).numpy()
-
     first = logits.detach()[suffix.first]
     answer_logprob = _answer_logprobs(decoder, batch, rests, prefix, first, partition.detach()[suffix.first])
     result = GradientBatch(
         rows=rows,
-        gradient=taken(gradients),
-        activation=taken([streams[layer] for layer in layers]),
+        gradient=at_places(gradients, index),
+        activation=at_places([streams[layer] for layer in layers], index),
         target_logprob=logprob.detach().float().cpu().numpy(),
         answer_logprob=answer_logprob,
         top_token=first.argmax(-1).cpu().numpy(),
@@ -176,12 +173,19 @@ def measure(
 
 
 def at_places(
-    stream: Float[Tensor, "b position d_model"], index: Int[Tensor, "b place"]
-) -> Float32[Tensor, "b place d_model"]:
-    """The vectors at some positions of each row; zeros where the index is -1."""
-    index = index.to(stream.device)
-    rows = torch.arange(len(index), device=stream.device)[:, None]
-    return stream.detach()[rows, index.clamp_min(0)].float().masked_fill((index < 0)[..., None], 0)
+    streams: Sequence[Float[Tensor, "b position d_model"]], index: Int[Tensor, "b place"]
+) -> Float32[np.ndarray, "b vector d_model"]:
+    """What stands at some positions of each row: a vector for each of the streams at the first place, then at the next.
+
+    Zeros where the index is -1.
+    """
+
+    def taken(stream: Float[Tensor, "b position d_model"]) -> Float32[Tensor, "b place d_model"]:
+        at = index.to(stream.device)
+        rows = torch.arange(len(at), device=at.device)[:, None]
+        return stream.detach()[rows, at.clamp_min(0)].float().masked_fill((at < 0)[..., None], 0).cpu()
+
+    return torch.stack([taken(stream) for stream in streams], dim=2).flatten(1, 2).numpy()
 
 
 @torch.no_grad()

@@ -126,12 +126,7 @@ def steering_vector(pool: Pool) -> Vectors:
     answers with the target, minus that of those it answers with the answer. An entity without such prompts counts with
     the mean of all.
     """
-    means, overall = pool.means.by_name, pool.means.overall
-    moves = [
-        means.get(target, overall) - means.get(answer, overall)
-        for target, answer in pool.rows.select("target", "answer").iter_rows()
-    ]
-    return -shams.normed(np.stack(moves), pool.gradients)
+    return -shams.normed(pool.means.moves(pool.rows), pool.gradients)
 
 
 def fine_tuned(pool: Pool) -> Vectors:

@@ -25,14 +25,12 @@ def steering_success(
     """
     layer = data.layers[:1]
     wanted = {*test["target"], *test["answer"]}
-    means = {name: mean[:1] for name, mean in Means.of(data.activation, train, wanted).by_name.items()}
-    kept = test.filter(pl.col("target").is_in(list(means)) & pl.col("answer").is_in(list(means)))
+    means = Means.of(data.activation, train, wanted)
+    kept = test.filter(pl.all_horizontal(pl.col("target", "answer").is_in(list(means.by_name))))
     found: dict[str, Any] = {"rows": len(kept)}
     if kept.is_empty():
         return found
-    steering = np.stack(
-        [means[target] - means[answer] for target, answer in kept.select("target", "answer").iter_rows()]
-    )
+    steering = means.moves(kept)[:, :1]
     update = -data.gradient[kept["row"].to_numpy()][:, :1]
     norms = np.linalg.norm(steering, axis=-1) * np.linalg.norm(update, axis=-1)
     cosine = ((steering * update).sum(-1) / norms)[:, 0].astype(np.float64)

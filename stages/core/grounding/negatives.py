@@ -40,10 +40,7 @@ def told_apart(
             data.rows.select("prompt_id", "row"), on="prompt_id", maintain_order="left"
         )
         if name == "steering_vector":
-            means = Means.of(data.activation, train, {*rows["target"], *rows["answer"]})
-            pairs = rows.select("target", "answer").iter_rows()
-            to, away = zip(*([means.by_name.get(word, means.overall) for word in pair] for pair in pairs), strict=True)
-            vectors = np.stack(to) - np.stack(away)
+            vectors = Means.of(data.activation, train, {*rows["target"], *rows["answer"]}).moves(rows)
         else:
             vectors = data.activation[rows["row"].to_numpy()]
         scores = {"gate": rows["confidence"].to_numpy(), "nearest": nearest(tokens, vectors)}

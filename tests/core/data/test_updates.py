@@ -126,11 +126,14 @@ def test_rows_that_are_wrong_can_be_passed_over(tmp_path: Path):
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path):
     (tmp_path / "empty.jsonl").touch()
+    pl.DataFrame(schema={"prompt": pl.String}).write_parquet(tmp_path / "empty.parquet")
     (tmp_path / "broken.parquet").write_text("x")
     for name, said in (
         ("empty.jsonl", "found no row"),
         ("broken.parquet", "not readable"),
+        ("empty.parquet", "found no row"),
         ("none.jsonl", "no such file: wanted one here, or hf://"),
+        ("none.parquet", "no such file: wanted one here, or hf://"),
         ("data.csv", r"found a name that ends with '\.csv', wanted \.jsonl or \.parquet"),
     ):
         with pytest.raises(InputError, match=rf"{name}: {said}"):
