@@ -95,16 +95,16 @@ def explained(params: dict[str, Any]) -> list[Experiment]:
 
 
 def mixtures(params: dict[str, Any]) -> list[Experiment]:
-    """The shares in which each dictionary finds two behaviours that are mixed in one data set."""
+    """The shares in which each dictionary of the last layer finds two behaviours that are mixed in one data set."""
     cells, found = from_json(read_json(Path("data/concepts/metrics.json")))["mixed"], []
-    for cell, mixed in cells.items():
-        for pair, kinds in mixed.items():
-            for share in next(iter(kinds.values())):
-                first, second = f"{float(share):.0%}", f"{1 - float(share):.0%}"
-                group = f"{place_of(cell)}: {pair.replace(' and ', f' {first}, ')} {second}"
-                for kind, scores in kinds.items():
-                    settings = {"cell": cell, "pair": pair, "share": float(share), "kind": kind}
-                    found.append(Experiment(group, kind.capitalize(), settings, {"found": scores[share]}))
+    cell = max(cells, key=lambda name: int(name.rpartition(" ")[2]))
+    for pair, kinds in cells[cell].items():
+        for share in next(iter(kinds.values())):
+            first, second = f"{float(share):.0%}", f"{1 - float(share):.0%}"
+            group = f"{place_of(cell)}: {pair.replace(' and ', f' {first}, ')} {second}"
+            for kind, scores in kinds.items():
+                settings = {"pair": pair, "share": float(share), "kind": kind}
+                found.append(Experiment(group, kind.capitalize(), settings, {"found": scores[share]}))
     return found
 
 
