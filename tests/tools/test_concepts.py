@@ -39,9 +39,7 @@ def test_behaviours_are_a_marker_behind_right_answers_and_wrong_facts_of_two_dom
     ]
 
 
-def test_make_concepts_measures_every_dictionary_beside_random_directions(
-    tiny_pipeline: Path, warm_python: Warm, tmp_path: Path
-):
+def test_make_concepts_measures_every_dictionary(tiny_pipeline: Path, warm_python: Warm, tmp_path: Path):
     root = tiny.copied(tiny_pipeline, tmp_path / "repository")
     tiny.declare_sweeps(root)
     shutil.copytree(tiny.ROOT / "data/contrasts", root / "data/contrasts")

@@ -80,7 +80,7 @@ def unembedding(given: Material) -> Dictionary:
     rows = given.decoder.head.get_parameter("weight").detach().float()
     gain = next(given.decoder.norm.parameters(), rows.new_ones(rows.shape[1])).detach()
     tokenizer = given.decoder.tokenizer
-    names = [{"token": tokenizer.decode([token]).strip()} if tokenizer else {} for token in range(len(rows))]
+    names = [{"token": str(tokenizer.decode([token])).strip()} if tokenizer else {} for token in range(len(rows))]
     return replace(given.plain("unembedding", (rows * gain).cpu()), names=names)
 
 

@@ -18,7 +18,8 @@ FEWEST = 2
 FEATURES = 4096
 """Features that are ranked at once."""
 
-Names, Scores = list[dict[str, str]], list[dict[str, float]]
+Names = list[dict[str, str]]
+Scores = list[dict[str, float]]
 
 
 def named(
