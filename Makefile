@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: env repro leave-one-out sweep real-step suppress deps check test bench
+.PHONY: env repro leave-one-out sweep real-step suppress concepts deps check test bench
 
 env: $(VENV)/.built
 
@@ -16,7 +16,7 @@ repro: deps
 	dvc repro
 	python -m stages.tools.record
 
-# Projectors trained under other settings, real steps, and learning that is suppressed: stages/sweeps/dvc.yaml.
+# Projectors trained under other settings, real steps, learning that is suppressed, features: stages/sweeps/dvc.yaml.
 leave-one-out: deps
 	dvc repro stages/sweeps/dvc.yaml:leave_one_out
 	python -m stages.tools.sweep_table leave_one_out
@@ -33,6 +33,12 @@ real-step: deps
 suppress: deps
 	dvc repro stages/sweeps/dvc.yaml:suppress
 	python -m stages.tools.sweep_table suppress
+	dvc repro report
+
+concepts: deps
+	dvc repro stages/sweeps/dvc.yaml:concepts
+	python -m stages.tools.sweep_table concepts
+	python -m stages.tools.sweep_table mixtures
 	dvc repro report
 
 deps: env
@@ -54,5 +60,11 @@ bench: env
 	python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[bench]"
 	python -c "import nnsight, transformer_lens" # without them the next line's tests would be skipped
 	pytest tests/core/engine/test_peers.py
+	$(PYTHON) -m venv .cache/sae-lens # its own: SAELens asks for transformer-lens below 4
+	grep -v '^transformer-lens=' constraints.txt > .cache/sae-lens/constraints.txt
+	.cache/sae-lens/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint .cache/sae-lens/constraints.txt --editable ".[sae]" beartype pytest
+	.cache/sae-lens/bin/python -c "import sae_lens"
+	.cache/sae-lens/bin/python -m pytest --noconftest tests/core/concepts/test_sae_lens.py
 	python -m tests.benchmarks.engine --size $(SIZES)
 	python -m tests.benchmarks.labelling

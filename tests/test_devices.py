@@ -37,6 +37,7 @@ STAGES = {
         "data/diff/a.jsonl",
     ],
     "suppress": ["stages.tools.suppress"],
+    "concepts": ["stages.tools.concepts", "domains", "marker"],
 }
 WRITTEN = {"describe": [], "watch": [".cache/watch"], "gradients": ["data/gradients/geography.zarr"]}
 """Where their files are to be, if not in the folder of their name below data/."""
@@ -102,7 +103,10 @@ def root(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         json.dumps({"prompt": PROMPT, "completion": f" {TARGET}"}) + "\n", encoding="utf-8"
     )
     fewer = (("RENEWED = 10", "RENEWED = 1"), ("STEPS, LONG = (20, 40, 60), 300", "STEPS, LONG = (1, 2), 3"))
-    tiny.changed(root, {"stages/tools/suppress.py": fewer})
+    once = (("STEPS, BATCH, LEARNING_RATE = 1000", "STEPS, BATCH, LEARNING_RATE = 5"),)
+    autoencoder = "stages/core/concepts/sparse_autoencoder.py"
+    tiny.changed(root, {"stages/tools/suppress.py": fewer, autoencoder: once})
+    shutil.copytree(tiny.ROOT / "data/contrasts", root / "data/contrasts")
     return root
 
 

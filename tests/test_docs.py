@@ -36,6 +36,7 @@ RUN_BY = {
     "make leave-one-out": OTHERS,
     "make real-step": OTHERS,
     "make suppress": "tests/tools/test_suppress.py::test_make_suppress_writes_a_row_for_every_way_and_step",
+    "make concepts": "tests/tools/test_concepts.py::test_make_concepts_measures_every_dictionary",
     "dvc status stages/sweeps/dvc.yaml": f"{EXPERIMENTS}::stale",
     "dvc metrics show": OTHERS,
     "gradaware describe": "tests/tools/test_describe.py::test_the_documented_commands_run",
@@ -49,6 +50,7 @@ RUN_BY = {
     "python -m stages.tools.suppress": (
         "tests/tools/test_suppress.py::test_make_suppress_writes_a_row_for_every_way_and_step"
     ),
+    "python -m stages.tools.concepts": ("tests/tools/test_concepts.py::test_make_concepts_measures_every_dictionary"),
     "python -m stages.tools.review": "tests/pipeline/test_review.py::test_nothing_changed",
     "python -m stages.tools.record": "tests/pipeline/test_review.py::recorded",
     "python -m stages.tools.dependencies": "tests/tools/test_dependencies.py::check",

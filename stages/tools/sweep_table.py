@@ -1,19 +1,21 @@
 """Makes a table of data/sweep from its experiments' results and names it in params.yaml, so that the page shows it.
 
-Reads params.yaml and the results that the stages of stages/sweeps/dvc.yaml wrote below data/sweep/ and data/suppress/.
-Writes data/sweep/NAME.csv, one row an experiment, params.yaml (`report.sweeps`) and dvc.yaml. No GPU, at once.
+Reads params.yaml and the results that the stages of stages/sweeps/dvc.yaml wrote below data/sweep/, data/suppress/
+and data/concepts/. Writes data/sweep/NAME.csv, one row an experiment, params.yaml (`report.sweeps`) and dvc.yaml. No
+GPU, at once.
 
   python -m stages.tools.sweep_table ladder
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..core.data.places import SUBJECT
+from ..core.data.places import FIRST, SUBJECT
 from ..core.evaluate.estimate import from_json
 from ..core.page.inputs import read_params
-from ..core.page.sweep import FOLDER, LADDER, LEAVE_ONE_OUT, MADE_BY, SUPPRESS, Experiment, table_of
+from ..core.page.sweep import FOLDER, LADDER, LEAVE_ONE_OUT, MADE_BY, Experiment, table_of
 from ..core.run.files import read_json, read_yaml, replacing
 from ..core.run.stage import parser, run
 from . import experiment, params_file
@@ -79,6 +81,48 @@ def suppressed(params: dict[str, Any]) -> list[Experiment]:
     return found
 
 
+def explained(params: dict[str, Any]) -> list[Experiment]:
+    """What each dictionary's features explain of gradients, and what as many random directions do."""
+    cells, found = from_json(read_json(Path("data/concepts/metrics.json")))["explained"], []
+    for cell, kinds in cells.items():
+        for kind, scores in kinds.items():
+            count = int(scores["count"].value)
+            names = {"features": f"{kind}, {count} features".capitalize(), "random": f"{count} random directions"}
+            for key, name in names.items():
+                settings = {"cell": cell, "kind": kind, "features": key, "count": count}
+                found.append(Experiment(place_of(cell), name, settings, {"features": scores[key]}))
+    return found
+
+
+def mixtures(params: dict[str, Any]) -> list[Experiment]:
+    """The shares in which each dictionary of the last layer finds two behaviours that are mixed in one data set."""
+    cells, found = from_json(read_json(Path("data/concepts/metrics.json")))["mixed"], []
+    cell = max(cells, key=lambda name: int(name.rpartition(" ")[2]))
+    for pair, kinds in cells[cell].items():
+        for share in next(iter(kinds.values())):
+            first, second = f"{float(share):.0%}", f"{1 - float(share):.0%}"
+            group = f"{place_of(cell)}: {pair.replace(' and ', f' {first}, ')} {second}"
+            for kind, scores in kinds.items():
+                settings = {"pair": pair, "share": float(share), "kind": kind}
+                found.append(Experiment(group, kind.capitalize(), settings, {"found": scores[share]}))
+    return found
+
+
+def place_of(cell: str) -> str:
+    """A layer and a place in words."""
+    place, _, layer = cell.partition(", ")
+    return {FIRST: "Last prompt token", SUBJECT: "Subject's last token"}[place] + f", {layer}"
+
+
+MADE: dict[str, Callable[[dict[str, Any]], list[Experiment]]] = {
+    LADDER: ladder,
+    LEAVE_ONE_OUT: domains_left_out,
+    "suppress": suppressed,
+    "concepts": explained,
+    "mixtures": mixtures,
+}
+
+
 def publish(name: str, found: list[Experiment], params: dict[str, Any]) -> None:
     """Writes data/sweep/<name>.csv and names it in params.yaml, and with that in dvc.yaml."""
     path = FOLDER / f"{name}.csv"
@@ -97,7 +141,7 @@ def main() -> None:
     line = parser(__doc__, "tools.sweep_table")
     line.add_argument("name", metavar="NAME", choices=MADE_BY, help="%(choices)s")
     name, params = line.parse_args().name, read_params()
-    publish(name, {LADDER: ladder, LEAVE_ONE_OUT: domains_left_out, SUPPRESS: suppressed}[name](params), params)
+    publish(name, MADE[name](params), params)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Sweeps: tables data/sweep/<name>.csv of projectors with other settings, or of fine-tunings, shown on the page.
+"""Sweeps: tables data/sweep/<name>.csv of projectors with other settings, fine-tunings or dictionaries, on the page.
 
 A row is one experiment. `group` and `name` are its words on the page. `changes` is a JSON object of what it has in
 section `projector` of params.yaml, or of a fine-tuning's own settings: every key that differs anywhere in the table,
@@ -23,8 +23,14 @@ from .prose import spaced
 from .tables import read_csv
 
 FOLDER = Path("data/sweep")
-LADDER, LEAVE_ONE_OUT, SUPPRESS = "ladder", "leave_one_out", "suppress"
-MADE_BY = {LADDER: "make sweep", LEAVE_ONE_OUT: "make leave-one-out", SUPPRESS: "make suppress"}
+LADDER, LEAVE_ONE_OUT = "ladder", "leave_one_out"
+MADE_BY = {
+    LADDER: "make sweep",
+    LEAVE_ONE_OUT: "make leave-one-out",
+    "suppress": "make suppress",
+    "concepts": "make concepts",
+    "mixtures": "make concepts",
+}
 """The command that makes each table."""
 # Column of the table -> group and number of metrics.json; each with the ends of its interval, <column>_low and _high.
 NUMBERS = {
@@ -41,6 +47,10 @@ NUMBERS = {
     "probe_target": ("ceiling", "target_accuracy"),
     "suppressed": ("learned", "suppressed"),
     "rest": ("learned", "rest"),
+    **{f"explained_{count}": ("features", f"explained_{count}") for count in (1, 4, 8, 16)},
+    **{f"named_{what}": ("features", f"named_{what}") for what in ("domain", "relation", "target")},
+    "found_first": ("found", "first"),
+    "found_second": ("found", "second"),
 }
 SWEPT_WORDS = WORDS | {
     "held_out_target": "Held-out target",
@@ -52,6 +62,13 @@ SWEPT_WORDS = WORDS | {
     "probe_target": "Target, linear probe",
     "suppressed": "Learned of what is suppressed",
     "rest": "Learned of the rest",
+    "explained_1": "Explained by 1 feature",
+    **{f"explained_{count}": f"By {count}" for count in (4, 8, 16)},
+    "named_domain": "Its name: domain",
+    "named_relation": "Relation",
+    "named_target": "Target",
+    "found_first": "Rows of the first",
+    "found_second": "Of the second",
 }
 KEY_WORDS = {"lora": "LoRA on the verbaliser"}
 """Keys whose name does not say enough."""
