@@ -1,6 +1,5 @@
 """Kinds of update: what is reported of the gradient of each kind, and what tells one kind from another."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -136,7 +135,7 @@ def told(
     return pl.concat(tables), vectors
 
 
-def tokens_of(reader: Reader, names: Sequence[str]) -> Int[torch.Tensor, " name"]:
+def tokens_of(reader: Reader, names: pl.Series) -> Int[torch.Tensor, " name"]:
     """The first token of each name."""
     return torch.tensor([reader.decoder.continuation(name)[0] for name in names], device=reader.decoder.device)
 
