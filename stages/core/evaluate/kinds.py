@@ -175,8 +175,8 @@ def follows(
         Sample(tuple(reader.decoder.tokens(prompt)), tuple(read(name)[:1]))
         for prompt, name in rows[named].select("prompt", "moved_to").iter_rows()
     ]
-    layers, one = reader.card.layers[last:], {"top_tokens": 1, "continuation_tokens": 0}
-    for batch in virtual_steps(reader.decoder, samples, vectors[named, last : last + 1], layers, [size], **one):
+    layer, given = reader.card.layers[last:], vectors[named, last : last + 1]
+    for batch in virtual_steps(reader.decoder, samples, given, layer, [size], top_tokens=1, continuation_tokens=0):
         found[named[batch.rows]] = batch.target_rank[:, 0, 0] == 1
     return found
 
