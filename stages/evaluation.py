@@ -18,9 +18,11 @@ from .core.data.gathering import continuations, gather
 from .core.data.questions import read_questions
 from .core.data.tables import LABELS, read_table, write_table
 from .core.evaluate.asking import Asking, pieces_of
+from .core.evaluate.batches import batch_scores
 from .core.evaluate.cases import Questions, with_premise
 from .core.evaluate.estimate import to_json
 from .core.evaluate.interview import Interview
+from .core.evaluate.kinds import kind_scores
 from .core.evaluate.metrics import condition_table, grid_table, metrics_of
 from .core.evaluate.peers import peers_of
 from .core.evaluate.scores import SCORES
@@ -87,12 +89,14 @@ def work(params: Sections) -> None:
             peers[name], own = interview.of_peer(peer, slots, name)
             answers.append(own)
     answers = pl.concat(answers)
-    metrics = metrics_of(reports, answers, peers, data, questions, readers[0], labels, sets)
+    metrics = metrics_of(reports, answers, peers, data, questions, readers[0], labels, sets) | edits
+    metrics["kinds"] = kind_scores(readers[0], questions)
+    metrics["batches"] = batch_scores(readers[0], data, questions.foreign_host(), params.evaluation)
     with replacing(OUTPUT) as partial:
         partial.mkdir()
         write_table(partial / "reports.parquet", reports, REPORTS)
         write_table(partial / "answers.parquet", answers, ANSWERS)
-        write_json(partial / "metrics.json", to_json(metrics | edits))
+        write_json(partial / "metrics.json", to_json(metrics))
         grid_table(reports).write_csv(partial / "grid.csv")
         condition_table(metrics).write_csv(partial / "conditions.csv")
     scratch.clear()

@@ -1,6 +1,6 @@
 """Baselines that read gradients without reports: linear probe (ceiling), untrained lens (floor), nearest gradient."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import polars as pl
@@ -106,20 +106,30 @@ def nearest_entities(reader: Reader, slots: Slots, lexicon: dict[str, str]) -> p
     negative in the first slot. `lexicon`: domain by entity. Columns of the result: domain (that of the entity moved
     to), moved_to, moved_from.
     """
+    scores, lengths = likeness(reader, slots, lexicon)
+    count = slots.count[:, None]
+    fits = lengths == count if reader.card.slots == 1 else lengths <= count
+    ups = scores.masked_fill(~fits, -torch.inf).argmax(1).tolist()
+    first = reader.tokens[
+        torch.tensor([reader.decoder.continuation(name)[0] for name in lexicon], device=slots.felt.device)
+    ]
+    downs = (F.normalize(slots.opposite[:, 0], dim=-1) @ first.T).argmax(1).tolist()
+    return words_at(lexicon, ups, downs)
+
+
+def likeness(
+    reader: Reader, slots: Slots, lexicon: Iterable[str]
+) -> tuple[Float[torch.Tensor, "row entity"], Int[torch.Tensor, " entity"]]:
+    """The mean cosine of each entity's tokens to what is felt in their slots, and how many tokens count."""
     most = slots.felt.shape[1]
     tokens = [reader.decoder.continuation(entity)[:most] for entity in lexicon]
     lengths = torch.tensor([len(ids) for ids in tokens], device=slots.count.device)
-    scores = torch.zeros((len(slots), len(lexicon)), device=slots.felt.device)
+    scores = torch.zeros((len(slots), len(tokens)), device=slots.felt.device)
     for place in range(most):
         ids = torch.tensor([ids[place] if place < len(ids) else 0 for ids in tokens], device=slots.felt.device)
         cosine = F.normalize(slots.felt[:, place], dim=-1) @ reader.tokens[ids].T
         scores += torch.where(place < lengths, cosine, 0.0)
-    count = slots.count[:, None]
-    fits = lengths == count if reader.card.slots == 1 else lengths <= count
-    ups = (scores / lengths).masked_fill(~fits, -torch.inf).argmax(1).tolist()
-    first = reader.tokens[torch.tensor([ids[0] for ids in tokens], device=slots.felt.device)]
-    downs = (F.normalize(slots.opposite[:, 0], dim=-1) @ first.T).argmax(1).tolist()
-    return words_at(lexicon, ups, downs)
+    return scores / lengths, lengths
 
 
 def words_at(lexicon: dict[str, str], ups: list[int], downs: list[int]) -> pl.DataFrame:

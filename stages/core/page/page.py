@@ -69,6 +69,7 @@ def render(inputs: Inputs) -> str:
         questions=parts(groups, "questions", title="{}"),
         grounding=parts(groups, "grounding", title="{}"),
         grounded=entries("asked.yaml")["grounded"],
+        updates=entries("asked.yaml")["updates"],
         columns=entries("asked.yaml")["columns"],
         readings=entries("asked.yaml")["knowledge"],
         answers=examples.answered(inputs.answers, inputs.reports),

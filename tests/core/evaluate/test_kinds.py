@@ -1,0 +1,64 @@
+"""Kinds of update: one vector up to a number where it must be, of the sign that is asked, and told apart by no less."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from stages.core.data.updates import KINDS
+from stages.core.evaluate.kinds import ASKED, LEAST, MEASURED, MOST, logits, said_scores, same_scores, told
+from stages.core.model.decoder import Decoder
+from tests.core.evaluate.small import HOW, cases_of, raw_reader
+
+Told = tuple[pl.DataFrame, dict[str, np.ndarray]]
+PAIRS = [("Oslo", "Lima"), ("Tokyo", "Lima"), ("Quito", "Lima"), ("Verdi", "Lima")]
+
+
+@pytest.fixture(scope="module")
+def small(trained_decoder: Decoder) -> Told:
+    return told(raw_reader(trained_decoder), cases_of(*PAIRS), HOW)
+
+
+def test_every_kind_of_the_audit_is_asked_about():
+    assert {kind.name for kind in ASKED.values()} == set(KINDS)
+
+
+def test_a_reward_s_gradient_is_the_correction_s_times_its_advantage(small: Told):
+    rows, vectors = small
+    size = rows.filter(update="explored")["advantage"].to_numpy()[:, None, None]
+    assert ((size >= LEAST) & (size <= MOST)).all() and len(set(size.ravel())) == len(PAIRS)
+    np.testing.assert_allclose(vectors["explored"], size * vectors["corrected"], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(vectors["penalised"], -vectors["reinforced"], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(vectors["penalised"], size * vectors["unlearned"], rtol=1e-4, atol=1e-7)
+    assert same_scores(rows, rows, vectors)["cosine"] > 0.9999
+
+
+def test_a_preference_to_the_model_itself_pushes_with_half_of_beta(small: Told):
+    """Then it prefers neither: s(0) = 1/2. The place behind the prompt has the chosen completion's part alone."""
+    _, vectors = small
+    wanted = 0.05 * (vectors["corrected"][:, 0] - vectors["unlearned"][:, 0] * -1)
+    np.testing.assert_allclose(vectors["preferred_to_own"][:, 0], wanted, rtol=1e-3, atol=1e-6)
+
+
+def test_what_is_right_depends_on_what_is_pushed(trained_decoder: Decoder, small: Told):
+    rows, vectors = small
+    named = rows.with_columns(moved_to=pl.col("completion"), moved_from=pl.lit("Lima"), pressure=pl.lit(True),
+                              malformed=pl.lit(False), names_toward=pl.lit(True))  # fmt: skip
+    found = said_scores(raw_reader(trained_decoder), named, vectors, HOW)
+    assert set(found) == set(ASKED)
+    assert found["corrected"]["toward"].value == found["corrected"]["away"].value == 1
+    assert "away" not in found["reinforced"] and "toward" not in found["penalised"]
+    assert found["penalised"]["follows"].value < 1  # the answer itself, named as what comes in its place
+    silent = named.with_columns(moved_to=pl.lit(""))
+    assert said_scores(raw_reader(trained_decoder), silent, vectors, HOW)["unlearned"]["follows"].value == 1
+
+
+def test_a_probe_tells_what_differs_and_nothing_else():
+    draw = np.random.default_rng(0)
+    kinds = pl.Series(["reinforced", "penalised"] * 50)
+    table = pl.DataFrame({name: draw.normal(size=100) for name in MEASURED})
+    both = table.with_columns(along=pl.Series(np.where(kinds == "reinforced", 1.0, -1.0)))
+    among = [list(ASKED).index(name) for name in ("reinforced", "penalised")]
+    right = np.where(kinds == "reinforced", 0, 1)
+    assert (logits(both, kinds, both)[:, among].argmax(1) == right).all()
+    unseen = pl.DataFrame({name: draw.normal(size=100) for name in MEASURED})
+    assert 0.3 < (logits(table, kinds, unseen)[:, among].argmax(1) == right).mean() < 0.7
