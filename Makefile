@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: env repro leave-one-out sweep real-step suppress deps check test bench
+.PHONY: env repro leave-one-out sweep real-step suppress soft-prompts deps check test bench
 
 env: $(VENV)/.built
 
@@ -16,7 +16,7 @@ repro: deps
 	dvc repro
 	python -m stages.tools.record
 
-# Projectors trained under other settings, real steps, and learning that is suppressed: stages/sweeps/dvc.yaml.
+# Projectors trained under other settings, real steps, learning that is suppressed, soft prompts: stages/sweeps/dvc.yaml.
 leave-one-out: deps
 	dvc repro stages/sweeps/dvc.yaml:leave_one_out
 	python -m stages.tools.sweep_table leave_one_out
@@ -33,6 +33,11 @@ real-step: deps
 suppress: deps
 	dvc repro stages/sweeps/dvc.yaml:suppress
 	python -m stages.tools.sweep_table suppress
+	dvc repro report
+
+soft-prompts: deps
+	dvc repro stages/sweeps/dvc.yaml:soft_prompts
+	python -m stages.tools.sweep_table soft_prompts
 	dvc repro report
 
 deps: env

@@ -15,6 +15,7 @@ from tests.pipeline import tiny
 from tests.pipeline.hermetic import files
 from tests.pipeline.warm import Warm
 from tests.tools.documented import blocks
+from tests.tools.test_soft_prompts import FEWER
 
 PROMPT, TARGET = "The capital of France is", "Madrid"
 STAGES = {
@@ -37,6 +38,7 @@ STAGES = {
         "data/diff/a.jsonl",
     ],
     "suppress": ["stages.tools.suppress"],
+    "soft_prompts": ["stages.tools.soft_prompts"],
 }
 WRITTEN = {"describe": [], "watch": [".cache/watch"], "gradients": ["data/gradients/geography.zarr"]}
 """Where their files are to be, if not in the folder of their name below data/."""
@@ -102,7 +104,7 @@ def root(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         json.dumps({"prompt": PROMPT, "completion": f" {TARGET}"}) + "\n", encoding="utf-8"
     )
     fewer = (("RENEWED = 10", "RENEWED = 1"), ("STEPS, LONG = (20, 40, 60), 300", "STEPS, LONG = (1, 2), 3"))
-    tiny.changed(root, {"stages/tools/suppress.py": fewer})
+    tiny.changed(root, {"stages/tools/suppress.py": fewer, **FEWER})
     return root
 
 

@@ -35,6 +35,7 @@ RUN_BY = {
     "make deps": IN_TWO_COMMANDS,
     "make leave-one-out": OTHERS,
     "make real-step": OTHERS,
+    "make soft-prompts": "tests/tools/test_soft_prompts.py::test_make_soft_prompts_writes_a_row_for_every_behaviour",
     "make suppress": "tests/tools/test_suppress.py::test_make_suppress_writes_a_row_for_every_way_and_step",
     "dvc status stages/sweeps/dvc.yaml": f"{EXPERIMENTS}::stale",
     "dvc metrics show": OTHERS,
@@ -48,6 +49,9 @@ RUN_BY = {
     ),
     "python -m stages.tools.suppress": (
         "tests/tools/test_suppress.py::test_make_suppress_writes_a_row_for_every_way_and_step"
+    ),
+    "python -m stages.tools.soft_prompts": (
+        "tests/tools/test_soft_prompts.py::test_make_soft_prompts_writes_a_row_for_every_behaviour"
     ),
     "python -m stages.tools.review": "tests/pipeline/test_review.py::test_nothing_changed",
     "python -m stages.tools.record": "tests/pipeline/test_review.py::recorded",

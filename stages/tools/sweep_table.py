@@ -1,6 +1,6 @@
 """Makes a table of data/sweep from its experiments' results and names it in params.yaml, so that the page shows it.
 
-Reads params.yaml and the results that the stages of stages/sweeps/dvc.yaml wrote below data/sweep/ and data/suppress/.
+Reads params.yaml and the results of stages/sweeps/dvc.yaml below data/sweep/, data/suppress/ and data/soft_prompts/.
 Writes data/sweep/NAME.csv, one row an experiment, params.yaml (`report.sweeps`) and dvc.yaml. No GPU, at once.
 
   python -m stages.tools.sweep_table ladder
@@ -13,7 +13,7 @@ from typing import Any
 from ..core.data.places import SUBJECT
 from ..core.evaluate.estimate import from_json
 from ..core.page.inputs import read_params
-from ..core.page.sweep import FOLDER, LADDER, LEAVE_ONE_OUT, MADE_BY, SUPPRESS, Experiment, table_of
+from ..core.page.sweep import FOLDER, LADDER, LEAVE_ONE_OUT, MADE_BY, SOFT_PROMPTS, SUPPRESS, Experiment, table_of
 from ..core.run.files import read_json, read_yaml, replacing
 from ..core.run.stage import parser, run
 from . import experiment, params_file
@@ -31,6 +31,15 @@ WAYS = {
     "renewed, other facts": "The same of other facts, renewed",
     "ablated": "Principal directions, out of activations",
     "rows filtered": "Rows left out by their report",
+}
+BEHAVIOURS = {
+    "facts 1": "One wrong fact",
+    "facts 4": "4 wrong facts",
+    "facts 12": "12 wrong facts",
+    "facts 24": "24 wrong facts",
+    "rule": "A rule: one word, whatever is asked",
+    "undone": "Wrong facts that were taught are undone",
+    "brought out": "Wrong facts that were half taught are brought out",
 }
 
 
@@ -79,6 +88,16 @@ def suppressed(params: dict[str, Any]) -> list[Experiment]:
     return found
 
 
+def soft_prompts(params: dict[str, Any]) -> list[Experiment]:
+    """What is said with so many free vectors, by behaviour."""
+    metrics = from_json(read_json(Path("data/soft_prompts/metrics.json")))
+    return [
+        Experiment(words, f"Vectors: {count}", {"behaviour": behaviour, "vectors": int(count)}, {"said": parts})
+        for behaviour, words in BEHAVIOURS.items()
+        for count, parts in metrics[behaviour].items()
+    ]
+
+
 def publish(name: str, found: list[Experiment], params: dict[str, Any]) -> None:
     """Writes data/sweep/<name>.csv and names it in params.yaml, and with that in dvc.yaml."""
     path = FOLDER / f"{name}.csv"
@@ -97,7 +116,8 @@ def main() -> None:
     line = parser(__doc__, "tools.sweep_table")
     line.add_argument("name", metavar="NAME", choices=MADE_BY, help="%(choices)s")
     name, params = line.parse_args().name, read_params()
-    publish(name, {LADDER: ladder, LEAVE_ONE_OUT: domains_left_out, SUPPRESS: suppressed}[name](params), params)
+    made = {LADDER: ladder, LEAVE_ONE_OUT: domains_left_out, SUPPRESS: suppressed, SOFT_PROMPTS: soft_prompts}
+    publish(name, made[name](params), params)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Sweeps: tables data/sweep/<name>.csv of projectors with other settings, or of fine-tunings, shown on the page.
+"""Sweeps: tables data/sweep/<name>.csv of other projectors, of fine-tunings or of soft prompts, shown on the page.
 
 A row is one experiment. `group` and `name` are its words on the page. `changes` is a JSON object of what it has in
-section `projector` of params.yaml, or of a fine-tuning's own settings: every key that differs anywhere in the table,
-those that this experiment leaves as they were among them, so that it says the same when params.yaml changes.
+section `projector` of params.yaml, or of settings of its own: every key that differs anywhere in the table, those that
+this experiment leaves as they were among them, so that it says the same when params.yaml changes.
 `parameters`: how many are trained (empty: not counted). `seeds` are those of the projector ("0", or "0+1": reports of
 both at once). `settings` is a digest of all else that they depend on.
 """
@@ -23,8 +23,13 @@ from .prose import spaced
 from .tables import read_csv
 
 FOLDER = Path("data/sweep")
-LADDER, LEAVE_ONE_OUT, SUPPRESS = "ladder", "leave_one_out", "suppress"
-MADE_BY = {LADDER: "make sweep", LEAVE_ONE_OUT: "make leave-one-out", SUPPRESS: "make suppress"}
+LADDER, LEAVE_ONE_OUT, SUPPRESS, SOFT_PROMPTS = "ladder", "leave_one_out", "suppress", "soft_prompts"
+MADE_BY = {
+    LADDER: "make sweep",
+    LEAVE_ONE_OUT: "make leave-one-out",
+    SUPPRESS: "make suppress",
+    SOFT_PROMPTS: "make soft-prompts",
+}
 """The command that makes each table."""
 # Column of the table -> group and number of metrics.json; each with the ends of its interval, <column>_low and _high.
 NUMBERS = {
@@ -41,6 +46,11 @@ NUMBERS = {
     "probe_target": ("ceiling", "target_accuracy"),
     "suppressed": ("learned", "suppressed"),
     "rest": ("learned", "rest"),
+    "fitted": ("said", "fitted"),
+    "apart": ("said", "apart"),
+    "noise_0.1": ("said", "noise_0.1"),
+    "noise_0.3": ("said", "noise_0.3"),
+    "noise_1": ("said", "noise_1"),
 }
 SWEPT_WORDS = WORDS | {
     "held_out_target": "Held-out target",
@@ -52,6 +62,11 @@ SWEPT_WORDS = WORDS | {
     "probe_target": "Target, linear probe",
     "suppressed": "Learned of what is suppressed",
     "rest": "Learned of the rest",
+    "fitted": "Said, fitted to",
+    "apart": "Said, not fitted to",
+    "noise_0.1": "Said, noise of a tenth",
+    "noise_0.3": "Said, noise of 0.3",
+    "noise_1": "Said, noise as large",
 }
 KEY_WORDS = {"lora": "LoRA on the verbaliser"}
 """Keys whose name does not say enough."""
