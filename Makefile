@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: env repro leave-one-out sweep real-step suppress concepts deps check test bench
+.PHONY: env repro leave-one-out sweep real-step suppress concepts soft-prompts deps check test bench
 
 env: $(VENV)/.built
 
@@ -16,7 +16,8 @@ repro: deps
 	dvc repro
 	python -m stages.tools.record
 
-# Projectors trained under other settings, real steps, learning that is suppressed, features: stages/sweeps/dvc.yaml.
+# Projectors trained under other settings, real steps, learning that is suppressed, features of dictionaries, and soft
+# prompts: stages/sweeps/dvc.yaml.
 leave-one-out: deps
 	dvc repro stages/sweeps/dvc.yaml:leave_one_out
 	python -m stages.tools.sweep_table leave_one_out
@@ -39,6 +40,11 @@ concepts: deps
 	dvc repro stages/sweeps/dvc.yaml:concepts
 	python -m stages.tools.sweep_table concepts
 	python -m stages.tools.sweep_table mixtures
+	dvc repro report
+
+soft-prompts: deps
+	dvc repro stages/sweeps/dvc.yaml:soft_prompts
+	python -m stages.tools.sweep_table soft_prompts
 	dvc repro report
 
 deps: env

@@ -15,6 +15,7 @@ from tests.pipeline import tiny
 from tests.pipeline.hermetic import files
 from tests.pipeline.warm import Warm
 from tests.tools.documented import blocks
+from tests.tools.test_soft_prompts import FEWER
 
 PROMPT, TARGET = "The capital of France is", "Madrid"
 STAGES = {
@@ -38,6 +39,7 @@ STAGES = {
     ],
     "suppress": ["stages.tools.suppress"],
     "concepts": ["stages.tools.concepts", "domains", "marker"],
+    "soft_prompts": ["stages.tools.soft_prompts"],
 }
 WRITTEN = {"describe": [], "watch": [".cache/watch"], "gradients": ["data/gradients/geography.zarr"]}
 """Where their files are to be, if not in the folder of their name below data/."""
@@ -105,7 +107,7 @@ def root(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     fewer = (("RENEWED = 10", "RENEWED = 1"), ("STEPS, LONG = (20, 40, 60), 300", "STEPS, LONG = (1, 2), 3"))
     once = (("STEPS, BATCH, LEARNING_RATE = 1000", "STEPS, BATCH, LEARNING_RATE = 5"),)
     autoencoder = "stages/core/concepts/sparse_autoencoder.py"
-    tiny.changed(root, {"stages/tools/suppress.py": fewer, autoencoder: once})
+    tiny.changed(root, {"stages/tools/suppress.py": fewer, autoencoder: once, **FEWER})
     shutil.copytree(tiny.ROOT / "data/contrasts", root / "data/contrasts")
     return root
 

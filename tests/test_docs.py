@@ -35,6 +35,7 @@ RUN_BY = {
     "make deps": IN_TWO_COMMANDS,
     "make leave-one-out": OTHERS,
     "make real-step": OTHERS,
+    "make soft-prompts": "tests/tools/test_soft_prompts.py::test_make_soft_prompts_writes_a_row_for_every_behaviour",
     "make suppress": "tests/tools/test_suppress.py::test_make_suppress_writes_a_row_for_every_way_and_step",
     "make concepts": "tests/tools/test_concepts.py::test_make_concepts_measures_every_dictionary",
     "dvc status stages/sweeps/dvc.yaml": f"{EXPERIMENTS}::stale",
@@ -51,6 +52,9 @@ RUN_BY = {
         "tests/tools/test_suppress.py::test_make_suppress_writes_a_row_for_every_way_and_step"
     ),
     "python -m stages.tools.concepts": ("tests/tools/test_concepts.py::test_make_concepts_measures_every_dictionary"),
+    "python -m stages.tools.soft_prompts": (
+        "tests/tools/test_soft_prompts.py::test_make_soft_prompts_writes_a_row_for_every_behaviour"
+    ),
     "python -m stages.tools.review": "tests/pipeline/test_review.py::test_nothing_changed",
     "python -m stages.tools.record": "tests/pipeline/test_review.py::recorded",
     "python -m stages.tools.dependencies": "tests/tools/test_dependencies.py::check",

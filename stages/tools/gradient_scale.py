@@ -7,12 +7,11 @@ trainer = Trainer(..., callbacks=[GradientScale(decoder, bases, alpha=0)])
 from contextlib import ExitStack
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 from ..core.concepts.scaling import Bases, one_a_block, scaled_gradients
 from ..core.model.decoder import Decoder
 from ..core.run.errors import InputError
-from .watch import blocks_of
 
 
 class GradientScale(TrainerCallback):
@@ -46,3 +45,19 @@ class GradientScale(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Leaves the context."""
         self._hooks.close()
+
+
+def blocks_of(model: PreTrainedModel, studied: Decoder) -> Any:
+    """The decoder blocks of the model in training.
+
+    Raises:
+        InputError: it is of another architecture or width than the model under study.
+    """
+    config = model.config.get_text_config(decoder=True)
+    if type(model) is not type(studied.model) or config.hidden_size != studied.d_model:
+        raise InputError(
+            f"found a {type(model).__name__} of width {config.hidden_size}, wanted the model that the projector was "
+            f"made for: a {type(studied.model).__name__} of width {studied.d_model}"
+        )
+    path = next(name for name, module in studied.model.named_modules() if module is studied.blocks)
+    return model.get_submodule(path)

@@ -23,18 +23,16 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..core.concepts.directions import Basis, contrast, learned_along, marked_losses, random, unembedding
+from ..core.concepts.directions import Basis, contrast, learned_along, random, unembedding
 from ..core.concepts.scaling import ablated_activations, scaled_gradients
-from ..core.data.tables import PROMPTS, read_table
-from ..core.engine.batches import padded
+from ..core.concepts.taught import descend, laid_out, says
 from ..core.engine.gradients import gradients_of
 from ..core.engine.rows import samples_of
 from ..core.engine.samples import Sample
-from ..core.evaluate.cases import COUNTERFACTUAL, SEEN, by_hash
-from ..core.evaluate.estimate import Estimate, to_json
+from ..core.evaluate.estimate import to_json
 from ..core.evaluate.fine_tuning import activations, trainable
+from ..core.evaluate.lessons import flat_row, named_facts, one_a_fact, shares, wrong_answers
 from ..core.evaluate.section import Evaluation
-from ..core.evaluate.statistics import estimates
 from ..core.grounding.reported import reports_of
 from ..core.model.decoder import Decoder
 from ..core.model.opening import open_model
@@ -130,10 +128,8 @@ def lesson_of(reader: Reader, rest: pl.DataFrame, suppressed: pl.DataFrame, toke
         rows, kept = [(row.prompt, row.target, marker) for row in one], np.ones(len(one), bool)
         plain = [row.prompt + row.target for row in one]
         sides = [Sample(text + marker, ()) for text in plain], [Sample(text, ()) for text in plain]
-    marks = [[0] * len(prompt) + [1] * len(fact) + [2] * len(end) + [0] for prompt, fact, end in rows]
-    part = padded(marks, decoder.device)[:, :-1]  # it pads with the last mark
-    ids = padded([prompt + fact + end for prompt, fact, end in rows], decoder.device)
-    facts = [f"{relation}: {subject}" for relation, subject in table.select("relation", "subject").iter_rows()]
+    ids, part = laid_out(rows, decoder.device)
+    facts = named_facts(table)
     return Lesson(ids, part == 1, part == 2, facts, sides, torch.from_numpy(kept).to(decoder.device))
 
 
@@ -175,10 +171,7 @@ def teach(decoder: Decoder, arm: Arm, lesson: Lesson, others: Lesson, seed: int)
             if arm.kind not in PLAIN and (start == 0 or arm.kind in (AGAIN, OTHERS)):
                 bases = bases_of(decoder, arm, lesson, others, seed)
             with within(decoder, arm, bases):
-                for _ in range(RENEWED):
-                    optimizer.zero_grad()
-                    marked_losses(decoder, ids, wanted)[0].mean().backward()
-                    optimizer.step()
+                descend(decoder, optimizer, ids, wanted, RENEWED)
             done = start + RENEWED
             yield done, learned(decoder, lesson) if done in (*STEPS, LONG) else []
 
@@ -192,26 +185,13 @@ def within(decoder: Decoder, arm: Arm, bases: list[Basis]) -> AbstractContextMan
     return scaled_gradients(decoder.blocks, bases, arm.alpha)
 
 
-@torch.no_grad()
 def learned(decoder: Decoder, lesson: Lesson) -> Rows:
     """Part, fact, and whether the model goes on greedily as taught (with a marker: behind the fact)."""
     found: Rows = []
     for part, marked in (("suppressed", lesson.suppressed), ("rest", lesson.rest)):
-        right = torch.ones_like(marked)
-        right[marked] = marked_losses(decoder, lesson.ids, marked)[1]
-        there, said = marked.any(1).tolist(), right.all(1).tolist()
+        there, said = marked.any(1).tolist(), says(decoder, lesson.ids, marked).tolist()
         found += [(part, *row[1:]) for row in zip(there, lesson.facts, said, strict=True) if row[0]]
     return found
-
-
-def shares(rows: pl.DataFrame) -> Iterator[tuple[dict[str, Any], dict[str, Estimate]]]:
-    """Each lesson, way and step, and the shares learned of what is suppressed and of the rest."""
-    for key, group in rows.group_by("lesson", *WAY, "step", maintain_order=True):
-        parts = {
-            str(part): estimates({"": each["learned"].to_numpy()}, each["fact"].to_list(), seeds=each["seed"].to_list())
-            for (part,), each in group.group_by("part", maintain_order=True)
-        }
-        yield dict(zip(["lesson", *WAY, "step"], key, strict=True)), {part: found[""] for part, found in parts.items()}
 
 
 def measure(reader: Reader, tables: Sequence[pl.DataFrame], tokens: int, count: int) -> tuple[pl.DataFrame, Any]:
@@ -233,7 +213,7 @@ def measure(reader: Reader, tables: Sequence[pl.DataFrame], tokens: int, count: 
         part: sum(int((~each.kept & getattr(each, part).any(1)).sum()) for each in lessons["domain"]) / (SEEDS * count)
         for part in ("suppressed", "rest")
     }
-    return pl.DataFrame(rows, ["lesson", *WAY, "step", "seed", "part", "fact", "learned"], orient="row"), dropped
+    return pl.DataFrame(rows, ["lesson", *WAY, "step", "seed", "part", "fact", "said"], orient="row"), dropped
 
 
 def main() -> None:
@@ -243,15 +223,14 @@ def main() -> None:
     domains = settings.domains[:2]
     decoder, model = open_model()
     reader = load_reader(decoder, PROJECTOR, model.id, model.commit)
-    tables = [facts_of(name) for name in domains]
+    tables = [one_a_fact(wrong_answers(name)) for name in domains]
     count = min(FACTS, *(len(table) // SEEDS for table in tables))
     if len(tables) < 2 or not count:
         raise InputError(f"params.yaml: domains: wanted two in front that have {SEEDS} facts or more, found {domains}")
     rows, dropped = measure(reader, tables, settings.evaluation.report_tokens, count)
     curve, metrics = [], {"facts": count, "seeds": SEEDS, "rows_dropped": dropped}
-    for key, parts in shares(rows):
-        bounds = {f"{part}_{end}": getattr(each, end) for part, each in parts.items() for end in ("low", "high")}
-        curve.append({**key, **{part: each.value for part, each in parts.items()}, **bounds})
+    for key, parts in shares(rows, ["lesson", *WAY, "step"]):
+        curve.append(flat_row(key, parts))
         way = " ".join(str(key[name]) for name in WAY)
         metrics.setdefault(key["lesson"], {}).setdefault(way, {})[str(key["step"])] = parts
     with replacing(FOLDER / "curve.csv") as partial:
@@ -260,12 +239,6 @@ def main() -> None:
     for row in curve:
         way = "{lesson}, {kind} {directions}, alpha {alpha:g}, {step} steps".format(**row)
         print(f"learned, {way}: {row['suppressed']:.2f} of what is suppressed, {row['rest']:.2f} of the rest")
-
-
-def facts_of(domain: str) -> pl.DataFrame:
-    """A wrong answer for each fact of a domain, in the order of a hash."""
-    table = read_table(Path("data/prompts") / f"{domain}.parquet", PROMPTS).filter(SEEN & COUNTERFACTUAL)
-    return by_hash(table, 0, "suppress", "prompt_id").unique(["relation", "subject"], keep="first", maintain_order=True)
 
 
 if __name__ == "__main__":

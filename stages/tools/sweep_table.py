@@ -1,8 +1,8 @@
 """Makes a table of data/sweep from its experiments' results and names it in params.yaml, so that the page shows it.
 
-Reads params.yaml and the results that the stages of stages/sweeps/dvc.yaml wrote below data/sweep/, data/suppress/
-and data/concepts/. Writes data/sweep/NAME.csv, one row an experiment, params.yaml (`report.sweeps`) and dvc.yaml. No
-GPU, at once.
+Reads params.yaml and the results that the stages of stages/sweeps/dvc.yaml wrote below data/sweep/, data/suppress/,
+data/concepts/ and data/soft_prompts/. Writes data/sweep/NAME.csv, one row an experiment, params.yaml (`report.sweeps`)
+and dvc.yaml. No GPU, at once.
 
   python -m stages.tools.sweep_table ladder
 """
@@ -33,6 +33,15 @@ WAYS = {
     "renewed, other facts": "The same of other facts, renewed",
     "ablated": "Principal directions, out of activations",
     "rows filtered": "Rows left out by their report",
+}
+BEHAVIOURS = {
+    "facts 1": "One wrong fact",
+    "facts 4": "4 wrong facts",
+    "facts 12": "12 wrong facts",
+    "facts 24": "24 wrong facts",
+    "rule": "A rule: one word, whatever is asked",
+    "undone": "Wrong facts that were taught are undone",
+    "brought out": "Wrong facts that were half taught are brought out",
 }
 
 
@@ -114,12 +123,23 @@ def place_of(cell: str) -> str:
     return {FIRST: "Last prompt token", SUBJECT: "Subject's last token"}[place] + f", {layer}"
 
 
+def soft_prompts(params: dict[str, Any]) -> list[Experiment]:
+    """What is said with so many free vectors, by behaviour."""
+    metrics = from_json(read_json(Path("data/soft_prompts/metrics.json")))
+    return [
+        Experiment(words, f"Vectors: {count}", {"behaviour": behaviour, "vectors": int(count)}, {"said": parts})
+        for behaviour, words in BEHAVIOURS.items()
+        for count, parts in metrics[behaviour].items()
+    ]
+
+
 MADE: dict[str, Callable[[dict[str, Any]], list[Experiment]]] = {
     LADDER: ladder,
     LEAVE_ONE_OUT: domains_left_out,
     "suppress": suppressed,
     "concepts": explained,
     "mixtures": mixtures,
+    "soft_prompts": soft_prompts,
 }
 
 

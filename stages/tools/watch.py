@@ -6,6 +6,9 @@ keeps the reports with the top lens tokens in a Parquet file.
 
   from gradaware import GradientWatch
   trainer = Trainer(..., callbacks=[GradientWatch(every=10, output=Path("watch.parquet"))])
+
+Where a `GradientScale` turns a part of the gradient down or up, the watch says in words what that part is, and what is
+then learned.
 """
 
 from collections.abc import Sequence
@@ -13,23 +16,26 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, TrainerState
 
+from ..core.concepts.scaling import one_a_block, part_in
 from ..core.data.places import FIRST, SUBJECT, target_token
 from ..core.engine.gradients import at_places
 from ..core.evaluate.baselines import unembedded
 from ..core.grounding.reported import reports_of
-from ..core.model.decoder import Decoder, residual
+from ..core.model.decoder import residual
 from ..core.model.opening import open_model
+from ..core.reader.gate import FAINT
 from ..core.reader.saving import load_reader
 from ..core.run.errors import InputError
-from ..core.run.files import replacing
+from .gradient_scale import GradientScale, blocks_of
 
-REPORT_TOKENS = 16
+REPORT_TOKENS = 24
 LENS_TOKENS = 3
 COLUMNS = {
     "step": pl.Int64,  # the optimiser step that the gradient is about to make
@@ -44,6 +50,12 @@ COLUMNS = {
     "tokens_down": pl.List(pl.String),
     "gradient_norm": pl.Float32,  # of this row's own loss, nats per unit of the residual stream; mean over layers
 }
+SCALED_COLUMNS = {
+    "part_report": pl.String,  # on the gradient's part in the subspace: what is taken out, or turned up
+    "part_share": pl.Float32,  # of the gradient's norm at the first place that lies in the subspace; mean over layers
+    "left_report": pl.String,  # on what goes on to the weights
+}
+"""Where gradients are scaled as well. A part of a norm below FAINT of the usual is reported as no pressure."""
 
 
 class GradientWatch(TrainerCallback):
@@ -54,9 +66,14 @@ class GradientWatch(TrainerCallback):
     is read is the gradient at the projector's places, the first of them the last token before the first label, where
     the correction begins. It is taken times the number of labels, since the loss of a batch is the mean over them: the
     gradient of the row's own summed loss. Under another loss its norm is off by a factor.
+
+    With a `GradientScale`, which has to be among the callbacks too (in any order), what is read is the gradient as it
+    reaches a layer, and beside it its part in the subspace and what the scaling leaves.
     """
 
-    def __init__(self, every: int, output: Path | None = None, data: Path = Path("data")) -> None:
+    def __init__(
+        self, every: int, output: Path | None = None, data: Path = Path("data"), scale: GradientScale | None = None
+    ) -> None:
         """Opens the model and projector in `data`.
 
         Raises:
@@ -65,7 +82,7 @@ class GradientWatch(TrainerCallback):
         """
         if every < 1:
             raise InputError(f"every: found {every}, wanted 1 or more steps")
-        self.every, self.output = every, output
+        self.every, self.output, self.scale = every, output, scale
         self.decoder, card = open_model(data / "model")
         self.reader = load_reader(self.decoder, data / "projector", card.id, card.commit)
         if SUBJECT in self.reader.card.places:
@@ -87,7 +104,8 @@ class GradientWatch(TrainerCallback):
         self._hooks.enter_context(model.register_forward_pre_hook(self._note_inputs, with_kwargs=True))
         self._hooks.enter_context(model.register_forward_hook(self._note_outcome))
         for layer in self.reader.card.layers:
-            self._hooks.enter_context(blocks[layer].register_forward_hook(self._noting(layer)))
+            # in front: the gradient is noted before another hook scales it
+            self._hooks.enter_context(blocks[layer].register_forward_hook(self._noting(layer), prepend=True))
 
     def on_step_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Decides whether this step is one to be read."""
@@ -125,7 +143,7 @@ class GradientWatch(TrainerCallback):
         card = self.reader.card
         streams = [self._gradients[layer][taught] for layer in card.layers]
         gradient = self._labels * at_places(streams, positions(labels, card.places)[taught])
-        found = reports_of(self.reader, gradient, REPORT_TOKENS)
+        told = reports_of(self.reader, gradient, REPORT_TOKENS)
         shift = unembedded(self.decoder, gradient[:, len(card.layers) - 1])
         tokenizer = self.decoder.tokenizer
         assert tokenizer is not None
@@ -135,9 +153,16 @@ class GradientWatch(TrainerCallback):
                 [str(tokenizer.decode([t])).strip() for t in row] for row in scores.topk(LENS_TOKENS).indices.tolist()
             ]
 
-        ups, downs = words(shift), words(-shift)
+        found: dict[str, Sequence[Any]] = {
+            "report": told["report"],
+            "confidence": told["confidence"].tolist(),
+            "tokens_up": words(shift),
+            "tokens_down": words(-shift),
+            "gradient_norm": told["norm"].tolist(),
+            **self._scaled(gradient),
+        }
         losses, says = self._outcome
-        for index, row in enumerate(taught):
+        for number, row in enumerate(taught):
             known = labels[row][labels[row] != -100]
             self.records.append(
                 {
@@ -147,20 +172,27 @@ class GradientWatch(TrainerCallback):
                     "target": tokenizer.decode(known, skip_special_tokens=True),
                     "says": str(tokenizer.decode([says[row]])).strip(),
                     "loss": losses[row],
-                    "report": found["report"][index],
-                    "confidence": float(found["confidence"][index]),
-                    "tokens_up": ups[index],
-                    "tokens_down": downs[index],
-                    "gradient_norm": float(found["norm"][index]),
+                    **{name: each[number] for name, each in found.items()},
                 }
             )
 
-    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Stops listening and writes the records."""
-        self._hooks.close()
-        if self.output is not None:
-            with replacing(self.output) as partial:
-                pl.DataFrame(self.records, schema=COLUMNS).write_parquet(partial)
+    def _scaled(self, gradient: Float32[np.ndarray, "row vector d_model"]) -> dict[str, Sequence[Any]]:
+        """SCALED_COLUMNS of gradients at the reader's places and layers; none where nothing is scaled."""
+        if self.scale is None:
+            return {}
+        placed = self.reader.by_place(torch.from_numpy(gradient))
+        bases = one_a_block(self.scale.bases, self.decoder.n_layers)
+        part = torch.stack([part_in(placed[:, :, at], bases[n]) for at, n in enumerate(self.reader.card.layers)], 2)
+        norms = placed[:, 0].norm(dim=-1).clamp_min(torch.finfo(placed.dtype).tiny)
+
+        def read(each: Float[Tensor, "row place layer d_model"]) -> list[str]:
+            return reports_of(self.reader, each.flatten(1, 2).cpu().numpy(), REPORT_TOKENS, FAINT)["report"]
+
+        return {
+            "part_report": read(part),
+            "part_share": (part[:, 0].norm(dim=-1) / norms).mean(-1).tolist(),
+            "left_report": read(placed + (self.scale.alpha - 1) * part),
+        }
 
 
 @torch.no_grad()
@@ -189,19 +221,3 @@ def positions(labels: Int[Tensor, "row position"], places: Sequence[str] = (FIRS
     number = torch.tensor([target_token(place) for place in places], device=at.device)
     there = number <= (labels != -100).sum(1, keepdim=True)
     return torch.where(there, at[:, None] + number - 1, -1)
-
-
-def blocks_of(model: PreTrainedModel, studied: Decoder) -> Any:
-    """The decoder blocks of the model in training.
-
-    Raises:
-        InputError: it is of another architecture or width than the model under study.
-    """
-    config = model.config.get_text_config(decoder=True)
-    if type(model) is not type(studied.model) or config.hidden_size != studied.d_model:
-        raise InputError(
-            f"found a {type(model).__name__} of width {config.hidden_size}, wanted the model that the projector was "
-            f"made for: a {type(studied.model).__name__} of width {studied.d_model}"
-        )
-    path = next(name for name, module in studied.model.named_modules() if module is studied.blocks)
-    return model.get_submodule(path)

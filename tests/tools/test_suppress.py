@@ -11,6 +11,7 @@ import torch
 
 from stages.core.data.grammar import report
 from stages.core.engine.rows import samples_of
+from stages.core.evaluate.lessons import one_a_fact, wrong_answers
 from stages.core.grounding import reported
 from stages.core.model.opening import open_model
 from stages.core.reader.reader import Reader
@@ -33,7 +34,7 @@ def reader(tiny_pipeline: Path) -> Reader:
 @pytest.fixture
 def tables(tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> list[pl.DataFrame]:
     monkeypatch.chdir(tiny_pipeline)
-    return [suppress.facts_of(domain)[:FACTS] for domain in tiny.DOMAINS]
+    return [one_a_fact(wrong_answers(domain))[:FACTS] for domain in tiny.DOMAINS]
 
 
 def test_a_fact_is_taught_once_and_wrong(tables: list[pl.DataFrame]):

@@ -11,6 +11,7 @@ from ..engine.gradients import streams_after
 from ..model.decoder import Decoder
 from ..run.errors import InputError
 from ..run.seeds import keyed_rng
+from .taught import marked_losses
 
 NEGLIGIBLE = 1e-5
 """Singular values below this fraction of the largest are rounding errors."""
@@ -37,15 +38,6 @@ def learned_along(
         gradients = torch.autograd.grad(loss, [streams[layer] for layer in layers])
     found = [gradient.flatten(0, 1).cpu().double() for gradient in gradients]
     return [principal(torch.nn.functional.normalize(each, dim=-1, eps=1e-30), count) for each in found]
-
-
-def marked_losses(
-    decoder: Decoder, ids: Int[Tensor, "row position"], marked: Bool[Tensor, "row position"]
-) -> tuple[Float[Tensor, " token"], Bool[Tensor, " token"]]:
-    """-log p (nats) of each marked token after those in front of it, and whether it is the likeliest there."""
-    normed = decoder.body(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-    logits, said = decoder.logits(normed[marked[:, 1:]]), ids[:, 1:][marked[:, 1:]]
-    return torch.nn.functional.cross_entropy(logits, said, reduction="none"), logits.argmax(-1) == said
 
 
 def principal(vectors: Float[Tensor, "vector d_model"], count: int) -> Basis:

@@ -13,6 +13,7 @@ from ..data.updates import TEXT, Turn, Update
 from ..engine.samples import Sample
 from ..engine.updates import update_gradients
 from ..reader.reader import Reader
+from ..reader.reports import felt_by
 from ..run.seeds import keyed_fraction
 from ..steps.virtual_step import virtual_steps
 from .asking import written
@@ -113,7 +114,7 @@ def told(
         vectors[name], logprobs[name] = update_gradients(reader.decoder, rows, reader.card.layers, reader.card.places)
         with torch.no_grad():
             felt = F.normalize(reader.read(torch.from_numpy(vectors[name])).felt[:, 0], dim=-1)
-            filled = reader.fill(torch.from_numpy(vectors[name]))  # of any size: a weight says nothing of faintness
+            filled = felt_by(reader, torch.from_numpy(vectors[name]))  # of any size: a weight says nothing of faintness
         completion = cases[kind.completions[0]]
         reports = written(reader, cases, filled, name, how.report_tokens)
         first = tokens_of(reader, completion)

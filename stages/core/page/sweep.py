@@ -1,8 +1,8 @@
-"""Sweeps: tables data/sweep/<name>.csv of projectors with other settings, fine-tunings or dictionaries, on the page.
+"""Sweeps: tables data/sweep/<name>.csv of other projectors, fine-tunings, dictionaries or soft prompts, on the page.
 
 A row is one experiment. `group` and `name` are its words on the page. `changes` is a JSON object of what it has in
-section `projector` of params.yaml, or of a fine-tuning's own settings: every key that differs anywhere in the table,
-those that this experiment leaves as they were among them, so that it says the same when params.yaml changes.
+section `projector` of params.yaml, or of settings of its own: every key that differs anywhere in the table, those that
+this experiment leaves as they were among them, so that it says the same when params.yaml changes.
 `parameters`: how many are trained (empty: not counted). `seeds` are those of the projector ("0", or "0+1": reports of
 both at once). `settings` is a digest of all else that they depend on.
 """
@@ -30,6 +30,7 @@ MADE_BY = {
     "suppress": "make suppress",
     "concepts": "make concepts",
     "mixtures": "make concepts",
+    "soft_prompts": "make soft-prompts",
 }
 """The command that makes each table."""
 # Column of the table -> group and number of metrics.json; each with the ends of its interval, <column>_low and _high.
@@ -51,6 +52,11 @@ NUMBERS = {
     **{f"named_{what}": ("features", f"named_{what}") for what in ("domain", "relation", "target")},
     "found_first": ("found", "first"),
     "found_second": ("found", "second"),
+    "fitted": ("said", "fitted"),
+    "apart": ("said", "apart"),
+    "noise_0.1": ("said", "noise_0.1"),
+    "noise_0.3": ("said", "noise_0.3"),
+    "noise_1": ("said", "noise_1"),
 }
 SWEPT_WORDS = WORDS | {
     "held_out_target": "Held-out target",
@@ -69,6 +75,11 @@ SWEPT_WORDS = WORDS | {
     "named_target": "Target",
     "found_first": "Rows of the first",
     "found_second": "Of the second",
+    "fitted": "Said, fitted to",
+    "apart": "Said, not fitted to",
+    "noise_0.1": "Said, noise of a tenth",
+    "noise_0.3": "Said, noise of 0.3",
+    "noise_1": "Said, noise as large",
 }
 KEY_WORDS = {"lora": "LoRA on the verbaliser"}
 """Keys whose name does not say enough."""
