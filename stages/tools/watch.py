@@ -33,6 +33,7 @@ from ..core.model.opening import open_model
 from ..core.reader.gate import FAINT
 from ..core.reader.saving import load_reader
 from ..core.run.errors import InputError
+from ..core.run.files import replacing
 from .gradient_scale import GradientScale, blocks_of
 
 REPORT_TOKENS = 24
@@ -193,6 +194,14 @@ class GradientWatch(TrainerCallback):
             "part_share": (part[:, 0].norm(dim=-1) / norms).mean(-1).tolist(),
             "left_report": read(placed + (self.scale.alpha - 1) * part),
         }
+
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Stops listening and writes the records."""
+        self._hooks.close()
+        if self.output is not None:
+            with replacing(self.output) as partial:
+                columns = COLUMNS if self.scale is None else COLUMNS | SCALED_COLUMNS
+                pl.DataFrame(self.records, schema=columns).write_parquet(partial)
 
 
 @torch.no_grad()
