@@ -121,7 +121,7 @@ def taken_apart(tokens: Tokens, felt: Float[Tensor, "row d_model"], size: int) -
     for turns in (ups + downs, downs + ups, *mixed):
         ids, known = torch.zeros_like(best), set[int]()
         for at in turns * (1 + ROUNDS):
-            others = ids[:, sorted(known - {at})]
+            others = ids[:, torch.tensor(sorted(known - {at}), dtype=torch.long, device=felt.device)]
             cosines = tokens.cosines(without(tokens, felt, others)) * (1 if at < size else -1)
             ids[:, at] = cosines.scatter(1, others, -torch.inf).argmax(1)
             known.add(at)
@@ -145,7 +145,7 @@ def set_of(
     """The reports on each batch, pair by pair: on the part of it along a pair's words that is along no other pair's."""
     parts, size, every = [], apart[0].shape[1], torch.cat(apart, 1)
     for pair in range(size):
-        others = torch.cat([way[:, torch.arange(size) != pair] for way in apart], 1)
+        others = torch.cat([part for way in apart for part in (way[:, :pair], way[:, pair + 1 :])], 1)
         felt, opposite = (
             torch.cat([(without(reader.tokens, one, others) - without(reader.tokens, one, every))[:, None], rest], 1)
             for one, rest in ((each[:, 0], each[:, 1:]) for each in (slots.felt, slots.opposite))
