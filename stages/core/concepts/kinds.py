@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..model.decoder import Decoder
 from ..model.opening import ModelCard
+from ..reader.words import final_gain
 from ..run.seeds import keyed_rng
 from . import contrasts
 from .dictionary import Dictionary, plain
@@ -78,10 +79,9 @@ def principal_updates(given: Material) -> Dictionary:
 def unembedding(given: Material) -> Dictionary:
     """The direction of each token's logit: the head's row times the final norm's gain."""
     rows = given.decoder.head.get_parameter("weight").detach().float()
-    gain = next(given.decoder.norm.parameters(), rows.new_ones(rows.shape[1])).detach()
     tokenizer = given.decoder.tokenizer
     names = [{"token": str(tokenizer.decode([token])).strip()} if tokenizer else {} for token in range(len(rows))]
-    return replace(given.plain("unembedding", (rows * gain).cpu()), names=names)
+    return replace(given.plain("unembedding", (rows * final_gain(given.decoder)).cpu()), names=names)
 
 
 def random(given: Material, count: int) -> Dictionary:
