@@ -10,30 +10,25 @@ with `learns_from: words` from vectors made of the model's own words; then from 
   python -m stages.projector
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 
-import numpy as np
 import polars as pl
-import torch
 
-from .core.data.gathering import BLOCK_ROWS, TAUGHT, Gathered, Stored, blocks, gather, hosts, taught
-from .core.data.grammar import parse_report
-from .core.data.places import SUBJECT
+from .core.data.gathering import TAUGHT, Gathered, gather
 from .core.data.tables import write_parquet
 from .core.model import ranks
 from .core.model.decoder import Decoder
-from .core.model.opening import ModelCard, open_model
+from .core.model.opening import open_model
 from .core.reader.card import BIAS, Card, bias_card
-from .core.reader.gate import FAINT
+from .core.reader.lessons import card_for, curriculum, lessons_of
 from .core.reader.reader import Reader
-from .core.reader.reports import NAMES_TOKENS, reports_on, set_gate
+from .core.reader.reports import set_gate
 from .core.reader.saving import save_reader
 from .core.reader.section import Projector
-from .core.reader.training import Curriculum, Lessons, new_card, train
-from .core.reader.words import Words
+from .core.reader.training import train
 from .core.run.errors import InputError
 from .core.run.files import replacing, write_json
 from .core.run.params import Domains, Section, read_sections
@@ -51,81 +46,6 @@ class Sections(Section):
 
     domains: Domains
     projector: Projector
-
-
-def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) -> Lessons:
-    """The curriculum of a split for a reader's seed."""
-    others = hosts(data.rows["domain"].unique(maintain_order=True), split)
-    if settings.learns_from == "words":
-        names = {name for column in ("target", "answer") for name in data.rows[column].drop_nulls()}
-        return Words(reader, names, others, settings, reader.seed)
-    lessons = (
-        taught(data.rows.lazy(), split)
-        .select(
-            "row",
-            *(["prompt"] if settings.differences else []),
-            domain="label_domain",
-            moved_to="label_moved_to",
-            moved_from="label_moved_from",
-        )
-        .collect()
-    )
-    if lessons.is_empty():
-        raise InputError(
-            f"projector.learns_from: {settings.learns_from}: found none in split {split!r} that name two, wanted "
-            "some; look at the teacher's agreement (dvc metrics show), or read the model's reports"
-        )
-    return Curriculum(data.gradient, data.activation, lessons, others, settings, reader.seed)
-
-
-def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Projector) -> Card:
-    """The card of the projectors to be trained; their reference norm is the median over training gradients, a layer.
-
-    The norms are those at the first place. The median is that of all, which take 4 bytes a gradient and layer.
-    """
-    rows = data.rows.select("row", "split").filter(pl.col("split") == "train")["row"].to_numpy()
-    first = slice(len(settings.layers))
-    norms = torch.empty(len(data.layers), len(rows))
-    for part, block in zip(norms.split(BLOCK_ROWS, dim=1), blocks(data.gradient, rows), strict=True):
-        part[:] = torch.from_numpy(block[:, first]).norm(dim=-1).T
-    return new_card(decoder, settings, model.id, model.commit, [layer.median().item() for layer in norms])
-
-
-def lessons_of(decoder: Decoder, model: ModelCard, data: Gathered, settings: Projector) -> Gathered:
-    """The gathered data with the labels that a projector learns from: a teacher's, or the model's own reports.
-
-    With `learns_from: reports` the model reads the raw update directions at the target's tokens, after the last layer
-    that is stored; what it reports there, and the gate lets pass, is the row's label at any other place.
-    """
-    if settings.learns_from != "reports":
-        return data
-    assert isinstance(data.gradient, Stored)
-    stores = data.gradient.stores
-    layers, places = (stores[0].attributes[name] for name in ("layers", "places"))
-    plain = {"architecture": "raw", "layers": layers[-1:], "slots": 1, "whiten": False, "lora": None}
-    plain |= {"places": [place for place in places if place != SUBJECT]}
-    raw = settings.model_copy(update=plain)
-    own = Stored(stores, "gradient", raw.layers, raw.places)
-    seen = replace(data, gradient=own, layers=raw.layers, places=tuple(raw.places))
-    reader = Reader.new(decoder, card_for(decoder, model, seen, raw), settings.seeds[0])
-    known = data.rows.filter(pl.col("split").cast(pl.String).is_in(["train", "validation"]))["row"].to_numpy()
-    set_gate(reader, torch.from_numpy(own[known[:: max(1, len(known) // settings.validation_batch)]]), settings.gate)
-    told = []
-    with progress("own reports", len(known)) as advance:
-        for rows in np.array_split(known, max(1, len(known) // BLOCK_ROWS)):
-            reports, _, _ = reports_on(reader, torch.from_numpy(own[rows]), NAMES_TOKENS, FAINT)
-            told += [parse_report(report) for report in reports]
-            advance(len(rows))
-    labels = pl.DataFrame(
-        {
-            "row": pl.Series(known, dtype=data.rows["row"].dtype),
-            "label_domain": [report.domain for report in told],
-            "label_moved_to": [report.moved_to for report in told],
-            "label_moved_from": [report.moved_from for report in told],
-        }
-    )
-    rows = data.rows.drop(labels.columns[1:]).join(labels, on="row", how="left", maintain_order="left")
-    return replace(data, rows=rows)
 
 
 @dataclass(frozen=True)

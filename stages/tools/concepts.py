@@ -161,7 +161,7 @@ def values_of(cell: Cell, dictionary: Dictionary) -> dict[str, np.ndarray]:
     """Row by row the share explained by some numbers of features, and whether the top feature's names are right."""
     explained = decomposed(dictionary, cell.updates, FEATURES[-1]).explained.clamp(0, 1).numpy()
     found = {f"explained_{count}": explained[:, min(count, explained.shape[1]) - 1] for count in FEATURES}
-    top = [dictionary.names[at] for at in toward(dictionary, -cell.updates).tolist()]
+    top = [dictionary.names[at] for at in toward(dictionary, cell.updates).tolist()]
     for column, name in COLUMNS.items():
         right = [each.get(name) == wanted for each, wanted in zip(top, cell.tested[column], strict=True)]
         found[f"named_{column}"] = np.array(right)
@@ -234,7 +234,7 @@ def mixed(cell: Cell, found: Mapping[str, Sequence[Dictionary]]) -> dict[str, An
                 seeds += [seed] * len(vectors)
                 for kind, each in found.items():
                     dictionary = each[seed % len(each)]
-                    marks[kind] += [concept_of(dictionary.names[at]) for at in toward(dictionary, -vectors).tolist()]
+                    marks[kind] += [concept_of(dictionary.names[at]) for at in toward(dictionary, vectors).tolist()]
             for kind, said in marks.items():
                 values = {
                     part: np.array([word == name for word in said])

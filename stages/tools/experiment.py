@@ -41,14 +41,14 @@ from ..core.evaluate.scores import real_groups, summary
 from ..core.evaluate.section import Evaluation
 from ..core.model.opening import open_model
 from ..core.model.section import POCKET, Model
+from ..core.reader.lessons import card_for, lessons_of
 from ..core.reader.reader import Reader
-from ..core.reader.reports import felt_by
 from ..core.reader.section import Projector
 from ..core.run.files import write_json
 from ..core.run.params import Domains, Section, read_sections
 from ..core.run.scratch import Scratch
 from ..core.run.stage import parser, run
-from ..projector import card_for, lessons_of, teach
+from ..projector import teach
 
 FOLDER, LEFT_OUT = Path("data/sweep/experiment"), Path("data/sweep/leave_one_out")
 RAW, LINEAR = "raw", "linear"
@@ -101,8 +101,8 @@ def left_out(domain: str, params: Sections) -> dict[str, Any]:
     reader = trained(data, settings, Scratch("leave_one_out", domain))
     questions = questions_of(data, params.domains, params.evaluation)
     cases = questions.foreign_host(questions.grid.filter(domain=domain))
-    filled = felt_by(reader, torch.from_numpy(data.gradient[cases["row"].to_numpy()]))
-    return summary(written(reader, cases, filled, "real", params.evaluation.report_tokens))
+    slots = reader.read(torch.from_numpy(data.gradient[cases["row"].to_numpy()]))
+    return summary(written(reader, cases, (slots, None), "real", params.evaluation.report_tokens))
 
 
 def scores_of(reader: Reader, data: Gathered, params: Sections) -> dict[str, Any]:

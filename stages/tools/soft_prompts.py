@@ -21,7 +21,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..core.concepts.soft_prompts import fitted, noised
-from ..core.concepts.taught import descend, laid_out, says
+from ..core.concepts.taught import fit, laid_out, says
 from ..core.engine.rows import samples_of
 from ..core.evaluate.estimate import to_json
 from ..core.evaluate.fine_tuning import trainable
@@ -99,7 +99,7 @@ def measured(decoder: Decoder, behaviour: Behaviour, seed: int) -> Iterator[pl.D
         if behaviour.tuned is not None:
             rows, steps = behaviour.tuned
             optimizer = torch.optim.AdamW(decoder.blocks.parameters(), RATE, fused=True)
-            descend(decoder, optimizer, *tokens_of(decoder, rows), steps)
+            fit(decoder, optimizer, *tokens_of(decoder, rows), steps)
         decoder.blocks.requires_grad_(False)
         for count in VECTORS:
             prompt = fitted(decoder, *own, count, seed)

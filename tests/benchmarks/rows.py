@@ -28,7 +28,7 @@ import torch
 
 from stages import projector
 from stages.core.data.facts import Domain
-from stages.core.data.gathering import TAUGHT, gather
+from stages.core.data.gathering import TAUGHT, gather, taught
 from stages.core.data.gradient_store import shards, write_store
 from stages.core.data.held_out import HeldOut
 from stages.core.data.tables import LABELS, PROMPTS, write_table
@@ -38,6 +38,7 @@ from stages.core.model.pocket import new_model
 from stages.core.model.section import Model
 from stages.core.model.sources import Lessons
 from stages.core.model.words import make_tokenizer
+from stages.core.reader.lessons import card_for, curriculum
 from stages.core.reader.reader import Reader
 from stages.core.reader.reports import set_gate
 from stages.core.run.params import Names, read_sections
@@ -136,9 +137,9 @@ def measure() -> dict[str, float]:
     start = time.process_time()
     data = gather(params.domains, settings.layers, TAUGHT, settings.places)
     decoder, model = open_model()
-    reader = Reader.new(decoder, projector.card_for(decoder, model, data, settings), 0)
+    reader = Reader.new(decoder, card_for(decoder, model, data, settings), 0)
     ready = time.process_time()
-    steps = projector.taught(data.rows, "train").height // settings.batch
+    steps = taught(data.rows, "train").height // settings.batch
     settings = settings.model_copy(update={"steps": steps})
     ends: list[float] = []
 
@@ -149,8 +150,8 @@ def measure() -> dict[str, float]:
     projector.progress = noted
     with tempfile.TemporaryDirectory() as folder:
         projector.teach(reader, data, settings, Path(folder))
-    taught = time.process_time()
-    lessons = projector.curriculum(data, "validation", reader, settings)
+    trained = time.process_time()
+    lessons = curriculum(data, "validation", reader, settings)
     set_gate(reader, lessons.draw("gate", 0, settings.validation_batch, 0).gradients, settings.gate)
     # Between two steps; what follows a validation is left out.
     held = settings.validate_every
@@ -162,7 +163,7 @@ def measure() -> dict[str, float]:
         "steps of the epoch": len(ends) - 1,
         "seconds of its steps": sum(spent),
         "seconds before it (tables, reference norms)": ready - start,
-        "seconds after it (gate)": time.process_time() - taught,
+        "seconds after it (gate)": time.process_time() - trained,
     }
 
 

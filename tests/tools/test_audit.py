@@ -55,7 +55,7 @@ def test_each_row_is_read_from_its_own_gradient(here: Path, tmp_path: Path):
         rows = [(update, terms_of(reader, update))]
         gradient, logprob = update_gradients(reader.decoder, rows, reader.card.layers, reader.card.places)
         gradient = torch.from_numpy(gradient)
-        (report,), _, confidence = reports_on(reader, gradient, settings.evaluation.report_tokens)
+        (report,), confidence = reports_on(reader, gradient, settings.evaluation.report_tokens)
         assert (row["line"], row["kind"], row["update"]) == (update.line, update.kind, update.what)
         assert row["report"] == report
         wanted = (confidence.item(), gradient[0, 0].norm().item(), logprob[0])

@@ -85,7 +85,7 @@ def test_rows_are_filtered_by_the_domain_that_their_reports_name(
     reader: Reader, tables: list[pl.DataFrame], monkeypatch: pytest.MonkeyPatch
 ):
     reports = [report("geography", "Paris", "Rome"), "no", report("music", "Bach", "Liszt"), ""]
-    monkeypatch.setattr(reported, "reports_on", lambda *given: (reports, None, torch.ones(4)))
+    monkeypatch.setattr(reported, "reports_on", lambda *given: (reports, torch.ones(4)))
     lesson = suppress.lesson_of(reader, tables[0], tables[1], 6)
     assert lesson.kept.tolist() == [True, True, False, True]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..model.decoder import Decoder
 from ..model.opening import ModelCard
-from ..reader.words import final_gain
+from ..reader.vocabulary import final_gain
 from ..run.seeds import keyed_rng
 from . import contrasts
 from .dictionary import Dictionary, plain

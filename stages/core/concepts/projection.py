@@ -41,9 +41,9 @@ def slopes(dictionary: Dictionary, gradients: Float[Tensor, "row d_model"]) -> F
     return gradients @ dictionary.directions.T
 
 
-def toward(dictionary: Dictionary, gradients: Float[Tensor, "row d_model"]) -> Int[Tensor, " row"]:
-    """The feature whose unit direction each update (minus the gradient) goes along most."""
-    return (-gradients @ dictionary.unit.T).argmax(-1)
+def toward(dictionary: Dictionary, updates: Float[Tensor, "row d_model"]) -> Int[Tensor, " row"]:
+    """The feature whose unit direction each update direction (minus the gradient) goes along most."""
+    return (updates @ dictionary.unit.T).argmax(-1)
 
 
 def decomposed(dictionary: Dictionary, vectors: Float[Tensor, "row d_model"], most: int) -> Decomposition:

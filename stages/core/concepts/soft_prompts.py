@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..model.decoder import Decoder
 from ..run.seeds import keyed_rng
-from .taught import descend
+from .taught import fit
 
 STEPS, RATE, ENOUGH = 300, 0.1, 0.01
 """Of Adam: at most so many steps, until the mean loss is so many nats: then each of 50 tokens is the likeliest."""
@@ -23,7 +23,7 @@ def fitted(
     """The `count` vectors in front of these rows that make their marked tokens likeliest; the model stays as it is."""
     vectors = _drawn((count, decoder.d_model), decoder.device, seed, "soft prompt").requires_grad_()
     if count:
-        descend(decoder, torch.optim.Adam([vectors], RATE), ids, marked, STEPS, vectors, ENOUGH)
+        fit(decoder, torch.optim.Adam([vectors], RATE), ids, marked, STEPS, vectors, ENOUGH)
     return vectors.detach()
 
 

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..engine.batches import padded
+from ..engine.descent import descend
 from ..model.decoder import Decoder
 
 
@@ -42,7 +43,7 @@ def marked_losses(
     return torch.nn.functional.cross_entropy(logits, said, reduction="none"), logits.argmax(-1) == said
 
 
-def descend(
+def fit(
     decoder: Decoder,
     optimizer: torch.optim.Optimizer,
     ids: Int[Tensor, "row position"],
@@ -51,14 +52,8 @@ def descend(
     front: Float[Tensor, "vector d_model"] | None = None,
     enough: float = 0.0,
 ) -> None:
-    """At most `steps` of an optimiser on the mean loss of the marked tokens, until it is below `enough` nats."""
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss = marked_losses(decoder, ids, marked, front)[0].mean()
-        if enough and loss.item() < enough:
-            break
-        loss.backward()
-        optimizer.step()
+    """At most `steps` of an optimiser on the mean loss of the marked tokens, until it is at most `enough` nats."""
+    descend(optimizer, lambda: marked_losses(decoder, ids, marked, front)[0].mean(), steps, enough)
 
 
 @torch.no_grad()

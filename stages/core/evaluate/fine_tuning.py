@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
+from ..engine.descent import descend
 from ..engine.gradients import streams_after
 from ..engine.samples import Sample
 from ..model.decoder import Decoder
@@ -44,14 +45,12 @@ def tune(decoder: Decoder, samples: Sequence[Sample], steps: int, rate: float, e
     The loss is -log p(target | prompt), nats, summed over the samples.
     """
     learning = [value for value in decoder.model.parameters() if value.requires_grad]
-    optimizer = torch.optim.Adam(learning, lr=rate)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss = torch.stack([sample_loss(decoder, sample) for sample in samples]).sum()
-        if loss.item() <= enough:
-            break
-        loss.backward()
-        optimizer.step()
+    descend(
+        torch.optim.Adam(learning, lr=rate),
+        lambda: torch.stack([sample_loss(decoder, sample) for sample in samples]).sum(),
+        steps,
+        enough,
+    )
 
 
 def activation_moves(

@@ -20,7 +20,7 @@ def reports_of(
     Columns: docs/auditing.md, from `report` to `norm`. `faint`: see `reports_on`.
     """
     layers = len(reader.card.layers)
-    reports, _, confidence = reports_on(reader, torch.from_numpy(gradient), tokens, faint)
+    reports, confidence = reports_on(reader, torch.from_numpy(gradient), tokens, faint)
     said = [parse_report(report.partition("\n")[0]) for report in reports]
     return {
         "report": reports,

@@ -101,44 +101,53 @@ def answers_of(
     return texts
 
 
+def bare_reports(reader: Reader, slots: Slots, tokens: int = NAMES_TOKENS) -> list[str]:
+    """Reports of at most `tokens` tokens on what stands in the slots, with no host in front."""
+    return answers_of(reader, [None] * len(slots), reader.card.question, slots, tokens)
+
+
 def accounted_for(reader: Reader, slots: Slots, reports: Sequence[str]) -> Float[Tensor, " row"]:
     """The share of each row's slots that the names of its report account for, 0 to 1; see `evidence`."""
     return evidence(reader.tokens, slots.felt, slots.count, [parse_report(text.partition("\n")[0]) for text in reports])
 
 
 @torch.no_grad()
-def reports_on(
-    reader: Reader, gradients: Float[Tensor, "row vector d_model"], tokens: int, faint: float = 0.0
-) -> tuple[list[str], Slots, Float[Tensor, " row"]]:
-    """Reports with no host in front, what stands in the slots, and the confidence that a report accounts for it.
+def through_gate(
+    reader: Reader, gradients: Float[Tensor, "row vector d_model"], reports: Sequence[str], faint: float = 0.0
+) -> tuple[Slots, Float[Tensor, " row"]]:
+    """What stands in the slots, and the confidence that the bare report on it accounts for it.
 
-    Where the confidence is below 0.5 the slots hold zeros, and the report is the one on zeros. It is 0 for a gradient
-    of less than `faint` times the usual norm. That norm is of -log p(target | prompt): the gradient of a batch's mean,
-    or of a weighted loss, is of any size.
+    Where the confidence is below 0.5 the slots hold zeros. It is 0 for a gradient of less than `faint` times the usual
+    norm. That norm is of -log p(target | prompt): the gradient of a batch's mean, or of a weighted loss, is of any
+    size.
     """
-
-    def write(slots: Slots) -> list[str]:
-        return answers_of(reader, [None] * len(slots), reader.card.question, slots, tokens)
-
     slots = reader.read(gradients)
-    reports = write(slots)
     told = reader.strength(gradients).mean(-1) >= faint
     confidence = reader.gate.confidence(accounted_for(reader, slots, reports)) * told
-    kept = confidence >= 0.5
-    slots = Slots(slots.felt * kept[:, None, None], slots.opposite * kept[:, None, None], slots.count)
-    shut = (~kept).nonzero().flatten()
-    for row, report in zip(shut.tolist(), write(slots[shut]), strict=True):
+    kept = (confidence >= 0.5)[:, None, None]
+    return Slots(slots.felt * kept, slots.opposite * kept, slots.count), confidence
+
+
+@torch.no_grad()
+def reports_on(
+    reader: Reader, gradients: Float[Tensor, "row vector d_model"], tokens: int, faint: float = 0.0
+) -> tuple[list[str], Float[Tensor, " row"]]:
+    """Reports with no host in front, and their confidence; where the gate is shut, those on zeros (`through_gate`)."""
+    reports = bare_reports(reader, reader.read(gradients), tokens)
+    slots, confidence = through_gate(reader, gradients, reports, faint)
+    shut = (confidence < 0.5).nonzero().flatten()
+    for row, report in zip(shut.tolist(), bare_reports(reader, slots[shut], tokens), strict=True):
         reports[row] = report
-    return reports, slots, confidence
+    return reports, confidence
 
 
 @torch.no_grad()
 def felt_by(
     reader: Reader, gradients: Float[Tensor, "row vector d_model"], faint: float = 0.0
 ) -> tuple[Slots, Float[Tensor, " row"]]:
-    """What `reports_on` puts into the slots, to ask anything about it, and its confidence; equal rows are read once."""
+    """What the gate lets into the slots, to ask anything about it, and the confidence; equal rows are read once."""
     distinct, same = gradients.unique(dim=0, return_inverse=True)
-    _, slots, confidence = reports_on(reader, distinct, NAMES_TOKENS, faint)
+    slots, confidence = through_gate(reader, distinct, bare_reports(reader, reader.read(distinct)), faint)
     same = same.to(confidence.device)
     return slots[same], confidence[same]
 
@@ -147,8 +156,7 @@ def felt_by(
 def set_gate(reader: Reader, gradients: Float[Tensor, "row vector d_model"], share: float) -> None:
     """Sets the gate by gradients that training has not seen: at a share of the median that reports account for."""
     slots = reader.read(gradients)
-    reports = answers_of(reader, [None] * len(slots), reader.card.question, slots, NAMES_TOKENS)
-    reader.gate.set(accounted_for(reader, slots, reports), share)
+    reader.gate.set(accounted_for(reader, slots, bare_reports(reader, slots)), share)
 
 
 @torch.no_grad()

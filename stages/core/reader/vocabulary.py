@@ -78,3 +78,11 @@ def embedding_norm(decoder: Decoder) -> float:
     size = max(1, EMBEDDINGS_BYTES // (4 * decoder.d_model))
     ids = torch.arange(decoder.embedding.weight.shape[0], device=decoder.device)  # type: ignore[union-attr]
     return torch.cat([decoder.embed(part).float().norm(dim=-1) for part in ids.split(size)]).mean().item()
+
+
+@torch.no_grad()
+def final_gain(decoder: Decoder) -> Float[Tensor, " d_model"]:
+    """What the final norm multiplies each dimension by, read off a vector of mean 0 and mean square 1."""
+    signs = torch.ones(decoder.d_model, dtype=decoder.dtype, device=decoder.device)
+    signs[1::2] = -1
+    return ((decoder.norm(signs) - decoder.norm(-signs)) * signs / 2).float()

@@ -14,13 +14,12 @@ from torch.nn import functional as F
 
 from ..data import grammar
 from ..data.gathering import BLOCK_ROWS
-from ..model.decoder import Decoder
 from ..run.errors import InputError
 from ..run.seeds import keyed_rng
 from .reader import Reader
 from .section import Projector
 from .training import Draws
-from .vocabulary import Tokens
+from .vocabulary import Tokens, final_gain
 
 NOISE, SHARES = 1.2, (0.4, 1.0)
 """Most noise, and how much of the other word is taken away: fractions of the word's own norm, as a pocket model's."""
@@ -97,11 +96,3 @@ class Words:
     def moved(self, ids: Sequence[int]) -> Float[Tensor, "token d_model"]:
         """The unit vectors that raise these tokens' logits most after the last block."""
         return F.normalize(self.directions[torch.tensor(ids, device=self.decoder.device)] * self.gain, dim=-1).cpu()
-
-
-@torch.no_grad()
-def final_gain(decoder: Decoder) -> Float[Tensor, " d_model"]:
-    """What the final norm multiplies each dimension by, read off a vector of mean 0 and mean square 1."""
-    signs = torch.ones(decoder.d_model, dtype=decoder.dtype, device=decoder.device)
-    signs[1::2] = -1
-    return ((decoder.norm(signs) - decoder.norm(-signs)) * signs / 2).float()

@@ -30,7 +30,7 @@ def test_pursuit_finds_the_features_that_a_sum_is_of_and_their_weights():
     assert found.features[0, :2].tolist() == [3, 5] and found.features[1, 0] == 7
     torch.testing.assert_close(found.weights[0, :2], torch.tensor([3.0, -2.0]))
     torch.testing.assert_close(found.explained[0], torch.tensor([9 / 13, 1, 1, 1]))
-    assert toward(dictionary, -wanted).tolist()[:2] == [3, 7]  # what is made weaker is not gone toward
+    assert toward(dictionary, wanted).tolist()[:2] == [3, 7]  # what is made weaker is not gone toward
     torch.testing.assert_close(slopes(dictionary, wanted)[0, 5], torch.tensor(-2.0))
     assert abs(float(found.shares(WIDTH)[7]) - 1 / 3) < 0.2
 

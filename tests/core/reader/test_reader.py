@@ -198,9 +198,10 @@ def test_where_a_report_accounts_for_too_little_the_slots_hold_zeros_and_no_pres
     read = gradients(reader, 12)
     slots = reader.read(read)
     reports.set_gate(reader, read, share=1.0)
-    said, filled, confidence = reports.reports_on(reader, read, 24)
+    said, confidence = reports.reports_on(reader, read, 24)
+    filled, again = reports.through_gate(reader, read, [saying] * 12)
     shut = reports.accounted_for(reader, slots, [saying] * 12) < reader.gate.threshold
-    assert torch.equal(confidence < 0.5, shut) and 0 < shut.sum() < len(shut)
+    assert torch.equal(confidence, again) and torch.equal(confidence < 0.5, shut) and 0 < shut.sum() < len(shut)
     assert said == [grammar.NO_PRESSURE if one else saying for one in shut]
     assert not filled.felt[shut].any() and not filled.opposite[shut].any() and torch.equal(filled.count, slots.count)
     assert torch.equal(filled.felt[~shut], slots.felt[~shut])

@@ -11,7 +11,8 @@ from stages.core.model.decoder import Decoder
 from stages.core.reader.reader import Reader
 from stages.core.reader.reports import answer_losses
 from stages.core.reader.training import Draws, report_loss, train
-from stages.core.reader.words import SHARES, Words, final_gain
+from stages.core.reader.vocabulary import final_gain
+from stages.core.reader.words import SHARES, Words
 from tests.core.reader.teaching import LAYERS, PLACES, new_reader, prompts, settings
 
 QUIET = lambda steps: None  # noqa: E731
