@@ -17,10 +17,10 @@ from .names import MOST_TOKENS, Ids, Names
 
 IGNORE = -100
 """Label of positions without a loss (the convention of torch's cross_entropy)."""
-NOISE = 0.9
+NOISE = 0.6
 """A slot's content of norm 1 is mixed with noise of up to this norm."""
-SHARES_AWAY = (0.4, 1.1)
-"""How much of the name moved from is in a content."""
+SHARES_AWAY = (0.5, 1.6)
+"""How much of the name moved from is in a content, log-uniform."""
 FLIPPED = 0.5
 """Share of the rows whose contents are those of a gradient with its sign flipped."""
 BATCH_NAMES = 64
@@ -207,16 +207,16 @@ class Corpus(Names):
         return tuple(ids)
 
     def pair(self, rng: np.random.Generator) -> tuple[Ids, Ids]:
-        """Two different names: of one relation, or mostly such as exist for one batch."""
-        if rng.random() < 0.6:
+        """Two different names: of one relation, or of none: any open ones, and such as exist for one batch."""
+        if rng.random() < 0.45:
             pool = pick(rng, self.open_answers)
             toward, away = (pool[index] for index in rng.permutation(len(pool))[:2])
             return self.encode(toward)[:MOST_TOKENS], self.encode(away)
-        toward = self.batch_name(rng) if rng.random() < 0.75 else self.name(rng)
+        toward = self.batch_name(rng) if rng.random() < 0.55 else self.name(rng)
         draw = rng.random()
-        if draw < 0.35:
+        if draw < 0.55:
             away = self.name(rng)
-        elif draw < 0.5 and len(toward) > 1:
+        elif draw < 0.7 and len(toward) > 1:
             away = toward[:1] + self.batch_name(rng, len(toward) - 1)
         else:
             away = self.batch_name(rng, 1)
@@ -268,7 +268,7 @@ class Corpus(Names):
         noise, together, found = rng.uniform(0, NOISE), True, []
         for k, token in enumerate(toward):
             if together and k < len(away) and away[k] != token:
-                other, share, together = away[k], rng.uniform(*SHARES_AWAY), False
+                other, share, together = away[k], float(np.exp(rng.uniform(*np.log(SHARES_AWAY)))), False
             else:
                 other, share = pick(rng, self.open_tokens), rng.uniform(0, 0.9)
             said = token if flipped else other
