@@ -22,6 +22,7 @@ import torch
 from .core.data.gathering import BLOCK_ROWS, TAUGHT, Gathered, Stored, blocks, gather, hosts, taught
 from .core.data.grammar import parse_report
 from .core.data.places import SUBJECT
+from .core.data.summaries import in_held_out_form
 from .core.data.tables import write_parquet
 from .core.model import ranks
 from .core.model.decoder import Decoder
@@ -59,11 +60,15 @@ def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) 
     if settings.learns_from == "words":
         names = {name for column in ("target", "answer") for name in data.rows[column].drop_nulls()}
         return Words(reader, names, others, settings, reader.seed)
+    free = settings.reports == "teacher"
+    summary = pl.col("label_summary").cast(pl.String) if free else pl.lit("")
     lessons = (
         taught(data.rows.lazy(), split)
+        .filter(~in_held_out_form(summary))
         .select(
             "row",
             *(["prompt"] if settings.differences else []),
+            *([summary.alias("told")] if free else []),
             domain="label_domain",
             moved_to="label_moved_to",
             moved_from="label_moved_from",
@@ -154,7 +159,7 @@ def learn(job: Job, decoder: Decoder, data: Gathered, state: Path, path: Path) -
     """Trains one projector; writes its weights and curve into the folder `path`."""
     reader = Reader.new(decoder, job.card, job.seed)
     curve = teach(reader, data, job.settings, state / job.folder)
-    if job.folder != BIAS:  # which has no gate to set
+    if job.folder != BIAS and job.settings.reports == "names":  # else there is no gate to set: no names to hold it by
         plain = curriculum(
             data, "validation", reader, job.settings.model_copy(update={"flips": 0.0, "context_noise": 0.0})
         )
@@ -189,7 +194,8 @@ def main() -> None:
 def work(params: Sections, seen: list[str]) -> None:
     """Trains this rank's projectors on the domains `seen`; the first rank then writes all of them."""
     settings = params.projector
-    data = gather(seen, settings.layers, (*TAUGHT, "prompt") if settings.differences else TAUGHT, settings.places)
+    more = ["prompt"] * bool(settings.differences) + ["label_summary"] * (settings.reports == "teacher")
+    data = gather(seen, settings.layers, (*TAUGHT, *more), settings.places)
     decoder, model = open_model()
     data = lessons_of(decoder, model, data, settings)
     card = card_for(decoder, model, data, settings)

@@ -36,6 +36,7 @@ RUN_BY = {
     "make leave-one-out": OTHERS,
     "make real-step": OTHERS,
     "make soft-prompts": "tests/tools/test_soft_prompts.py::test_make_soft_prompts_writes_a_row_for_every_behaviour",
+    "make free-words": "tests/tools/test_free_words.py::test_make_free_words_scores_every_text_twice_the_same",
     "make suppress": "tests/tools/test_suppress.py::test_make_suppress_writes_a_row_for_every_way_and_step",
     "make concepts": "tests/tools/test_concepts.py::test_make_concepts_measures_every_dictionary",
     "dvc status stages/sweeps/dvc.yaml": f"{EXPERIMENTS}::stale",
@@ -54,6 +55,9 @@ RUN_BY = {
     "python -m stages.tools.concepts": ("tests/tools/test_concepts.py::test_make_concepts_measures_every_dictionary"),
     "python -m stages.tools.soft_prompts": (
         "tests/tools/test_soft_prompts.py::test_make_soft_prompts_writes_a_row_for_every_behaviour"
+    ),
+    "python -m stages.tools.judge data/free_words": (
+        "tests/tools/test_free_words.py::test_make_free_words_scores_every_text_twice_the_same"
     ),
     "python -m stages.tools.review": "tests/pipeline/test_review.py::test_nothing_changed",
     "python -m stages.tools.record": "tests/pipeline/test_review.py::recorded",
