@@ -106,7 +106,7 @@ def test_a_name_counts_where_it_stands_as_words(data: Gathered):
 def test_make_free_words_scores_every_text_twice_the_same(tiny_pipeline: Path, warm_python: Warm, tmp_path: Path):
     root = tiny.copied(tiny_pipeline, tmp_path / "repository")
     tiny.declare_sweeps(root)
-    tiny.changed(root, {"stages/tools/free_words.py": (('"steps": 320', '"steps": 4'),)})
+    tiny.changed(root, {"stages/tools/free_words.py": (('"steps": 640', '"steps": 4'),)})
     done = tiny.command(root, "make", "-o", ".venv/.built", "free-words", warm=warm_python)
     assert "teacher: names the target in" in done.stdout
     folder = root / "data/free_words"
