@@ -4,6 +4,7 @@ import html
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -23,7 +24,7 @@ from stages.core.reader.training import report_loss
 from stages.core.run.params import read_sections
 from stages.projector import card_for, curriculum
 from stages.tools.free_words import FREE, TRAINED, Sections, candidates, marked, retrieved
-from stages.tools.sweep_table import TEXTS
+from stages.tools.sweep_table import NO_PARSER, TEXTS
 from tests.pipeline import tiny
 from tests.pipeline.warm import Warm
 
@@ -128,3 +129,21 @@ def test_make_free_words_scores_every_text_twice_the_same(tiny_pipeline: Path, w
     )
     assert "judge: off" in judge.stdout
     shutil.rmtree(root)
+
+
+def rows_of(found: dict[str, Any]) -> str:
+    """The rows of the docs' table of one group: shares with their intervals."""
+    rows = []
+    for condition, words in TEXTS.items():
+        scores = [found[condition][name] for name in ("target_accuracy", "answer_accuracy", "retrieved")]
+        cells = [f"{one['value']:.2f} ({one['low']:.2f}–{one['high']:.2f})" for one in scores]
+        rows.append(f"| {words} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def test_figures_in_the_docs_are_those_of_the_run():
+    found = json.loads(RESULTS.read_text(encoding="utf-8"))
+    text = (tiny.ROOT / "docs/free-words.md").read_text(encoding="utf-8")
+    for group in NO_PARSER:
+        assert rows_of(found[group]) in text
+        assert f"{found[group]['reports']} gradients" in text
