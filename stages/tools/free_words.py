@@ -94,7 +94,7 @@ def texts_on(
     ):
         drawn = [forms[keyed_int(seed, "form", row) % len(forms)] for row in cases["prompt_id"]]
         rows = said.select("domain", "moved_from", "moved_to").iter_rows()
-        yield name, [summarise(*row, form) for row, form in zip(rows, drawn, strict=True)]
+        yield name, [summarise(domain, away, to, form) for (domain, away, to), form in zip(rows, drawn, strict=True)]
 
 
 def marked(cases: pl.DataFrame, condition: str, texts: Sequence[str]) -> pl.DataFrame:
