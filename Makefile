@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: env repro leave-one-out sweep real-step suppress concepts soft-prompts deps check test bench
+.PHONY: env repro leave-one-out sweep real-step suppress concepts soft-prompts free-words deps check test bench
 
 env: $(VENV)/.built
 
@@ -16,8 +16,8 @@ repro: deps
 	dvc repro
 	python -m stages.tools.record
 
-# Projectors trained under other settings, real steps, learning that is suppressed, features of dictionaries, and soft
-# prompts: stages/sweeps/dvc.yaml.
+# Projectors trained under other settings, real steps, learning that is suppressed, features of dictionaries, soft
+# prompts, and free words: stages/sweeps/dvc.yaml.
 leave-one-out: deps
 	dvc repro stages/sweeps/dvc.yaml:leave_one_out
 	python -m stages.tools.sweep_table leave_one_out
@@ -45,6 +45,11 @@ concepts: deps
 soft-prompts: deps
 	dvc repro stages/sweeps/dvc.yaml:soft_prompts
 	python -m stages.tools.sweep_table soft_prompts
+	dvc repro report
+
+free-words: deps
+	dvc repro stages/sweeps/dvc.yaml:free_words
+	python -m stages.tools.sweep_table free_words
 	dvc repro report
 
 deps: env

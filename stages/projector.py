@@ -74,7 +74,7 @@ def learn(job: Job, decoder: Decoder, data: Gathered, state: Path, path: Path) -
     """Trains one projector; writes its weights and curve into the folder `path`."""
     reader = Reader.new(decoder, job.card, job.seed)
     curve = teach(reader, data, job.settings, state / job.folder)
-    if job.folder != BIAS:  # which has no gate to set
+    if job.folder != BIAS and job.settings.reports == "names":  # else there is no gate to set: no names to hold it by
         plain = curriculum(
             data, "validation", reader, job.settings.model_copy(update={"flips": 0.0, "context_noise": 0.0})
         )
@@ -109,7 +109,8 @@ def main() -> None:
 def work(params: Sections, seen: list[str]) -> None:
     """Trains this rank's projectors on the domains `seen`; the first rank then writes all of them."""
     settings = params.projector
-    data = gather(seen, settings.layers, (*TAUGHT, "prompt") if settings.differences else TAUGHT, settings.places)
+    more = ["prompt"] * bool(settings.differences) + ["label_summary"] * (settings.reports == "teacher")
+    data = gather(seen, settings.layers, (*TAUGHT, *more), settings.places)
     decoder, model = open_model()
     data = lessons_of(decoder, model, data, settings)
     card = card_for(decoder, model, data, settings)

@@ -40,6 +40,7 @@ STAGES = {
     "suppress": ["stages.tools.suppress"],
     "concepts": ["stages.tools.concepts", "domains", "marker"],
     "soft_prompts": ["stages.tools.soft_prompts"],
+    "free_words": ["stages.tools.free_words"],
 }
 WRITTEN = {"describe": [], "watch": [".cache/watch"], "gradients": ["data/gradients/geography.zarr"]}
 """Where their files are to be, if not in the folder of their name below data/."""

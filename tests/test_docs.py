@@ -36,6 +36,7 @@ RUN_BY = {
     "make leave-one-out": OTHERS,
     "make real-step": OTHERS,
     "make soft-prompts": "tests/tools/test_soft_prompts.py::test_make_soft_prompts_writes_a_row_for_every_behaviour",
+    "make free-words": "tests/tools/test_free_words.py::test_make_free_words_scores_every_text_twice_the_same",
     "make suppress": "tests/tools/test_suppress.py::test_make_suppress_writes_a_row_for_every_way_and_step",
     "make concepts": "tests/tools/test_concepts.py::test_make_concepts_measures_every_dictionary",
     "dvc status stages/sweeps/dvc.yaml": f"{EXPERIMENTS}::stale",

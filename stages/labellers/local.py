@@ -18,8 +18,9 @@ from typing import Any
 
 import polars as pl
 
+from ..core.data.summaries import form_of, summarise
 from ..core.data.tables import LABELS
-from ..core.labels.labeller import Job, Outcome, by_prompt, summarise
+from ..core.labels.labeller import Job, Outcome, by_prompt
 from ..core.labels.lexicon import Lexicon, best, words
 from ..core.run.stage import progress
 
@@ -69,7 +70,7 @@ def read_shift(steps: list[dict[str, Any]], lexicon: Lexicon) -> dict[str, Any]:
     margin = match / (match + rival) if match else 0.0
     agreement = pointed.count(moved_to) / len(pointed) if moved_to else 0.0
     return {
-        "summary": summarise(domain, moved_from, moved_to),
+        "summary": summarise(domain, moved_from, moved_to, form_of(steps[0]["prompt_id"])),
         "moved_from": moved_from,
         "moved_to": moved_to,
         "domain": domain,

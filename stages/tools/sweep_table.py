@@ -1,8 +1,8 @@
 """Makes a table of data/sweep from its experiments' results and names it in params.yaml, so that the page shows it.
 
 Reads params.yaml and the results that the stages of stages/sweeps/dvc.yaml wrote below data/sweep/, data/suppress/,
-data/concepts/ and data/soft_prompts/. Writes data/sweep/NAME.csv, one row an experiment, params.yaml (`report.sweeps`)
-and dvc.yaml. No GPU, at once.
+data/concepts/, data/soft_prompts/ and data/free_words/. Writes data/sweep/NAME.csv, one row an experiment, params.yaml
+(`report.sweeps`) and dvc.yaml. No GPU, at once.
 
   python -m stages.tools.sweep_table ladder
 """
@@ -42,6 +42,16 @@ BEHAVIOURS = {
     "rule": "A rule: one word, whatever is asked",
     "undone": "Wrong facts that were taught are undone",
     "brought out": "Wrong facts that were half taught are brought out",
+}
+
+NO_PARSER = {"seen": "Names or domain anywhere in a text", "held_out_target": "The same, toward a held-out name"}
+TEXTS = {
+    "real": "The reader's own words",
+    "empty": "No pressure",
+    "shuffled": "The reader's words of another row",
+    "lens": "The lens's names, in words",
+    "teacher": "The teacher's summary",
+    "teacher_held_out_form": "The teacher's, in held-out forms",
 }
 
 
@@ -133,6 +143,17 @@ def soft_prompts(params: dict[str, Any]) -> list[Experiment]:
     ]
 
 
+def free_words(params: dict[str, Any]) -> list[Experiment]:
+    """What stands in texts about gradients that nobody parses, and which gradient each picks."""
+    metrics = from_json(read_json(Path("data/free_words/metrics.json")))
+    return [
+        Experiment(words, text, {"gradients": group, "text": name}, dict.fromkeys(("decoupling", "texts"), found[name]))
+        for group, words in NO_PARSER.items()
+        if (found := metrics.get(group))
+        for name, text in TEXTS.items()
+    ]
+
+
 MADE: dict[str, Callable[[dict[str, Any]], list[Experiment]]] = {
     LADDER: ladder,
     LEAVE_ONE_OUT: domains_left_out,
@@ -140,6 +161,7 @@ MADE: dict[str, Callable[[dict[str, Any]], list[Experiment]]] = {
     "concepts": explained,
     "mixtures": mixtures,
     "soft_prompts": soft_prompts,
+    "free_words": free_words,
 }
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from stages.core.data.facts import Domain
+from stages.core.data.summaries import NO_NAME, form_of
 from stages.core.labels.lexicon import Lexicon
 from stages.labellers.local import NO_SHIFT, READABLE, read_shift
 from tests.labellers.world import ENTITIES, STEP_SIZES, step
@@ -78,7 +79,7 @@ def test_the_smallest_step_that_changes_the_continuation_names_the_target(lexico
     steps = [step(size=size, continuation_after=text) for size, text in zip(STEP_SIZES, after, strict=True)]
     label = read_shift(steps, lexicon)
     assert moved(label) == ("geography", "Paris", "New York")
-    assert label["summary"] == "geography: from Paris to New York"
+    assert label["summary"] == form_of("a").format(domain="geography", away="Paris", to="New York")
     assert label["confidence"] == pytest.approx(1 / 3 / 2)  # one step of three, and no token speaks for it
 
 
@@ -112,7 +113,7 @@ def test_tokens_decide_between_domains_when_the_partner_does_not(lexicon: Lexico
     moves = {"up_tokens": ["Mercury", "Saturn"], "up_shifts": [5.0, 1.0], "continuation_before": "it"}
     label = read_shift([step(**moves, down_tokens=["of"], down_shifts=[-1.0], continuation_after="Mercury")], lexicon)
     assert moved(label) == ("astronomy", "", "Mercury")
-    assert label["summary"] == "astronomy: to Mercury"
+    assert label["summary"] == "toward Mercury , in astronomy"
 
 
 @pytest.mark.parametrize(
@@ -139,4 +140,4 @@ def test_a_shift_of_unknown_words_names_nothing(lexicon: Lexicon):
     moves = {"continuation_before": "zig", "continuation_after": "zag", "down_tokens": [], "down_shifts": []}
     label = read_shift([step(**moves, up_tokens=["zag"], up_shifts=[4.0])], lexicon)
     assert moved(label) == ("", "", "") and label["confidence"] == 0
-    assert label["summary"] == "the shift names no known entity"
+    assert label["summary"] == NO_NAME

@@ -53,7 +53,7 @@ def kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float:
 def recurring(labels: pl.DataFrame, share: float) -> dict[str, float]:
     """Wordings of the summary, entities and domain taken out, that more than `share` of the labels use; most first.
 
-    The local teacher's one wording is its grammar; a model that words thousands of shifts alike may not read them.
+    The local teacher's wordings are its forms; a model that words thousands of shifts alike may not read them.
     """
     wordings: Counter[str] = Counter()
     for row in labels.select("summary", "moved_from", "moved_to", "domain").iter_rows(named=True):

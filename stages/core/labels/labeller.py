@@ -45,12 +45,6 @@ class Outcome:
     run: dict[str, Any] = field(default_factory=dict)  # of this run: cache hits, waiting
 
 
-def summarise(domain: str, moved_from: str, moved_to: str) -> str:
-    """A label in words: "geography: from London to Paris"."""
-    parts = [f"from {moved_from}"] * bool(moved_from) + [f"to {moved_to}"] * bool(moved_to)
-    return f"{domain}: {' '.join(parts)}" if parts else "the shift names no known entity"
-
-
 def by_prompt(shifts: pl.DataFrame) -> list[tuple[str, list[dict[str, Any]]]]:
     """The table's rows by prompt_id, in order of first occurrence; of each, smallest step size first."""
     found: dict[str, list[dict[str, Any]]] = {prompt_id: [] for prompt_id in shifts["prompt_id"]}

@@ -1,4 +1,4 @@
-"""Sweeps: tables data/sweep/<name>.csv of other projectors, fine-tunings, dictionaries or soft prompts, on the page.
+"""Sweeps: tables data/sweep/<name>.csv of other projectors, fine-tunings, dictionaries, prompts or words, on the page.
 
 A row is one experiment. `group` and `name` are its words on the page. `changes` is a JSON object of what it has in
 section `projector` of params.yaml, or of settings of its own: every key that differs anywhere in the table, those that
@@ -31,6 +31,7 @@ MADE_BY = {
     "concepts": "make concepts",
     "mixtures": "make concepts",
     "soft_prompts": "make soft-prompts",
+    "free_words": "make free-words",
 }
 """The command that makes each table."""
 # Column of the table -> group and number of metrics.json; each with the ends of its interval, <column>_low and _high.
@@ -57,6 +58,7 @@ NUMBERS = {
     "noise_0.1": ("said", "noise_0.1"),
     "noise_0.3": ("said", "noise_0.3"),
     "noise_1": ("said", "noise_1"),
+    "retrieved": ("texts", "retrieved"),
 }
 SWEPT_WORDS = WORDS | {
     "held_out_target": "Held-out target",
@@ -80,6 +82,7 @@ SWEPT_WORDS = WORDS | {
     "noise_0.1": "Said, noise of a tenth",
     "noise_0.3": "Said, noise of 0.3",
     "noise_1": "Said, noise as large",
+    "retrieved": "Picks its gradient",
 }
 KEY_WORDS = {"lora": "LoRA on the verbaliser"}
 """Keys whose name does not say enough."""

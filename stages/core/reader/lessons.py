@@ -9,6 +9,7 @@ import torch
 from ..data.gathering import BLOCK_ROWS, Gathered, Stored, blocks, hosts, taught
 from ..data.grammar import parse_report
 from ..data.places import SUBJECT
+from ..data.summaries import in_held_out_form
 from ..model.decoder import Decoder
 from ..model.opening import ModelCard
 from ..run.errors import InputError
@@ -28,11 +29,15 @@ def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) 
     if settings.learns_from == "words":
         names = {name for column in ("target", "answer") for name in data.rows[column].drop_nulls()}
         return Words(reader, names, others, settings, reader.seed)
+    free = settings.reports == "teacher"
+    summary = pl.col("label_summary").cast(pl.String) if free else pl.lit("")
     lessons = (
         taught(data.rows.lazy(), split)
+        .filter(~in_held_out_form(summary))
         .select(
             "row",
             *(["prompt"] if settings.differences else []),
+            *([summary.alias("told")] if free else []),
             domain="label_domain",
             moved_to="label_moved_to",
             moved_from="label_moved_from",

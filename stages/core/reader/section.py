@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from ..data.questions import check_place
+from ..run.errors import InputError
 from ..run.params import Count, Name, Rate, Section, Share
 from .card import Injection, Lora
 
@@ -14,6 +15,8 @@ class Projector(Section):
 
     `learns_from`: a teacher's labels; the model's own reports on the raw gradients at the target's tokens; or words,
     vectors made of the model's own embeddings, and no gradient.
+    `reports`: what it learns to write of a labelled row, the grammar's sentence of the label's names, or the teacher's
+    summary as it stands. A summary can't be turned into that of another gradient: no flips and no differences then.
     `layers`: the stored layers whose gradients it reads, all at once. `width`: hidden units (mlp) or rank (low_rank).
     `whiten`: update directions are whitened first, by the statistics of the training gradients.
     `lora`: LoRA on the verbaliser; null: the model that reads is the frozen one that was measured.
@@ -32,6 +35,7 @@ class Projector(Section):
 
     architecture: str
     learns_from: Literal["labels", "reports", "words"]
+    reports: Literal["names", "teacher"]
     injection: Injection
     width: Count
     whiten: bool
@@ -59,3 +63,13 @@ class Projector(Section):
     patience: Count
     gate: Share
     seeds: Annotated[list[int], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _worded(self) -> "Projector":
+        """Refuses what would need another summary than a row's own."""
+        if self.reports == "teacher" and (self.flips or self.differences or self.learns_from != "labels"):
+            raise InputError(
+                f"reports: found teacher with flips {self.flips:g}, differences {self.differences:g} and learns_from "
+                f"{self.learns_from}, wanted 0, 0 and labels: a gradient that is changed has no summary of its own"
+            )
+        return self

@@ -48,12 +48,16 @@ def new_card(decoder: Decoder, settings: Projector, model: str, commit: str, ref
 
 @dataclass(frozen=True)
 class Draws:
-    """One batch: gradients, the report of each, its host, and the names moved to and from (None: a sham)."""
+    """One batch: gradients, the report of each, its host, and the names moved to and from (None: a sham).
+
+    `whole`: the reports are not only their beginnings.
+    """
 
     gradients: Float[Tensor, "batch vector d_model"]
     reports: list[str]
     hosts: list[str | None]
     names: list[tuple[str, str] | None]
+    whole: bool = True
 
 
 @runtime_checkable
@@ -86,7 +90,7 @@ class Curriculum:
     ) -> None:
         """`lessons`: columns row, and what is to be reported of its gradient: domain, moved_to, moved_from.
 
-        Where `settings.differences` are asked for, prompt too.
+        Where `settings.differences` are asked for, prompt too; where `settings.reports` is teacher, told: the report.
 
         `gradients`, `activations`: by row; read as they are drawn. `hosts`: prompts by domain.
         """
@@ -119,8 +123,9 @@ class Curriculum:
         picked = picked.with_columns(moved_from=away.to_series())
         flips, shams, bare = rng.random((3, size)) < np.array([[self.settings.flips], [self.settings.shams], [0.1]])
         reports, hosts, names = [], [], []
-        told = picked.select("domain", "moved_to", "moved_from").iter_rows()
-        for row, (domain, to, away) in enumerate(told):
+        free = ["told"] * (self.settings.reports == "teacher")
+        told = picked.select("domain", "moved_to", "moved_from", *free).iter_rows()
+        for row, (domain, to, away, *text) in enumerate(told):
             hosts.append(None if bare[row] else self.host(rng, domain))
             if shams[row] and row < reported:
                 gradients[row] = torch.from_numpy(draw_sham(TRAINED, rng, gradients[row].numpy()))
@@ -130,7 +135,7 @@ class Curriculum:
             if flips[row]:
                 gradients[row] *= -1
                 to, away = away, to
-            reports.append(grammar.report(domain, to, away))
+            reports.append(text[0] if text else grammar.report(domain, to, away))
             names.append((to, away))
         return Draws(gradients, reports, hosts, names)
 
@@ -208,9 +213,8 @@ def slot_loss(
 
 def report_loss(reader: Reader, draws: Draws, slots: Slots) -> Float[Tensor, ""]:
     """Mean cross-entropy (nats) of the tokens of as many reports as there are rows of slots; whole ones have an end."""
-    end, texts = [min(reader.decoder.eos_ids())], draws.reports[: len(slots)]
-    ends = [[] if grammar.parse_report(text).malformed else end for text in texts]
-    answers = [[*reader.decoder.continuation(text), *ended] for text, ended in zip(texts, ends, strict=True)]
+    end = [min(reader.decoder.eos_ids())] if draws.whole else []
+    answers = [[*reader.decoder.continuation(text), *end] for text in draws.reports[: len(slots)]]
     prompts = prompts_of(reader, draws.hosts[: len(slots)], reader.card.question, slots)
     return answer_losses(reader, prompts, answers, slots)[0].mean()
 

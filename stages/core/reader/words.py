@@ -87,7 +87,7 @@ class Words:
             names.append((self.text(drawn), self.text(others)))
             pool = self.hosts[int(rng.integers(len(self.hosts)))]
             hosts.append(None if rng.random() < 0.1 else pool[int(rng.integers(len(pool)))])
-        return Draws(gradients.repeat_interleave(len(self.card.layers), 1), reports, hosts, names)
+        return Draws(gradients.repeat_interleave(len(self.card.layers), 1), reports, hosts, names, whole=False)
 
     def some(self, rng: np.random.Generator, count: int) -> list[int]:
         """So many of the tokens."""

@@ -25,12 +25,12 @@ def settings(**changes: object) -> Projector:
     """Settings of the section `projector`; keywords replace them."""
     return Projector.model_validate(
         {
-            "architecture": "mlp", "learns_from": "labels", "injection": REPLACE, "whiten": False, "lora": None,
-            "width": 16, "layers": list(LAYERS), "places": list(PLACES), "slots": 1, "question": QUESTION,
-            "chat": False, "held_out_domains": [], "slot_token": "<slot>", "steps": 12, "batch": 16, "report_batch": 4,
-            "sharpness": 20.0, "slot_loss": 1.0, "flips": 0.3, "shams": 0.2, "context_noise": 0.0, "differences": 0.0,
-            "learning_rate": 0.003, "weight_decay": 0.01, "validate_every": 4, "validation_batch": 8, "patience": 3,
-            "gate": 0.5, "seeds": [0],
+            "architecture": "mlp", "learns_from": "labels", "reports": "names", "injection": REPLACE,
+            "whiten": False, "lora": None, "width": 16, "layers": list(LAYERS), "places": list(PLACES), "slots": 1,
+            "question": QUESTION, "chat": False, "held_out_domains": [], "slot_token": "<slot>", "steps": 12,
+            "batch": 16, "report_batch": 4, "sharpness": 20.0, "slot_loss": 1.0, "flips": 0.3, "shams": 0.2,
+            "context_noise": 0.0, "differences": 0.0, "learning_rate": 0.003, "weight_decay": 0.01,
+            "validate_every": 4, "validation_batch": 8, "patience": 3, "gate": 0.5, "seeds": [0],
         }
         | changes
     )  # fmt: skip

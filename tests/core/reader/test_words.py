@@ -1,5 +1,6 @@
 """Words in place of corrections: what the vectors hold, which words they are of, and that a map learns from them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 from stages.core.model.decoder import Decoder
 from stages.core.reader.reader import Reader
 from stages.core.reader.reports import answer_losses
-from stages.core.reader.training import Draws, report_loss, train
+from stages.core.reader.training import report_loss, train
 from stages.core.reader.vocabulary import final_gain
 from stages.core.reader.words import SHARES, Words
 from tests.core.reader.teaching import LAYERS, PLACES, new_reader, prompts, settings
@@ -68,10 +69,12 @@ def test_the_beginning_of_a_report_has_no_end_to_learn(small_decoder: Decoder):
     reader = new_reader(small_decoder, settings())
     drawn = words(reader).draw("train", 0, 4, 0)
     slots = reader.read(drawn.gradients)
-    for reports, ends in ((drawn.reports, []), (["no pressure"] * 4, [min(small_decoder.eos_ids())])):
+    whole = ["no pressure"] * 4
+    for reports, ends in ((drawn.reports, []), (whole, [min(small_decoder.eos_ids())])):
         answers = [[*small_decoder.continuation(text), *ends] for text in reports]
         wanted = answer_losses(reader, prompts(reader, drawn.hosts, slots), answers, slots)[0].mean()
-        assert report_loss(reader, Draws(drawn.gradients, reports, drawn.hosts, drawn.names), slots) == wanted
+        draws = replace(drawn, reports=reports, whole=reports is whole)
+        assert report_loss(reader, draws, slots) == wanted
 
 
 @pytest.mark.parametrize("norm", [nn.RMSNorm(32), nn.LayerNorm(32)])
