@@ -42,7 +42,7 @@ def name_of(stage: DvcStage) -> str:
 
 
 def test_all_that_resume_are_known():
-    sweeps = {"experiment", "leave_one_out"}
+    sweeps = {"experiment", "leave_one_out", "free_words"}
     assert sweeps | {"model", "peers", "gradients", "virtual_step", "projector", "evaluation"} == RESUMING
 
 
