@@ -99,6 +99,7 @@ print(json.dumps(found))
 def root(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The finished tiny repository with the stand-in in it. Read only."""
     root = tiny.copied(tiny_pipeline, tmp_path_factory.mktemp("devices") / "repository")
+    tiny.declare_sweeps(root)
     shutil.copy(tiny.ROOT / "tests/stand_in.py", root / "stages/stand_in.py")
     example = blocks("watching.md", "python")[-1].replace("from gradaware", "from .public")
     (root / "stages/watched.py").write_text(example, encoding="utf-8")
@@ -107,8 +108,10 @@ def root(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     fewer = (("RENEWED = 10", "RENEWED = 1"), ("STEPS, LONG = (20, 40, 60), 300", "STEPS, LONG = (1, 2), 3"))
     once = (("STEPS, BATCH, LEARNING_RATE = 1000", "STEPS, BATCH, LEARNING_RATE = 5"),)
+    short = (('"steps": 640', '"steps": 4'),)
     autoencoder = "stages/core/concepts/sparse_autoencoder.py"
-    tiny.changed(root, {"stages/tools/suppress.py": fewer, autoencoder: once, **FEWER})
+    changes = {"stages/tools/suppress.py": fewer, "stages/tools/free_words.py": short, autoencoder: once, **FEWER}
+    tiny.changed(root, changes)
     shutil.copytree(tiny.ROOT / "data/contrasts", root / "data/contrasts")
     return root
 
