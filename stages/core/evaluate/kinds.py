@@ -51,7 +51,7 @@ PAIRS = ("corrected explored", "corrected preferred", "preferred preferred_to_ow
 LEAST, MOST = 0.1, 3.0
 WITHIN = 1.25
 """The factor up to which an advantage that is read off the norm counts as right."""
-STEPS, DECAY = 200, 1e-2
+STEPS, DECAY = 1000, 1e-3
 """Of the probes' L-BFGS."""
 MEASURED = ["log_norm", "log_probability", "log_rest"]
 PROBES = {
