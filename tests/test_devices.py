@@ -15,6 +15,7 @@ from tests.pipeline import tiny
 from tests.pipeline.hermetic import files
 from tests.pipeline.warm import Warm
 from tests.tools.documented import blocks
+from tests.tools.test_free_words import SHORT
 from tests.tools.test_soft_prompts import FEWER
 
 PROMPT, TARGET = "The capital of France is", "Madrid"
@@ -108,10 +109,8 @@ def root(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     fewer = (("RENEWED = 10", "RENEWED = 1"), ("STEPS, LONG = (20, 40, 60), 300", "STEPS, LONG = (1, 2), 3"))
     once = (("STEPS, BATCH, LEARNING_RATE = 1000", "STEPS, BATCH, LEARNING_RATE = 5"),)
-    short = (('"steps": 640', '"steps": 4'),)
     autoencoder = "stages/core/concepts/sparse_autoencoder.py"
-    changes = {"stages/tools/suppress.py": fewer, "stages/tools/free_words.py": short, autoencoder: once, **FEWER}
-    tiny.changed(root, changes)
+    tiny.changed(root, {"stages/tools/suppress.py": fewer, autoencoder: once, **FEWER, **SHORT})
     shutil.copytree(tiny.ROOT / "data/contrasts", root / "data/contrasts")
     return root
 

@@ -51,7 +51,7 @@ HELD_OUT = HeldOut(names=0.1, kinds=[], subjects=0.0, seed=0)
 QUIET = lambda steps: None  # noqa: E731
 TRAINED = {
     "d_model": 48, "heads": 2, "d_head": 32, "steps": 180, "batch": 24, "slot_batch": 64, "learning_rate": 0.02,
-    "muon_learning_rate": 0.025, "misconceptions": 0.0,
+    "muon_learning_rate": 0.025, "misconceptions": 0.0, "seed": 4,
 }  # fmt: skip
 """Of the pocket model that has learned to read."""
 

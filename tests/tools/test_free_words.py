@@ -17,18 +17,20 @@ from stages.core.data.summaries import FORMS, in_held_out_form, summarise
 from stages.core.data.tables import read_table
 from stages.core.model.opening import open_model
 from stages.core.reader.card import bias_card
+from stages.core.reader.lessons import card_for, curriculum
 from stages.core.reader.reader import Reader
 from stages.core.reader.reports import answer_losses, prompts_of
 from stages.core.reader.section import Projector
 from stages.core.reader.training import report_loss
 from stages.core.run.params import read_sections
-from stages.projector import card_for, curriculum
 from stages.tools.free_words import FREE, TRAINED, Sections, candidates, marked, retrieved
 from stages.tools.sweep_table import NO_PARSER, TEXTS
 from tests.pipeline import tiny
 from tests.pipeline.warm import Warm
 
 RESULTS = tiny.ROOT / "tests/benchmarks/results/free_words.json"
+SHORT = {"stages/tools/free_words.py": (('"steps": 640', '"steps": 4'),)}
+"""An edit of the stage: a training of a moment."""
 
 
 @pytest.fixture
@@ -107,7 +109,7 @@ def test_a_name_counts_where_it_stands_as_words(data: Gathered):
 def test_make_free_words_scores_every_text_twice_the_same(tiny_pipeline: Path, warm_python: Warm, tmp_path: Path):
     root = tiny.copied(tiny_pipeline, tmp_path / "repository")
     tiny.declare_sweeps(root)
-    tiny.changed(root, {"stages/tools/free_words.py": (('"steps": 640', '"steps": 4'),)})
+    tiny.changed(root, SHORT)
     done = tiny.command(root, "make", "-o", ".venv/.built", "free-words", warm=warm_python)
     assert "teacher: names the target in" in done.stdout
     folder = root / "data/free_words"

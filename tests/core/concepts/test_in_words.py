@@ -8,7 +8,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from stages.core.concepts.directions import learned_along
-from stages.core.data.grammar import NO_PRESSURE
+from stages.core.data.grammar import NO_PRESSURE, parse_report
 from stages.core.engine.batches import padded
 from stages.core.model.decoder import Decoder
 from stages.core.model.opening import card_of, open_model
@@ -64,8 +64,7 @@ def watched(data: Path, alpha: float, scale_first: bool = True) -> pl.DataFrame:
 
 
 def toward(reports: pl.Series) -> list[str]:
-    """The names moved to; a model as small as this may name the same one as moved away from."""
-    return reports.str.extract(r"^toward (.+?), a name from ").to_list()
+    return [parse_report(report).moved_to for report in reports]
 
 
 @pytest.mark.parametrize("scale_first", [True, False])
