@@ -221,11 +221,12 @@ def preset(options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command: a user's mistake is one line on stderr and exit code 1; Ctrl-C leaves all files whole."""
     options = parser().parse_args(arguments)
-    from ..core.run.stage import errors_in_one_line
+    from ..core.run.stage import errors_in_one_line, whole_ctrl_c
 
     with errors_in_one_line():
         try:
-            options.run(options)
+            with whole_ctrl_c():
+                options.run(options)
             sys.stdout.flush()
         except BrokenPipeError:  # `gradaware ... | head`: nobody reads on
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -113,15 +113,18 @@ def accounted_for(reader: Reader, slots: Slots, reports: Sequence[str]) -> Float
 
 @torch.no_grad()
 def through_gate(
-    reader: Reader, gradients: Float[Tensor, "row vector d_model"], reports: Sequence[str], faint: float = 0.0
+    reader: Reader,
+    gradients: Float[Tensor, "row vector d_model"],
+    slots: Slots,
+    reports: Sequence[str],
+    faint: float = 0.0,
 ) -> tuple[Slots, Float[Tensor, " row"]]:
-    """What stands in the slots, and the confidence that the bare report on it accounts for it.
+    """What stays of the slots read from gradients, and the confidence that the bare report accounts for their content.
 
     Where the confidence is below 0.5 the slots hold zeros. It is 0 for a gradient of less than `faint` times the usual
     norm. That norm is of -log p(target | prompt): the gradient of a batch's mean, or of a weighted loss, is of any
     size.
     """
-    slots = reader.read(gradients)
     told = reader.strength(gradients).mean(-1) >= faint
     confidence = reader.gate.confidence(accounted_for(reader, slots, reports)) * told
     kept = (confidence >= 0.5)[:, None, None]
@@ -133,8 +136,9 @@ def reports_on(
     reader: Reader, gradients: Float[Tensor, "row vector d_model"], tokens: int, faint: float = 0.0
 ) -> tuple[list[str], Float[Tensor, " row"]]:
     """Reports with no host in front, and their confidence; where the gate is shut, those on zeros (`through_gate`)."""
-    reports = bare_reports(reader, reader.read(gradients), tokens)
-    slots, confidence = through_gate(reader, gradients, reports, faint)
+    read = reader.read(gradients)
+    reports = bare_reports(reader, read, tokens)
+    slots, confidence = through_gate(reader, gradients, read, reports, faint)
     shut = (confidence < 0.5).nonzero().flatten()
     for row, report in zip(shut.tolist(), bare_reports(reader, slots[shut], tokens), strict=True):
         reports[row] = report
@@ -147,7 +151,8 @@ def felt_by(
 ) -> tuple[Slots, Float[Tensor, " row"]]:
     """What the gate lets into the slots, to ask anything about it, and the confidence; equal rows are read once."""
     distinct, same = gradients.unique(dim=0, return_inverse=True)
-    slots, confidence = through_gate(reader, distinct, bare_reports(reader, reader.read(distinct)), faint)
+    read = reader.read(distinct)
+    slots, confidence = through_gate(reader, distinct, read, bare_reports(reader, read), faint)
     same = same.to(confidence.device)
     return slots[same], confidence[same]
 

@@ -22,7 +22,7 @@ from .training import Draws
 from .vocabulary import Tokens, final_gain
 
 NOISE, SHARES = 1.2, (0.4, 1.0)
-"""Most noise, and how much of the other word is taken away: fractions of the word's own norm, as a pocket model's."""
+"""Most noise, and how much of the other word is taken away: fractions of the word's own norm."""
 BLOCKS = 4
 
 

@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import re
+import signal
 import sqlite3
 import sys
 import time
@@ -11,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -44,11 +46,38 @@ def run(main: Callable[[], None]) -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     start = time.monotonic()
     try:
-        with errors_in_one_line():
+        with errors_in_one_line(), whole_ctrl_c():
             main()
             write_json(COSTS / f"{command_name()}.json", {"seconds": round(time.monotonic() - start, 1)})
     except KeyboardInterrupt:
         sys.exit("stopped: finished pieces are kept in .scratch; run the same command to go on")
+
+
+@contextmanager
+def whole_ctrl_c() -> Iterator[None]:
+    """Turns an exception within the block that follows a Ctrl-C into KeyboardInterrupt.
+
+    Compiled code that meets an interrupt may make an error of its own of it: polars a TypeError, for example.
+    """
+    pressed = False
+
+    def press(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, as behind nohup, or another's
+        yield
+        return
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield
+    except BaseException as error:
+        if pressed:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager

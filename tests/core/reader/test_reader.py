@@ -199,7 +199,7 @@ def test_where_a_report_accounts_for_too_little_the_slots_hold_zeros_and_no_pres
     slots = reader.read(read)
     reports.set_gate(reader, read, share=1.0)
     said, confidence = reports.reports_on(reader, read, 24)
-    filled, again = reports.through_gate(reader, read, [saying] * 12)
+    filled, again = reports.through_gate(reader, read, slots, [saying] * 12)
     shut = reports.accounted_for(reader, slots, [saying] * 12) < reader.gate.threshold
     assert torch.equal(confidence, again) and torch.equal(confidence < 0.5, shut) and 0 < shut.sum() < len(shut)
     assert said == [grammar.NO_PRESSURE if one else saying for one in shut]

@@ -1,6 +1,9 @@
 """How a command ends: a user's mistake is one line, a fault is one line and a log with its traceback."""
 
 import errno
+import os
+import signal
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +44,26 @@ def test_a_user_s_mistake_is_one_line_without_a_log():
 
     assert said(main) == "error: params.yaml: domains: unknown domain 'sport'"
     assert not LOGS.exists()
+
+
+def interrupted_query() -> None:
+    """A query within which Ctrl-C is pressed; sqlite makes an OperationalError of it."""
+
+    def press() -> int:
+        os.kill(os.getpid(), signal.SIGINT)
+        return 1
+
+    connection = sqlite3.connect(":memory:")
+    connection.create_function("press", 0, press)
+    connection.execute("select press()")
+
+
+def test_an_error_that_a_library_makes_of_ctrl_c_is_ctrl_c():
+    with pytest.raises(sqlite3.OperationalError):
+        interrupted_query()
+    assert said(interrupted_query).startswith("stopped: finished pieces are kept")
+    assert not LOGS.exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 FAULTS: dict[str, tuple[Callable[[], object], str]] = {
