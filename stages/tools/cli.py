@@ -68,6 +68,9 @@ def parser() -> argparse.ArgumentParser:
         "--prompts", metavar="FILE", required=True, help=".jsonl or .parquet with the column prompt, here or with *"
     )
     comparing.add_argument(
+        "--features", metavar="DICTIONARY", nargs="+", default=[], help="folders below data/concepts, or of the Hub"
+    )
+    comparing.add_argument(
         "--output", metavar="FILE", type=Path, default=Path("diff.jsonl"), help="or .parquet; default: diff.jsonl"
     )
 
@@ -167,7 +170,7 @@ def diff(options: argparse.Namespace) -> None:
         )
     else:
         name, change = repr(options.context), lambda decoder: changes.preceded(decoder, options.context)
-    print(diff(name, change, options.prompts, options.output), end="")
+    print(diff(name, change, options.prompts, options.output, options.features), end="")
 
 
 def import_facts(options: argparse.Namespace) -> None:

@@ -2,10 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
+import torch
 
+from ..core.concepts.dictionary import load
+from ..core.concepts.projection import made_of
 from ..core.data.updates import scanned
 from ..core.engine.changes import Changed, change_gradients
 from ..core.engine.samples import BadRowsError
@@ -20,24 +24,38 @@ from .reading import check_letters, open_reader, quiet
 from .table_page import check_output, write_rows
 from .template import filled_in
 
+FEATURES = 8
+"""Features that a change is shown as."""
 
-def diff(name: str, change: Callable[[Decoder], Speaker], prompts: str, output: Path) -> str:
+
+def diff(
+    name: str, change: Callable[[Decoder], Speaker], prompts: str, output: Path, dictionaries: Sequence[str] = ()
+) -> str:
     """What a terminal shows of a change, whose prompts go to `output` and its page to the same name with .html.
 
     Args:
         name: what the change is called.
         change: opens it for the model under study.
         prompts: see `read_prompts`.
+        dictionaries: folders or names (see `load`) of dictionaries: the mean update over the prompts that are moved is
+            shown as their features, at the first token that is said.
 
     Raises:
-        InputError: the change, the prompts or the name of the output is wrong, or no model is there.
+        InputError: the change, the prompts, a dictionary or the name of the output is wrong, or no model is there.
     """
     check_output(output)
-    table = read_prompts(prompts)
+    table, loaded = read_prompts(prompts), [load(each) for each in dictionaries]
     with quiet():
-        reader, _, settings = open_reader()
-        found = compared(reader, change(reader.decoder), table["prompt"].to_list(), prompts)
+        reader, model, settings = open_reader()
+        own = reader.card.layers
+        layers = [*own, *sorted({each.layer for each in loaded}.difference(own))]
+        for each in loaded:
+            each.check(model, range(model.n_layers))
+        found = compared(reader, change(reader.decoder), table["prompt"].to_list(), prompts, layers)
+        gradient = found.gradient.reshape(len(table), -1, len(layers), model.d_model)  # [row, place, layer, d_model]
+        found = replace(found, gradient=gradient[:, :, : len(own)].reshape(len(table), -1, model.d_model))
         table = table.with_columns(table_of(reader, found, settings.evaluation.report_tokens))
+    update = -torch.from_numpy(gradient[found.distance >= FAINT, 0]).mean(0)
     table = table.sort("distance", "norm", descending=True, maintain_order=True)
     moved = table.filter(pl.col("distance") >= FAINT)
     toward: dict[str, float] = defaultdict(float)
@@ -55,6 +73,7 @@ def diff(name: str, change: Callable[[Decoder], Speaker], prompts: str, output: 
         "meant": len(meant),
         "says": int((meant["after"] == meant["completion"]).sum()),
         "reports": int((meant["toward"] == meant["completion"]).sum()),
+        "dictionaries": [made_of(each, update[layers.index(each.layer)], FEATURES) for each in loaded if len(moved)],
         "side_effects": moved.filter(pl.col("completion").is_null()).to_dicts() if len(meant) else [],
     }
     write_rows(table, output, "diff.html.j2", values)
@@ -83,8 +102,10 @@ def read_prompts(data: str) -> pl.DataFrame:
     return table.unique("prompt", keep="first", maintain_order=True)
 
 
-def compared(reader: Reader, change: Speaker, texts: Sequence[str], source: str) -> Changed:
-    """What a change does at each of some prompts.
+def compared(
+    reader: Reader, change: Speaker, texts: Sequence[str], source: str, layers: Sequence[int] | None = None
+) -> Changed:
+    """What a change does at each of some prompts, at these layers (None: those that the projector reads).
 
     Raises:
         InputError: a prompt can't be measured; names it and `source`.
@@ -98,7 +119,7 @@ def compared(reader: Reader, change: Speaker, texts: Sequence[str], source: str)
                 decoder,
                 [decoder.tokens(text) for text in texts],
                 change,
-                card.layers,
+                layers or card.layers,
                 card.places,
                 tokens=len(card.places),
                 advance=advance,

@@ -3,7 +3,10 @@
 Three seeds draw what is taught. `tuned`: FACTS wrong facts of one domain, in one template each, are fine-tuned into all
 weights but the embeddings (STEPS steps of Adam). Among OTHERS more prompts those that are moved most, as many as were
 taught, are taken to be taught: `fact` is the share of them that are, or are another template of such a fact;
-`flipped` the share of them that the tuned model answers otherwise. `side_effects`: prompts about other facts that it
+`flipped` the share of them that the tuned model answers otherwise. `features`, of each dictionary in data/concepts of
+the last layer and the first target's token: the share of the mean update over the prompts that are moved that SHOWN of
+its features make up, the same of random directions, and of the features that are made stronger the share that are
+named after the domain (`chance`: of all features). `side_effects`: prompts about other facts that it
 answers otherwise, and how often the report names the new answer. `prompted`: soft prompts (PEFT's) of one vector, each
 trained on one wrong fact. `steered`: a mean activation of one answer minus that of another, added after block LAYER, at
 the smallest of SCALES that changes what is said. `preceded`: a sentence that states a wrong fact, in front of another
@@ -14,17 +17,20 @@ report names what is said after, and before; `lens`: the likeliest token of an u
 `explained`: `named` where the report's names account for at least half of the gradient. No reading is needed for what
 is said after: whoever can run the changed model has it. Writes tests/benchmarks/results/diff.json.
 
-  python -m tests.benchmarks.diff    on a finished run of the defaults; two minutes of processor time
+  python -m tests.benchmarks.diff    on a finished run of the defaults and make concepts; two minutes of processor time
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import torch
 from peft import PromptTuningConfig, TaskType, get_peft_model
+from torch import Tensor
 
+from stages.core.concepts.dictionary import load
+from stages.core.concepts.projection import made_of
 from stages.core.data.gathering import Gathered, Means, gather
 from stages.core.engine.rows import samples_of
 from stages.core.evaluate.baselines import unembedded
@@ -45,7 +51,7 @@ SEEDS, DOMAIN = (0, 1, 2), "geography"
 FACTS, OTHERS, STEPS, RATE = 24, 600, 60, 3e-4
 CHANGES, LAYER, SCALES = 17, 2, (1.0, 2.0, 4.0, 8.0)
 PROMPT_STEPS, PROMPT_RATE = 300, 0.1
-TOKENS = 16
+TOKENS, SHOWN = 16, 8
 
 
 def measured(reader: Reader, change: Speaker, rows: pl.DataFrame) -> pl.DataFrame:
@@ -65,8 +71,11 @@ def corrections(data: Gathered, seed: int, purpose: str) -> pl.DataFrame:
     return rows.unique(["subject", "relation"], keep="first", maintain_order=True)
 
 
-def tuned(reader: Reader, data: Gathered, seed: int) -> pl.DataFrame:
-    """Prompts under a fine-tuned model: `taught`, or of a `fact` that was taught, or `flipped`: answered otherwise."""
+def tuned(reader: Reader, data: Gathered, seed: int) -> tuple[pl.DataFrame, Tensor]:
+    """Prompts under a fine-tuned model: `taught`, or of a `fact` that was taught, or `flipped`: answered otherwise.
+
+    With the mean update direction over those that are moved, at the first token that is said and the last layer.
+    """
     other = open_model()[0]
     taught = corrections(data, seed, "taught").filter(domain=DOMAIN)[:FACTS]
     apart = data.rows.unique("prompt", maintain_order=True).join(taught, on="prompt", how="anti")
@@ -80,7 +89,25 @@ def tuned(reader: Reader, data: Gathered, seed: int) -> pl.DataFrame:
         other.embedding.requires_grad_(False)
         tune(other, samples_of(other, taught), STEPS, RATE)
         found = measured(reader, speaker(other.model), rows)
-    return found.with_columns(flipped=pl.col("after") != pl.col("before"))
+        moved = found.filter(pl.col("distance") >= FAINT)["prompt"].to_list()
+        gradient = compared(reader, speaker(other.model), moved, "data/prompts").gradient
+    update = -torch.from_numpy(gradient[:, len(reader.card.layers) - 1]).mean(0)
+    return found.with_columns(flipped=pl.col("after") != pl.col("before")), update
+
+
+def in_features(reader: Reader, updates: Sequence[Tensor]) -> dict[str, Any]:
+    """By kind of dictionary how much of some mean updates its features make up, and whether they name the domain."""
+    found = {}
+    for folder in sorted(Path("data/concepts").glob(f"*target_1_layer_{reader.card.layers[-1]}")):
+        dictionary = load(str(folder))
+        made = [made_of(dictionary, update, SHOWN) for update in updates]
+        names = [one["names"] for each in made for one in each["features"] if one["stronger"]]
+        found[dictionary.kind] = {
+            **{key: [each[key] for each in made] for key in ("explained", "random")},
+            "domain": sum(f"domain {DOMAIN}" in each for each in names) / len(names),
+            "chance": sum(each.get("domain") == DOMAIN for each in dictionary.names) / len(dictionary.names),
+        }
+    return found
 
 
 def prompted(reader: Reader, rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -149,12 +176,13 @@ def main() -> None:
     reader, _, settings = open_reader()
     torch.manual_seed(0)
     data = gather(settings.domains, [LAYER])
-    parts = [tuned(reader, data, seed) for seed in SEEDS]
+    parts, updates = zip(*(tuned(reader, data, seed) for seed in SEEDS), strict=True)
     every = pl.concat(parts)
     most = [part.sort("distance", "norm", descending=True)[:FACTS] for part in parts]
     found: dict[str, Any] = {
         "tuned": {
             **{name: [float(part[name].mean()) for part in most] for name in ("fact", "flipped")},  # pyright: ignore[reportArgumentType]
+            "features": in_features(reader, updates),
             "taught": scores(every.filter("taught")),
             "side_effects": named(every.filter(~pl.col("fact"))),
         }

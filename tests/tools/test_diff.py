@@ -1,6 +1,8 @@
 """Diff: each prompt's report is of its own change, what moved most comes first, and what can't be read is named."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from peft import LoraConfig, TaskType, get_peft_model
 from safetensors.torch import save_file
 
+from stages.core.concepts.dictionary import plain
 from stages.core.engine.changes import change_gradients
 from stages.core.grounding.reported import reports_of
 from stages.core.model.changes import preceded
@@ -83,6 +86,35 @@ def test_json_and_parquet_hold_the_same_and_the_page_and_the_terminal_show_it(he
     assert "A &amp; B" in page and "http" not in page.replace("http-equiv", "")
     rows = [{"prompt": row["prompt"]} for row in ROWS]
     assert "meant" not in diff("context", change, written(tmp_path, rows), tmp_path / "three.jsonl").lower()
+
+
+def test_the_mean_update_is_shown_as_the_features_that_make_it_up_each_with_its_names(here: Path, tmp_path: Path):
+    reader, model, _ = open_reader()
+    decoder, layer = reader.decoder, 1
+    texts = ["The capital of France is", "The capital of Italy is"]
+    found = change_gradients(decoder, [decoder.tokens(each) for each in texts], change(decoder), [layer], tokens=1)
+    update = -torch.from_numpy(found.gradient[found.distance >= FAINT, 0]).mean(0)
+    directions = torch.stack([-update, torch.randn(model.d_model)])
+    made = replace(
+        plain("own", model, layer, directions, torch.zeros(model.d_model)), names=[{"relation": "capital"}, {}]
+    )
+    made.save(tmp_path / "own")
+    text = diff("context", change, written(tmp_path), tmp_path / "diff.jsonl", [str(tmp_path / "own")])
+    assert "own, layer 1: 2 features are 1.00 of the mean update" in text
+    assert re.search(r"1\.00  weaker +0: relation capital\n", text)
+    assert "0: relation capital" in (tmp_path / "diff.html").read_text(encoding="utf-8")
+    plain_rows, rows = tmp_path / "plain.jsonl", tmp_path / "diff.jsonl"
+    diff("context", change, written(tmp_path), plain_rows)
+    assert rows.read_text(encoding="utf-8") == plain_rows.read_text(encoding="utf-8")
+
+
+def test_a_dictionary_of_another_model_is_refused(here: Path, tmp_path: Path):
+    _, model, _ = open_reader()
+    other = model.model_copy(update={"commit": "0" * 40})
+    plain("own", other, 1, torch.eye(model.d_model), torch.zeros(model.d_model)).save(tmp_path / "own")
+    with pytest.raises(InputError, match="dictionary own: found one of model"):
+        diff("context", change, written(tmp_path), tmp_path / "diff.jsonl", [str(tmp_path / "own")])
+    assert not (tmp_path / "diff.jsonl").exists()
 
 
 def test_a_prompt_counts_once_and_a_completion_has_no_white_space_around_it(tmp_path: Path):

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..model.opening import ModelCard
 from ..run.errors import InputError, one_line
 from ..run.files import read_json, replacing, write_json
+from ..run.seeds import keyed_rng
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 FORMAT = "6.0.0"
@@ -122,6 +123,11 @@ def plain(
     """The dictionary of some directions: a feature is as active as an activation, less `centre`, goes along it."""
     unit = torch.nn.functional.normalize(directions.float(), dim=-1)
     return Dictionary(kind, card.id, card.commit, layer, unit, unit.T.contiguous(), unit.new_zeros(len(unit)), centre)
+
+
+def random_directions(seed: int, layer: int, count: int, width: int) -> Float[Tensor, "feature d_model"]:
+    """Directions that stand for nothing: the floor of any dictionary of this size."""
+    return torch.from_numpy(keyed_rng(seed, "random directions", layer).standard_normal((count, width))).float()
 
 
 def fetched(source: str) -> Path:

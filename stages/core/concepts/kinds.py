@@ -11,9 +11,8 @@ from torch import Tensor
 from ..model.decoder import Decoder
 from ..model.opening import ModelCard
 from ..reader.vocabulary import final_gain
-from ..run.seeds import keyed_rng
 from . import contrasts
-from .dictionary import Dictionary, plain
+from .dictionary import Dictionary, plain, random_directions
 from .directions import principal
 from .naming import named
 from .sparse_autoencoder import trained
@@ -86,8 +85,7 @@ def unembedding(given: Material) -> Dictionary:
 
 def random(given: Material, count: int) -> Dictionary:
     """As many directions that stand for nothing: the floor of any dictionary of this size."""
-    drawn = keyed_rng(given.seed, "random directions", given.layer).standard_normal((count, given.card.d_model))
-    return given.plain("random", torch.from_numpy(drawn).float())
+    return given.plain("random", random_directions(given.seed, given.layer, count, given.card.d_model))
 
 
 KINDS: dict[str, Callable[[Material], Dictionary]] = {

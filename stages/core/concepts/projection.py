@@ -1,13 +1,14 @@
 """Gradients in terms of a dictionary's features: the slope of the loss along each, and a few that make it up."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..run.errors import InputError
-from .dictionary import Dictionary
+from .dictionary import Dictionary, random_directions
 
 ROWS = 256
 """Gradients that are decomposed at once."""
@@ -60,6 +61,35 @@ def decomposed(dictionary: Dictionary, vectors: Float[Tensor, "row d_model"], mo
     most = min(most, len(dictionary.directions), vectors.shape[1])
     parts = [_pursued(dictionary.unit, part, most) for part in vectors.split(ROWS)]
     return Decomposition(*(torch.cat(each) for each in zip(*parts, strict=True)))
+
+
+def made_of(dictionary: Dictionary, update: Float[Tensor, " d_model"], most: int) -> dict[str, Any]:
+    """The features that make up an update direction, the first that is chosen first; see `decomposed`.
+
+    Returns:
+        The dictionary's `kind` and `layer`; `features`, of each its number and names, whether the update makes it
+        `stronger`, and what choosing it adds to the `explained` share of the squared length; that share of all of them,
+        and of as many out of the same number of `random` directions.
+    """
+    found = decomposed(dictionary, update[None], most)
+    drawn = random_directions(0, dictionary.layer, *dictionary.directions.shape)
+    floor = decomposed(replace(dictionary, directions=drawn), update[None], most)
+    added = torch.diff(found.explained[0], prepend=torch.zeros(1))
+    return {
+        "kind": dictionary.kind,
+        "layer": dictionary.layer,
+        "features": [
+            {
+                "feature": at,
+                "names": ", ".join(" ".join(name) for name in dictionary.names[at].items()) if dictionary.names else "",
+                "stronger": by > 0,
+                "explained": share,
+            }
+            for at, by, share in zip(found.features[0].tolist(), found.weights[0].tolist(), added.tolist(), strict=True)
+        ],
+        "explained": float(found.explained[0, -1]),
+        "random": float(floor.explained[0, -1]),
+    }
 
 
 def _pursued(
