@@ -8,13 +8,15 @@ from ..model.decoder import Decoder
 from ..run.errors import InputError
 
 NAMED_ROWS = 10
+NO_SUBJECT = -1
+"""The `subject` of a row that is about none: there are zeros at that place."""
 
 
 @dataclass(frozen=True)
 class Sample:
     """One row: token ids of the prompt (special tokens included), of the target, and of the answer where known.
 
-    `subject`: the index of the subject's last token in the prompt; None: not asked for, or not found.
+    `subject`: the index of the subject's last token in the prompt; None: not asked for, or not found; or NO_SUBJECT.
     """
 
     prompt: tuple[int, ...]
@@ -24,14 +26,15 @@ class Sample:
 
     def start(self, places: Sequence[str]) -> int:
         """The index of the first token that a gradient at these places, or the loss, needs."""
-        return self.position(SUBJECT) if SUBJECT in places else len(self.prompt) - 1
+        at = self.position(SUBJECT) if SUBJECT in places else NO_SUBJECT
+        return len(self.prompt) - 1 if at == NO_SUBJECT else at
 
     def suffix(self, places: Sequence[str]) -> int:
         """The number of tokens that are read from there on: all but the target's last."""
         return len(self.prompt) + len(self.target) - 1 - self.start(places)
 
     def position(self, place: str) -> int:
-        """The index of a place among the tokens of prompt and target; -1: the target is too short for it."""
+        """The index of a place among the tokens of prompt and target; -1: the row is without it."""
         if place == SUBJECT:
             assert self.subject is not None
             return self.subject
@@ -70,7 +73,7 @@ def check_samples(decoder: Decoder, samples: Sequence[Sample], places: Sequence[
         return any(not 0 <= token < decoder.vocabulary for token in tokens)
 
     def no_subject(sample: Sample) -> bool:
-        return SUBJECT in places and (sample.subject is None or not 0 <= sample.subject < len(sample.prompt))
+        return SUBJECT in places and (sample.subject is None or not NO_SUBJECT <= sample.subject < len(sample.prompt))
 
     rules = {
         "empty prompt (found 0 tokens, wanted at least 1)": lambda sample: not sample.prompt,
