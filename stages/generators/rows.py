@@ -11,7 +11,6 @@ import polars as pl
 
 from ..core.data.corrections import drawn_split
 from ..core.data.facts import Domain
-from ..core.data.gathering import held_out_names
 from ..core.data.held_out import HeldOut, held
 from ..core.data.section import Prompts
 from ..core.data.tables import PROMPTS, ROW
@@ -38,12 +37,14 @@ def extended(table: pl.DataFrame, domain: Domain, params: Prompts, out: HeldOut)
     new = texts.cast(pl.String).unique(maintain_order=True)
     new = new.join(table, on=new.columns, how="anti", maintain_order="left")
 
-    kinds = {fact.answer: relation.answer for relation in domain.relations.values() for fact in relation.facts}
-    names = held_out_names(table) | {name for name, kind in kinds.items() if held(out, name, kind)}
-    about = table.filter(pl.col("held_out").is_in(["subject", "kind"]))["subject"].unique()
+    relations = domain.relations.values()
+    facts = [(relation, fact) for relation in relations for fact in relation.facts]
+    names = {fact.answer for relation, fact in facts if held(out, fact.answer, relation.answer)}
+    of_kind = [fact for relation, fact in facts if not {relation.subject, relation.answer}.isdisjoint(out.kinds)]
+    names |= {name for fact in of_kind for name in (fact.subject, fact.answer)}
+    about = table.filter(held_out="subject")["subject"].unique()
     closed, subjects = ([padded(name) for name in each] for each in (names, about))
-    templates = table.filter(held_out="template")["template"].unique()
-    wordings = [re.escape(each).replace(re.escape("{subject}"), ".+") for each in templates]
+    last = [re.escape(relation.templates[-1]).replace(re.escape("{subject}"), ".+") for relation in relations]
     rows = []
     for prompt, target in new.iter_rows():
         asked, said = padded(prompt), padded(target)
@@ -51,13 +52,15 @@ def extended(table: pl.DataFrame, domain: Domain, params: Prompts, out: HeldOut)
             "target": held(out, target, kind="") or any(name in said for name in closed),
             "answer": any(name in asked for name in closed),
             "subject": any(name in asked + said for name in subjects),
-            "template": any(re.fullmatch(each, prompt) for each in wordings),
+            "template": any(re.fullmatch(each, prompt) for each in last),
         }
         reason = next((each for each, holds in found.items() if holds), "none")
         split = drawn_split(params, prompt) if reason == "none" else "test"
         key = digest(domain.domain, "rows", prompt, target, ROW)[:16]
         rows.append((key, domain.domain, "rows", "", prompt, prompt, None, target, ROW, split, reason))
-    print(f"{', '.join(map(str, files)) or f'{FOLDER}: no file of {domain.domain}'}: {len(rows)} of {len(texts)} rows")
+    closed_rows = sum(reason != "none" for *_, reason in rows)
+    where = ", ".join(map(str, files)) or f"{FOLDER}: no file of {domain.domain}"
+    print(f"{where}: {len(rows)} of {len(texts)} rows, {closed_rows} hold what is held out and do not train")
     return pl.concat([table, pl.DataFrame(rows, schema=PROMPTS, orient="row")])
 
 

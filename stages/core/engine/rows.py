@@ -10,13 +10,13 @@ import polars as pl
 from ..data.places import SUBJECT
 from ..model.decoder import Decoder
 from ..run.errors import InputError
-from .samples import NO_SUBJECT, BadRowsError, Sample
+from .samples import BadRowsError, Sample
 
 
 def samples_of(decoder: Decoder, prompts: pl.DataFrame, places: Sequence[str] = ()) -> list[Sample]:
     """One sample a row: token ids of prompt, target and answer, the last two as they follow the prompt.
 
-    The subject's last token is looked for where `subject` is one of the places, in rows that have a subject.
+    The subject's last token is looked for where `subject` is one of the places, and the row has a subject.
     """
     read, follow = cache(decoder.tokens), cache(decoder.continuation)  # texts repeat, and take as long as gradients
     samples = [
@@ -30,8 +30,8 @@ def samples_of(decoder: Decoder, prompts: pl.DataFrame, places: Sequence[str] = 
     if SUBJECT not in places:
         return samples
     texts = prompts.select("prompt", "template", "subject").iter_rows()
-    found = [subject_token(read, *text) if text[-1] else NO_SUBJECT for text in texts]
-    return [replace(sample, subject=at) for sample, at in zip(samples, found, strict=True)]
+    pairs = zip(samples, texts, strict=True)
+    return [replace(one, subject=subject_token(read, *text), subjectless=not text[-1]) for one, text in pairs]
 
 
 def subject_token(read: Callable[[str], list[int]], prompt: str, template: str, subject: str) -> int | None:

@@ -8,26 +8,25 @@ from ..model.decoder import Decoder
 from ..run.errors import InputError
 
 NAMED_ROWS = 10
-NO_SUBJECT = -1
-"""The `subject` of a row that is about none: there are zeros at that place."""
 
 
 @dataclass(frozen=True)
 class Sample:
     """One row: token ids of the prompt (special tokens included), of the target, and of the answer where known.
 
-    `subject`: the index of the subject's last token in the prompt; None: not asked for, or not found; or NO_SUBJECT.
+    `subject`: the index of the subject's last token in the prompt; None: not asked for, or not found.
+    `subjectless`: the row is about none, and has no gradient there.
     """
 
     prompt: tuple[int, ...]
     target: tuple[int, ...]
     answer: tuple[int, ...] | None = None
     subject: int | None = None
+    subjectless: bool = False
 
     def start(self, places: Sequence[str]) -> int:
         """The index of the first token that a gradient at these places, or the loss, needs."""
-        at = self.position(SUBJECT) if SUBJECT in places else NO_SUBJECT
-        return len(self.prompt) - 1 if at == NO_SUBJECT else at
+        return self.position(SUBJECT) if SUBJECT in places and not self.subjectless else len(self.prompt) - 1
 
     def suffix(self, places: Sequence[str]) -> int:
         """The number of tokens that are read from there on: all but the target's last."""
@@ -35,6 +34,8 @@ class Sample:
 
     def position(self, place: str) -> int:
         """The index of a place among the tokens of prompt and target; -1: the row is without it."""
+        if place == SUBJECT and self.subjectless:
+            return -1
         if place == SUBJECT:
             assert self.subject is not None
             return self.subject
@@ -73,7 +74,8 @@ def check_samples(decoder: Decoder, samples: Sequence[Sample], places: Sequence[
         return any(not 0 <= token < decoder.vocabulary for token in tokens)
 
     def no_subject(sample: Sample) -> bool:
-        return SUBJECT in places and (sample.subject is None or not NO_SUBJECT <= sample.subject < len(sample.prompt))
+        asked = SUBJECT in places and not sample.subjectless
+        return asked and (sample.subject is None or not 0 <= sample.subject < len(sample.prompt))
 
     rules = {
         "empty prompt (found 0 tokens, wanted at least 1)": lambda sample: not sample.prompt,
