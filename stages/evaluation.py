@@ -65,7 +65,8 @@ def work(params: Sections) -> None:
     card = read_projector_card(PROJECTOR)
     readers = [load_reader(decoder, PROJECTOR, model.id, model.commit, seed) for seed in card.seeds]
     bias = load_reader(decoder, PROJECTOR, model.id, model.commit, bias_only=True)
-    data, said = gather(params.domains, card.layers, places=card.places), continuations(params.domains)
+    data = gather(params.domains, card.layers, places=card.places).corrections()
+    said = continuations(params.domains)
     labels = pl.concat([read_table(Path("data/labels") / f"{name}.parquet", LABELS) for name in params.domains])
     questions = Questions(data.rows, with_premise(data.rows, said), params.domains, params.evaluation)
     world = World.of([read_domain(name) for name in params.domains])

@@ -60,7 +60,7 @@ def main() -> None:
     params = read_sections(Sections)
     how, (decoder, _) = params.grounding, open_model()
     last = read_projector_card(Path("data/projector")).layers[-1]
-    data = gather(params.domains, [last])
+    data = gather(params.domains, [last]).corrections()
     assert isinstance(data.gradient, Stored)
     stores = data.gradient.stores
     layers, places = (stores[0].attributes[name] for name in ("layers", "places"))

@@ -17,9 +17,11 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import polars as pl
+
 from .core.api.section import Api
 from .core.data.facts import read_domain
-from .core.data.tables import LABELS, PROMPTS, VIRTUAL_STEP, read_table, write_table
+from .core.data.tables import LABELS, PROMPTS, ROW, VIRTUAL_STEP, read_table, write_table
 from .core.labels.agreement import agreement_of_teachers, agreement_with_corrections
 from .core.labels.labeller import QUARANTINE, SHIFT, Job, Outcome
 from .core.labels.section import Labels
@@ -76,7 +78,7 @@ def write(domain: str, outcome: Outcome) -> None:
 
 def measure(domain: str, outcome: Outcome) -> None:
     """Adds agreement to the metrics. Only here, after the labels stand, are the known corrections read."""
-    prompts = read_table(CORRECTIONS / f"{domain}.parquet", PROMPTS)
+    prompts = read_table(CORRECTIONS / f"{domain}.parquet", PROMPTS).filter(pl.col("kind") != ROW)
     outcome.metrics["teacher"] = agreement_with_corrections(outcome.labels, prompts)
     if len(outcome.second):
         outcome.metrics["second"] = agreement_with_corrections(outcome.second, prompts)

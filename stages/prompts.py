@@ -3,8 +3,8 @@
 Reads data/facts/<domain>.yaml. Writes data/prompts/<domain>.parquet. Params: prompts (and api, what may be
 spent: it decides no prompt). No GPU; a second. With prompts.generator openai, a language model paraphrases prompts and
 thinks of wrong answers (address and key in OPENAI_BASE_URL and OPENAI_API_KEY; answers are kept in .cache and paid
-once; --dry-run says what it would cost). What a generator does is stages/generators/<generator>.py; only the chosen one
-is imported.
+once; --dry-run says what it would cost). With prompts.generator rows, rows of one's own are read from data/rows too.
+What a generator does is stages/generators/<generator>.py; only the chosen one is imported.
 
   python -m stages.prompts geography
 """
@@ -50,6 +50,8 @@ def main() -> None:
         print(f"{domain.domain}: {params.prompts.generator}: {bill}")
         return
     table = make_prompts(domain, params.prompts, params.held_out, chosen.material(domain, params.prompts, params.api))
+    if hasattr(chosen, "extended"):  # with whole rows beside the facts'
+        table = chosen.extended(table, domain, params.prompts, params.held_out)
     path = Path("data/prompts") / f"{domain.domain}.parquet"
     write_table(path, table, PROMPTS)
     print(f"{path}: {len(table)} corrections of {table['prompt'].n_unique()} prompts")

@@ -35,6 +35,8 @@ TRAINING, LESSONS = ("model", "peers"), ("domains", "questions", "held_out")
 BESIDE = {"api": "which says what may be spent: that decides whether a teacher is asked, and not what it answers"}
 """Sections that stages read and that are none of their params, and why: editing one changes no output, so that it
 must rerun nothing. Tests run the stages with other values there and compare the bytes."""
+FOLDERS = {f"{PACKAGE}/generators/rows.py": "data/rows"}
+"""What a module that params.yaml chooses reads beside what stands in dvc.yaml by hand."""
 UNREAD = "which it doesn't read"
 
 
@@ -42,9 +44,8 @@ def wanted(stage: str, entry: dict[str, Any], closure: Closure, params: dict[str
     """The `deps` and `params` that a stage should have; what was written by hand keeps its place in front."""
     trained = params["model"]["source"] == POCKET
     gathers = entry.get("meta", {}).get("gathers", [])
-    written = re.compile(
-        "|".join([f"{PACKAGE}/.*", *(re.sub(r"\\\{.*?\\\}", "[^/${}]+", re.escape(pattern)) for pattern in gathers)])
-    )
+    patterns = [re.sub(r"\\\{.*?\\\}", "[^/${}]+", re.escape(pattern)) for pattern in gathers]
+    written = re.compile("|".join([f"{PACKAGE}/.*", *FOLDERS.values(), *patterns]))
     by_hand = [dep for dep in entry.get("deps") or [] if not written.fullmatch(dep) and not is_own_model(dep)]
     code = closure.files(stage, params)
     sections = [name for name in closure.sections(stage) or params if name not in BESIDE]
@@ -56,6 +57,7 @@ def wanted(stage: str, entry: dict[str, Any], closure: Closure, params: dict[str
         sources = [params["model"]["source"], *sources]
     by_hand += [source for source in sources if (closure.root / source).is_dir()]
     members = dict.fromkeys(path for pattern in gathers for path in filled(pattern, params))
+    members |= {folder: None for module, folder in FOLDERS.items() if module in code}
     found = {"deps": [*by_hand, *members, *code], "params": sections}
     return {key: values for key, values in found.items() if values}
 

@@ -99,7 +99,7 @@ def left_out(domain: str, params: Sections) -> dict[str, Any]:
     settings = params.projector.model_copy(update=changes)
     data = gather(params.domains, settings.layers, places=settings.places)
     reader = trained(data, settings, Scratch("leave_one_out", domain))
-    questions = questions_of(data, params.domains, params.evaluation)
+    questions = questions_of(data.corrections(), params.domains, params.evaluation)
     cases = questions.foreign_host(questions.grid.filter(domain=domain))
     slots = reader.read(torch.from_numpy(data.gradient[cases["row"].to_numpy()]))
     return summary(written(reader, cases, (slots, None), "real", params.evaluation.report_tokens))
@@ -139,7 +139,7 @@ def main() -> None:
     settings = Projector.model_validate(usual | changes)
     data = gather(params.domains, settings.layers, places=settings.places)
     reader = trained(data, settings, Scratch("experiment", options.name, json.dumps(options.changes)))
-    scores = scores_of(reader, data, params)
+    scores = scores_of(reader, data.corrections(), params)
     parameters = sum(value.numel() for value in reader.trained.parameters())
     write_json(FOLDER / f"{options.name}.json", {"parameters": parameters, **to_json(scores)})
     print(

@@ -84,8 +84,10 @@ def texts_on(
         gradients[:, len(reader.card.layers) - 1],
         dict(data.rows.select("target", "domain").iter_rows()),
     )
-    label = data.rows[cases["row"].to_numpy()].select(
-        domain="label_domain", moved_to="label_moved_to", moved_from="label_moved_from"
+    label = (
+        cases.select("prompt_id")
+        .join(data.rows, on="prompt_id", maintain_order="left")
+        .select(domain="label_domain", moved_to="label_moved_to", moved_from="label_moved_from")
     )
     for name, said, forms in (
         ("lens", known, FORMS[:-HELD_OUT]),
@@ -174,7 +176,7 @@ def main() -> None:
     settings = Projector.model_validate(usual | TRAINED)
     data = gather(params.domains, settings.layers, places=settings.places)
     reader = trained(data, settings, Scratch("free_words"))
-    table, metrics = scores_of(reader, data, params)
+    table, metrics = scores_of(reader, data.corrections(), params)
     write_table(FOLDER / "reports.parquet", table, FREE)
     write_json(FOLDER / "metrics.json", to_json(metrics))
     for condition in ("real", "empty", "teacher"):

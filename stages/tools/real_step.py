@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..core.data.tables import PROMPTS, read_table
+from ..core.data.tables import PROMPTS, ROW, read_table
 from ..core.engine.gradients import activation_gradients
 from ..core.engine.rows import naming_prompts, samples_of
 from ..core.engine.samples import Sample
@@ -222,7 +222,7 @@ def main() -> None:
         raise InputError(f"--samples: found {count}, wanted 2 or more")
     domains = read_sections(Sections).domains
     every = pl.concat([read_table(Path("data/prompts") / f"{name}.parquet", PROMPTS) for name in domains])
-    prompts = by_hash(every, 0, "real step", "prompt_id")[:count]
+    prompts = by_hash(every.filter(pl.col("kind") != ROW), 0, "real step", "prompt_id")[:count]
     decoder, _ = open_model()
     with progress("real steps", len(prompts)) as advance, naming_prompts(prompts, "data/prompts"):
         curve, metrics = compare(decoder, samples_of(decoder, prompts), advance)

@@ -103,6 +103,17 @@ def test_the_chosen_generator_of_prompts_is_a_dependency_with_its_prompt(reposit
     assert "stages/core/api/client.py" in deps and "stages/generators/facts.py" not in deps
 
 
+def test_rows_of_ones_own_are_a_dependency_of_the_prompts_alone_and_only_where_they_are_read(repository: Path):
+    before = (repository / "dvc.yaml").read_text(encoding="utf-8")
+    tiny.edit_params(repository, prompts__generator="rows")
+    differences(repository, write=True)
+    content = YAML(typ="safe").load((repository / "dvc.yaml").read_text(encoding="utf-8"))
+    assert [name for name, entry in content["stages"].items() if "data/rows" in entry["deps"]] == ["prompts"]
+    tiny.edit_params(repository, prompts__generator="facts")
+    differences(repository, write=True)
+    assert (repository / "dvc.yaml").read_text(encoding="utf-8") == before
+
+
 def test_another_import_by_name_is_refused(repository: Path):
     append(
         repository / "stages/core/data/grammar.py",

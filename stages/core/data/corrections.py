@@ -46,9 +46,13 @@ def split_of(
         return None
     if reasons:
         return "test", reasons[0]
-    draw = keyed_fraction(settings.seed, "split", template.format(subject=fact.subject))
-    split = "test" if draw < settings.test else "validation" if draw < settings.test + settings.validation else "train"
-    return split, "none"
+    return drawn_split(settings, template.format(subject=fact.subject)), "none"
+
+
+def drawn_split(settings: Prompts, prompt: str) -> str:
+    """The split of a prompt with nothing held out, by its hash."""
+    draw = keyed_fraction(settings.seed, "split", prompt)
+    return "test" if draw < settings.test else "validation" if draw < settings.test + settings.validation else "train"
 
 
 @dataclass(frozen=True)

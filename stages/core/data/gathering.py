@@ -5,7 +5,7 @@ activations stay in their stores: rows of them are read when they are asked for.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -17,13 +17,14 @@ from jaxtyping import Float, Integer
 from ..run.errors import InputError
 from ..run.files import read_json
 from .gradient_store import SHARDED, Store, open_store
-from .places import FIRST
-from .tables import LABELS, PROMPTS, VIRTUAL_STEP, Schema, read_table
+from .places import FIRST, SUBJECT
+from .tables import LABELS, PROMPTS, ROW, VIRTUAL_STEP, Schema, read_table
 
 BLOCK_ROWS = 512
 """Rows read together where all are gone through, whatever the size of the stores' shards: the sums stay the same."""
 TAUGHT = (
     "domain",
+    "kind",
     "target",
     "answer",
     "split",
@@ -86,6 +87,10 @@ class Gathered:
     layers: list[int]
     places: tuple[str, ...] = (FIRST,)
 
+    def corrections(self) -> "Gathered":
+        """Without the rows of people's own data, which no score is about: their completions are no entities."""
+        return replace(self, rows=self.rows.filter(pl.col("kind") != ROW))
+
 
 def gather(
     domains: Sequence[str],
@@ -96,6 +101,7 @@ def gather(
     """Reads prompts and labels, and opens the gradients (of these layers, at these places), of the domains.
 
     `columns`: those of the table that are kept, as categories, which take 4 bytes a row each; None: all, as text.
+    Rows that are about no subject are left out where that is the only place.
 
     Raises:
         InputError: a table or store is missing, broken or of other prompts, a store is of another model than
@@ -121,7 +127,8 @@ def gather(
         tables.append(table if columns is None else table.select(columns))
     rows = pl.concat(tables).with_row_index("row")
     gradient, activation = (Stored(stores, name, layers, places) for name in SHARDED)
-    return Gathered(rows, gradient, activation, list(layers), tuple(places))
+    found = Gathered(rows, gradient, activation, list(layers), tuple(places))
+    return found.corrections() if found.places == (SUBJECT,) else found
 
 
 def continuations(domains: Sequence[str]) -> pl.DataFrame:
@@ -221,11 +228,11 @@ def held_out_names(rows: pl.DataFrame | pl.LazyFrame) -> set[str]:
 
 
 def hosts(domains: Iterable[str], split: str) -> dict[str, pl.Series]:
-    """The distinct prompts of a split with nothing held out, by domain, read from the tables of these domains."""
+    """The distinct prompts of a split's corrections with nothing held out, by domain, read from the tables."""
     found = {}
     for domain in domains:
         text = partial(text_of, Path("data/prompts") / f"{domain}.parquet")
-        seen = (text("split") == split) & (text("held_out") == "none")
+        seen = (text("split") == split) & (text("held_out") == "none") & (text("kind") != ROW)
         if seen.any():
             found[domain] = text("prompt").filter(seen).unique(maintain_order=True)
     return found

@@ -21,7 +21,8 @@ class Generator(Section):
 class Prompts(Section):
     """How prompts are made and split.
 
-    `generator`: prompts from the facts' templates alone, or also from a language model (section `openai`).
+    `generator`: prompts from the facts' templates alone, or also from a language model (section `openai`), or also
+    `rows` of one's own data, from data/rows.
 
     `targets`: counterfactual targets a prompt. `further_targets`: names that answer other relations of the domain, as
     targets of a prompt that trains: what reads gradients is to learn from any name.
@@ -29,7 +30,7 @@ class Prompts(Section):
     prompts of seen entities.
     """
 
-    generator: Literal["facts", "openai"]
+    generator: Literal["facts", "openai", "rows"]
     openai: Generator
     targets: Count
     further_targets: Annotated[int, Field(ge=0)]

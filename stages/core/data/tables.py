@@ -13,6 +13,7 @@ import polars as pl
 from ..run.errors import InputError
 from ..run.files import replacing
 
+ROW = "row"
 PROMPTS = {
     "prompt_id": pl.String,
     "domain": pl.String,
@@ -22,7 +23,7 @@ PROMPTS = {
     "prompt": pl.String,
     "answer": pl.String,  # what the model is taken to say; null for corrections, where only the model knows
     "target": pl.String,
-    "kind": pl.String,  # counterfactual | correction
+    "kind": pl.String,  # counterfactual | correction | row (of people's own data, without subject and answer)
     "split": pl.String,  # train | validation | test
     "held_out": pl.String,  # none | target | answer | kind | subject | template
 }

@@ -16,7 +16,7 @@ from .samples import BadRowsError, Sample
 def samples_of(decoder: Decoder, prompts: pl.DataFrame, places: Sequence[str] = ()) -> list[Sample]:
     """One sample a row: token ids of prompt, target and answer, the last two as they follow the prompt.
 
-    The subject's last token is looked for where `subject` is one of the places.
+    The subject's last token is looked for where `subject` is one of the places, and the row has a subject.
     """
     read, follow = cache(decoder.tokens), cache(decoder.continuation)  # texts repeat, and take as long as gradients
     samples = [
@@ -30,7 +30,8 @@ def samples_of(decoder: Decoder, prompts: pl.DataFrame, places: Sequence[str] = 
     if SUBJECT not in places:
         return samples
     texts = prompts.select("prompt", "template", "subject").iter_rows()
-    return [replace(sample, subject=subject_token(read, *text)) for sample, text in zip(samples, texts, strict=True)]
+    pairs = zip(samples, texts, strict=True)
+    return [replace(one, subject=subject_token(read, *text), subjectless=not text[-1]) for one, text in pairs]
 
 
 def subject_token(read: Callable[[str], list[int]], prompt: str, template: str, subject: str) -> int | None:

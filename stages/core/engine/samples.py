@@ -15,23 +15,27 @@ class Sample:
     """One row: token ids of the prompt (special tokens included), of the target, and of the answer where known.
 
     `subject`: the index of the subject's last token in the prompt; None: not asked for, or not found.
+    `subjectless`: the row is about none, and has no gradient there.
     """
 
     prompt: tuple[int, ...]
     target: tuple[int, ...]
     answer: tuple[int, ...] | None = None
     subject: int | None = None
+    subjectless: bool = False
 
     def start(self, places: Sequence[str]) -> int:
         """The index of the first token that a gradient at these places, or the loss, needs."""
-        return self.position(SUBJECT) if SUBJECT in places else len(self.prompt) - 1
+        return self.position(SUBJECT) if SUBJECT in places and not self.subjectless else len(self.prompt) - 1
 
     def suffix(self, places: Sequence[str]) -> int:
         """The number of tokens that are read from there on: all but the target's last."""
         return len(self.prompt) + len(self.target) - 1 - self.start(places)
 
     def position(self, place: str) -> int:
-        """The index of a place among the tokens of prompt and target; -1: the target is too short for it."""
+        """The index of a place among the tokens of prompt and target; -1: the row is without it."""
+        if place == SUBJECT and self.subjectless:
+            return -1
         if place == SUBJECT:
             assert self.subject is not None
             return self.subject
@@ -70,7 +74,8 @@ def check_samples(decoder: Decoder, samples: Sequence[Sample], places: Sequence[
         return any(not 0 <= token < decoder.vocabulary for token in tokens)
 
     def no_subject(sample: Sample) -> bool:
-        return SUBJECT in places and (sample.subject is None or not 0 <= sample.subject < len(sample.prompt))
+        asked = SUBJECT in places and not sample.subjectless
+        return asked and (sample.subject is None or not 0 <= sample.subject < len(sample.prompt))
 
     rules = {
         "empty prompt (found 0 tokens, wanted at least 1)": lambda sample: not sample.prompt,

@@ -27,7 +27,7 @@ def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) 
     """The curriculum of a split for a reader's seed."""
     others = hosts(data.rows["domain"].unique(maintain_order=True), split)
     if settings.learns_from == "words":
-        names = {name for column in ("target", "answer") for name in data.rows[column].drop_nulls()}
+        names = {name for column in ("target", "answer") for name in data.corrections().rows[column].drop_nulls()}
         return Words(reader, names, others, settings, reader.seed)
     free = settings.reports == "teacher"
     summary = pl.col("label_summary").cast(pl.String) if free else pl.lit("")
