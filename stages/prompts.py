@@ -32,7 +32,7 @@ class Sections(Section):
 
 
 def generator(name: str) -> ModuleType:
-    """The module `stages/generators/<name>.py`, which has estimate and material, both of (domain, prompts, api)."""
+    """The module `stages/generators/<name>.py`: has estimate, material (of facts) and extended (by whole rows)."""
     return importlib.import_module(f"{__package__}.generators.{name}")
 
 
@@ -50,8 +50,7 @@ def main() -> None:
         print(f"{domain.domain}: {params.prompts.generator}: {bill}")
         return
     table = make_prompts(domain, params.prompts, params.held_out, chosen.material(domain, params.prompts, params.api))
-    if hasattr(chosen, "extended"):  # with whole rows beside the facts'
-        table = chosen.extended(table, domain, params.prompts, params.held_out)
+    table = chosen.extended(table, domain, params.prompts, params.held_out)
     path = Path("data/prompts") / f"{domain.domain}.parquet"
     write_table(path, table, PROMPTS)
     print(f"{path}: {len(table)} corrections of {table['prompt'].n_unique()} prompts")

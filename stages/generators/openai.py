@@ -22,6 +22,7 @@ from ..core.data.section import Generator, Prompts
 from ..core.labels.lexicon import holds, words
 from ..core.labels.parse import Said, read
 from ..core.run.files import write_json
+from .facts import extended as extended
 
 PROMPT = Path(__file__).with_name("generator.md")
 SHOWN = 3  # prompts of the facts file that a request shows
