@@ -17,7 +17,7 @@ def test_a_projector_trains_on_rows_and_no_score_changes_by_them(
 ):
     root = tiny.copied(tiny_pipeline, tmp_path / "repository")
     facts, music = (read_table(root / f"data/prompts/{name}.parquet", PROMPTS) for name in tiny.DOMAINS)
-    names = [*music.filter(held_out="none")["target"].unique().sort(), "sound", "place", "name", "is"]  # the last are no entities
+    names = [*music.filter(held_out="none")["target"].unique().sort(), "sound", "place", "name", "is"]
     prompts = facts.filter(held_out="none")["prompt"].unique().sort()
     rows = [{"prompt": prompt, "completion": f" {name}"} for prompt in prompts for name in names]
     (root / "data/rows").mkdir()
