@@ -1,11 +1,10 @@
 """How a command ends: a user's mistake is one line, a fault is one line and a log with its traceback."""
 
 import errno
-import os
 import signal
 import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +49,7 @@ def interrupted_query() -> None:
     """A query within which Ctrl-C is pressed; sqlite makes an OperationalError of it."""
 
     def press() -> int:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         return 1
 
     connection = sqlite3.connect(":memory:")
@@ -58,12 +57,28 @@ def interrupted_query() -> None:
     connection.execute("select press()")
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Ctrl-C interrupts, as in a terminal; a shell has it ignored in what runs behind."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded")
 def test_an_error_that_a_library_makes_of_ctrl_c_is_ctrl_c():
     with pytest.raises(sqlite3.OperationalError):
         interrupted_query()
     assert said(interrupted_query).startswith("stopped: finished pieces are kept")
     assert not LOGS.exists()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("heeded")
+def test_where_ctrl_c_is_ignored_it_stays_so():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    run(interrupted_query)
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
 FAULTS: dict[str, tuple[Callable[[], object], str]] = {
