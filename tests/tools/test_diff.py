@@ -198,10 +198,21 @@ def table_of(found: dict[str, Any]) -> list[str]:
     return [head, "|---|---|---|---|---|---|", *lines]
 
 
+def features_table(found: dict[str, Any]) -> list[str]:
+    """The table of docs/comparing.md about a fine-tuning in features."""
+
+    def row(name: str, each: dict[str, Any]) -> str:
+        shares = (", ".join(f"{share:.2f}" for share in each[key]) for key in ("explained", "random"))
+        return f"| {' | '.join([name, *shares, *(f'{each[key]:.2f}' for key in ('domain', 'chance'))])} |"
+
+    head = "| | share of the update | random directions | made stronger: named geography | all features |"
+    return [head, "|---|---|---|---|---|", *(row(*each) for each in found["tuned"]["features"].items())]
+
+
 def test_figures_in_the_docs_are_those_of_the_benchmark():
     found = json.loads(RESULTS.read_text(encoding="utf-8"))
     text = (DOCS / "comparing.md").read_text(encoding="utf-8")
-    assert "\n".join(table_of(found)) in text
+    assert "\n".join(table_of(found)) in text and "\n".join(features_table(found)) in text
     for name in ("fact", "flipped"):
         assert ", ".join(f"{share:.2f}" for share in found["tuned"][name]) in " ".join(text.split())
     stated = found["preceded"]["obeyed"]
