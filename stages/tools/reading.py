@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers.utils import logging as progress
 
+from ..core.data.places import SUBJECT
 from ..core.evaluate.section import Evaluation
 from ..core.model.opening import FOLDER, ModelCard, open_model
 from ..core.reader.reader import Reader
@@ -50,17 +51,33 @@ def open_reader() -> tuple[Reader, ModelCard, Sections]:
     Where there is none nothing is trained: slots hold the update direction, and no norms are known to compare with.
 
     Raises:
-        InputError: no model is there, model and projector don't fit together, or params are wrong.
+        InputError: no model is there, model and projector don't fit together, the projector reads at a subject, or
+            params are wrong.
     """
     settings = read_sections(Sections)
     if not (path := FOLDER / "model.json").is_file():
         raise InputError(f"no model has been trained here ({path} is missing): run make repro")
     decoder, model = open_model()
     if (PROJECTOR / "projector.json").is_file():
-        return load_reader(decoder, PROJECTOR, model.id, model.commit), model, settings
+        reader = load_reader(decoder, PROJECTOR, model.id, model.commit)
+        check_places(reader, PROJECTOR)
+        return reader, model, settings
     plain = {"architecture": "raw", "slots": 1, "whiten": False, "lora": None, "held_out_domains": []}
     card = new_card(decoder, settings.projector.model_copy(update=plain), model.id, model.commit)
     return Reader.new(decoder, card, settings.projector.seeds[0]), model, settings
+
+
+def check_places(reader: Reader, folder: Path) -> None:
+    """Checks that a projector, which lies in `folder`, reads at tokens that any text has.
+
+    Raises:
+        InputError: it reads at the subject's.
+    """
+    if SUBJECT in reader.card.places:
+        raise InputError(
+            f"{folder}: places: found {SUBJECT}, wanted target_1, ...: a text that no template has made marks "
+            "no subject; set projector.places in params.yaml and run dvc repro projector"
+        )
 
 
 def check_letters(reader: Reader, text: str, name: str) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, TrainerState
 
 from ..core.concepts.scaling import one_a_block, part_in
-from ..core.data.places import FIRST, SUBJECT, target_token
+from ..core.data.places import FIRST, target_token
 from ..core.engine.gradients import at_places
 from ..core.evaluate.baselines import unembedded
 from ..core.grounding.reported import reports_of
@@ -35,6 +35,7 @@ from ..core.reader.saving import load_reader
 from ..core.run.errors import InputError
 from ..core.run.files import replacing
 from .gradient_scale import GradientScale, blocks_of
+from .reading import check_places
 
 REPORT_TOKENS = 24
 LENS_TOKENS = 3
@@ -86,10 +87,7 @@ class GradientWatch(TrainerCallback):
         self.every, self.output, self.scale = every, output, scale
         self.decoder, card = open_model(data / "model")
         self.reader = load_reader(self.decoder, data / "projector", card.id, card.commit)
-        if SUBJECT in self.reader.card.places:
-            raise InputError(
-                f"{data}/projector: places: found {SUBJECT}, wanted target_1, ...: a batch marks no subject"
-            )
+        check_places(self.reader, data / "projector")
         self.records: list[dict[str, Any]] = []
         self._due = False
         self._inputs: dict[str, Tensor] = {}

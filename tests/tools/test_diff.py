@@ -24,6 +24,7 @@ from stages.core.run.errors import InputError
 from stages.tools import cli
 from stages.tools.diff import diff, read_prompts
 from stages.tools.reading import open_reader
+from stages.tools.watch import GradientWatch
 from tests.benchmarks.diff import RESULTS
 from tests.pipeline.tiny import copied
 from tests.tools.documented import DOCS, arguments, blocks, columns
@@ -115,6 +116,20 @@ def test_a_dictionary_of_another_model_is_refused(here: Path, tmp_path: Path):
     with pytest.raises(InputError, match="dictionary own: found one of model"):
         diff("context", change, written(tmp_path), tmp_path / "diff.jsonl", [str(tmp_path / "own")])
     assert not (tmp_path / "diff.jsonl").exists()
+
+
+def test_a_projector_that_reads_at_the_subject_is_refused_by_name(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    root = copied(here, tmp_path / "repository")
+    card = root / "data/projector/projector.json"
+    found = json.loads(card.read_text(encoding="utf-8"))
+    card.write_text(json.dumps({**found, "places": ["subject"]}), encoding="utf-8")
+    monkeypatch.chdir(root)
+    with pytest.raises(InputError, match=r"data/projector: places: found subject, wanted target_1"):
+        diff("context", change, written(tmp_path), tmp_path / "diff.jsonl")
+    with pytest.raises(InputError, match=r"data/projector: places: found subject, wanted target_1"):
+        GradientWatch(every=1)
 
 
 def test_a_prompt_counts_once_and_a_completion_has_no_white_space_around_it(tmp_path: Path):
