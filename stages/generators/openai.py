@@ -7,6 +7,7 @@ out, so that the same wording for two subjects is one template and can be held o
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from pydantic import Field
 
 from ..core.api.cache import CACHE
@@ -18,11 +19,11 @@ from ..core.api.spend import estimate as bill
 from ..core.api.usage import Usage
 from ..core.data.corrections import Material
 from ..core.data.facts import Domain, Fact, Relation
+from ..core.data.held_out import HeldOut
 from ..core.data.section import Generator, Prompts
 from ..core.labels.lexicon import holds, words
 from ..core.labels.parse import Said, read
 from ..core.run.files import write_json
-from .facts import extended as extended
 
 PROMPT = Path(__file__).with_name("generator.md")
 SHOWN = 3  # prompts of the facts file that a request shows
@@ -69,6 +70,11 @@ def material(domain: Domain, params: Prompts, api: Api) -> dict[tuple[str, str],
     found, metrics, usage = generate(domain, params.openai, api)
     write_json(CACHE / "usage" / f"prompts-{domain.domain}.json", {"answers": metrics, "run": usage.as_dict()})
     return found
+
+
+def extended(table: pl.DataFrame, domain: Domain, params: Prompts, out: HeldOut) -> pl.DataFrame:
+    """The facts' prompts as they are: what the model writes is material of facts."""
+    return table
 
 
 def generate(

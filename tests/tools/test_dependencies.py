@@ -100,7 +100,8 @@ def test_the_chosen_generator_of_prompts_is_a_dependency_with_its_prompt(reposit
     differences(repository, write=True)
     deps = stage(repository, "prompts")["deps"]
     assert "stages/generators/openai.py" in deps and "stages/generators/generator.md" in deps
-    assert "stages/core/api/client.py" in deps and "stages/generators/rows.py" not in deps
+    assert "stages/core/api/client.py" in deps and "stages/generators/facts.py" not in deps
+    assert "stages/generators/rows.py" not in deps
 
 
 def test_rows_of_ones_own_are_a_dependency_of_the_prompts_alone_and_only_where_they_are_read(repository: Path):
