@@ -11,7 +11,7 @@ import polars as pl
 
 from ..core.data.corrections import drawn_split
 from ..core.data.facts import Domain
-from ..core.data.held_out import HeldOut, held
+from ..core.data.held_out import HeldOut, closed_names, held
 from ..core.data.section import Prompts
 from ..core.data.tables import PROMPTS, ROW
 from ..core.data.updates import TEXT, read_updates
@@ -38,12 +38,8 @@ def extended(table: pl.DataFrame, domain: Domain, params: Prompts, out: HeldOut)
     new = new.join(table, on=new.columns, how="anti", maintain_order="left")
 
     relations = domain.relations.values()
-    facts = [(relation, fact) for relation in relations for fact in relation.facts]
-    names = {fact.answer for relation, fact in facts if held(out, fact.answer, relation.answer)}
-    of_kind = [fact for relation, fact in facts if not {relation.subject, relation.answer}.isdisjoint(out.kinds)]
-    names |= {name for fact in of_kind for name in (fact.subject, fact.answer)}
     about = table.filter(held_out="subject")["subject"].unique()
-    closed, subjects = ([padded(name) for name in each] for each in (names, about))
+    closed, subjects = ([padded(name) for name in each] for each in (closed_names(domain, out), about))
     last = [re.escape(relation.templates[-1]).replace(re.escape("{subject}"), ".+") for relation in relations]
     rows = []
     for prompt, target in new.iter_rows():

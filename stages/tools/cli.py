@@ -224,18 +224,15 @@ def preset(options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command: a user's mistake is one line on stderr and exit code 1; Ctrl-C leaves all files whole."""
     options = parser().parse_args(arguments)
-    from ..core.run.stage import errors_in_one_line, whole_ctrl_c
+    from ..core.run.stage import errors_in_one_line
 
-    with errors_in_one_line():
+    with errors_in_one_line("\nstopped: every file is as it was or whole; run the same command again"):
         try:
-            with whole_ctrl_c():
-                options.run(options)
+            options.run(options)
             sys.stdout.flush()
         except BrokenPipeError:  # `gradaware ... | head`: nobody reads on
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
-        except KeyboardInterrupt:
-            sys.exit("\nstopped: every file is as it was or whole; run the same command again")
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def plain(
 
 
 def random_directions(seed: int, layer: int, count: int, width: int) -> Float[Tensor, "feature d_model"]:
-    """Directions that stand for nothing: the floor of any dictionary of this size."""
+    """Directions from a normal distribution, drawn by seed and layer: those of a random dictionary."""
     return torch.from_numpy(keyed_rng(seed, "random directions", layer).standard_normal((count, width))).float()
 
 

@@ -59,9 +59,18 @@ def hold_out(domains: Sequence[Domain], settings: HeldOut) -> Held:
                 f"params.yaml: held_out.kinds: found {kind!r}, wanted kinds of answers: {', '.join(world.domains)}"
             )
     names = {name for name, kind in world.kinds.items() if kind in world.domains and held(settings, name, kind)}
-    closed = set(names)
-    for domain in domains:
-        for relation in domain.relations.values():
-            if {relation.subject, relation.answer} & set(settings.kinds):
-                closed |= {name for fact in relation.facts for name in (fact.subject, fact.answer)}
+    closed = names.union(*(closed_names(domain, settings) for domain in domains))
     return Held(frozenset(names), frozenset(closed))
+
+
+def closed_names(domain: Domain, settings: HeldOut) -> set[str]:
+    """The domain's answers that are held out, and all names of its relations that touch a held-out kind."""
+    found = set()
+    for relation in domain.relations.values():
+        touched = not {relation.subject, relation.answer}.isdisjoint(settings.kinds)
+        for fact in relation.facts:
+            if touched:
+                found |= {fact.subject, fact.answer}
+            elif held(settings, fact.answer, relation.answer):
+                found.add(fact.answer)
+    return found

@@ -42,22 +42,21 @@ def parse(doc: str | None, stage: str, by_domain: bool) -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a stage: errors are one line (`errors_in_one_line`), Ctrl-C says what is kept, its time is written down."""
+    """Runs a stage: errors and Ctrl-C are one line (`errors_in_one_line`), its time is written down."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
     start = time.monotonic()
-    try:
-        with errors_in_one_line(), whole_ctrl_c():
-            main()
-            write_json(COSTS / f"{command_name()}.json", {"seconds": round(time.monotonic() - start, 1)})
-    except KeyboardInterrupt:
-        sys.exit("stopped: finished pieces are kept in .scratch; run the same command to go on")
+    with errors_in_one_line("stopped: finished pieces are kept in .scratch; run the same command to go on"):
+        main()
+        write_json(COSTS / f"{command_name()}.json", {"seconds": round(time.monotonic() - start, 1)})
 
 
 @contextmanager
-def whole_ctrl_c() -> Iterator[None]:
-    """Turns an exception within the block that follows a Ctrl-C into KeyboardInterrupt.
+def errors_in_one_line(stopped: str = "stopped: run the same command again") -> Iterator[None]:
+    """Turns an exception within the block into one line on stderr and exit code 1.
 
-    Compiled code that meets an interrupt may make an error of its own of it: polars a TypeError, for example.
+    An InputError and a full disk say what to do; Ctrl-C is `stopped`. Any other exception is a fault of the program or
+    the machine: the line names it and the file below .cache/logs that has its traceback. One that follows a Ctrl-C is
+    Ctrl-C: compiled code that meets an interrupt may make an error of its own of it, polars a TypeError for example.
     """
     pressed = False
 
@@ -66,46 +65,34 @@ def whole_ctrl_c() -> Iterator[None]:
         pressed = True
         signal.default_int_handler(number, frame)
 
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, as behind nohup, or another's
-        yield
-        return
-    signal.signal(signal.SIGINT, press)
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # else it is ignored, as behind nohup, or another's
+        signal.signal(signal.SIGINT, press)
     try:
         yield
     except BaseException as error:
-        if pressed:
-            raise KeyboardInterrupt from error
+        if pressed or isinstance(error, KeyboardInterrupt):
+            sys.exit(stopped)
+        if isinstance(error, Exception):
+            sys.exit(f"error: {told(error)}")
         raise
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, before)
 
 
-@contextmanager
-def errors_in_one_line() -> Iterator[None]:
-    """Turns an exception within the block into one line on stderr and exit code 1.
-
-    An InputError and a full disk say what to do. Any other exception is a fault of the program or the machine: the
-    line names it and the file below .cache/logs that has its traceback.
-    """
-    try:
-        yield
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    except Exception as error:
-        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorname in UNWRITABLE:
-            sys.exit(
-                f"error: answers.sqlite: {error}; answers before that are kept in .cache: run the same command again"
-            )
-        if isinstance(error, OSError) and unwritable(error) is not None:
-            where = f"{error.filename}: " if error.filename else ""
-            sys.exit(
-                f"error: {where}{error.strerror or error}; "
-                "finished pieces are kept in .scratch: run the same command again"
-            )
-        sys.exit(
-            f"error: {type(error).__name__}: {one_line(error)[:300]}; {logged()}; "
-            "what was finished is kept: run the same command again, and report the traceback if that ends the same"
-        )
+def told(error: Exception) -> str:
+    """What went wrong and what to do, in one line; the traceback of what nobody foresaw goes to a log."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorname in UNWRITABLE:
+        return f"answers.sqlite: {error}; answers before that are kept in .cache: run the same command again"
+    if isinstance(error, OSError) and unwritable(error) is not None:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}; finished pieces are kept in .scratch: run the same command again"
+    return (
+        f"{type(error).__name__}: {one_line(error)[:300]}; {logged()}; "
+        "what was finished is kept: run the same command again, and report the traceback if that ends the same"
+    )
 
 
 def logged() -> str:
