@@ -2,9 +2,10 @@
 
 Reads data/model/, data/peers/, data/projector/, data/questions/ and, of all domains, data/facts, data/prompts,
 data/gradients, data/virtual_step and data/labels. Writes data/evaluation/: metrics.json, reports.parquet (every
-report), answers.parquet (every answer to a question), grid.csv and conditions.csv (plots). Params: evaluation, domains,
-questions, model, peers. Every GPU that is found is used, each for whole conditions and seeds; the pocket model takes a
-minute or two on two cores. Resumes condition by condition.
+report), answers.parquet (every answer to a question), grid.csv and conditions.csv (plots). What is read at the
+subject's last token, where the stores have it, goes into metrics.json alone. Params: evaluation, domains, questions,
+model, peers. Every GPU that is found is used, each for whole conditions and seeds; the pocket model takes some three
+minutes on two cores. Resumes condition by condition.
 
   python -m stages.evaluation
 """
@@ -24,6 +25,7 @@ from .core.evaluate.estimate import to_json
 from .core.evaluate.interview import Interview
 from .core.evaluate.kinds import kind_scores
 from .core.evaluate.metrics import condition_table, grid_table, metrics_of
+from .core.evaluate.one_reader import at_subject, scores_of
 from .core.evaluate.peers import peers_of
 from .core.evaluate.scores import SCORES
 from .core.evaluate.section import Evaluation
@@ -82,8 +84,11 @@ def work(params: Sections) -> None:
     interview = Interview.of(questions, world, sets, trained)
     slots = interview.slots(readers[0], data)
     main_answers, edits = interview.of_main(readers[0], slots)
-    answers, peers = [main_answers], {}
+    answers, peers, foreign = [main_answers], {}, []
+    subject = at_subject(decoder, card, data)
     for name, peer in peers_of(card, params.peers):
+        if subject:
+            foreign.append(interview.of_foreign(peer, interview.slots(*subject), "real"))
         if isinstance(params.peers[name], Foreign):
             answers.append(interview.of_foreign(peer, slots, name))
         else:
@@ -91,6 +96,8 @@ def work(params: Sections) -> None:
             answers.append(own)
     answers = pl.concat(answers)
     metrics = metrics_of(reports, answers, peers, data, questions, readers[0], labels, sets) | edits
+    if subject:
+        metrics["subject"] = scores_of(*subject, questions, interview, foreign)
     metrics["kinds"] = kind_scores(readers[0], questions)
     metrics["batches"] = batch_scores(readers[0], data, questions.foreign_host(), params.evaluation)
     with replacing(OUTPUT) as partial:

@@ -32,12 +32,11 @@ from ..core.data.facts import World, read_domain
 from ..core.data.gathering import Gathered, continuations, gather
 from ..core.engine.section import Gradients
 from ..core.evaluate.asking import written
-from ..core.evaluate.cases import SEEN, Questions, with_premise
+from ..core.evaluate.cases import Questions, with_premise
 from ..core.evaluate.estimate import to_json
 from ..core.evaluate.interview import Interview
-from ..core.evaluate.knowledge import knowledge_scores
-from ..core.evaluate.references import reference_scores
-from ..core.evaluate.scores import real_groups, summary
+from ..core.evaluate.one_reader import scores_of
+from ..core.evaluate.scores import summary
 from ..core.evaluate.section import Evaluation
 from ..core.model.opening import open_model
 from ..core.model.section import POCKET, Model
@@ -105,20 +104,11 @@ def left_out(domain: str, params: Sections) -> dict[str, Any]:
     return summary(written(reader, cases, (slots, None), "real", params.evaluation.report_tokens))
 
 
-def scores_of(reader: Reader, data: Gathered, params: Sections) -> dict[str, Any]:
-    """The groups of scores of the gradients of the evaluation's interview, and of what reads them without the model."""
+def interview_of(questions: Questions, params: Sections) -> Interview:
+    """The evaluation's interview on these gradients."""
     world = World.of([read_domain(name) for name in params.domains])
     trained = params.model.pocket.asked if params.model.source == POCKET else []
-    questions = questions_of(data, params.domains, params.evaluation)
-    interview = Interview.of(questions, world, {}, trained)
-    slots = interview.slots(reader, data)
-    asked = interview.rows(reader, interview.cases)
-    reports, answers = interview.from_knowledge(reader, interview.cases, asked, slots, "real")
-    hops = knowledge_scores(answers)["real"]
-    groups = {name: summary(rows) for name, rows in real_groups(reports).items() if len(rows)}
-    known = questions.rows.filter((pl.col("split") == "train") & SEEN)
-    beside = reference_scores(data, known, questions.rows, reports, reader, params.evaluation.seed)
-    return groups | beside | {"two_hop": hops["raw"], "two_hop_freed": hops["freed"]}
+    return Interview.of(questions, world, {}, trained)
 
 
 def main() -> None:
@@ -139,7 +129,11 @@ def main() -> None:
     settings = Projector.model_validate(usual | changes)
     data = gather(params.domains, settings.layers, places=settings.places)
     reader = trained(data, settings, Scratch("experiment", options.name, json.dumps(options.changes)))
-    scores = scores_of(reader, data.corrections(), params)
+    data = data.corrections()
+    questions = questions_of(data, params.domains, params.evaluation)
+    scores = scores_of(reader, data, questions, interview_of(questions, params))
+    hops = scores.pop("knowledge")
+    scores |= {"two_hop": hops["raw"], "two_hop_freed": hops["freed"]}
     parameters = sum(value.numel() for value in reader.trained.parameters())
     write_json(FOLDER / f"{options.name}.json", {"parameters": parameters, **to_json(scores)})
     print(

@@ -105,10 +105,9 @@ def by_words(reports: pl.DataFrame) -> dict[str, Any]:
     is right. `to_first`, `from_first`: its first word is. A gradient holds no later word of the name that it moves
     away from: the model is led along the target's words. With its sign flipped that holds for the name moved to.
     """
-    groups = {
-        "decoupling": real_groups(reports)["decoupling"],
-        "sign_flipped": reports.filter(pl.col("condition") == "sign_flipped"),
-    }
+    real = real_groups(reports)
+    groups = {name: real[name] for name in ("decoupling", "held_out_target", "held_out_kind")}
+    groups["sign_flipped"] = reports.filter(pl.col("condition") == "sign_flipped")
     several = pl.any_horizontal(pl.col("target", "answer").str.contains(" "))
     found = {}
     for group, rows in groups.items():

@@ -24,7 +24,7 @@ from .sweep import SWEPT_WORDS, Point
 
 PLACES = {"decouples": "real", "right": "real", "alike": "real", "": "others"}
 """Part of the bars that a group stands in, by what is expected of it; references hold the rest."""
-ELSEWHERE = ("held_out_", "teacher", "peers.", *(f"{name}." for name in REFERENCES))
+ELSEWHERE = ("held_out_", "teacher", "peers.", "subject.", *(f"{name}." for name in REFERENCES))
 """Beginnings of the keys of groups that those bars leave out."""
 
 
@@ -46,6 +46,7 @@ def render(inputs: Inputs) -> str:
     style, script = (HERE.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     projectors = list(inputs.metrics.get("seeds", {}))
     of_seeds = {name for seed in projectors for name in groups[f"seeds.{seed}"].estimates}
+    here = [group for group in groups.values() if not group.key.startswith("subject.")]
     reports, made = examples.settled(inputs.reports), environment(html=True)
     made.globals |= {"SWEPT_WORDS": SWEPT_WORDS, "condition_of": condition_of, "difference": difference}
     made.globals |= {"WIDTH": charts.WIDTH, "HEIGHT": charts.HEIGHT, "DEEP": charts.DEEP, "NO_HOST": charts.NO_HOST}
@@ -66,6 +67,7 @@ def render(inputs: Inputs) -> str:
         held_out=held_out_rows(groups),
         peers=parts(groups, "peers"),
         knowledge=parts(groups, "knowledge"),
+        subject=at_both_places(groups),
         questions=parts(groups, "questions", title="{}"),
         grounding=parts(groups, "grounding", title="{}"),
         grounded=entries("asked.yaml")["grounded"],
@@ -74,7 +76,8 @@ def render(inputs: Inputs) -> str:
         readings=entries("asked.yaml")["knowledge"],
         answers=examples.answered(inputs.answers, inputs.reports),
         asked=examples.questions(inputs.answers, inputs.reports),
-        paired=[group for group in groups.values() if any(difference(group, name) for name in MEASURES)],
+        paired=[group for group in here if any(difference(group, name) for name in MEASURES)],
+        spoken=[group for group in here if "reports_spoken" in group],
         by_seed={label: row for label, row in entries("seeds.yaml").items() if row["seed"] in of_seeds},
         projectors=projectors,
         heatmaps=charts.heatmaps(inputs.grid),
@@ -132,10 +135,23 @@ def parts(groups: dict[str, Group], section: str, title: str = "Another model: {
     rows = entries("asked.yaml")[section].items()
     found = []
     for name in dict.fromkeys(key.split(".")[1] for key in groups if key.startswith(f"{section}.")):
-        keys = {f"{section}.{name}.{row}": words["label"] for row, words in rows}
-        points = [Point(label, answers(groups, key)) for key, label in keys.items() if key in groups]
+        points = points_of(groups, {f"{section}.{name}.{row}": words["label"] for row, words in rows})
         found.append(("The model under study" if name == "main" else title.format(spaced(name)), points))
     return found
+
+
+def at_both_places(groups: dict[str, Group]) -> dict[str, list[tuple[str, list[Point]]]]:
+    """Rows of bars at the last prompt token and at the subject's, by what is asked; empty without the subject's."""
+    words, found = entries("asked.yaml")["places"], {}
+    for what, starts in words["starts"].items() if "subject.decoupling" in groups else ():
+        keys = [(title, {start + row: label for row, label in words[what].items()}) for title, start in starts.items()]
+        found[what] = [(title, points_of(groups, labels)) for title, labels in keys]
+    return found
+
+
+def points_of(groups: dict[str, Group], labels: dict[str, str]) -> list[Point]:
+    """Rows of bars of those groups that there are; `labels` by key."""
+    return [Point(label, answers(groups, key)) for key, label in labels.items() if key in groups]
 
 
 def answers(groups: dict[str, Group], key: str) -> Group:

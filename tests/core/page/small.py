@@ -102,8 +102,24 @@ KNOWLEDGE: dict[str, Any] = {
     },
 }
 """Answers from a model's own knowledge, by model and reading."""
+SUBJECT: dict[str, Any] = {
+    "decoupling": numbers(0.9),
+    "held_out_target": numbers(0.88),
+    "without_model": numbers(0.6) | {"held_out_target": numbers(0.5)},
+    "floor": numbers(0.01),
+    "ceiling": numbers(0.94),
+    "words": {
+        f"{group}_{length}": {"to": one(whole, whole - 0.01, whole + 0.01), "to_first": one(0.98, 0.97, 0.99)}
+        | {"from": one(0.95, 0.94, 0.96), "from_first": one(0.96, 0.95, 0.97)}
+        for group in ("decoupling", "held_out_target")
+        for length, whole in (("one_word", 0.98), ("several_words", 0.28))
+    },
+    "knowledge": KNOWLEDGE["main"] | {"foreign": told(0.04)},
+}
+"""What is read at the subject's last token."""
 BESIDE: dict[str, Any] = {
     "knowledge": KNOWLEDGE,
+    "subject": SUBJECT,
     "edits": {"edits": 20, "flips": one(0.95, 0.8, 1.0), "others_change": one(0.004, 0.0, 0.01), "learnt": 1.0},
     "questions": {name: {"trained": told(0.99), "held_out": told(0.97)} for name in ("report", "toward", "kind")},
     "peers": {"permuted": {"seen": numbers(0.98), "held_out_target": numbers(0.96)}},

@@ -85,7 +85,7 @@ def test_every_figure_says_what_would_falsify_it(inputs: Inputs) -> None:
     html = render(inputs)
     figures = html.split("<figure")[1:]
     numbered = [figure for figure in figures if "Figure " in figure.split("</figure>")[0]]
-    assert len(numbered) == len(figures) - 1 == 10  # the headline's example is a single answer
+    assert len(numbered) == len(figures) - 1 == 12  # the headline's example is a single answer
     assert all("What would falsify it." in figure.split("</figure>")[0] for figure in numbered)
 
 
@@ -138,7 +138,7 @@ def test_a_sweep_says_what_differs_and_which_experiment_is_this_page_s(inputs: I
     assert "Made with other settings" not in html
     text, rows = figures(html)[0]
     assert ["as on this page" in row for row in rows] == [False] * 5 + [True]
-    assert "Layers 0 and 1 together" in text and "Layer 1<" in text and "Figure 9." in text
+    assert "Layers 0 and 1 together" in text and "Layer 1<" in text and "Figure 11." in text
     assert "for ways of reading that differ in architecture and layers, each with seed 0," in text
 
 
@@ -148,7 +148,7 @@ def test_a_domain_left_out_is_no_setting_of_this_page_and_has_no_held_out_target
         params.read_text().replace("{architecture: mlp,", "{architecture: mlp, held_out_domains: [music],")
     )
     text, rows = figures(render(read_inputs()))[1]
-    assert "Figure 10." in text and "read by a projector trained with seed 0 on those of the other 7." in text
+    assert "Figure 12." in text and "read by a projector trained with seed 0 on those of the other 7." in text
     assert not any("as on this page" in row for row in rows) and "not measured" not in text
     assert "Held-out target" not in text and "chance" not in text
 
