@@ -41,15 +41,16 @@ def scores_of(
 def at_subject(decoder: Decoder, card: Card, data: Gathered) -> tuple[Reader, Gathered] | None:
     """A reader of the gradients at the subject's last token, and these gradients; None: the stores have none there.
 
-    It asks as `card` does. Its map is linear and fitted in closed form (`fit_map`) on all training rows of which
-    nothing is held out, to the update direction at the last prompt token, at the last layer. It reads all layers at
-    which there is a gradient: behind its last attention nothing depends on the subject.
+    It asks as `card` does. Its map is linear and fitted in closed form (`fit_map`) on the training rows of which nothing
+    is held out, to the update direction at the last prompt token, at the last layer. It reads all layers at which there
+    is a gradient: behind its last attention nothing depends on the subject.
     """
     assert isinstance(data.gradient, Stored)
     stores = data.gradient.stores
     if SUBJECT not in stores[0].attributes["places"]:
         return None
-    rows = data.rows.filter((pl.col("split") == "train") & SEEN)["row"].to_numpy()
+    trained = ~pl.col("domain").is_in(card.held_out_domains)
+    rows = data.rows.filter((pl.col("split") == "train") & SEEN & trained)["row"].to_numpy()
     every = stores[0].attributes["layers"]
     some = Stored(stores, "gradient", every, [SUBJECT])[rows[:BLOCK_ROWS]]
     layers = [layer for number, layer in enumerate(every) if some[:, number].any()]
