@@ -41,9 +41,9 @@ def scores_of(
 def at_subject(decoder: Decoder, card: Card, data: Gathered) -> tuple[Reader, Gathered] | None:
     """A reader of the gradients at the subject's last token, and these gradients; None: the stores have none there.
 
-    It asks as `card` does. Its map is linear and fitted in closed form (`fit_map`) on the training rows of which nothing
-    is held out, to the update direction at the last prompt token, at the last layer. It reads all layers at which there
-    is a gradient: behind its last attention nothing depends on the subject.
+    It asks as `card` does. Its map is linear and fitted in closed form (`fit_map`) on the training rows with nothing
+    held out, to the update direction at the last prompt token, at the last layer. It reads all layers at which there is
+    a gradient: behind its last attention nothing depends on the subject.
     """
     assert isinstance(data.gradient, Stored)
     stores = data.gradient.stores
