@@ -44,6 +44,9 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="a question of yours, with <felt> where the felt update goes; may be given several times",
     )
+    describing.add_argument(
+        "--subject", metavar="WORDS", help="words of the prompt at whose last token the gradient is read too"
+    )
     describing.add_argument("--json", action="store_true", help="print everything as JSON and nothing else")
 
     auditing = command("audit", audit)
@@ -120,13 +123,14 @@ def show_description(options: argparse.Namespace) -> None:
 
       gradaware describe "The capital of France is" --target Madrid --host "The opera Tosca was composed by"
       gradaware describe "The capital of France is" --target Madrid --ask "The currency of <felt> is"
+      gradaware describe "The capital of France is" --target Madrid --subject France
       gradaware describe "The capital of France is" --target Madrid --json > described.json
     """
     from rich.console import Console
 
     from .describe import describe
 
-    found = describe(options.prompt, options.target, options.host, options.answer, options.ask)
+    found = describe(options.prompt, options.target, options.host, options.answer, options.ask, subject=options.subject)
     if options.json:
         print(found.json())
     else:

@@ -5,14 +5,16 @@ From Python:
   from gradaware import describe
   describe("The capital of France is", target="Madrid", ask=["The currency of <felt> is"])
 
-Reads params.yaml, data/model/, data/projector/ (where there is none, the raw update direction is read) and data/facts/;
-writes nothing. The value is a frozen dataclass (see description.py) that shows itself in a notebook, prints as text and
-turns into JSON.
+Reads params.yaml, data/model/, data/facts/, data/projector/ (where there is none, the raw update direction is read)
+and, for a subject, data/prompts, data/labels and data/gradients. Writes nothing. The value is a frozen dataclass (see
+description.py) that shows itself in a notebook, prints as text and turns into JSON.
 """
 
 import contextlib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from textwrap import shorten
 
@@ -20,17 +22,21 @@ import numpy as np
 import torch
 
 from ..core.data.facts import read_domain
+from ..core.data.gathering import gather
 from ..core.data.grammar import parse_report
-from ..core.data.places import FIRST
+from ..core.data.places import FIRST, SUBJECT
 from ..core.data.questions import FELT, OPPOSITE, check_place
 from ..core.engine.gradients import activation_gradients
+from ..core.engine.rows import subject_token
 from ..core.engine.samples import BadRowsError, Sample
+from ..core.evaluate.one_reader import at_subject
 from ..core.grounding.features import explained_by
 from ..core.model.opening import ModelCard
+from ..core.reader.card import Card
 from ..core.reader.gate import FAINT
 from ..core.reader.injection import Slots
 from ..core.reader.reader import Reader
-from ..core.reader.reports import answers_of, felt_by, prompts_of
+from ..core.reader.reports import accounted_for, answers_of, felt_by, prompts_of
 from ..core.run.errors import InputError
 from ..core.steps.shift_table import none_for_nan
 from ..core.steps.virtual_step import ShiftBatch, virtual_steps
@@ -45,21 +51,24 @@ def describe(
     answer: str | None = None,
     ask: Sequence[str] = (),
     root: Path | str = ".",
+    subject: str | None = None,
 ) -> Description:
     """The description of one gradient, by the model and projector of the repository at `root`, opened for it.
 
     Raises:
         InputError: see `Describer.open` and `Describer.__call__`.
     """
-    return Describer.open(root)(prompt, target, host, answer, ask)
+    return Describer.open(root)(prompt, target, host, answer, ask, subject)
 
 
 class Describer:
     """A model and its projector, opened once for many gradients: call it with a prompt and a target."""
 
-    def __init__(self, reader: Reader, model: ModelCard, settings: Sections, entities: frozenset[str]) -> None:
-        """`entities`: all that the projector's labels could name."""
-        self.reader, self.model, self.settings, self.entities = reader, model, settings, entities
+    def __init__(
+        self, reader: Reader, model: ModelCard, settings: Sections, entities: frozenset[str], root: Path
+    ) -> None:
+        """`entities`: all that the projector's labels could name. `root`: the repository that they are of."""
+        self.reader, self.model, self.settings, self.entities, self.root = reader, model, settings, entities, root
         self.tokens = settings.evaluation.report_tokens
         reader.decoder.check_layer(settings.virtual_step.layer, key="params.yaml: virtual_step.layer")
 
@@ -76,10 +85,33 @@ class Describer:
             reader, model, settings = open_reader()
             domains = [name for name in settings.domains if name not in reader.card.held_out_domains]
             entities = frozenset(entity for name in domains for entity in read_domain(name).entities)
-        return cls(reader, model, settings, entities)
+        return cls(reader, model, settings, entities, Path(root).absolute())
+
+    @cached_property
+    def at_subject(self) -> Reader:
+        """The reader of gradients at a subject's last token; its map is fitted to data/gradients when first needed.
+
+        Raises:
+            InputError: a table or store is missing, of another run, or has no gradient at a subject's token.
+        """
+        card = self.reader.card
+        with contextlib.chdir(self.root), quiet():
+            data = gather(self.settings.domains, card.layers, places=card.places).corrections()
+            if (found := at_subject(self.reader.decoder, card, data)) is None:
+                raise InputError(
+                    f"data/gradients: found no gradients at a subject's token, wanted some: name {SUBJECT} in "
+                    "params.yaml: gradients.places and run dvc repro"
+                )
+        return found[0]
 
     def __call__(
-        self, prompt: str, target: str, host: str | None = None, answer: str | None = None, ask: Sequence[str] = ()
+        self,
+        prompt: str,
+        target: str,
+        host: str | None = None,
+        answer: str | None = None,
+        ask: Sequence[str] = (),
+        subject: str | None = None,
     ) -> Description:
         """Describes the gradient of -log p(target | prompt).
 
@@ -89,14 +121,15 @@ class Describer:
             host: another prompt, in front of which the model reports; None: no host.
             answer: what the model would say; None: what it says.
             ask: questions of your own, with `<felt>` where the felt update goes; asked without the host.
+            subject: words of the prompt at whose last token the gradient is read too; None: nowhere else.
 
         Raises:
-            InputError: a text is empty, too long or not in the tokenizer's letters; target and answer are the same; or
-                a question has no place for the felt update.
+            InputError: a text is empty, too long or not in the tokenizer's letters; target and answer are the same; a
+                question has no place for the felt update; or the subject does not stand in the prompt.
         """
         questions = [check_place(_tidy(question)) for question in ask]
         with quiet():
-            texts = {"prompt": prompt, "target": target, "host": host, "answer": answer}
+            texts = {"prompt": prompt, "target": target, "host": host, "answer": answer, "subject": subject}
             texts |= {"ask": " ".join(questions).replace(FELT, "").replace(OPPOSITE, "") or None}
             return self._describe({name: text and _tidy(text) for name, text in texts.items()}, questions)
 
@@ -107,11 +140,14 @@ class Describer:
         known = None if answer is None else tuple(decoder.continuation(answer))
         sample = Sample(tuple(decoder.tokens(prompt)), tuple(decoder.continuation(target)), known)
         layers, places = list(dict.fromkeys([*card.layers, step.layer])), list(dict.fromkeys([FIRST, *card.places]))
+        if (subject := texts["subject"]) is not None:
+            sample = replace(sample, subject=self._subject_token(prompt, subject))
+            layers, places = list(dict.fromkeys([*layers, *self.at_subject.card.layers])), [*places, SUBJECT]
         try:
             measured = next(activation_gradients(decoder, [sample], layers, places))
             gradient = measured.gradient.reshape(1, len(places), len(layers), -1)
             if answer is None and (said := (int(measured.top_token[0]),)) != sample.target:
-                sample = Sample(sample.prompt, sample.target, said)
+                sample = replace(sample, answer=said)
             along = gradient[:, 0, [layers.index(step.layer)]]
             steps = virtual_steps(
                 decoder, [sample], along, [step.layer], step.step_sizes,
@@ -120,13 +156,22 @@ class Describer:
             shifts = next(steps)
         except BadRowsError as error:
             raise InputError(f"{shorten(prompt, 60)!r} -> {shorten(target, 60)!r}: {error.reason}") from error
-        own = gradient[:, :, [layers.index(layer) for layer in card.layers]]
-        read = own[:, [places.index(place) for place in card.places]].reshape(1, -1, gradient.shape[-1])
-        slots, confidence = felt_by(self.reader, torch.from_numpy(read), FAINT)
+
+        def taken(card: Card) -> torch.Tensor:
+            at = [places.index(place) for place in card.places], [layers.index(layer) for layer in card.layers]
+            return torch.from_numpy(gradient[0][np.ix_(*at)].reshape(1, -1, gradient.shape[-1]))
+
+        read = taken(card)
+        slots, confidence = felt_by(self.reader, read, FAINT)
         (report,), (without,) = (self._say([host], [card.question], filled) for filled in (slots, None))
         answers, others = (self._say([None] * len(questions), questions, filled) for filled in (slots, None))
         says = self._text(shifts.continuation_before[0])
-        strength = self.reader.strength(torch.from_numpy(read))[0].tolist()
+        strength = self.reader.strength(read)[0].tolist()
+        there, share = None, None
+        if subject is not None:
+            filled = self.at_subject.read(taken(self.at_subject.card))
+            (there,) = self._say([host], [card.question], filled)
+            share = float(accounted_for(self.at_subject, filled, [there])[0])
         return Description(
             prompt=prompt,
             target=target,
@@ -145,12 +190,30 @@ class Describer:
             answer_logprob=none_for_nan(shifts.answer_before[0]),
             steps=tuple(self._step(shifts, index) for index in range(len(step.step_sizes))),
             report=report,
-            explained=float(explained_by(decoder, own[:, places.index(FIRST), -1], [parse_report(report)])[0]),
+            explained=float(
+                explained_by(decoder, gradient[:, 0, layers.index(card.layers[-1])], [parse_report(report)])[0]
+            ),
+            subject=subject,
+            at_subject=there,
+            explained_at_subject=share,
             confidence=float(confidence[0]) if card.reference else None,
             without=without,
             asked=tuple(map(Asked, questions, answers, others)),
             notes=tuple(self._notes(texts, shifts.continuation_before[0], sample)),
         )
+
+    def _subject_token(self, prompt: str, subject: str) -> int:
+        """The index of the subject's last token in the prompt.
+
+        Raises:
+            InputError: the subject does not stand in the prompt, or a token goes on behind it.
+        """
+        at = subject_token(self.reader.decoder.tokens, prompt, prompt.replace(subject, "{subject}", 1), subject)
+        if at is None:
+            raise InputError(
+                f"subject: found {subject!r}, wanted words of the prompt {shorten(prompt, 60)!r} that end with a token"
+            )
+        return at
 
     def _say(self, hosts: Sequence[str | None], questions: Sequence[str], slots: Slots | None) -> list[str]:
         """What the model answers, with the same slots in each question (None: untouched ones).

@@ -72,6 +72,9 @@ class Description:
             lies in the span of the report's names; 0 without a name.
         report, without: what the model writes with this gradient in its slots, and with nothing injected.
         confidence: of the gate, that a report accounts for what is read; below 0.5 slots hold zeros. None: no gate.
+        subject: the words at whose last token the gradient was read too. at_subject: what the model writes of it then,
+            through a map fitted in closed form. explained_at_subject: the share of what the map makes of the gradient
+            that the report's names account for. None: not asked for.
         asked: the questions that were asked besides.
         notes: what a reader should know before believing the report.
     """
@@ -96,6 +99,9 @@ class Description:
     explained: float
     confidence: float | None
     without: str
+    subject: str | None
+    at_subject: str | None
+    explained_at_subject: float | None
     asked: tuple[Asked, ...]
     notes: tuple[str, ...]
 
@@ -131,6 +137,12 @@ class Description:
             Text(f"{IDLE}:"),
             Padding(Text(self.without or NOTHING, "dim"), (0, 0, 0, 2)),
         ]
+        if self.explained_at_subject is not None:
+            parts += [
+                Text(f"Of the same loss's gradient at the last token of “{self.subject}” it reports:"),
+                Padding(Text(self.at_subject or NOTHING, "bold"), (0, 0, 0, 2)),
+                Text(f"Its names account for {self.explained_at_subject:.0%} of what is read there.", "dim"),
+            ]
         for one in self.asked:
             without = f" (with nothing injected: {one.without or NOTHING})"
             parts.append(Text.assemble(one.question, " ", (one.answer or NOTHING, "bold"), (without, "dim")))

@@ -14,10 +14,12 @@ import torch
 from rich.console import Console
 from ruamel.yaml import YAML
 
+from stages.core.data.gathering import gather
 from stages.core.data.grammar import parse_report
 from stages.core.data.held_out import HeldOut
 from stages.core.engine.gradients import activation_gradients
 from stages.core.engine.samples import Sample
+from stages.core.evaluate.one_reader import at_subject
 from stages.core.model.opening import open_model
 from stages.core.model.section import Model
 from stages.core.model.sources import Lessons, train_pocket
@@ -30,6 +32,7 @@ from stages.tools import cli
 from stages.tools.describe import Describer
 from stages.tools.description import IDLE, NOTHING, Asked, Description, share
 from tests.pipeline import tiny
+from tests.pipeline.warm import Warm
 from tests.tools.documented import arguments
 from tests.tools.families import untrained
 
@@ -295,3 +298,28 @@ def test_params_that_are_wrong_are_named(root: Path, tmp_path: Path):
     YAML().dump(content, copy / "params.yaml")
     with pytest.raises(ValueError, match=r"params.yaml: virtual_step.step_sizes: missing"):
         Describer.open(copy)
+
+
+def test_at_a_subject_it_reads_what_the_evaluation_reads_there(tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch):
+    describer = Describer.open(tiny_pipeline)
+    monkeypatch.chdir(tiny_pipeline)
+    data = gather(tiny.DOMAINS, describer.reader.card.layers, places=describer.reader.card.places)
+    reader, there = at_subject(describer.reader.decoder, describer.reader.card, data) or pytest.fail("no subject")
+    case = data.rows.filter(split="test", kind="counterfactual").row(0, named=True)
+    slots = reader.read(torch.from_numpy(there.gradient[np.array([case["row"]])]))
+    found = describer(case["prompt"], case["target"], answer=case["answer"], subject=case["subject"])
+    assert found.at_subject == answers_of(reader, [None], reader.card.question, slots, describer.tokens)[0]
+    assert found.subject == case["subject"] and 0 <= (found.explained_at_subject or 0) <= 1
+    assert f"at the last token of \u201c{case['subject']}\u201d" in str(found)
+    for wrong in ("Tosca", case["subject"][:-1]):
+        with pytest.raises(ValueError, match=rf"subject: found '{wrong}', wanted words of the prompt"):
+            describer(case["prompt"], case["target"], subject=wrong)
+
+
+def test_without_gradients_at_subjects_it_says_what_to_run(tiny_pipeline: Path, tmp_path: Path, warm_python: Warm):
+    copied = tiny.copied(tiny_pipeline, tmp_path / "repository")
+    tiny.edit_params(copied, gradients__places=["target_1", "target_2", "target_3"])
+    for domain in tiny.DOMAINS:
+        warm_python.run(copied, "gradients", domain)
+    with pytest.raises(ValueError, match=r"data/gradients: found no gradients at a subject's token.*gradients.places"):
+        Describer.open(copied)(PROMPT, "Oslo", subject="France")
