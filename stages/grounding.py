@@ -2,12 +2,12 @@
 
 Reads data/model/, the card of data/projector/, data/evaluation/reports.parquet and, of all domains, data/prompts,
 data/gradients and data/labels. Writes data/grounding/: metrics.json and shares.parquet (a row a report). Params:
-grounding, domains. No GPU is needed; the pocket model takes half a minute on one core.
+grounding, domains. No GPU is needed; the pocket model takes a minute on one core.
 
   python -m stages.grounding
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from .core.evaluate.baselines import lens
 from .core.evaluate.estimate import to_json
 from .core.evaluate.statistics import estimates
 from .core.evaluate.table import REPORTS
-from .core.grounding.features import explained, reading, words
+from .core.grounding.features import Blocks, explained, words
 from .core.grounding.head import Directions, cosines, reconstructed, shares
 from .core.grounding.negatives import told_apart
+from .core.grounding.reading import learned, reading
 from .core.grounding.scores import GROUPS, step_scores, swapped, text_scores
 from .core.grounding.section import Grounding
-from .core.grounding.texts import reader_of, sentences, texts_of
+from .core.grounding.texts import in_form, reader_of, sentences, texts_of
 from .core.model.opening import open_model
 from .core.reader.card import read_projector_card
 from .core.reader.vocabulary import Tokens
@@ -77,30 +78,45 @@ def main() -> None:
     texts = texts_of(cases, lensed, how.forms)
     every = texts | {name: sentences(rows[name], "label_") for name in ("train", "validation")}
     every["swapped"] = rows["swapped"]["report_swapped"].to_list()
+    updates = {
+        place: last_updates(stores, place, [layer for layer in layers if layer <= last], rows)
+        for place in (FIRST, SUBJECT)
+        if place in places
+    }
+    labels = train.select(f"label_{name}" for name in ("domain", "moved_to", "moved_from")).rows()
+    lessons = [every["train"], *(in_form(form, labels) for form in list(how.forms.values())[:-1])]
+
+    def read_by(seed: int, names: Iterable[str]) -> dict[str, Blocks]:
+        middle = layers[len(layers) // 2]
+        queries = learned(tokens, lessons, updates[FIRST][1]["train"], middle, seed)
+        return {name: reading(tokens, every[name], middle, queries) for name in names}
+
     vectors = {
         "words": {name: words(tokens, list(map(read, each))) for name, each in every.items()},
-        "reading": {name: reading(decoder, each, layers) for name, each in every.items()},
+        "reading": read_by(how.seeds[0], every),
     }
     said = list(map(read, texts["report"]))
 
-    metrics: dict[str, Any] = {name: {} for name in ("layers", "grounding", "swapped", "acting", "negatives")}
+    metrics: dict[str, Any] = {name: {} for name in ("layers", "grounding", "heads", "swapped", "acting", "negatives")}
     tables = []
-    for place in (place for place in (FIRST, SUBJECT) if place in places):
-        layer, updates = last_updates(stores, place, [layer for layer in layers if layer <= last], rows)
+    for place, (layer, own_updates) in updates.items():
         if layer is None:
             continue
-        metrics["layers"][place], wanted = layer, updates["cases"]
+        metrics["layers"][place], wanted = layer, own_updates["cases"]
         table, acts = {"span": explained(tokens, wanted, said)}, {"gradient": wanted}
         for name, own in vectors.items():
-            found = reconstructed(own, updates)
+            found = reconstructed(own, own_updates)
             metrics["grounding"][f"{place}_{name}"] = text_scores({text: found[text] for text in texts}, wanted, cases)
-            nearer = cosines(found["swapped"], updates["other"]) > cosines(found["swapped"], updates["swapped"])
+            nearer = cosines(found["swapped"], own_updates["other"]) > cosines(found["swapped"], own_updates["swapped"])
             metrics["swapped"] |= estimates({f"{place}_{name}": nearer}, rows["swapped"]["target"].to_list())
             table[name] = shares(found["report"], wanted)
             acts |= {name: found["report"], f"{name}_shuffled": found["shuffled_across"]}
         table = cases.select("prompt_id", "held_out", "report", place=pl.lit(place)).with_columns(**table)
         tables.append(table.filter(pl.Series(np.asarray(wanted.any(1)))))
         if place == FIRST:
+            for seed in how.seeds[1:]:
+                found = reconstructed(read_by(seed, ("train", "validation", "report")), own_updates)
+                metrics["heads"][f"seed_{seed}"] = text_scores({"report": found["report"]}, wanted, cases)["report"]
             metrics["acting"] = step_scores(decoder, cases, acts, layer, how.step_sizes)
             first = reports.filter(pl.col("seed") == cases["seed"][0])
             metrics["negatives"] = told_apart(tokens, first, cases, data, rows["train"])

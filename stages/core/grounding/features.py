@@ -1,14 +1,11 @@
-"""A text's vectors, and what of a gradient they account for: its words' embeddings, and the model's reading of it."""
+"""The embeddings of a text's words, and what of a gradient they account for."""
 
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
-from torch.nn import functional as F
+from jaxtyping import Float
 
 from ..data.grammar import Report
-from ..engine.batches import in_batches, plan, token_budget
 from ..model.decoder import Decoder
 from ..reader.vocabulary import Tokens
 from .texts import Named
@@ -33,29 +30,6 @@ def words(tokens: Tokens, said: Sequence[Named]) -> Blocks:
             if token != unknown:
                 found[row, block] = tokens[token].cpu().numpy()
     return found
-
-
-@torch.no_grad()
-def reading(decoder: Decoder, texts: Sequence[str], layers: Sequence[int]) -> Blocks:
-    """The frozen model's reading of each text: the directions of its residual streams after these layers.
-
-    For each layer the mean over tokens of their unit streams, then for each the last token's.
-    """
-    ids = {text: decoder.tokens(text) for text in dict.fromkeys(texts)}
-    read = [text for text in ids if ids[text]]
-    found = dict.fromkeys(ids, np.full((2 * len(layers), decoder.d_model), np.nan, np.float32))
-
-    def compute(rows: Int[np.ndarray, " _"]) -> tuple[Int[np.ndarray, " _"], np.ndarray]:
-        batch = torch.tensor([ids[read[row]] for row in rows], device=decoder.device)
-        streams = decoder.body(input_ids=batch, use_cache=False, output_hidden_states=True).hidden_states
-        unit = F.normalize(torch.stack([streams[layer + 1].float() for layer in layers], 1), dim=-1)
-        return rows, F.normalize(torch.cat([unit.mean(2), unit[:, :, -1]], 1), dim=-1).cpu().numpy()
-
-    lengths = [(len(ids[text]), 0) for text in read]
-    batches = plan(lengths, tokens=token_budget(decoder), rows=max(len(read), 1), join="equal")
-    for rows, vectors in in_batches(batches, compute, None):
-        found |= {read[row]: vector for row, vector in zip(rows, vectors, strict=True)}
-    return np.array([found[text] for text in texts], np.float32).reshape(len(texts), 2 * len(layers), decoder.d_model)
 
 
 def explained_by(

@@ -11,9 +11,11 @@ class Grounding(Section):
     """`rows`: training gradients a domain, at most. `step_sizes`: of virtual steps, fractions of the residual norm.
 
     `forms`: other sentences for a report, by name, with {to}, {away} and {domain}; what stands behind "from" or "not"
-    is read as the name moved away from.
+    is read as the name moved away from. The last is held out of what heads on the model's reading learn. `seeds`: of
+    these heads; all scores are of the first, and how much the reports explain is told of each.
     """
 
     rows: Count
     step_sizes: Annotated[list[Rate], Field(min_length=1)]
-    forms: dict[Name, str]
+    forms: Annotated[dict[Name, str], Field(min_length=1)]
+    seeds: Annotated[list[int], Field(min_length=1)]

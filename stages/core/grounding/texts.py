@@ -55,9 +55,13 @@ def texts_of(cases: pl.DataFrame, lens: pl.DataFrame, forms: Mapping[str, str]) 
     )
     said = cases.select(domain, "moved_to", "moved_from").rows()
     for name, form in forms.items():
-        texts = [form.format(domain=where, to=to, away=away) if to and away else "" for where, to, away in said]
-        made = made.with_columns(pl.Series(f"form_{name}", texts))
+        made = made.with_columns(pl.Series(f"form_{name}", in_form(form, said)))
     return made.to_dict(as_series=False) | {"label": sentences(cases, "label_"), "lens": sentences(lens)}
+
+
+def in_form(form: str, said: Iterable[tuple[str, str, str]]) -> list[str]:
+    """Sentences of this form about domain, name moved to and name moved from; "" where a name is missing."""
+    return [form.format(domain=domain, to=to, away=away) if to and away else "" for domain, to, away in said]
 
 
 def sentences(rows: pl.DataFrame, start: str = "") -> list[str]:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from stages.core.data import grammar
-from stages.core.grounding.features import explained, explained_by, reading, words
+from stages.core.grounding.features import explained, explained_by, words
 from stages.core.grounding.texts import Named
 from stages.core.model.decoder import Decoder
 from stages.core.reader.vocabulary import Tokens
@@ -21,16 +21,6 @@ def test_words_are_unit_embeddings_place_by_place(small_decoder: Decoder):
     ]  # fmt: skip
     new, delhi = small_decoder.continuation("New Delhi")
     assert np.array_equal(found[0, :2], tokens[torch.tensor([new, delhi])].numpy())
-
-
-def test_a_reading_does_not_hang_on_what_is_read_beside_it(small_decoder: Decoder):
-    texts = ["toward Oslo , away from Lima", "", "Oslo", "toward Lima , away from Oslo", "Oslo"]
-    found = reading(small_decoder, texts, [0, 1])
-    assert np.isnan(found[1]).all() and np.isfinite(found[[0, 2, 3, 4]]).all()
-    assert np.allclose(np.linalg.norm(found[0], axis=-1), 1, atol=1e-5)
-    assert np.array_equal(found[2], found[4])
-    for row in (0, 2, 3):
-        assert np.allclose(reading(small_decoder, [texts[row]], [0, 1])[0], found[row], atol=1e-5)
 
 
 def test_a_report_explains_its_gradient_by_the_names_that_it_moves_between(small_decoder: Decoder):

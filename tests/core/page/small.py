@@ -71,7 +71,7 @@ GROUNDING: dict[str, Any] = {
             "report": explained(0.927, 0.89), "form_order": explained(0.92), "target": explained(0.47),
             "empty": explained(0.009), "prompt": explained(-0.41), "shuffled_across": explained(-0.89),
         },
-        "target_1_reading": {"report": explained(0.705), "form_order": explained(-5.7)},
+        "target_1_reading": {"report": explained(0.905), "form_order": explained(0.9), "form_words": explained(0.46)},
         "subject_words": {"report": explained(0.45), "empty": explained(0.01)},
     },
     "acting": {
@@ -81,6 +81,7 @@ GROUNDING: dict[str, Any] = {
         }
         for way in ("toward", "away")
     },
+    "heads": {"seed_1": explained(0.904), "seed_2": explained(0.902)},
     "swapped": {"target_1_words": one(0.99, 0.98, 1.0)},
     "negatives": {"activation": {"gate": one(0.99, 0.98, 1.0), "nearest": one(0.8, 0.78, 0.82)}},
 }  # fmt: skip

@@ -1,0 +1,111 @@
+"""The frozen model's reading of a text: which of its words a trained head picks by what the model makes of them.
+
+A head of QUERIES vectors looks at the model's residual streams on the text, each with a softmax over the tokens, and
+takes the mean of the tokens' directions under it. So it can point at a word that it never saw, where the model's
+streams say what part the word plays. What the words then give is fitted in closed form (head.py).
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..engine.batches import in_batches, plan, token_budget
+from ..model.checkpoints import one_thread, reproducibly
+from ..reader.vocabulary import Tokens
+from ..run.seeds import keyed_rng
+from .features import Blocks
+from .head import Directions
+
+QUERIES = 4
+SHARPNESS = 3.0
+"""What a cosine between a query of norm 1 and a stream is multiplied by, at the least."""
+ROWS = 1024
+"""Training rows that the queries learn from: their streams are kept in memory."""
+STEPS, BATCH, RATE = 400, 128, 0.05
+
+Queries = Float[Tensor, "query d_model"]
+Streams = tuple[Float[Tensor, "text token d_model"], Float[Tensor, "text token d_model"], Bool[Tensor, "text token"]]
+"""Unit residual streams, the tokens' own unit directions, and which tokens there are."""
+
+
+def streams(tokens: Tokens, texts: Sequence[str], layer: int) -> Iterator[tuple[Int[np.ndarray, " _"], Streams]]:
+    """The streams after this layer of texts that have a token, some of a length at a time, with the texts' numbers."""
+    decoder = tokens.decoder
+    ids = [decoder.tokens(text) if text else [] for text in texts]
+    read = [number for number, each in enumerate(ids) if each]
+
+    @torch.no_grad()
+    def compute(rows: Int[np.ndarray, " _"]) -> tuple[Int[np.ndarray, " _"], Streams]:
+        batch = torch.tensor([ids[read[row]] for row in rows], device=decoder.device)
+        hidden = decoder.body(input_ids=batch, use_cache=False, output_hidden_states=True).hidden_states[layer + 1]
+        there = torch.ones(batch.shape, dtype=torch.bool, device=decoder.device)
+        return np.array([read[row] for row in rows]), (F.normalize(hidden.float(), dim=-1), tokens[batch], there)
+
+    lengths = [(len(ids[number]), 0) for number in read]
+    batches = plan(lengths, tokens=token_budget(decoder), rows=max(len(read), 1), join="equal")
+    return in_batches(batches, compute, None)
+
+
+def pooled(queries: Queries, seen: Streams) -> Float[Tensor, "text query d_model"]:
+    """The mean of the tokens' directions under each query's softmax over the streams."""
+    keys, values, there = seen
+    scores = SHARPNESS * (keys @ queries.T).masked_fill(~there[..., None], -torch.inf)
+    return scores.softmax(1).transpose(1, 2) @ values
+
+
+@one_thread()
+@reproducibly()
+def learned(tokens: Tokens, forms: Sequence[Sequence[str]], updates: Directions, layer: int, seed: int) -> Queries:
+    """Queries that point at what makes the update: least squared error of a weighted sum of what they take, and a bias.
+
+    `forms`: the texts of the rows of `updates`, in several forms of sentence, which take turns. The weights and the
+    bias are thrown away. AdamW on a one-cycle schedule, STEPS steps of BATCH of the first ROWS rows, on one thread.
+    """
+    wanted = torch.from_numpy(updates[:ROWS]).float().to(tokens.decoder.device)
+    kept = [together(tokens, texts[:ROWS], layer) for texts in forms]
+    rng = keyed_rng(seed, "queries", layer)
+    drawn = [
+        torch.from_numpy(rng.standard_normal(shape, np.float32)) for shape in ((QUERIES, wanted.shape[1]), QUERIES)
+    ]
+    queries, weights = (
+        each.to(wanted).mul(scale).requires_grad_() for each, scale in zip(drawn, (0.1, 0.3), strict=True)
+    )
+    bias = torch.zeros_like(wanted[0], requires_grad=True)
+    optimizer = torch.optim.AdamW([queries, weights, bias], lr=RATE, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS + 1)
+    for step in range(STEPS):
+        rows = torch.from_numpy(rng.integers(len(wanted), size=BATCH)).to(wanted.device)
+        keys, values, there = kept[step % len(kept)]
+        taken = pooled(queries, (keys[rows], values[rows], there[rows]))
+        loss = F.mse_loss((taken * weights[:, None]).sum(1) + bias, wanted[rows], reduction="sum") / BATCH
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return queries.detach()
+
+
+def together(tokens: Tokens, texts: Sequence[str], layer: int) -> Streams:
+    """The streams of these texts, zeros behind their ends; a text without a token has one of zeros."""
+    parts = list(streams(tokens, texts, layer))
+    width, size = max((seen[0].shape[1] for _, seen in parts), default=1), tokens.decoder.d_model
+    keys, values = (torch.zeros(len(texts), width, size, device=tokens.decoder.device) for _ in range(2))
+    there = torch.zeros(len(texts), width, dtype=torch.bool, device=tokens.decoder.device)
+    there[:, 0] = True
+    for rows, seen in parts:
+        at, end = torch.from_numpy(rows).to(there.device), seen[0].shape[1]
+        keys[at, :end], values[at, :end], there[at, :end] = seen
+    return keys, values, there
+
+
+@torch.no_grad()
+def reading(tokens: Tokens, texts: Sequence[str], layer: int, queries: Queries) -> Blocks:
+    """What the queries take of each text; NaN where a text has no token."""
+    found = np.full((len(texts), len(queries), tokens.decoder.d_model), np.nan, np.float32)
+    for rows, seen in streams(tokens, texts, layer):
+        found[rows] = pooled(queries, seen).cpu().numpy()
+    return found
