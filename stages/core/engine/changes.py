@@ -78,11 +78,12 @@ def change_gradients(
         batch = [tuple(prompts[row]) for row in rows]
         before, after = (said(decoder, batch, each, tokens) for each in (own, speak))
         suffix = Suffix.of(batch, after, decoder.device)
-        wanted = speak(suffix.ids)[suffix.row, suffix.position].softmax(-1)
+        # both are asked in the same way: where nothing has changed, nothing is left, not even a rounding error
+        now, wanted = (each(suffix.ids)[suffix.row, suffix.position].softmax(-1) for each in (own, speak))
+        shift = wanted - now
         with torch.enable_grad(), streams_after(decoder.blocks, layers) as streams:
             normed = decoder.body(input_ids=suffix.ids, use_cache=False).last_hidden_state
             logits = decoder.logits(normed[suffix.row, suffix.position])
-            shift = wanted - logits.detach().softmax(-1)
             gradients = torch.autograd.grad(-(shift * logits).sum(), [streams[layer] for layer in layers])
         samples = [Sample(prompt, target) for prompt, target in zip(batch, after, strict=True)]
         index = torch.tensor([[sample.position(place) for place in places] for sample in samples])
