@@ -22,7 +22,7 @@ def recorded(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     root = tiny.copied(tiny_pipeline, tmp_path_factory.mktemp("recorded") / "repository")
     costs = root / ".cache/costs"
     costs.mkdir(parents=True, exist_ok=True)
-    for name, seconds in {"evaluation": 100.0, "report": 2.0, "labels@music": 30.0}.items():
+    for name, seconds in {"evaluation": 100.0, "grounding": 1.0, "report": 2.0, "labels@music": 30.0}.items():
         (costs / f"{name}.json").write_text(json.dumps({"seconds": seconds}))
     run(root, "record")
     tiny.save(root, "Results")
