@@ -8,6 +8,7 @@ import pytest
 from stages.core.data.gathering import gather, taught
 from stages.core.data.tables import PROMPTS, ROW, read_table
 from tests.pipeline import tiny
+from tests.pipeline.test_same_bytes import TOLERANCE, distance
 from tests.pipeline.hermetic import files
 from tests.pipeline.warm import Warm
 
@@ -27,7 +28,7 @@ def test_a_projector_trains_on_rows_and_no_score_changes_by_them(
         warm_python.run(root, stage, "geography")
     for stage in ("evaluation", "grounding"):  # of the projector that was there
         warm_python.run(root, stage)
-        assert files(root / f"data/{stage}") == files(tiny_pipeline / f"data/{stage}")
+        assert distance(stage, root, tiny_pipeline) <= TOLERANCE[stage]  # the rows stand in batches with the facts'
     metrics = (json.loads((each / "data/labels/metrics/geography.json").read_text()) for each in (root, tiny_pipeline))
     assert len({json.dumps(each["teacher"]) for each in metrics}) == 1
 
