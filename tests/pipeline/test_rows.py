@@ -8,8 +8,8 @@ import pytest
 from stages.core.data.gathering import gather, taught
 from stages.core.data.tables import PROMPTS, ROW, read_table
 from tests.pipeline import tiny
-from tests.pipeline.test_same_bytes import TOLERANCE, distance
 from tests.pipeline.hermetic import files
+from tests.pipeline.test_same_bytes import TOLERANCE, distance
 from tests.pipeline.warm import Warm
 
 
