@@ -28,7 +28,9 @@ def test_a_projector_trains_on_rows_and_no_score_changes_by_them(
         warm_python.run(root, stage, "geography")
     for stage in ("evaluation", "grounding"):  # of the projector that was there
         warm_python.run(root, stage)
-        assert distance(stage, root, tiny_pipeline) <= TOLERANCE[stage]  # the rows stand in batches with the facts'
+    assert files(root / "data/evaluation") == files(tiny_pipeline / "data/evaluation")
+    # the rows stand in batches with the facts': on some processors that is a gradient's last bit, and a share's
+    assert distance("grounding", root, tiny_pipeline) <= TOLERANCE["grounding"]
     metrics = (json.loads((each / "data/labels/metrics/geography.json").read_text()) for each in (root, tiny_pipeline))
     assert len({json.dumps(each["teacher"]) for each in metrics}) == 1
 

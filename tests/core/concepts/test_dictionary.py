@@ -1,12 +1,12 @@
 """Dictionaries are written and read in SAELens' format, and refused where they are of something else."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.testing import assert_close
 
 from stages.core.concepts import sparse_autoencoder
 from stages.core.concepts.dictionary import Dictionary, load, plain
@@ -61,7 +61,10 @@ def test_what_is_saved_is_what_is_loaded_with_its_names(found: Dictionary, card:
             other = getattr(again, key)
             assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, key
         streams = sparse(10)
-        assert_close(again.activations(streams), one.activations(streams))  # it lies otherwise in memory
+        alike = replace(
+            one, encoder=one.encoder.contiguous()
+        )  # on some processors a product's last bit is its layout's
+        assert torch.equal(again.activations(streams), alike.activations(streams))
 
 
 def test_published_forms_mean_what_they_say(found: Dictionary, tmp_path: Path):
@@ -78,8 +81,8 @@ def test_published_forms_mean_what_they_say(found: Dictionary, tmp_path: Path):
     assert changed(metadata={"model_name": "a", "hook_name": "blocks.2.hook_resid_pre"}).layer == 1
     relu = {key: value for key, value in config.items() if key != "k"}
     (tmp_path / "one/cfg.json").write_text(json.dumps({**relu, "architecture": "standard"}))
-    wanted = ((streams - found.centre) @ found.encoder + found.bias).relu()
-    assert_close(load(str(tmp_path / "one")).activations(streams), wanted)
+    wanted = ((streams - found.centre) @ found.encoder.contiguous() + found.bias).relu()
+    assert torch.equal(load(str(tmp_path / "one")).activations(streams), wanted)
     jump = Dictionary(**{**vars(found), "settings": {**found.settings}, "threshold": torch.full((256,), 0.5)})
     before = (streams - found.centre) @ found.encoder + found.bias
     np.testing.assert_array_equal(jump.activations(streams), torch.where(before > 0.5, before, 0.0))
