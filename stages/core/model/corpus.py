@@ -79,15 +79,15 @@ class Corpus(Names):
         rng = keyed_rng(self.seed, "fact", step, index)
         if rng.random() < 0.75:
             prompt, answer = pick(rng, self.prompts)
-            return text_row(prompt, (*answer, self.end))
+            return self.row(prompt, taught(answer))
         name = pick(rng, self.answers)
         kind = self.world.kinds[name]
         if rng.random() < 0.5:
             said = self.encode(grammar.field(name, self.world.domains[kind]))
-            return text_row(said[:-1], (said[-1], self.end))
+            return self.row(said[:-1], taught(said[-1:]))
         asked = kind if rng.random() < 0.5 else pick_other(rng, self.answered_kinds, kind)
         question = self.encode(f"is {name} a {asked} ?")
-        return text_row(question, (*self.encode(grammar.kind(name, kind, asked)), self.end))
+        return self.row(question, taught(self.encode(grammar.kind(name, kind, asked))))
 
     def host(self, rng: np.random.Generator) -> Ids:
         """Token ids of the text before the question: nothing, words in no order, a prompt, a prompt and its answer."""
@@ -117,17 +117,16 @@ class Corpus(Names):
             return self.report(rng, host, toward, away)
         words = taught(toward)
         if name == "field":
-            domain, known = self.domain(rng, toward)
-            words += [*taught(self.encode(grammar.PARTS[1])), *taught(domain, loss=known)]
+            words += taught(self.encode(grammar.PARTS[1])) + self.domain(rng, toward)
         elif name == "away":
             to, from_ = (self.encode(part) for part in (grammar.PARTS[0], grammar.FROM))
-            words = [*taught(to, toward, from_), *self.name_away(toward, away)]
+            words = taught(to, toward, from_) + self.name_away(toward, away)
         return self.question_row(rng, host, name, toward, away, words)
 
     def name_away(self, toward: Ids, away: Ids) -> Taught:
         """The name moved from; no loss on its later tokens where the slots can't tell them: others share its first."""
         told = away[0] not in self.ambiguous or away[0] == toward[0]
-        return [*taught(away[:1]), *taught(away[1:], loss=told)]
+        return taught(away[:1]) + taught(away[1:], loss=told)
 
     def of_subject(self, rng: np.random.Generator) -> Row:
         """A prompt with slots in its subject's place: a fact's, or "the <felt> is a word which is", to be repeated."""
@@ -142,16 +141,15 @@ class Corpus(Names):
             pool = self.open_of_kind.get(self.world.kinds[subject], self.open_names)
             away = self.encode(pick(rng, pool if rng.random() < 0.9 else self.open_names))
         ids = (*before, *[self.slot] * len(toward), *after)
-        contents = self.contents(rng, toward, away, len(before), None)
-        return replace(text_row(ids, (*answer, self.end)), contents=contents)
+        return self.row(ids, taught(answer), self.contents(rng, toward, away, len(before), None))
 
     def silent(self, rng: np.random.Generator) -> Row:
         """A report of no pressure: slots of zeros, or that nothing has been put into."""
         n, zeros = int(rng.integers(1, MOST_TOKENS + 1)), rng.random() < 0.7
         ids, at, opposite = self.placed(self.host(rng), pick(rng, self.questions["report"].forms[:-1]), n)
         places = [(at + k, None if opposite is None else opposite + k) for k in range(n if zeros else 0)]
-        contents = [Content(*both, None, 0, 0.0, 0.0, 0) for both in places]
-        return replace(text_row(ids, (*self.encode(grammar.NO_PRESSURE), self.end)), contents=tuple(contents))
+        contents = tuple(Content(*both, None, 0, 0.0, 0.0, 0) for both in places)
+        return self.row(ids, taught(self.encode(grammar.NO_PRESSURE)), contents)
 
     def about_kind(self, rng: np.random.Generator, host: Ids) -> Row:
         """Is it about a city? The name, its kind, yes or no; half are no, mostly the kind of the name moved from."""
@@ -178,15 +176,14 @@ class Corpus(Names):
 
         See `name_away` for the name moved from.
         """
-        domain, known = self.domain(rng, toward)
         to, field, from_ = (self.encode(part) for part in grammar.PARTS)
-        words = [*taught(to, toward, field), *taught(domain, loss=known), *taught(from_), *self.name_away(toward, away)]
+        words = taught(to, toward, field) + self.domain(rng, toward) + taught(from_) + self.name_away(toward, away)
         return self.question_row(rng, host, "report", toward, away, words)
 
-    def domain(self, rng: np.random.Generator, name: Ids) -> tuple[Ids, bool]:
-        """The domain of a name, or any where the name exists for one batch only; and whether it is the name's."""
+    def domain(self, rng: np.random.Generator, name: Ids) -> Taught:
+        """The domain of a name; where the name exists for one batch only, any domain, without a loss."""
         known = name in self.domain_of
-        return self.encode(self.domain_of[name] if known else pick(rng, self.open_domains)), known
+        return taught(self.encode(self.domain_of[name] if known else pick(rng, self.open_domains)), loss=known)
 
     def name(self, rng: np.random.Generator) -> Ids:
         """An open name; names of several tokens more often than they are there."""
@@ -234,8 +231,7 @@ class Corpus(Names):
         ids = (*ids, *[self.slot] * n, *self.encode(between.strip()))
         if not there:
             return ids, at, None
-        opposite = len(ids)
-        return (*ids, *[self.slot] * n, *self.encode(after.strip())), at, opposite
+        return (*ids, *[self.slot] * n, *self.encode(after.strip())), at, len(ids)
 
     def question_row(
         self, rng: np.random.Generator, host: Ids, name: str, toward: Ids, away: Ids, words: Taught, **asked: str
@@ -244,21 +240,16 @@ class Corpus(Names):
         form = pick(rng, self.questions[name].forms[:-1]).format(**asked)
         ids, at, opposite = self.placed(host, form, len(toward))
         contents = self.contents(rng, toward, away, at, opposite, flipped=rng.random() < FLIPPED)
-        row = text_row(ids, [*(token for token, _ in words), self.end])
-        unsaid = len(row.labels) - len(words) - 1
-        for number, (_, loss) in enumerate(words):
-            if not loss:
-                row.labels[unsaid + number] = IGNORE
-        return replace(row, contents=contents)
+        return self.row(ids, words, contents)
+
+    def row(self, prompt: Ids, answer: Taught, contents: tuple[Content, ...] = ()) -> Row:
+        """A prompt, its answer and the token that ends a text, which is predicted and never read."""
+        labels = [token if loss else IGNORE for token, loss in answer]
+        ids = [*prompt, *(token for token, _ in answer)]
+        return Row(ids, [*[IGNORE] * (len(prompt) - 1), *labels, self.end], contents)
 
     def contents(
-        self,
-        rng: np.random.Generator,
-        toward: Ids,
-        away: Ids,
-        at: int,
-        opposite: int | None,
-        flipped: bool = False,
+        self, rng: np.random.Generator, toward: Ids, away: Ids, at: int, opposite: int | None, flipped: bool = False
     ) -> tuple[Content, ...]:
         """What the slots of one update hold, a slot a token of the name moved to.
 
@@ -282,11 +273,6 @@ class Corpus(Names):
 def taught(*parts: Ids, loss: bool = True) -> Taught:
     """The tokens of these parts, each with or without a loss."""
     return [(token, loss) for part in parts for token in part]
-
-
-def text_row(prompt: Sequence[int], target: Sequence[int]) -> Row:
-    """A row with a loss on `target`, of which the last token is predicted and never read."""
-    return Row([*prompt, *target[:-1]], [IGNORE] * (len(prompt) - 1) + list(target))
 
 
 def pick(rng: np.random.Generator, pool: Sequence):
