@@ -14,6 +14,7 @@ from torch.distributed.tensor import distribute_tensor
 from stages.core.model import device, ranks
 from stages.core.model.decoder import Decoder
 from stages.core.run.errors import InputError
+from stages.core.run.params import Section
 from tests.core.engine.families import tiny_model
 from tests.core.model.test_decoder import words
 
@@ -73,9 +74,13 @@ def test_a_stage_starts_no_ranks_for_a_model_that_takes_all_cards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RANK", raising=False)
+    worked = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(ranks, "launch", lambda *_: pytest.fail("started ranks"))
     monkeypatch.setattr(ranks, "read_card", lambda: type("Card", (), {"weights": lambda self: 100})())
     monkeypatch.setattr(ranks, "fits_one_card", lambda weights: weights < 100)
-    assert not ranks.launched("stages.gradients", ranks=2)
+    ranks.shared("stages.gradients", Section(), lambda: worked.append(True))
+    assert worked
 
 
 def test_a_tensor_parallel_model_is_refused_by_name() -> None:
