@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..run.errors import InputError, one_line
 from .decoder import Decoder, residual, with_residual
-from .device import placement
+from .opening import placement
 
 Speaker = Callable[[Int[Tensor, "row position"]], Float[Tensor, "row position vocabulary"]]
 """Logits of the next token at every position of some rows. Rows are padded on the right, where nothing looks."""

@@ -25,11 +25,11 @@ from transformers.cache_utils import DynamicLayer
 from transformers.utils.logging import disable_progress_bar
 
 from ..run.errors import InputError
-from .device import DeviceMap
 from .supported import UNQUANTISED, quantised_by, refuse_unsupported
 
 PROBE_TOKENS = 3
 ANCHOR = "a"
+DeviceMap = dict[str, int | str | torch.device]
 
 
 class Decoder:

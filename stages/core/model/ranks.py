@@ -32,8 +32,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from ..run.errors import InputError
 from ..run.params import Section
 from ..run.scratch import code
-from .device import fits_one_card
-from .opening import read_card
+from .opening import fits_one_card, read_card
 
 PATIENCE = timedelta(days=7)
 """How long a rank waits for the slowest one."""

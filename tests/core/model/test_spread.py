@@ -11,7 +11,7 @@ from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUs
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import distribute_tensor
 
-from stages.core.model import device, ranks
+from stages.core.model import opening, ranks
 from stages.core.model.decoder import Decoder
 from stages.core.run.errors import InputError
 from stages.core.run.params import Section
@@ -32,8 +32,8 @@ def saved(tmp_path: Path) -> Path:
 
 def have(monkeypatch: pytest.MonkeyPatch, *free: int) -> None:
     """As many cards as there are sizes, of so many free bytes."""
-    monkeypatch.setattr(device, "best_device", lambda: torch.device("cuda", 0))
-    monkeypatch.setattr(device, "cards", lambda: dict(enumerate(free)))
+    monkeypatch.setattr(opening, "best_device", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr(opening, "cards", lambda: dict(enumerate(free)))
 
 
 def test_gradients_steps_and_reading_of_a_spread_model_are_those_of_a_whole_one() -> None:
@@ -55,16 +55,16 @@ def test_a_model_that_fits_no_card_is_refused_before_its_weights_are_read(
         match=rf"^model: {saved}: found \d+ parameters of torch.float32, 0.0 GB, and free are cuda:0 0.0 GB, cuda:1 "
         r"0.0 GB: wanted weights in 90% of what is free: end what else runs there, set model.dtype: bfloat16",
     ):
-        Decoder.load(saved, place=device.placement)
+        Decoder.load(saved, place=opening.placement)
 
 
 def test_a_model_goes_on_one_card_where_it_fits_and_else_evenly_over_all(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama")
     needed = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     have(monkeypatch, 2 * needed, 2 * needed)
-    assert device.placement(model) == torch.device("cuda", 0)
+    assert opening.placement(model) == torch.device("cuda", 0)
     have(monkeypatch, needed, needed, needed)
-    found = device.placement(model)
+    found = opening.placement(model)
     assert isinstance(found, dict)
     blocks = [str(found[f"model.layers.{layer}"]) for layer in range(4)]
     assert blocks == sorted(blocks) and {*found.values()} == {0, 1, 2}
