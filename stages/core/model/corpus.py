@@ -38,6 +38,8 @@ SHARES = {
 """Shares of the rows about what stands in slots."""
 ASKED = tuple(name for name in SHARES if name not in ("subject", "silent"))
 """The questions that rows ask."""
+Place = tuple[int, int | None]
+"""Positions of a slot for what is felt and of the slot for its negative (None: nowhere)."""
 Taught = list[tuple[int, bool]]
 """Tokens of an answer, and whether each bears a loss."""
 
@@ -141,14 +143,14 @@ class Corpus(Names):
             pool = self.open_of_kind.get(self.world.kinds[subject], self.open_names)
             away = self.encode(pick(rng, pool if rng.random() < 0.9 else self.open_names))
         ids = (*before, *[self.slot] * len(toward), *after)
-        return self.row(ids, taught(answer), self.contents(rng, toward, away, len(before), None))
+        places = [(len(before) + k, None) for k in range(len(toward))]
+        return self.row(ids, taught(answer), self.contents(rng, toward, away, places))
 
     def silent(self, rng: np.random.Generator) -> Row:
         """A report of no pressure: slots of zeros, or that nothing has been put into."""
         n, zeros = int(rng.integers(1, MOST_TOKENS + 1)), rng.random() < 0.7
-        ids, at, opposite = self.placed(self.host(rng), pick(rng, self.questions["report"].forms[:-1]), n)
-        places = [(at + k, None if opposite is None else opposite + k) for k in range(n if zeros else 0)]
-        contents = tuple(Content(*both, None, 0, 0.0, 0.0, 0) for both in places)
+        ids, places = self.placed(self.host(rng), pick(rng, self.questions["report"].forms[:-1]), n)
+        contents = tuple(Content(*place, None, 0, 0.0, 0.0, 0) for place in (places if zeros else ()))
         return self.row(ids, taught(self.encode(grammar.NO_PRESSURE)), contents)
 
     def about_kind(self, rng: np.random.Generator, host: Ids) -> Row:
@@ -219,28 +221,24 @@ class Corpus(Names):
             away = self.batch_name(rng, 1)
         return (toward, away) if toward != away else self.pair(rng)
 
-    def placed(self, host: Ids, form: str, n: int) -> tuple[Ids, int, int | None]:
-        """Ids of host and question with n slots for what is felt and n for its negative, and where both begin.
-
-        A form without a place for the negative has none (None).
-        """
+    def placed(self, host: Ids, form: str, n: int) -> tuple[Ids, Sequence[Place]]:
+        """Ids of host and question with n slots for what is felt, and n for its negative where that has a place."""
         before, rest = form.split(FELT)
         between, there, after = rest.partition(OPPOSITE)
-        ids = (*host, *self.encode(before.strip()))
-        at = len(ids)
-        ids = (*ids, *[self.slot] * n, *self.encode(between.strip()))
+        front = (*host, *self.encode(before.strip()))
+        ids = (*front, *[self.slot] * n, *self.encode(between.strip()))
         if not there:
-            return ids, at, None
-        return (*ids, *[self.slot] * n, *self.encode(after.strip())), at, len(ids)
+            return ids, [(len(front) + k, None) for k in range(n)]
+        places = [(len(front) + k, len(ids) + k) for k in range(n)]
+        return (*ids, *[self.slot] * n, *self.encode(after.strip())), places
 
     def question_row(
         self, rng: np.random.Generator, host: Ids, name: str, toward: Ids, away: Ids, words: Taught, **asked: str
     ) -> Row:
         """A row that asks the named question in one of its forms (never the last), answered with these words."""
         form = pick(rng, self.questions[name].forms[:-1]).format(**asked)
-        ids, at, opposite = self.placed(host, form, len(toward))
-        contents = self.contents(rng, toward, away, at, opposite, flipped=rng.random() < FLIPPED)
-        return self.row(ids, words, contents)
+        ids, places = self.placed(host, form, len(toward))
+        return self.row(ids, words, self.contents(rng, toward, away, places, flipped=rng.random() < FLIPPED))
 
     def row(self, prompt: Ids, answer: Taught, contents: tuple[Content, ...] = ()) -> Row:
         """A prompt, its answer and the token that ends a text, which is predicted and never read."""
@@ -249,7 +247,7 @@ class Corpus(Names):
         return Row(ids, [*[IGNORE] * (len(prompt) - 1), *labels, self.end], contents)
 
     def contents(
-        self, rng: np.random.Generator, toward: Ids, away: Ids, at: int, opposite: int | None, flipped: bool = False
+        self, rng: np.random.Generator, toward: Ids, away: Ids, places: Sequence[Place], flipped: bool = False
     ) -> tuple[Content, ...]:
         """What the slots of one update hold, a slot a token of the name moved to.
 
@@ -257,13 +255,14 @@ class Corpus(Names):
         In 30 % of the rows with a negative, the negative's first slot is drawn apart.
         """
         noise, together, found = rng.uniform(0, NOISE), True, []
-        for k, token in enumerate(toward):
+        for k, (token, place) in enumerate(zip(toward, places, strict=True)):
             if together and k < len(away) and away[k] != token:
                 other, share, together = away[k], float(np.exp(rng.uniform(*np.log(SHARES_AWAY)))), False
             else:
                 other, share = pick(rng, self.open_tokens), rng.uniform(0, 0.9)
             said = token if flipped else other
-            found.append(Content(at + k, None if opposite is None else opposite + k, token, other, share, noise, said))
+            found.append(Content(*place, token, other, share, noise, said))
+        opposite = places[0][1]
         if opposite is not None and toward[0] != away[0] and rng.random() < 0.3:
             found[0] = replace(found[0], opposite_at=None)
             found.append(Content(opposite, None, away[0], toward[0], rng.uniform(0, 1), noise, away[0]))

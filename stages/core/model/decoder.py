@@ -59,8 +59,7 @@ class Decoder:
         self.model = model.eval().requires_grad_(False)
         self.name = type(model).__name__  # what error messages call it
         self.tokenizer = tokenizer
-        config = model.config.get_text_config(decoder=True)
-        self.config = config
+        self.config = model.config.get_text_config(decoder=True)
         self.body = _find_body(model)
         embedding = model.get_input_embeddings()
         if not isinstance(embedding, nn.Module):
@@ -69,15 +68,15 @@ class Decoder:
         weight = next(embedding.parameters())
         self.device: torch.device = weight.device
         self.dtype: torch.dtype = weight.dtype
-        self.owner, self.blocks = _find_blocks(self.body, config.num_hidden_layers, self.name)
+        self.owner, self.blocks = _find_blocks(self.body, self.config.num_hidden_layers, self.name)
         self.n_layers = len(self.blocks)
-        self.d_model: int = config.hidden_size
-        self.context_length: int | None = getattr(config, "max_position_embeddings", None)
+        self.d_model: int = self.config.hidden_size
+        self.context_length: int | None = getattr(self.config, "max_position_embeddings", None)
         head = model.get_output_embeddings()
         if not isinstance(head, nn.Module):
             raise InputError(f"{self.name}: found no head, wanted one from get_output_embeddings()")
         self.head = head
-        self.soft_cap: float | None = getattr(config, "final_logit_softcapping", None)
+        self.soft_cap: float | None = getattr(self.config, "final_logit_softcapping", None)
         self.logit_scale = 1.0
         self.norm: nn.Module = nn.Identity()
         self._bring_back(self.body, self.head)
