@@ -59,11 +59,8 @@ def make_tokenizer(domains: Sequence[Domain], questions: Mapping[str, Question])
     words = {word for text in texts for word, _ in splitter.pre_tokenize_str(text)}
     letters = {letter for word in words for letter in word} | {chr(code) for code in range(33, 127)}
     names = [PAD, UNKNOWN, END, SLOT, *sorted(words | letters), *sorted("##" + letter for letter in letters)]
-    tokenizer = Tokenizer(
-        models.WordPiece(
-            {name: index for index, name in enumerate(names)}, unk_token=UNKNOWN, max_input_chars_per_word=64
-        )
-    )
+    vocabulary = {name: index for index, name in enumerate(names)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN, max_input_chars_per_word=64))
     tokenizer.pre_tokenizer = splitter  # type: ignore[assignment]
     tokenizer.decoder = decoders.WordPiece(prefix="##")  # type: ignore[assignment]
     return PreTrainedTokenizerFast(
