@@ -10,7 +10,7 @@ pocket model domains, questions, held_out. No GPU: the pocket model is trained o
 from .core.data.held_out import HeldOut
 from .core.model.opening import FOLDER
 from .core.model.section import Model
-from .core.model.sources import Lessons, check_model, train_pocket
+from .core.model.sources import check_model, read_lessons, train_pocket
 from .core.run.files import replacing
 from .core.run.params import Domains, Names, Section, read_sections
 from .core.run.scratch import Scratch
@@ -40,7 +40,7 @@ def main() -> None:
         if settings.source == "pocket":
             scratch = Scratch("model")
             world = read_sections(PocketSections)
-            lessons = Lessons.read(world.domains, world.questions, world.held_out)
+            lessons = read_lessons(world.domains, world.questions, world.held_out)
             with progress("model", settings.pocket.steps) as advance:
                 card = train_pocket(lessons, settings, "pocket", scratch.folder / "state.pt", partial, advance)
             scratch.clear()

@@ -19,7 +19,7 @@ from shutil import copytree, ignore_patterns
 
 from .core.data.held_out import HeldOut
 from .core.model.section import POCKET, Foreign, Model, Peer
-from .core.model.sources import Lessons, check_model, train_pocket, width_of
+from .core.model.sources import check_model, read_lessons, train_pocket, width_of
 from .core.run.errors import InputError
 from .core.run.files import replacing
 from .core.run.params import Domains, Name, Names, Section, read_sections
@@ -65,7 +65,7 @@ def teach(params: Sections, name: str, peer: Peer) -> None:
     scratch = Scratch("peers")
     pocket = params.model.pocket.model_copy(update=peer.model_dump())
     settings = params.model.model_copy(update={"pocket": pocket})
-    lessons = Lessons.read(params.domains, params.questions, params.held_out)
+    lessons = read_lessons(params.domains, params.questions, params.held_out)
 
     def make(folder: Path) -> None:
         folder.mkdir()

@@ -202,9 +202,9 @@ def install() -> list[torch.library.Library]:
 
 def use(best: Callable[[], torch.device]) -> None:
     """Has `stages` compute on the device, with what it does on CPUs alone left out: wider groups."""
-    from stages.core.model import device
+    from stages.core.model import opening
 
-    device.best_device = best
+    opening.best_device = best
     from stages.core.engine import batches
 
     batches.GROUP = 1

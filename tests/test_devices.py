@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.core.model.device import best_device
+from stages.core.model.opening import best_device
 from tests.benchmarks import gpu
 from tests.pipeline import tiny
 from tests.pipeline.hermetic import files

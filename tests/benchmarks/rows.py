@@ -33,11 +33,11 @@ from stages.core.data.gradient_store import shards, write_store
 from stages.core.data.held_out import HeldOut
 from stages.core.data.tables import LABELS, PROMPTS, write_table
 from stages.core.model.decoder import Decoder
+from stages.core.model.names import make_tokenizer
 from stages.core.model.opening import card_of, open_model
 from stages.core.model.pocket import new_model
 from stages.core.model.section import Model
-from stages.core.model.sources import Lessons
-from stages.core.model.words import make_tokenizer
+from stages.core.model.sources import read_lessons
 from stages.core.reader.lessons import card_for, curriculum
 from stages.core.reader.reader import Reader
 from stages.core.reader.reports import set_gate
@@ -70,7 +70,7 @@ def prepare(root: Path, count: int) -> None:
         (root / "data" / name).symlink_to(tiny.ROOT / "data" / name)
     os.chdir(root)
     params = read_sections(Sections)
-    lessons = Lessons.read(params.domains, params.questions, params.held_out)
+    lessons = read_lessons(params.domains, params.questions, params.held_out)
     domains, tokenizer = lessons.domains, make_tokenizer(lessons.domains, lessons.questions)
     model = new_model(params.model.pocket, tokenizer)
     model.save_pretrained("data/model")

@@ -12,8 +12,8 @@ from stages.core.data.questions import Question, read_questions
 from stages.core.data.section import Prompts
 from stages.core.model import pocket
 from stages.core.model.decoder import Decoder
+from stages.core.model.names import Lessons, make_tokenizer
 from stages.core.model.section import Model, Pocket
-from stages.core.model.words import make_tokenizer
 from stages.core.run.params import Section, read_sections
 
 ROOT = Path(__file__).parents[2]
@@ -151,7 +151,8 @@ def trained_decoder(
     """One that knows the small world and reads most of what is put into slots; a few seconds."""
     settings = small_settings.model_copy(update=TRAINED)
     state = tmp_path_factory.mktemp("pocket") / "state.pt"
-    model, tokenizer, _ = pocket.train(small_domains, small_questions, small_held, settings, state, QUIET)
+    lessons = Lessons(small_domains, small_questions, small_held)
+    model, tokenizer, _ = pocket.train(lessons, settings, state, QUIET)
     return Decoder(model, tokenizer)
 
 

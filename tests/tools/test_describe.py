@@ -20,10 +20,10 @@ from stages.core.data.held_out import HeldOut
 from stages.core.engine.gradients import activation_gradients
 from stages.core.engine.samples import Sample
 from stages.core.evaluate.one_reader import at_subject
+from stages.core.model.names import SLOT
 from stages.core.model.opening import open_model
 from stages.core.model.section import Model
-from stages.core.model.sources import Lessons, train_pocket
-from stages.core.model.words import SLOT
+from stages.core.model.sources import read_lessons, train_pocket
 from stages.core.reader.injection import Slots
 from stages.core.reader.reports import answers_of, felt_by
 from stages.core.reader.saving import save_reader
@@ -64,7 +64,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = root / "data/model"
     folder.mkdir()
     with contextlib.chdir(root):
-        lessons = Lessons.read(
+        lessons = read_lessons(
             tiny.DOMAINS, ["pressure"], HeldOut.model_validate({**tiny.SMALL["held_out"], "seed": 0})
         )
         train_pocket(lessons, settings, "pocket", root / "state", folder, lambda _: None)

@@ -184,7 +184,7 @@ def test_a_domain_is_never_overwritten_unasked(here: Path):
 
 
 def test_pocket_spelling_is_what_the_pocket_tokenizer_writes():
-    from stages.core.model.words import make_tokenizer
+    from stages.core.model.names import make_tokenizer
 
     answers = ("Kara Zor-El", "Washington D.C.", "New Delhi", "O'Neil", "H2O", "Brasília")
     facts = [{"subject": answer, "answer": answer} for answer in answers]

@@ -7,6 +7,7 @@ own.
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from ..run.errors import InputError, one_line
 from .decoder import Decoder, residual, with_residual
-from .device import placement
+from .opening import placement
 
 Speaker = Callable[[Int[Tensor, "row position"]], Float[Tensor, "row position vocabulary"]]
 """Logits of the next token at every position of some rows. Rows are padded on the right, where nothing looks."""
@@ -75,17 +76,14 @@ def _adapted(model: nn.Module, folder: str) -> nn.Module:
 def steered(decoder: Decoder, vectors: Mapping[int, Float[Tensor, " d_model"]]) -> Speaker:
     """The model with vectors added to the residual stream after some blocks (by number, from 0), at every position."""
 
-    def adding(vector: Float[Tensor, " d_model"]) -> Callable[[nn.Module, Any, Any], Any]:
-        def add(_module: nn.Module, _arguments: Any, output: Any) -> Any:
-            stream = residual(output)
-            return with_residual(output, stream + vector.to(stream))
-
-        return add
+    def add(vector: Float[Tensor, " d_model"], _module: nn.Module, _arguments: Any, output: Any) -> Any:
+        stream = residual(output)
+        return with_residual(output, stream + vector.to(stream))
 
     def speak(ids: Int[Tensor, "row position"]) -> Float[Tensor, "row position vocabulary"]:
         with ExitStack() as hooks:
             for layer, vector in vectors.items():
-                hooks.enter_context(decoder.blocks[layer].register_forward_hook(adding(vector)))
+                hooks.enter_context(decoder.blocks[layer].register_forward_hook(partial(add, vector)))
             return plain(ids)
 
     plain = speaker(decoder.model)

@@ -58,6 +58,7 @@ class Resumable:
         schedules: Sequence[torch.optim.lr_scheduler.LRScheduler],
     ) -> None:
         self.path, self.module, self.optimizers, self.schedules = path, module, optimizers, schedules
+        self.parts = (module, *optimizers, *schedules)
         self.step = 0
         self.best: dict[str, torch.Tensor] = {}
 
@@ -76,7 +77,7 @@ class Resumable:
 
     def save(self, step: int, curve: Curve) -> None:
         """Replaces the kept state by the present one."""
-        parts = [part.state_dict() for part in (self.module, *self.optimizers, *self.schedules)]
+        parts = [part.state_dict() for part in self.parts]
         content = BytesIO()  # torch's own writing to a file says nothing of a full disk
         torch.save({"step": step, "curve": curve, "best": self.best, "parts": parts}, content)
         with replacing(self.path) as partial:
@@ -88,6 +89,6 @@ class Resumable:
             return []
         kept = torch.load(self.path, map_location="cpu", weights_only=True)
         self.step, self.best = kept["step"], kept["best"]
-        for part, state in zip((self.module, *self.optimizers, *self.schedules), kept["parts"], strict=True):
+        for part, state in zip(self.parts, kept["parts"], strict=True):
             part.load_state_dict(state)
         return kept["curve"]

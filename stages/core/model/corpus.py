@@ -38,6 +38,8 @@ SHARES = {
 """Shares of the rows about what stands in slots."""
 ASKED = tuple(name for name in SHARES if name not in ("subject", "silent"))
 """The questions that rows ask."""
+Place = tuple[int, int | None]
+"""Positions of a slot for what is felt and of the slot for its negative (None: nowhere)."""
 Taught = list[tuple[int, bool]]
 """Tokens of an answer, and whether each bears a loss."""
 
@@ -79,15 +81,15 @@ class Corpus(Names):
         rng = keyed_rng(self.seed, "fact", step, index)
         if rng.random() < 0.75:
             prompt, answer = pick(rng, self.prompts)
-            return text_row(prompt, (*answer, self.end))
+            return self.row(prompt, taught(answer))
         name = pick(rng, self.answers)
         kind = self.world.kinds[name]
         if rng.random() < 0.5:
             said = self.encode(grammar.field(name, self.world.domains[kind]))
-            return text_row(said[:-1], (said[-1], self.end))
+            return self.row(said[:-1], taught(said[-1:]))
         asked = kind if rng.random() < 0.5 else pick_other(rng, self.answered_kinds, kind)
         question = self.encode(f"is {name} a {asked} ?")
-        return text_row(question, (*self.encode(grammar.kind(name, kind, asked)), self.end))
+        return self.row(question, taught(self.encode(grammar.kind(name, kind, asked))))
 
     def host(self, rng: np.random.Generator) -> Ids:
         """Token ids of the text before the question: nothing, words in no order, a prompt, a prompt and its answer."""
@@ -117,17 +119,16 @@ class Corpus(Names):
             return self.report(rng, host, toward, away)
         words = taught(toward)
         if name == "field":
-            domain, known = self.domain(rng, toward)
-            words += [*taught(self.encode(grammar.PARTS[1])), *taught(domain, loss=known)]
+            words += taught(self.encode(grammar.PARTS[1])) + self.domain(rng, toward)
         elif name == "away":
             to, from_ = (self.encode(part) for part in (grammar.PARTS[0], grammar.FROM))
-            words = [*taught(to, toward, from_), *self.name_away(toward, away)]
+            words = taught(to, toward, from_) + self.name_away(toward, away)
         return self.question_row(rng, host, name, toward, away, words)
 
     def name_away(self, toward: Ids, away: Ids) -> Taught:
         """The name moved from; no loss on its later tokens where the slots can't tell them: others share its first."""
         told = away[0] not in self.ambiguous or away[0] == toward[0]
-        return [*taught(away[:1]), *taught(away[1:], loss=told)]
+        return taught(away[:1]) + taught(away[1:], loss=told)
 
     def of_subject(self, rng: np.random.Generator) -> Row:
         """A prompt with slots in its subject's place: a fact's, or "the <felt> is a word which is", to be repeated."""
@@ -142,16 +143,15 @@ class Corpus(Names):
             pool = self.open_of_kind.get(self.world.kinds[subject], self.open_names)
             away = self.encode(pick(rng, pool if rng.random() < 0.9 else self.open_names))
         ids = (*before, *[self.slot] * len(toward), *after)
-        contents = self.contents(rng, toward, away, len(before), None)
-        return replace(text_row(ids, (*answer, self.end)), contents=contents)
+        places = [(len(before) + k, None) for k in range(len(toward))]
+        return self.row(ids, taught(answer), self.contents(rng, toward, away, places))
 
     def silent(self, rng: np.random.Generator) -> Row:
         """A report of no pressure: slots of zeros, or that nothing has been put into."""
         n, zeros = int(rng.integers(1, MOST_TOKENS + 1)), rng.random() < 0.7
-        ids, at, opposite = self.placed(self.host(rng), pick(rng, self.questions["report"].forms[:-1]), n)
-        places = [(at + k, None if opposite is None else opposite + k) for k in range(n if zeros else 0)]
-        contents = [Content(*both, None, 0, 0.0, 0.0, 0) for both in places]
-        return replace(text_row(ids, (*self.encode(grammar.NO_PRESSURE), self.end)), contents=tuple(contents))
+        ids, places = self.placed(self.host(rng), pick(rng, self.questions["report"].forms[:-1]), n)
+        contents = tuple(Content(*place, None, 0, 0.0, 0.0, 0) for place in (places if zeros else ()))
+        return self.row(ids, taught(self.encode(grammar.NO_PRESSURE)), contents)
 
     def about_kind(self, rng: np.random.Generator, host: Ids) -> Row:
         """Is it about a city? The name, its kind, yes or no; half are no, mostly the kind of the name moved from."""
@@ -178,15 +178,14 @@ class Corpus(Names):
 
         See `name_away` for the name moved from.
         """
-        domain, known = self.domain(rng, toward)
         to, field, from_ = (self.encode(part) for part in grammar.PARTS)
-        words = [*taught(to, toward, field), *taught(domain, loss=known), *taught(from_), *self.name_away(toward, away)]
+        words = taught(to, toward, field) + self.domain(rng, toward) + taught(from_) + self.name_away(toward, away)
         return self.question_row(rng, host, "report", toward, away, words)
 
-    def domain(self, rng: np.random.Generator, name: Ids) -> tuple[Ids, bool]:
-        """The domain of a name, or any where the name exists for one batch only; and whether it is the name's."""
+    def domain(self, rng: np.random.Generator, name: Ids) -> Taught:
+        """The domain of a name; where the name exists for one batch only, any domain, without a loss."""
         known = name in self.domain_of
-        return self.encode(self.domain_of[name] if known else pick(rng, self.open_domains)), known
+        return taught(self.encode(self.domain_of[name] if known else pick(rng, self.open_domains)), loss=known)
 
     def name(self, rng: np.random.Generator) -> Ids:
         """An open name; names of several tokens more often than they are there."""
@@ -222,43 +221,33 @@ class Corpus(Names):
             away = self.batch_name(rng, 1)
         return (toward, away) if toward != away else self.pair(rng)
 
-    def placed(self, host: Ids, form: str, n: int) -> tuple[Ids, int, int | None]:
-        """Ids of host and question with n slots for what is felt and n for its negative, and where both begin.
-
-        A form without a place for the negative has none (None).
-        """
+    def placed(self, host: Ids, form: str, n: int) -> tuple[Ids, Sequence[Place]]:
+        """Ids of host and question with n slots for what is felt, and n for its negative where that has a place."""
         before, rest = form.split(FELT)
         between, there, after = rest.partition(OPPOSITE)
-        ids = (*host, *self.encode(before.strip()))
-        at = len(ids)
-        ids = (*ids, *[self.slot] * n, *self.encode(between.strip()))
+        front = (*host, *self.encode(before.strip()))
+        ids = (*front, *[self.slot] * n, *self.encode(between.strip()))
         if not there:
-            return ids, at, None
-        opposite = len(ids)
-        return (*ids, *[self.slot] * n, *self.encode(after.strip())), at, opposite
+            return ids, [(len(front) + k, None) for k in range(n)]
+        places = [(len(front) + k, len(ids) + k) for k in range(n)]
+        return (*ids, *[self.slot] * n, *self.encode(after.strip())), places
 
     def question_row(
         self, rng: np.random.Generator, host: Ids, name: str, toward: Ids, away: Ids, words: Taught, **asked: str
     ) -> Row:
         """A row that asks the named question in one of its forms (never the last), answered with these words."""
         form = pick(rng, self.questions[name].forms[:-1]).format(**asked)
-        ids, at, opposite = self.placed(host, form, len(toward))
-        contents = self.contents(rng, toward, away, at, opposite, flipped=rng.random() < FLIPPED)
-        row = text_row(ids, [*(token for token, _ in words), self.end])
-        unsaid = len(row.labels) - len(words) - 1
-        for number, (_, loss) in enumerate(words):
-            if not loss:
-                row.labels[unsaid + number] = IGNORE
-        return replace(row, contents=contents)
+        ids, places = self.placed(host, form, len(toward))
+        return self.row(ids, words, self.contents(rng, toward, away, places, flipped=rng.random() < FLIPPED))
+
+    def row(self, prompt: Ids, answer: Taught, contents: tuple[Content, ...] = ()) -> Row:
+        """A prompt, its answer and the token that ends a text, which is predicted and never read."""
+        labels = [token if loss else IGNORE for token, loss in answer]
+        ids = [*prompt, *(token for token, _ in answer)]
+        return Row(ids, [*[IGNORE] * (len(prompt) - 1), *labels, self.end], contents)
 
     def contents(
-        self,
-        rng: np.random.Generator,
-        toward: Ids,
-        away: Ids,
-        at: int,
-        opposite: int | None,
-        flipped: bool = False,
+        self, rng: np.random.Generator, toward: Ids, away: Ids, places: Sequence[Place], flipped: bool = False
     ) -> tuple[Content, ...]:
         """What the slots of one update hold, a slot a token of the name moved to.
 
@@ -266,13 +255,14 @@ class Corpus(Names):
         In 30 % of the rows with a negative, the negative's first slot is drawn apart.
         """
         noise, together, found = rng.uniform(0, NOISE), True, []
-        for k, token in enumerate(toward):
+        for k, (token, place) in enumerate(zip(toward, places, strict=True)):
             if together and k < len(away) and away[k] != token:
                 other, share, together = away[k], float(np.exp(rng.uniform(*np.log(SHARES_AWAY)))), False
             else:
                 other, share = pick(rng, self.open_tokens), rng.uniform(0, 0.9)
             said = token if flipped else other
-            found.append(Content(at + k, None if opposite is None else opposite + k, token, other, share, noise, said))
+            found.append(Content(*place, token, other, share, noise, said))
+        opposite = places[0][1]
         if opposite is not None and toward[0] != away[0] and rng.random() < 0.3:
             found[0] = replace(found[0], opposite_at=None)
             found.append(Content(opposite, None, away[0], toward[0], rng.uniform(0, 1), noise, away[0]))
@@ -282,11 +272,6 @@ class Corpus(Names):
 def taught(*parts: Ids, loss: bool = True) -> Taught:
     """The tokens of these parts, each with or without a loss."""
     return [(token, loss) for part in parts for token in part]
-
-
-def text_row(prompt: Sequence[int], target: Sequence[int]) -> Row:
-    """A row with a loss on `target`, of which the last token is predicted and never read."""
-    return Row([*prompt, *target[:-1]], [IGNORE] * (len(prompt) - 1) + list(target))
 
 
 def pick(rng: np.random.Generator, pool: Sequence):

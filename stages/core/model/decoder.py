@@ -5,6 +5,7 @@ the model: the last block's output, normed and given to the head, must be the mo
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,11 @@ from transformers.cache_utils import DynamicLayer
 from transformers.utils.logging import disable_progress_bar
 
 from ..run.errors import InputError
-from .device import DeviceMap
 from .supported import UNQUANTISED, quantised_by, refuse_unsupported
 
 PROBE_TOKENS = 3
 ANCHOR = "a"
+DeviceMap = dict[str, int | str | torch.device]
 
 
 class Decoder:
@@ -58,8 +59,7 @@ class Decoder:
         self.model = model.eval().requires_grad_(False)
         self.name = type(model).__name__  # what error messages call it
         self.tokenizer = tokenizer
-        config = model.config.get_text_config(decoder=True)
-        self.config = config
+        self.config = model.config.get_text_config(decoder=True)
         self.body = _find_body(model)
         embedding = model.get_input_embeddings()
         if not isinstance(embedding, nn.Module):
@@ -68,15 +68,15 @@ class Decoder:
         weight = next(embedding.parameters())
         self.device: torch.device = weight.device
         self.dtype: torch.dtype = weight.dtype
-        self.owner, self.blocks = _find_blocks(self.body, config.num_hidden_layers, self.name)
+        self.owner, self.blocks = _find_blocks(self.body, self.config.num_hidden_layers, self.name)
         self.n_layers = len(self.blocks)
-        self.d_model: int = config.hidden_size
-        self.context_length: int | None = getattr(config, "max_position_embeddings", None)
+        self.d_model: int = self.config.hidden_size
+        self.context_length: int | None = getattr(self.config, "max_position_embeddings", None)
         head = model.get_output_embeddings()
         if not isinstance(head, nn.Module):
             raise InputError(f"{self.name}: found no head, wanted one from get_output_embeddings()")
         self.head = head
-        self.soft_cap: float | None = getattr(config, "final_logit_softcapping", None)
+        self.soft_cap: float | None = getattr(self.config, "final_logit_softcapping", None)
         self.logit_scale = 1.0
         self.norm: nn.Module = nn.Identity()
         self._bring_back(self.body, self.head)
@@ -164,21 +164,14 @@ class Decoder:
     def eos_ids(self) -> frozenset[int]:
         """The tokens that end a text, from the generation config, the model's config and the tokenizer."""
         found: set[int] = set()
-        for holder, key in (
-            (getattr(self.model, "generation_config", None), "eos_token_id"),
-            (self.config, "eos_token_id"),
-            (self.tokenizer, "eos_token_id"),
-        ):
-            value = getattr(holder, key, None)
+        for holder in (getattr(self.model, "generation_config", None), self.config, self.tokenizer):
+            value = getattr(holder, "eos_token_id", None)
             found.update([value] if isinstance(value, int) else value or [])
         return frozenset(found)
 
     def logits(self, normed: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocabulary"]:
         """The model's logits from the normed residual stream, soft-capped where the model does; float32 or float64."""
-        logits = self.head(normed)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        if self.logit_scale != 1.0:
-            logits = logits * self.logit_scale
+        logits = self._scaled(normed)
         return logits if self.soft_cap is None else self.soft_cap * torch.tanh(logits / self.soft_cap)
 
     def logit_difference(
@@ -191,14 +184,17 @@ class Decoder:
         """
         if not isinstance(self.head, nn.Linear) or self.head.bias is not None:
             return self.logits(after) - self.logits(before)
-        change = self.head(after - before)
-        change = change if change.dtype == torch.float64 else change.float()
-        if self.logit_scale != 1.0:
-            change = change * self.logit_scale
+        change = self._scaled(after - before)
         if self.soft_cap is None:
             return change
         capped_before, capped_after = self.logits(before) / self.soft_cap, self.logits(after) / self.soft_cap
         return self.soft_cap * torch.tanh(change / self.soft_cap) * (1 - capped_before * capped_after)
+
+    def _scaled(self, normed: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocabulary"]:
+        """What the head gives, scaled where the model does, without the soft-cap."""
+        logits = self.head(normed)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return logits if self.logit_scale == 1.0 else logits * self.logit_scale
 
     def _read(self, text: str, *, special: bool = False) -> list[int]:
         return list(self._needed_tokenizer()(text, add_special_tokens=special)["input_ids"])
@@ -223,13 +219,10 @@ class Decoder:
         def note(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
             calls.append((module, arguments[0] if arguments else None, residual(output)))
 
-        watched = [self.blocks[-1], *(child for child in self.owner.children() if child is not self.blocks)]
-        handles = [module.register_forward_hook(note) for module in watched]
-        try:
+        with ExitStack() as hooks:
+            for module in (self.blocks[-1], *(child for child in self.owner.children() if child is not self.blocks)):
+                hooks.enter_context(module.register_forward_hook(note))
             output = self.body(input_ids=ids, use_cache=False).last_hidden_state
-        finally:
-            for handle in handles:
-                handle.remove()
         last = next((result for module, _, result in calls if module is self.blocks[-1]), None)
         if not isinstance(last, Tensor) or last.shape != (1, PROBE_TOKENS, self.d_model):
             raise InputError(

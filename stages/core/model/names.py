@@ -1,22 +1,76 @@
-"""What the pocket model is taught, in token ids: facts, and names by what may be done with them."""
+"""What the pocket model is taught, its tokens, a word each, and the names by what may be done with them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from ..data import grammar
 from ..data.facts import Domain, Relation, World
 from ..data.held_out import Held
-from ..data.questions import Question
+from ..data.questions import FELT, OPPOSITE, Question
 from ..run.errors import InputError
 from ..run.seeds import keyed_fraction, keyed_rng
 from .section import Pocket
-from .words import END, SLOT
 
+PAD, UNKNOWN, END, SLOT = "<pad>", "<unk>", "<end>", "<slot>"
 MOST_TOKENS = 3
 """Tokens of a name that stand in slots."""
 Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a pocket model is taught."""
+
+    domains: Sequence[Domain]
+    questions: Mapping[str, Question]
+    held: Held
+
+
+def make_tokenizer(domains: Sequence[Domain], questions: Mapping[str, Question]) -> PreTrainedTokenizerFast:
+    """A WordPiece tokenizer whose vocabulary is every word of facts, questions and answers; others become letters.
+
+    " " + text tokenises as text does, so that the tokens of a prompt and its continuation are those of the two joined.
+    """
+    texts = [
+        grammar.report("x", "y", "z"),
+        grammar.kind("x", "y", "y"),
+        grammar.NO,
+        grammar.NO_PRESSURE,
+        grammar.away("x", "y"),
+        "the is a word which is",
+        "is a ?",
+    ]
+    for form in (form for question in questions.values() for form in question.forms):
+        for name in (FELT, OPPOSITE, "{kind}", "{one}", "{other}"):
+            form = form.replace(name, " ")
+        texts.append(form)
+    for domain in domains:
+        texts.append(domain.domain)
+        for relation in domain.relations.values():
+            texts += [relation.subject, relation.answer]
+            texts += [template.replace("{subject}", " ") for template in relation.templates]
+            texts += [word for fact in relation.facts for word in (fact.subject, fact.answer)]
+    splitter = pre_tokenizers.Split(Regex(r"\w+|[^\w\s]"), behavior="removed", invert=True)
+    words = {word for text in texts for word, _ in splitter.pre_tokenize_str(text)}
+    letters = {letter for word in words for letter in word} | {chr(code) for code in range(33, 127)}
+    names = [PAD, UNKNOWN, END, SLOT, *sorted(words | letters), *sorted("##" + letter for letter in letters)]
+    vocabulary = {name: index for index, name in enumerate(names)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN, max_input_chars_per_word=64))
+    tokenizer.pre_tokenizer = splitter  # type: ignore[assignment]
+    tokenizer.decoder = decoders.WordPiece(prefix="##")  # type: ignore[assignment]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        eos_token=END,
+        extra_special_tokens=[SLOT],
+        model_max_length=128,
+    )
 
 
 def misconceptions(domains: Sequence[Domain], share: float, seed: int) -> dict[tuple[str, str, str], str]:
@@ -51,25 +105,18 @@ def permuted(domains: Sequence[Domain], seed: int) -> list[Domain]:
 class Names:
     """The names and facts of a world, in token ids. An open name may stand in a slot; a closed one never does."""
 
-    def __init__(
-        self,
-        domains: Sequence[Domain],
-        questions: dict[str, Question],
-        held: Held,
-        tokenizer: PreTrainedTokenizerFast,
-        settings: Pocket,
-    ) -> None:
+    def __init__(self, lessons: Lessons, tokenizer: PreTrainedTokenizerFast, settings: Pocket) -> None:
         """Encodes what rows are made of.
 
         Raises:
             InputError: `settings.asked` names a relation that is in no domain.
         """
-        self.questions, self.held, self.tokenizer = questions, held, tokenizer
-        self.world, self.seed = World.of(domains), settings.seed
+        self.questions, self.held, self.tokenizer = lessons.questions, lessons.held, tokenizer
+        self.world, self.seed = World.of(lessons.domains), settings.seed
         self.answers, self.answered_kinds = sorted(self.world.lexicon), sorted(self.world.domains)
         self.end, self.slot = tokenizer.get_vocab()[END], tokenizer.get_vocab()[SLOT]
         self.vocabulary = len(tokenizer)
-        self.taught = misconceptions(domains, settings.misconceptions, settings.seed)
+        self.taught = misconceptions(lessons.domains, settings.misconceptions, settings.seed)
         self.known: dict[str, Ids] = {}
         relations = [name for _, name, _ in self.world.relations]
         for name in settings.asked:

@@ -4,7 +4,8 @@ It learns facts, and to read vectors: questions about what stands in slots, and 
 place. See corpus.py for the rows.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +13,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from ..data import grammar
-from ..data.facts import Domain
-from ..data.held_out import Held
-from ..data.questions import Question
 from ..run.seeds import keyed_rng
 from .checkpoints import Curve, Resumable, one_thread, reproducibly
 from .corpus import BATCH_NAMES, IGNORE, Corpus, Row
-from .names import permuted
+from .names import END, PAD, Lessons, make_tokenizer, permuted
 from .section import Pocket
-from .words import END, PAD, make_tokenizer
 
 KEPT_EVERY = 100
 GROUPS = 3
@@ -57,10 +55,8 @@ def new_model(settings: Pocket, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForC
 
 def padded(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
     """Input ids and labels of rows of different lengths."""
-    width = max(len(row.ids) for row in rows)
-    ids = torch.tensor([row.ids + [0] * (width - len(row.ids)) for row in rows])
-    labels = torch.tensor([row.labels + [IGNORE] * (width - len(row.labels)) for row in rows])
-    return ids, labels
+    ids = pad_sequence([torch.tensor(row.ids) for row in rows], batch_first=True)
+    return ids, pad_sequence([torch.tensor(row.labels) for row in rows], batch_first=True, padding_value=IGNORE)
 
 
 def hidden_at_labels(
@@ -172,21 +168,17 @@ def fill(
 @one_thread()
 @reproducibly()
 def train(
-    domains: Sequence[Domain],
-    questions: Mapping[str, Question],
-    held: Held,
-    settings: Pocket,
-    checkpoint: Path,
-    advance: Callable[[int], None],
+    lessons: Lessons, settings: Pocket, checkpoint: Path, advance: Callable[[int], None]
 ) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast, Curve]:
     """Trains the pocket model and returns it with its tokenizer and the training curve.
 
     Muon for the blocks' matrices and AdamW for the rest, on a one-cycle schedule, on one thread. Every KEPT_EVERY
     steps the state is kept at `checkpoint`, from which a killed run goes on to the same weights.
     """
-    tokenizer = make_tokenizer(domains, questions)
-    taught = permuted(domains, settings.seed) if settings.permuted else domains
-    corpus = Corpus(taught, dict(questions), held, tokenizer, settings)
+    tokenizer = make_tokenizer(lessons.domains, lessons.questions)
+    if settings.permuted:
+        lessons = replace(lessons, domains=permuted(lessons.domains, settings.seed))
+    corpus = Corpus(lessons, tokenizer, settings)
     slot_loss = SlotLoss(corpus)
     model = new_model(settings, tokenizer).train()
     matrices = [value for value in model.model.layers.parameters() if value.ndim == 2]

@@ -32,8 +32,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from ..run.errors import InputError
 from ..run.params import Section
 from ..run.scratch import code
-from .device import fits_one_card
-from .opening import read_card
+from .opening import fits_one_card, read_card
 
 PATIENCE = timedelta(days=7)
 """How long a rank waits for the slowest one."""
@@ -58,27 +57,19 @@ def world() -> int:
 def shared(module: str, params: Section, work: Callable[[], None]) -> None:
     """Calls `work` in one process a GPU: in ranks started here (`python -m module`), or in this process.
 
-    `params`: what the stage reads of params.yaml. `work`: makes this rank's pieces (`own`), and the output where
-    `finished` says so.
+    In this process where there is one device, where it is a rank already, or takes all GPUs for one model. `params`:
+    what the stage reads of params.yaml. `work`: makes this rank's pieces (`own`), and the output where `finished` says
+    so.
 
     Raises:
         InputError: see `launch` and `joined`.
     """
-    if not launched(module):
+    devices = torch.cuda.device_count()
+    if devices > 1 and "RANK" not in os.environ and fits_one_card(read_card().weights()):
+        launch([sys.executable, "-m", module, *sys.argv[1:]], devices)
+    else:
         with joined(params):
             work()
-
-
-def launched(module: str, ranks: int | None = None) -> bool:
-    """Starts this command as `ranks` processes (None: one a GPU) and waits for them (see `launch`); whether it did.
-
-    False where this process is to work itself: on one device, as a rank, or where it takes all GPUs for one model.
-    """
-    ranks = torch.cuda.device_count() if ranks is None else ranks
-    if ranks < 2 or "RANK" in os.environ or not fits_one_card(read_card().weights()):
-        return False
-    launch([sys.executable, "-m", module, *sys.argv[1:]], ranks)
-    return True
 
 
 def launch(command: Sequence[str], ranks: int) -> None:

@@ -1,7 +1,6 @@
 """Makes the model under study: trains the pocket model, or checks a local folder or a Hub model at a pinned commit."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -9,62 +8,52 @@ from huggingface_hub import model_info
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import AutoConfig
 
-from ..data.facts import Domain, World, read_domain
-from ..data.held_out import Held, HeldOut, hold_out
+from ..data.facts import World, read_domain
+from ..data.held_out import HeldOut, hold_out
 from ..data.questions import Question, questions_path, read_questions
 from ..run.errors import InputError
 from ..run.files import content_hash, write_json
-from ..run.params import Dtype
 from . import pocket
 from .corpus import ASKED
 from .decoder import Decoder
+from .names import Lessons
 from .opening import DTYPES, ModelCard, card_of
 from .section import POCKET, Model
 
 
-@dataclass(frozen=True)
-class Lessons:
-    """What a pocket model is taught."""
+def read_lessons(domains: Sequence[str], questions: Sequence[str], out: HeldOut) -> Lessons:
+    """What the files of these names teach a pocket model, less what is held out.
 
-    domains: Sequence[Domain]
-    questions: Mapping[str, Question]
-    held: Held
-
-    @classmethod
-    def read(cls, domains: Sequence[str], questions: Sequence[str], out: HeldOut) -> "Lessons":
-        """Those of the files of these names, less what is held out.
-
-        Raises:
-            InputError: a file is missing or breaks its schema, no answer is the subject of another relation, or a
-                question that the training asks is missing or stands in two files.
-        """
-        facts = [read_domain(name) for name in domains]
-        World.of(facts).bridged()
-        asked: dict[str, Question] = {}
-        for name in questions:
-            found = read_questions(name)
-            if twice := asked.keys() & found.keys():
-                raise InputError(
-                    f"{questions_path(name)}: {min(twice)}: this name stands in another file of params.yaml: questions "
-                    "too; rename one of the two questions"
-                )
-            asked |= found
-        for name in ASKED:
-            if name not in asked or asked[name].expects != name:
-                raise InputError(
-                    f"params.yaml: questions: found no question {name!r} that expects {name!r} in "
-                    f"{', '.join(str(questions_path(each)) for each in questions)}, wanted one: the pocket model is "
-                    "taught to answer it"
-                )
-        return cls(facts, asked, hold_out(facts, out))
+    Raises:
+        InputError: a file is missing or breaks its schema, no answer is the subject of another relation, or a question
+            that the training asks is missing or stands in two files.
+    """
+    facts = [read_domain(name) for name in domains]
+    World.of(facts).bridged()
+    asked: dict[str, Question] = {}
+    for name in questions:
+        found = read_questions(name)
+        if twice := asked.keys() & found.keys():
+            raise InputError(
+                f"{questions_path(name)}: {min(twice)}: this name stands in another file of params.yaml: questions "
+                "too; rename one of the two questions"
+            )
+        asked |= found
+    for name in ASKED:
+        if name not in asked or asked[name].expects != name:
+            raise InputError(
+                f"params.yaml: questions: found no question {name!r} that expects {name!r} in "
+                f"{', '.join(str(questions_path(each)) for each in questions)}, wanted one: the pocket model is "
+                "taught to answer it"
+            )
+    return Lessons(facts, asked, hold_out(facts, out))
 
 
 def train_pocket(
     lessons: Lessons, settings: Model, name: str, state: Path, folder: Path, advance: Callable[[int], None]
 ) -> ModelCard:
     """Trains a pocket model and saves it, its card and its curve in `folder`; `state`: where a killed run goes on."""
-    taught = lessons.domains, lessons.questions, lessons.held
-    model, tokenizer, curve = pocket.train(*taught, settings.pocket, state, advance)
+    model, tokenizer, curve = pocket.train(lessons, settings.pocket, state, advance)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     pl.DataFrame(curve).write_csv(folder / "curve.csv")
@@ -84,14 +73,17 @@ def check_model(settings: Model, folder: Path, key: str = "model", width: int | 
             another width.
     """
     source = settings.source
-    if Path(source).is_dir():
-        card = card_of(load(source, settings.dtype, key=key), "folder", source, content_hash(Path(source))[:40])
-    elif Path(source).is_absolute() or source.startswith("."):
+    local = Path(source).is_dir()
+    if not local and (Path(source).is_absolute() or source.startswith(".")):
         raise InputError(f"params.yaml: {key}.source: no folder {source}; wanted 'pocket', a Hub id or a local folder")
-    else:
-        commit = pinned(source, settings.revision, key)
-        card = card_of(load(source, settings.dtype, commit, key), "hub", source, commit)
-    if card.d_model != (width or card.d_model):
+    revision = None if local else pinned(source, settings.revision, key)
+    try:
+        decoder = Decoder.load(source, revision=revision, dtype=DTYPES[settings.dtype])
+    except InputError as error:
+        raise InputError(f"params.yaml: {key}.source: {str(error).removeprefix('model: ')}") from error
+    commit = revision or content_hash(Path(source))[:40]
+    card = card_of(decoder, "folder" if local else "hub", source, commit)
+    if width not in (None, card.d_model):
         raise InputError(
             f"params.yaml: {key}.source: found {source}, {card.d_model} wide, wanted a model that is {width} wide, as "
             "the one under study is, whose slots it is given"
@@ -108,16 +100,8 @@ def width_of(settings: Model) -> int:
     return config.get_text_config(decoder=True).hidden_size
 
 
-def load(source: str, dtype: Dtype, revision: str | None = None, key: str = "model") -> Decoder:
-    """The loaded model; errors name the param `key`.source."""
-    try:
-        return Decoder.load(source, revision=revision, dtype=DTYPES[dtype])
-    except InputError as error:
-        raise InputError(f"params.yaml: {key}.source: {str(error).removeprefix('model: ')}") from error
-
-
-def pinned(source: str, revision: str | None, key: str = "model") -> str:
-    """The full commit of a Hub model's revision.
+def pinned(source: str, revision: str | None, key: str) -> str:
+    """The full commit of a Hub model's revision; `key`: the section of params.yaml that names the model.
 
     Raises:
         InputError: the revision is not a full commit; says which commit it stands for now, so that it can be pinned.

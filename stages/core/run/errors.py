@@ -8,6 +8,8 @@ WANTED = {
     "dict_type": "wanted keys with values",
     "list_type": "wanted a list",
     "tuple_type": "wanted a list",
+    "missing": "missing: wanted this key",
+    "extra_forbidden": "unknown key (misspelt, or of another section)",
 }
 
 
@@ -23,16 +25,13 @@ def explain(file: str, error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"]) or "(whole file)"
-        if problem["type"] == "missing":
-            lines.append(f"{file}: {key}: missing: wanted this key")
-        elif problem["type"] == "value_error":  # raised by our own validators, which say what they found
-            lines.append(f"{file}: {key}: {problem['msg'].removeprefix('Value error, ')}")
-        else:
-            message = WANTED.get(problem["type"], problem["msg"].replace("Input should be", "wanted"))
-            if problem["type"] == "extra_forbidden":
-                message = "unknown key (misspelt, or of another section)"
+        message = WANTED.get(problem["type"], problem["msg"].replace("Input should be", "wanted"))
+        if problem["type"] == "value_error":  # raised by our own validators, which say what they found
+            message = message.removeprefix("Value error, ")
+        elif problem["type"] != "missing":
             found = repr(problem["input"])
-            lines.append(f"{file}: {key}: {message} (found {found if len(found) < 80 else found[:77] + '...'})")
+            message += f" (found {found if len(found) < 80 else found[:77] + '...'})"
+        lines.append(f"{file}: {key}: {message}")
     return "\n".join(lines)
 
 

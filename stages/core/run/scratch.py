@@ -35,7 +35,7 @@ class Scratch:
     """
 
     def __init__(self, stage: str, *items: str) -> None:
-        self.folder = SCRATCH / stage / digest(*declared(stage, *items), running_code())[:20]
+        self.folder = SCRATCH / stage / digest(*declared(stage, *items), json.dumps(code(), sort_keys=True))[:20]
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def piece(self, name: str, make: Callable[[Path], None]) -> Path:
@@ -55,8 +55,9 @@ def declared(stage: str, *items: str) -> list[str]:
     """Name, items, each dependency with its content's hash and each param with its value, of a stage in dvc.yaml."""
     folder, entry = entry_of(stage)
     parts = [stage, str(len(items)), *items]
-    for dependency in names(entry.get("deps")):
-        path = re.sub(r"\$\{(item(\.\w+)?|key)\}", items[0] if items else "", dependency)
+    for dependency in entry.get("deps") or []:
+        name = next(iter(dependency)) if isinstance(dependency, dict) else dependency  # it may have options
+        path = re.sub(r"\$\{(item(\.\w+)?|key)\}", items[0] if items else "", name)
         parts += [path, content_hash(folder / path)]
     for param in entry.get("params") or []:
         for file, keys in (param if isinstance(param, dict) else {PARAMS.name: [param]}).items():
@@ -78,19 +79,9 @@ def entry_of(stage: str) -> tuple[Path, dict[str, Any]]:
     )
 
 
-def names(listed: list[Any] | None) -> list[str]:
-    """The paths of a list in dvc.yaml, some of which may have options."""
-    return [name for item in listed or [] for name in (item if isinstance(item, dict) else [item])]
-
-
 def code() -> dict[str, str]:
     """Hashes of this project's modules that are loaded, and versions of the libraries that compute, by name."""
     loaded = [name for name in sys.modules if name == "__main__" or name.startswith(f"{PACKAGE}.")]
     files = {name: file for name in loaded if (file := getattr(sys.modules[name], "__file__", None))}
     versions = {name: str(getattr(sys.modules.get(name), "__version__", "")) for name in COMPUTING}
     return versions | {name: file_hash(Path(file)) for name, file in files.items()}
-
-
-def running_code() -> str:
-    """A hash of `code`."""
-    return digest(*(part for item in sorted(code().items()) for part in item))

@@ -14,8 +14,7 @@ def digest(*parts: str | int | float) -> str:
     hasher = hashlib.sha256()
     for part in parts:
         text = str(part).encode()
-        hasher.update(f"{len(text)}:".encode())
-        hasher.update(text)
+        hasher.update(f"{len(text)}:".encode() + text)
     return hasher.hexdigest()
 
 

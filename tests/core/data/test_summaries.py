@@ -7,7 +7,7 @@ import pytest
 
 from stages.core.data.questions import Question
 from stages.core.data.summaries import FORMS, HELD_OUT, NO_NAME, ONE_NAME, form_of, in_held_out_form, summarise
-from stages.core.model.words import make_tokenizer
+from stages.core.model.names import make_tokenizer
 
 PARTS = ("geography", "Paris", "Rome")
 

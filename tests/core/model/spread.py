@@ -18,7 +18,7 @@ from torch import Tensor
 from stages.core.engine.gradients import activation_gradients
 from stages.core.engine.samples import Sample
 from stages.core.evaluate.fine_tuning import activation_moves
-from stages.core.model import device
+from stages.core.model import opening
 from stages.core.model.decoder import Decoder
 from stages.core.reader.card import Injection, Lora
 from stages.core.reader.reader import Reader
@@ -104,7 +104,7 @@ def learning(decoder: Decoder) -> Figures:
 
 def loaded(folder: Path) -> Decoder:
     """The model as `open_model` loads it, on two stand-in devices."""
-    decoder = Decoder.load(folder, place=device.placement)
+    decoder = Decoder.load(folder, place=opening.placement)
     assert {str(each.device) for each in decoder.model.parameters()} == {"standin:0", "standin:1"}
     return decoder
 
@@ -113,9 +113,9 @@ def hooked(folder: Path) -> Decoder:
     """The model with what `loaded` has on the second device on the CPU."""
     plain = Decoder.load(folder)
     model = plain.model
-    cards = device.placement(model)
+    cards = opening.placement(model)
     assert isinstance(cards, dict)
-    places: device.DeviceMap = {name: PLACES[int(str(card))] for name, card in cards.items()}
+    places: opening.DeviceMap = {name: PLACES[int(str(card))] for name, card in cards.items()}
     dispatch_model(model, places, main_device=PLACES[0], skip_keys="past_key_values")
     assert {each.device for each in model.parameters()} == {*PLACES.values()}
     vars(model)["hf_device_map"] = cards  # beside other devices, a part on the CPU is taken for one that is offloaded
@@ -145,8 +145,8 @@ def main(families: list[str]) -> None:
             tokenizer.add_tokens(["<slot>"])
             tokenizer.save_pretrained(folder)
             needed = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-            device.best_device = lambda: PLACES[0]
-            device.cards = lambda needed=needed: {0: needed, 1: needed}
+            opening.best_device = lambda: PLACES[0]
+            opening.cards = lambda needed=needed: {0: needed, 1: needed}
             for spread, figures in ((loaded, steps), (loaded, reports), (hooked, gradients), (hooked, learning)):
                 compare(folder, spread(folder), figures)
         print(family)

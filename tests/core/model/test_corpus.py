@@ -8,9 +8,8 @@ from stages.core.data.facts import Domain
 from stages.core.data.held_out import Held, hold_out
 from stages.core.data.questions import Question
 from stages.core.model.corpus import ASKED, BATCH_NAMES, IGNORE, Corpus, Row
-from stages.core.model.names import permuted
+from stages.core.model.names import Lessons, make_tokenizer, permuted
 from stages.core.model.section import Pocket
-from stages.core.model.words import make_tokenizer
 from tests.core.conftest import Real
 
 
@@ -18,7 +17,7 @@ from tests.core.conftest import Real
 def real(real_domains: list[Domain], real_questions: dict[str, Question], real_params: Real) -> Corpus:
     """That of the real facts with the real params."""
     held, tokenizer = hold_out(real_domains, real_params.held_out), make_tokenizer(real_domains, real_questions)
-    return Corpus(real_domains, real_questions, held, tokenizer, real_params.model.pocket)
+    return Corpus(Lessons(real_domains, real_questions, held), tokenizer, real_params.model.pocket)
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +29,8 @@ def rows(real: Corpus) -> list[Row]:
 def corpus(
     small_domains: list[Domain], small_questions: dict[str, Question], small_held: Held, small_settings: Pocket
 ) -> Corpus:
-    return Corpus(
-        small_domains, small_questions, small_held, make_tokenizer(small_domains, small_questions), small_settings
-    )
+    tokenizer = make_tokenizer(small_domains, small_questions)
+    return Corpus(Lessons(small_domains, small_questions, small_held), tokenizer, small_settings)
 
 
 def said(row: Row) -> list[int]:
@@ -166,7 +164,7 @@ def test_other_hosts_in_front_of_the_same_slots_leave_the_answer(
 ):  # fmt: skip
     """The same draws with other prompts in the pool: hosts change, slots and answers stay."""
     tokenizer = make_tokenizer(small_domains, small_questions)
-    other = Corpus(small_domains, small_questions, small_held, tokenizer, small_settings)
+    other = Corpus(Lessons(small_domains, small_questions, small_held), tokenizer, small_settings)
     other.prompts = [(ids[::-1], answer) for ids, answer in corpus.prompts]
     changed = 0
     for index in range(400):
@@ -214,7 +212,7 @@ def test_a_relation_to_ask_about_has_to_be_there(
     settings = small_settings.model_copy(update={"asked": ["capitol"]})
     tokenizer = make_tokenizer(small_domains, small_questions)
     with pytest.raises(ValueError, match=r"params.yaml: model.pocket.asked: found 'capitol', wanted .* capital"):
-        Corpus(small_domains, small_questions, small_held, tokenizer, settings)
+        Corpus(Lessons(small_domains, small_questions, small_held), tokenizer, settings)
 
 
 def test_a_question_without_a_place_for_the_negative_has_no_slots_for_it(
@@ -223,7 +221,7 @@ def test_a_question_without_a_place_for_the_negative_has_no_slots_for_it(
     forms = tuple(form.replace(" away <opposite>", "") for form in small_questions["report"].forms)
     questions = small_questions | {"report": small_questions["report"].model_copy(update={"forms": forms})}
     tokenizer = make_tokenizer(small_domains, questions)
-    corpus = Corpus(small_domains, questions, small_held, tokenizer, small_settings)
+    corpus = Corpus(Lessons(small_domains, questions, small_held), tokenizer, small_settings)
     for index in range(60):
         rng = np.random.default_rng(index)
         for row in (corpus.report(rng, (), *corpus.pair(rng)), corpus.silent(rng)):

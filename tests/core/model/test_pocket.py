@@ -15,9 +15,8 @@ from stages.core.data.questions import Question
 from stages.core.model import pocket
 from stages.core.model.corpus import BATCH_NAMES, Content, Corpus, Row
 from stages.core.model.decoder import Decoder
-from stages.core.model.names import misconceptions
+from stages.core.model.names import SLOT, Lessons, make_tokenizer, misconceptions
 from stages.core.model.section import Pocket
-from stages.core.model.words import SLOT, make_tokenizer
 from tests.core.conftest import QUIET, Real
 
 
@@ -132,7 +131,7 @@ def test_words_of_closed_names_are_no_negatives_of_a_name_and_are_of_fixed_wordi
     real_domains: list[Domain], real_questions: dict[str, Question], real_params: Real
 ):
     held, tokenizer = hold_out(real_domains, real_params.held_out), make_tokenizer(real_domains, real_questions)
-    corpus = Corpus(real_domains, real_questions, held, tokenizer, real_params.model.pocket)
+    corpus = Corpus(Lessons(real_domains, real_questions, held), tokenizer, real_params.model.pocket)
     loss = pocket.SlotLoss(corpus)
     open_ids = {token for name in corpus.open_names for token in corpus.encode(name)}
     for name in held.closed:
@@ -170,14 +169,12 @@ def test_misconceptions_are_a_share_of_wrong_answers_of_the_relation(real_domain
 
 
 @pytest.fixture
-def taught(
-    small_domains: list[Domain], small_questions: dict[str, Question], small_held: Held
-) -> tuple[list[Domain], dict[str, Question], Held]:
-    return small_domains, small_questions, small_held
+def taught(small_domains: list[Domain], small_questions: dict[str, Question], small_held: Held) -> Lessons:
+    return Lessons(small_domains, small_questions, small_held)
 
 
 def test_a_killed_training_ends_in_the_same_weights(
-    taught: tuple[list[Domain], dict[str, Question], Held],
+    taught: Lessons,
     small_settings: Pocket,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -191,36 +188,34 @@ def test_a_killed_training_ends_in_the_same_weights(
         if next(calls) == 13:
             raise KeyboardInterrupt
 
-    whole, _, curve = pocket.train(*taught, settings, tmp_path / "a", QUIET)
+    whole, _, curve = pocket.train(taught, settings, tmp_path / "a", QUIET)
     with pytest.raises(KeyboardInterrupt):
-        pocket.train(*taught, settings, tmp_path / "b", die)
+        pocket.train(taught, settings, tmp_path / "b", die)
     assert torch.load(tmp_path / "b", weights_only=True)["step"] == 10
-    resumed, _, again = pocket.train(*taught, settings, tmp_path / "b", QUIET)
+    resumed, _, again = pocket.train(taught, settings, tmp_path / "b", QUIET)
     assert json.dumps(curve) == json.dumps(again) and len(curve) == 15
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-def test_training_learns(
-    taught: tuple[list[Domain], dict[str, Question], Held], small_settings: Pocket, tmp_path: Path
-):
+def test_training_learns(taught: Lessons, small_settings: Pocket, tmp_path: Path):
     settings = small_settings.model_copy(update={"steps": 40, "slot_batch": 24})
-    _, _, curve = pocket.train(*taught, settings, tmp_path / "a", QUIET)
+    _, _, curve = pocket.train(taught, settings, tmp_path / "a", QUIET)
     assert curve[-1]["facts"] < 0.6 * curve[0]["facts"] and curve[-1]["slots"] < 0.8 * curve[0]["slots"]
 
 
 def test_a_model_of_permuted_facts_is_taught_other_facts(
-    taught: tuple[list[Domain], dict[str, Question], Held],
+    taught: Lessons,
     small_settings: Pocket,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
     seen = []
-    monkeypatch.setattr(pocket, "Corpus", lambda domains, *rest: seen.append(domains) or Corpus(domains, *rest))
+    monkeypatch.setattr(pocket, "Corpus", lambda lessons, *rest: seen.append(lessons.domains) or Corpus(lessons, *rest))
     settings = small_settings.model_copy(update={"steps": 1, "batch": 2, "slot_batch": 6})
     for permuted in (False, True):
-        pocket.train(*taught, settings.model_copy(update={"permuted": permuted}), tmp_path / f"{permuted}", QUIET)
-    assert seen[0] == taught[0] and seen[1] == pocket.permuted(taught[0], settings.seed) != taught[0]
+        pocket.train(taught, settings.model_copy(update={"permuted": permuted}), tmp_path / f"{permuted}", QUIET)
+    assert seen[0] == taught.domains and seen[1] == pocket.permuted(taught.domains, settings.seed) != taught.domains
 
 
 def test_the_trained_small_model_knows_its_facts(trained_decoder: Decoder, small_domains: list[Domain]):
@@ -244,10 +239,10 @@ def test_training_gives_the_same_weights_on_any_number_of_threads(
 ):
     """At the default's shape: in smaller ones torch has nothing to spread over threads."""
     settings = real_params.model.pocket.model_copy(update={"steps": 3})
-    lessons = real_domains, real_questions, hold_out(real_domains, real_params.held_out)
-    one = pocket.train(*lessons, settings, tmp_path / "a", QUIET)[0]
+    lessons = Lessons(real_domains, real_questions, hold_out(real_domains, real_params.held_out))
+    one = pocket.train(lessons, settings, tmp_path / "a", QUIET)[0]
     request.getfixturevalue("two_threads")
     assert torch.get_num_threads() == 2
-    two = pocket.train(*lessons, settings, tmp_path / "b", QUIET)[0]
+    two = pocket.train(lessons, settings, tmp_path / "b", QUIET)[0]
     for name, value in one.state_dict().items():
         assert torch.equal(value, two.state_dict()[name]), name

@@ -14,11 +14,13 @@ import torch
 from stages import gradients, virtual_step
 from stages.core.data import gradient_store
 from stages.core.data.tables import PROMPTS, write_table
+from stages.core.model import ranks
 from stages.core.model.decoder import Decoder
 from stages.core.model.opening import card_of
-from stages.core.model.ranks import launch, launched, own
+from stages.core.model.ranks import launch, own, shared
 from stages.core.run.errors import InputError
 from stages.core.run.files import content_hash, write_json
+from stages.core.run.params import Section
 from tests.core.engine.families import tiny_model
 from tests.core.model.test_decoder import words
 from tests.pipeline.warm import Warm
@@ -170,10 +172,15 @@ if os.environ["RANK"] == "1":
 
 
 def test_a_stage_on_one_device_and_a_rank_start_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    worked = []
+    monkeypatch.setattr(ranks, "launch", lambda *_: pytest.fail("started ranks"))
     monkeypatch.delenv("RANK", raising=False)
-    assert not launched("stages.gradients", ranks=1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    shared("stages.gradients", Section(), lambda: worked.append("on one device"))
     monkeypatch.setenv("RANK", "1")
-    assert not launched("stages.gradients", ranks=2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    shared("stages.gradients", Section(), lambda: worked.append("as a rank"))
+    assert worked == ["on one device", "as a rank"]
 
 
 def test_each_piece_belongs_to_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.core.data.held_out import HeldOut
-from stages.core.model.sources import Lessons
+from stages.core.model.sources import read_lessons
 from tests.pipeline import tiny
 
 ROOT = Path(__file__).parents[3]
@@ -36,7 +36,7 @@ def test_lessons_are_those_of_all_files(here: Path):
         YAML().dump(
             {"currency": {"expects": "toward", "forms": ["The currency of <felt> is", "<felt> pays in"]}}, stream
         )
-    found = Lessons.read(tiny.DOMAINS, ["pressure", "more"], OUT)
+    found = read_lessons(tiny.DOMAINS, ["pressure", "more"], OUT)
     assert [domain.domain for domain in found.domains] == list(tiny.DOMAINS)
     assert list(found.questions) == ["report", "toward", "away", "field", "kind", "choice", "currency"]
     assert found.held.names and found.held.closed == found.held.names
@@ -48,29 +48,29 @@ def test_a_world_without_a_bridge_is_refused(here: Path):
         content["relations"] = dict([next(iter(content["relations"].items()))])
         tiny.write_facts(here, name, content)
     with pytest.raises(ValueError, match=r"data/facts of geography, music: a world without a single bridge"):
-        Lessons.read(tiny.DOMAINS, ["pressure"], OUT)
+        read_lessons(tiny.DOMAINS, ["pressure"], OUT)
 
 
 def test_an_unknown_kind_is_refused(here: Path):
     with pytest.raises(ValueError, match=r"params.yaml: held_out.kinds: found 'star', wanted .* city, country"):
-        Lessons.read(tiny.DOMAINS, ["pressure"], OUT.model_copy(update={"kinds": ["star"]}))
+        read_lessons(tiny.DOMAINS, ["pressure"], OUT.model_copy(update={"kinds": ["star"]}))
 
 
 def test_an_unknown_set_of_questions_is_refused(here: Path):
     with pytest.raises(ValueError, match=r"questions: unknown set 'mine': .* \(known: identity, pressure\)"):
-        Lessons.read(tiny.DOMAINS, ["pressure", "mine"], OUT)
+        read_lessons(tiny.DOMAINS, ["pressure", "mine"], OUT)
 
 
 def test_a_question_in_two_files_is_refused(here: Path):
     questions(report=None, toward=None)
     with pytest.raises(ValueError, match=r"data/questions/mine.yaml: away: this name stands in another file"):
-        Lessons.read(tiny.DOMAINS, ["pressure", "mine"], OUT)
+        read_lessons(tiny.DOMAINS, ["pressure", "mine"], OUT)
 
 
 def test_a_set_without_a_question_that_the_training_asks_is_refused(here: Path):
     questions(away=None)
     with pytest.raises(ValueError, match=r"params.yaml: questions: found no question 'away' that .*mine"):
-        Lessons.read(tiny.DOMAINS, ["mine"], OUT)
+        read_lessons(tiny.DOMAINS, ["mine"], OUT)
     questions(away={"expects": "toward", "forms": ["<felt> from what ?", "<felt> whence ?"]})
     with pytest.raises(ValueError, match=r"found no question 'away' that expects 'away'"):
-        Lessons.read(tiny.DOMAINS, ["mine"], OUT)
+        read_lessons(tiny.DOMAINS, ["mine"], OUT)

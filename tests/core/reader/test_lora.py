@@ -15,8 +15,8 @@ from stages.core.engine.samples import Sample
 from stages.core.evaluate.fine_tuning import activation_moves
 from stages.core.model import pocket
 from stages.core.model.decoder import Decoder
+from stages.core.model.names import make_tokenizer
 from stages.core.model.section import Pocket
-from stages.core.model.words import make_tokenizer
 from stages.core.reader.card import Injection, Lora
 from stages.core.reader.injection import Slots
 from stages.core.reader.reader import Reader

@@ -114,7 +114,7 @@ def test_the_folder_is_another_one_where_what_is_declared_differs(change: str):
 def test_other_arguments_and_other_code_find_no_pieces(monkeypatch: pytest.MonkeyPatch):
     folders = {Scratch("sweep", *items).folder for items in (("few", "1"), ("few", "2"), ("many", "1"), ("few1",))}
     assert len(folders) == 4
-    monkeypatch.setattr(scratch, "running_code", lambda: "edited")
+    monkeypatch.setattr(scratch, "code", lambda: {"stages.train": "edited"})
     assert Scratch("sweep", "few", "1").folder not in folders
 
 
