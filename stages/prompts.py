@@ -14,10 +14,9 @@ from pathlib import Path
 from types import ModuleType
 
 from .core.api.section import Api
-from .core.data.corrections import make_prompts
+from .core.data.corrections import Prompts, make_prompts
 from .core.data.facts import read_domain
 from .core.data.held_out import HeldOut
-from .core.data.section import Prompts
 from .core.data.tables import PROMPTS, write_table
 from .core.run.params import Section, read_sections
 from .core.run.stage import parser, run

@@ -6,7 +6,6 @@ activations stay in their stores: rows of them are read when they are asked for.
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,18 +21,10 @@ from .tables import LABELS, PROMPTS, ROW, VIRTUAL_STEP, Schema, read_table
 
 BLOCK_ROWS = 512
 """Rows read together where all are gone through, whatever the size of the stores' shards: the sums stay the same."""
-TAUGHT = (
-    "domain",
-    "kind",
-    "target",
-    "answer",
-    "split",
-    "held_out",
-    "label_domain",
-    "label_moved_to",
-    "label_moved_from",
-)
+LABELLED = ("label_domain", "label_moved_to", "label_moved_from")
+TAUGHT = ("domain", "kind", "target", "answer", "split", "held_out", *LABELLED)
 """The columns that a projector's training reads."""
+MODEL = Path("data/model/model.json")
 SAME = ("model", "commit", "hook_point", "loss", "sign")
 """Attributes that the stores of all domains share."""
 
@@ -152,10 +143,9 @@ def check_attributes(store: Store, first: Store) -> None:
     Raises:
         InputError: it was not; names the attribute and what both hold.
     """
-    card = read_json(Path("data/model/model.json"))
-    others = {Path("data/model/model.json"): {"model": card["id"], "commit": card["commit"]}}
-    others[first.path] = {name: first.attributes.get(name) for name in SAME}
-    for other, wanted in others.items():
+    card = read_json(MODEL)
+    same = {name: first.attributes.get(name) for name in SAME}
+    for other, wanted in ((MODEL, {"model": card["id"], "commit": card["commit"]}), (first.path, same)):
         for name, value in wanted.items():
             if (found := store.attributes.get(name)) != value:
                 raise InputError(
@@ -200,11 +190,8 @@ class Means:
 
 def usable() -> pl.Expr:
     """Rows whose label names a move between two entities."""
-    return (
-        (pl.col("label_moved_to") != "")
-        & (pl.col("label_moved_from") != "")
-        & (pl.col("label_moved_to") != pl.col("label_moved_from"))
-    )
+    to, away = pl.col("label_moved_to"), pl.col("label_moved_from")
+    return (to != "") & (away != "") & (to != away)
 
 
 def taught(rows: Table, split: str) -> Table:
@@ -230,14 +217,10 @@ def held_out_names(rows: pl.DataFrame | pl.LazyFrame) -> set[str]:
 def hosts(domains: Iterable[str], split: str) -> dict[str, pl.Series]:
     """The distinct prompts of a split's corrections with nothing held out, by domain, read from the tables."""
     found = {}
+    columns = {name: PROMPTS[name] for name in ("prompt", "kind", "split", "held_out")}
     for domain in domains:
-        text = partial(text_of, Path("data/prompts") / f"{domain}.parquet")
-        seen = (text("split") == split) & (text("held_out") == "none") & (text("kind") != ROW)
-        if seen.any():
-            found[domain] = text("prompt").filter(seen).unique(maintain_order=True)
+        table = read_table(Path("data/prompts") / f"{domain}.parquet", columns)
+        seen = table.filter(pl.col("kind") != ROW, split=split, held_out="none")
+        if len(seen):
+            found[domain] = seen["prompt"].unique(maintain_order=True)
     return found
-
-
-def text_of(path: Path, column: str) -> pl.Series:
-    """One column of a prompts table."""
-    return read_table(path, {column: PROMPTS[column]})[column]
