@@ -187,10 +187,7 @@ def import_facts(options: argparse.Namespace) -> None:
       gradaware import-facts athletes.csv --domain sport --subject athlete --answer sport --add \\
         --template "The sport of {subject} is" --template "What {subject} is known for is"
     """
-    from rich.console import Console
-
-    from .import_facts import Columns, import_domain
-    from .import_summary import show
+    from .import_facts import Columns, import_domain, summary
 
     columns = Columns(options.subject, options.answer, options.relation)
     imported = import_domain(
@@ -206,7 +203,7 @@ def import_facts(options: argparse.Namespace) -> None:
         add=options.add,
         kinds=options.kinds,
     )
-    show(imported, options.add, Console(highlight=False, markup=False, soft_wrap=False))
+    print(summary(imported, options.add), end="")
 
 
 def preset(options: argparse.Namespace) -> None:
