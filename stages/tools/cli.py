@@ -19,16 +19,13 @@ from pathlib import Path
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = argparse.ArgumentParser(
-        prog="gradaware", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    as_written = argparse.RawDescriptionHelpFormatter
+    found = argparse.ArgumentParser(prog="gradaware", description=__doc__, formatter_class=as_written)
     commands = found.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(name: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
         doc = inspect.getdoc(run) or ""
-        made = commands.add_parser(
-            name, help=doc.partition("\n")[0], description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        made = commands.add_parser(name, help=doc.partition("\n")[0], description=doc, formatter_class=as_written)
         made.set_defaults(run=run)
         return made
 
@@ -161,19 +158,16 @@ def diff(options: argparse.Namespace) -> None:
       gradaware diff --tuned my-adapter --prompts "data/prompts/*.parquet"
       gradaware diff --context "The capital of France is London ." --prompts my-prompts.jsonl --output diff.parquet
     """
-    from ..core.model import changes
+    from ..core.model.changes import preceded, read_vectors, steered, tuned
     from ..core.model.opening import open_model
     from .diff import diff
 
     if options.tuned is not None:
-        name, change = options.tuned, lambda decoder: changes.tuned(decoder, name, lambda: open_model()[0])
+        name, change = options.tuned, lambda decoder: tuned(decoder, name, lambda: open_model()[0])
     elif options.vectors is not None:
-        name, change = (
-            str(options.vectors),
-            lambda decoder: changes.steered(decoder, changes.read_vectors(decoder, options.vectors)),
-        )
+        name, change = str(options.vectors), lambda decoder: steered(decoder, read_vectors(decoder, options.vectors))
     else:
-        name, change = repr(options.context), lambda decoder: changes.preceded(decoder, options.context)
+        name, change = repr(options.context), lambda decoder: preceded(decoder, options.context)
     print(diff(name, change, options.prompts, options.output, options.features), end="")
 
 
