@@ -126,9 +126,7 @@ def shard_file(path: Path, name: str, number: int) -> Path:
 
 
 def check_finite(path: Path, piece: Mapping[str, np.ndarray], prompt_ids: Sequence[str]) -> None:
-    """Raises:
-    InputError: a gradient, activation or target log-probability is NaN or infinite.
-    """
+    """Refuses, with InputError, rows whose gradient, activation or target log-probability is NaN or infinite."""
     for name in (name for name in FINITE if name in piece):
         bad = ~np.isfinite(piece[name]).reshape(len(prompt_ids), -1).all(1)
         if bad.any():
