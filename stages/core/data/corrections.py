@@ -150,4 +150,4 @@ def make_prompts(
 def drawn(names: Sequence[str], count: int, seed: int, *identity: str | int) -> list[str]:
     """So many of the names, without repetition, by a draw keyed on (seed, identity)."""
     order = keyed_rng(seed, *identity).permutation(len(names))[:count]
-    return [names[index] for index in order]
+    return [names[int(index)] for index in order]
