@@ -11,13 +11,11 @@ What a generator does is stages/generators/<generator>.py; only the chosen one i
 
 import importlib
 from pathlib import Path
-from types import ModuleType
 
 from .core.api.section import Api
-from .core.data.corrections import make_prompts
+from .core.data.corrections import Prompts, make_prompts
 from .core.data.facts import read_domain
 from .core.data.held_out import HeldOut
-from .core.data.section import Prompts
 from .core.data.tables import PROMPTS, write_table
 from .core.run.params import Section, read_sections
 from .core.run.stage import parser, run
@@ -31,11 +29,6 @@ class Sections(Section):
     api: Api
 
 
-def generator(name: str) -> ModuleType:
-    """The module `stages/generators/<name>.py`: has estimate, material (of facts) and extended (by whole rows)."""
-    return importlib.import_module(f"{__package__}.generators.{name}")
-
-
 def main() -> None:
     """Makes one domain's prompts."""
     line = parser(__doc__, "prompts")
@@ -44,7 +37,8 @@ def main() -> None:
     options = line.parse_args()
     params = read_sections(Sections)
     domain = read_domain(options.domain)
-    chosen = generator(params.prompts.generator)
+    # stages/generators/<name>.py has estimate, material (of facts) and extended (by whole rows)
+    chosen = importlib.import_module(f"{__package__}.generators.{params.prompts.generator}")
     if options.dry_run:
         bill = chosen.estimate(domain, params.prompts, params.api)
         print(f"{domain.domain}: {params.prompts.generator}: {bill}")

@@ -3,10 +3,9 @@
 import polars as pl
 
 from ..core.api.section import Api
-from ..core.data.corrections import Material
+from ..core.data.corrections import Material, Prompts
 from ..core.data.facts import Domain
 from ..core.data.held_out import HeldOut
-from ..core.data.section import Prompts
 
 
 def estimate(domain: Domain, params: Prompts, api: Api) -> str:

@@ -17,10 +17,9 @@ from ..core.api.paid import Origin
 from ..core.api.section import Api
 from ..core.api.spend import estimate as bill
 from ..core.api.usage import Usage
-from ..core.data.corrections import Material
+from ..core.data.corrections import Generator, Material, Prompts
 from ..core.data.facts import Domain, Fact, Relation
 from ..core.data.held_out import HeldOut
-from ..core.data.section import Generator, Prompts
 from ..core.labels.lexicon import holds, words
 from ..core.labels.parse import Said, read
 from ..core.run.files import write_json

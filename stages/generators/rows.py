@@ -9,10 +9,9 @@ from pathlib import Path
 
 import polars as pl
 
-from ..core.data.corrections import drawn_split
+from ..core.data.corrections import Prompts, drawn_split
 from ..core.data.facts import Domain
 from ..core.data.held_out import HeldOut, closed_names, held
-from ..core.data.section import Prompts
 from ..core.data.tables import PROMPTS, ROW
 from ..core.data.updates import TEXT, read_updates
 from ..core.labels.lexicon import words

@@ -19,74 +19,62 @@ from pathlib import Path
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = argparse.ArgumentParser(
-        prog="gradaware", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    as_written = argparse.RawDescriptionHelpFormatter
+    found = argparse.ArgumentParser(prog="gradaware", description=__doc__, formatter_class=as_written)
     commands = found.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(name: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
         doc = inspect.getdoc(run) or ""
-        made = commands.add_parser(
-            name, help=doc.partition("\n")[0], description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        made = commands.add_parser(name, help=doc.partition("\n")[0], description=doc, formatter_class=as_written)
         made.set_defaults(run=run)
         return made
 
-    describing = command("describe", show_description)
-    describing.add_argument("prompt", metavar="PROMPT", help="a text that ends right before the answer")
-    describing.add_argument("--target", required=True, help="what the model should say instead")
-    describing.add_argument("--host", help="another prompt, in front of which the model reports; default: none")
-    describing.add_argument("--answer", help="what the model would say; default: what it says")
-    describing.add_argument(
+    argument = command("describe", show_description).add_argument
+    argument("prompt", metavar="PROMPT", help="a text that ends right before the answer")
+    argument("--target", required=True, help="what the model should say instead")
+    argument("--host", help="another prompt, in front of which the model reports; default: none")
+    argument("--answer", help="what the model would say; default: what it says")
+    argument(
         "--ask",
         metavar="QUESTION",
         action="append",
         default=[],
         help="a question of yours, with <felt> where the felt update goes; may be given several times",
     )
-    describing.add_argument(
-        "--subject", metavar="WORDS", help="words of the prompt at whose last token the gradient is read too"
-    )
-    describing.add_argument("--json", action="store_true", help="print everything as JSON and nothing else")
+    argument("--subject", metavar="WORDS", help="words of the prompt at whose last token the gradient is read too")
+    argument("--json", action="store_true", help="print everything as JSON and nothing else")
 
-    auditing = command("audit", audit)
-    auditing.add_argument("data", metavar="DATA", help="a .jsonl or .parquet file, here or at hf://datasets/...")
-    auditing.add_argument(
+    argument = command("audit", audit).add_argument
+    argument("data", metavar="DATA", help="a .jsonl or .parquet file, here or at hf://datasets/...")
+    argument(
         "--output", metavar="FILE", type=Path, default=Path("audit.jsonl"), help="or .parquet; default: audit.jsonl"
     )
-    auditing.add_argument("--unlearn", action="store_true", help="rows without reward and preference are unlearned")
-    auditing.add_argument(
-        "--rare", metavar="SHARE", type=float, default=0.05, help="domains below it pull elsewhere; default: 0.05"
-    )
-    auditing.add_argument("--keep-going", action="store_true", help="leave out rows that are wrong, and list them")
+    argument("--unlearn", action="store_true", help="rows without reward and preference are unlearned")
+    argument("--rare", metavar="SHARE", type=float, default=0.05, help="domains below it pull elsewhere; default: 0.05")
+    argument("--keep-going", action="store_true", help="leave out rows that are wrong, and list them")
 
     comparing = command("diff", diff)
-    change = comparing.add_mutually_exclusive_group(required=True)
-    change.add_argument("--tuned", metavar="MODEL", help="a folder or Hub id; or the folder of a PEFT adapter")
-    change.add_argument(
-        "--vectors", metavar="FILE", type=Path, help="steering vectors: safetensors, one a block's number"
-    )
-    change.add_argument("--context", metavar="TEXT", help="a text in front of every prompt")
-    comparing.add_argument(
+    argument = comparing.add_mutually_exclusive_group(required=True).add_argument
+    argument("--tuned", metavar="MODEL", help="a folder or Hub id; or the folder of a PEFT adapter")
+    argument("--vectors", metavar="FILE", type=Path, help="steering vectors: safetensors, one a block's number")
+    argument("--context", metavar="TEXT", help="a text in front of every prompt")
+    argument = comparing.add_argument
+    argument(
         "--prompts", metavar="FILE", required=True, help=".jsonl or .parquet with the column prompt, here or with *"
     )
-    comparing.add_argument(
+    argument(
         "--features", metavar="DICTIONARY", nargs="+", default=[], help="folders below data/concepts, or of the Hub"
     )
-    comparing.add_argument(
-        "--output", metavar="FILE", type=Path, default=Path("diff.jsonl"), help="or .parquet; default: diff.jsonl"
-    )
+    argument("--output", metavar="FILE", type=Path, default=Path("diff.jsonl"), help="or .parquet; default: diff.jsonl")
 
-    importing = command("import-facts", import_facts)
-    importing.add_argument("sources", metavar="SOURCE", nargs="+", type=Path, help="a file of facts")
-    importing.add_argument("--domain", metavar="NAME", required=True, help="lower case letters, digits and _")
-    importing.add_argument(
-        "--format", choices=("lre", "counterfact", "csv", "parquet"), help="default: worked out from the file"
-    )
-    importing.add_argument("--subject", metavar="COL", help="tables: the column with the subjects")
-    importing.add_argument("--answer", metavar="COL", help="tables: the column with the answers")
-    importing.add_argument("--relation", metavar="COL", help="tables: the column with the relations; default: none")
-    importing.add_argument(
+    argument = command("import-facts", import_facts).add_argument
+    argument("sources", metavar="SOURCE", nargs="+", type=Path, help="a file of facts")
+    argument("--domain", metavar="NAME", required=True, help="lower case letters, digits and _")
+    argument("--format", choices=("lre", "counterfact", "csv", "parquet"), help="default: worked out from the file")
+    argument("--subject", metavar="COL", help="tables: the column with the subjects")
+    argument("--answer", metavar="COL", help="tables: the column with the answers")
+    argument("--relation", metavar="COL", help="tables: the column with the relations; default: none")
+    argument(
         "--template",
         metavar="TEXT",
         action="append",
@@ -94,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
         help="a prompt with {subject} that ends right before the answer, in front of the source's own; "
         "give it two or three times or more; RELATION=TEXT for one relation only",
     )
-    importing.add_argument(
+    argument(
         "--kinds",
         metavar="SUBJECT,ANSWER",
         action="append",
@@ -102,16 +90,16 @@ def parser() -> argparse.ArgumentParser:
         help="what subjects and answers are, one lower-case noun each, as country,city; RELATION=SUBJECT,ANSWER for "
         "one relation only; default: what the source says (LRE), or the names of the columns",
     )
-    importing.add_argument("--limit", metavar="N", type=int, help="at most N facts a relation, the first ones")
-    importing.add_argument("--plain", action="store_true", help="leave out answers that the pocket model can't write")
-    importing.add_argument("--credit", metavar="TEXT", help="where the facts come from; default: the file's name")
-    importing.add_argument("--force", action="store_true", help="overwrite data/facts/NAME.yaml if it's there")
-    importing.add_argument("--add", action="store_true", help="also add the domain to params.yaml and dvc.yaml")
+    argument("--limit", metavar="N", type=int, help="at most N facts a relation, the first ones")
+    argument("--plain", action="store_true", help="leave out answers that the pocket model can't write")
+    argument("--credit", metavar="TEXT", help="where the facts come from; default: the file's name")
+    argument("--force", action="store_true", help="overwrite data/facts/NAME.yaml if it's there")
+    argument("--add", action="store_true", help="also add the domain to params.yaml and dvc.yaml")
 
-    presets = command("preset", preset)
-    presets.add_argument("name", metavar="NAME", nargs="?", help="which; default: list them")
-    presets.add_argument("--decisive", action="store_true", help="with the decisive experiment: docs/decisive.md")
-    presets.add_argument("--apply", action="store_true", help="write params.yaml and dvc.yaml; default: only show")
+    argument = command("preset", preset).add_argument
+    argument("name", metavar="NAME", nargs="?", help="which; default: list them")
+    argument("--decisive", action="store_true", help="with the decisive experiment: docs/decisive.md")
+    argument("--apply", action="store_true", help="write params.yaml and dvc.yaml; default: only show")
     return found
 
 
@@ -161,19 +149,16 @@ def diff(options: argparse.Namespace) -> None:
       gradaware diff --tuned my-adapter --prompts "data/prompts/*.parquet"
       gradaware diff --context "The capital of France is London ." --prompts my-prompts.jsonl --output diff.parquet
     """
-    from ..core.model import changes
+    from ..core.model.changes import preceded, read_vectors, steered, tuned
     from ..core.model.opening import open_model
     from .diff import diff
 
     if options.tuned is not None:
-        name, change = options.tuned, lambda decoder: changes.tuned(decoder, name, lambda: open_model()[0])
+        name, change = options.tuned, lambda decoder: tuned(decoder, name, lambda: open_model()[0])
     elif options.vectors is not None:
-        name, change = (
-            str(options.vectors),
-            lambda decoder: changes.steered(decoder, changes.read_vectors(decoder, options.vectors)),
-        )
+        name, change = str(options.vectors), lambda decoder: steered(decoder, read_vectors(decoder, options.vectors))
     else:
-        name, change = repr(options.context), lambda decoder: changes.preceded(decoder, options.context)
+        name, change = repr(options.context), lambda decoder: preceded(decoder, options.context)
     print(diff(name, change, options.prompts, options.output, options.features), end="")
 
 
@@ -187,10 +172,7 @@ def import_facts(options: argparse.Namespace) -> None:
       gradaware import-facts athletes.csv --domain sport --subject athlete --answer sport --add \\
         --template "The sport of {subject} is" --template "What {subject} is known for is"
     """
-    from rich.console import Console
-
-    from .import_facts import Columns, import_domain
-    from .import_summary import show
+    from .import_facts import Columns, import_domain, summary
 
     columns = Columns(options.subject, options.answer, options.relation)
     imported = import_domain(
@@ -206,7 +188,7 @@ def import_facts(options: argparse.Namespace) -> None:
         add=options.add,
         kinds=options.kinds,
     )
-    show(imported, options.add, Console(highlight=False, markup=False, soft_wrap=False))
+    print(summary(imported, options.add), end="")
 
 
 def preset(options: argparse.Namespace) -> None:

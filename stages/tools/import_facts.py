@@ -1,13 +1,14 @@
 """Turns facts as others write them into a domain of this project: cleaned, counted, checked and written as YAML.
 
-Nothing is dropped in silence: every row that is left out is counted under the reason why.
+Nothing is dropped in silence: every row that is left out is counted under the reason why, and `summary` says so.
 """
 
 import json
 import re
+import shutil
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +30,11 @@ FEWEST, WANTED = 2, 3
 """Templates a relation: what the schema takes, and what the project's own domains have."""
 GIVEN_AWAY = 0.1
 """A template whose own words name the answers of more than this share of the facts is dropped, not the facts."""
-AGAIN, OTHERWISE = "the same fact again", "subject again, with another answer (the first stays)"
+FACTS, ANSWERS, RELATIONS = 100, 60, 2
+"""What each of the project's own domains has at least."""
+FEW = 20
+"""Facts of a domain below which its test split may be too small."""
+NAMED = "the prompt names the answer"
 _PLAIN = re.compile(r"[^\W\d_][\w]*( [^\W\d_][\w]*)*")
 _RESERVED = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 
@@ -78,15 +83,16 @@ def pairs_of(found: Found, domain: str, plain: bool, limit: int | None, left: Le
     for raw in found.pairs:
         subject, answer = map(tidy, raw)
         example = f"{subject or '(nothing)'} → {answer or '(nothing)'}"
-        if (subject, answer) != raw and subject and answer and any(" ".join(x.split()) != tidy(x) for x in raw):
+        if subject and answer and any(" ".join(x.split()) != tidy(x) for x in raw):
             left.note("kept, and respelt: escapes or decomposed letters", example)
         if not subject or not answer:
             left.note("subject or answer is empty", example)
+        elif subject in kept and kept[subject].answer == answer:
+            left.note("the same fact again", example)
         elif subject in kept:
-            same = kept[subject].answer == answer
-            left.note(AGAIN if same else OTHERWISE, example)
+            left.note("subject again, with another answer (the first stays)", example)
         elif holds(subject, answer):
-            left.note("the prompt names the answer", example)
+            left.note(NAMED, example)
         elif not _sayable(domain, answer):
             left.note("the answer can't stand in a report", example)
         elif plain and pocket_spelling(answer) != answer:
@@ -110,11 +116,16 @@ def without_prefixes(facts: list[Fact], left: Left) -> list[Fact]:
         for short in (" ".join(parts[:length]) for length in range(1, len(parts))):
             if short in count:
                 rare, common = sorted((answer, short), key=lambda each: (count[each], -len(each)))
-                dropped.setdefault(rare, common)
+                dropped.setdefault(rare, f" ({common})")
+    return without(facts, dropped, "one answer begins with another", left)
+
+
+def without(facts: Sequence[Fact], answers: Mapping[str, str], reason: str, left: Left) -> list[Fact]:
+    """Drops the facts that have one of these answers, for a reason; `answers`: what is said behind each."""
     for fact in facts:
-        if fact.answer in dropped:
-            left.note("one answer begins with another", f"{fact.subject} → {fact.answer} ({dropped[fact.answer]})")
-    return [fact for fact in facts if fact.answer not in dropped]
+        if fact.answer in answers:
+            left.note(reason, f"{fact.subject} → {fact.answer}{answers[fact.answer]}")
+    return [fact for fact in facts if fact.answer not in answers]
 
 
 def templates_of(found: Found, given: Sequence[str], facts: Sequence[Fact], left: Left) -> list[str]:
@@ -154,16 +165,6 @@ def kinds_of(found: Found, given: Sequence[str]) -> tuple[str, str]:
         ) from error
 
 
-def without_named(facts: Sequence[Fact], templates: Sequence[str], left: Left) -> list[Fact]:
-    """Drops facts whose answer stands in a template."""
-    own = [template.replace("{subject}", " ") for template in templates]
-    named = {fact.answer for fact in facts if any(holds(text, fact.answer) for text in own)}
-    for fact in facts:
-        if fact.answer in named:
-            left.note("the prompt names the answer", f"{fact.subject} → {fact.answer}")
-    return [fact for fact in facts if fact.answer not in named]
-
-
 def _sayable(domain: str, answer: str) -> bool:
     try:
         return bool(report(domain, answer, "x"))
@@ -199,17 +200,19 @@ def build(
             raise InputError(f"--domain {domain}: two sources hold a relation {name!r}: import one of them")
         left = lefts[name] = Left(len(each.pairs))
         facts = pairs_of(each, domain, plain, limit, left)
-        kept = templates_of(each, list(_given(templates, name)), facts, left) if facts else []
+        kept = templates_of(each, _given(templates, name), facts, left) if facts else []
         if facts and len(kept) < FEWEST:
             raise InputError(
                 f"relation {name!r}: found no template that fits, wanted at least {FEWEST}: give them with "
                 '--template "The ... of {subject} is"'
             )
-        facts = without_named(facts, kept, left)
+        own = [template.replace("{subject}", " ") for template in kept]
+        named = {fact.answer: "" for fact in facts if any(holds(text, fact.answer) for text in own)}
+        facts = without(facts, named, NAMED, left)
         if len({fact.answer for fact in facts}) < 2:
             left.note("relation dropped: fewer than two answers, and a correction needs another to move to", name)
         else:
-            subject, answer = kinds_of(each, [*_given(kinds, name)])
+            subject, answer = kinds_of(each, _given(kinds, name))
             relations[name] = Relation(
                 source=credit or each.source, subject=subject, answer=answer, templates=tuple(kept), facts=tuple(facts)
             )
@@ -219,14 +222,10 @@ def build(
     return Imported(Domain(domain=domain, description=description, relations=relations), lefts)
 
 
-def _given(templates: Sequence[str], relation: str) -> Iterator[str]:
-    """What the command line gives (templates, kinds) that is meant for a relation."""
-    for template in templates:
-        named = re.fullmatch(r"(\w+)=(.*)", template)
-        if named is None:
-            yield template
-        elif slug(named[1]) == relation:
-            yield named[2]
+def _given(values: Sequence[str], relation: str) -> list[str]:
+    """What the command line gives (templates, kinds) that is meant for a relation, without "RELATION="."""
+    parts = [re.fullmatch(r"(?:(\w+)=)?(.*)", value, re.DOTALL) for value in values]
+    return [part[2] for part in parts if part and (part[1] is None or slug(part[1]) == relation)]
 
 
 def written(domain: Domain) -> str:
@@ -271,12 +270,11 @@ def import_domain(
     imported = build(found, domain, description, templates, limit, plain, credit, kinds)
     text = written(imported.domain)
     assert Domain.model_validate(YAML(typ="safe").load(text)) == imported.domain, path
-    before = params_file.read() if add else ""
-    after = _added(before, imported.domain) if add else ""
+    params = _added(params_file.read(), imported.domain) if add else ""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
     if add:
-        params_file.write(after)
+        params_file.write(params)
         differences(Path.cwd(), write=True)
     return imported
 
@@ -288,3 +286,30 @@ def _added(text: str, domain: Domain) -> str:
     World.of([*map(read_domain, others), domain])
     lists = {"domains": params["domains"], "labels.lexicon": params["labels"]["lexicon"]}
     return params_file.edited(text, {key: [*dict.fromkeys([*old, domain.domain])] for key, old in lists.items()})
+
+
+def summary(imported: Imported, added: bool) -> str:
+    """What came in, what was left out and why, what is thin, what to do next; in the last line where the domain is."""
+    domain = imported.domain
+    reasons: Counter[str] = sum((left.counts for left in imported.left.values()), Counter())
+    facts = sum(len(relation.facts) for relation in domain.relations.values())
+    odd = [entity for entity in domain.entities if pocket_spelling(entity) != entity]
+    return filled_in(
+        "import_summary.txt.j2",
+        imported=imported,
+        added=added,
+        columns=shutil.get_terminal_size().columns,
+        path=facts_path(domain.domain),
+        reasons=reasons.most_common(),
+        examples={reason: text for left in reversed(imported.left.values()) for reason, text in left.examples.items()},
+        thin=[name for name, relation in domain.relations.items() if len(relation.templates) < WANTED],
+        sizes={
+            "facts": (facts, FACTS),
+            "answers": (len(domain.entities), ANSWERS),
+            "relations": (len(domain.relations), RELATIONS),
+        },
+        odd=[f"{entity} → {pocket_spelling(entity)}" for entity in odd],
+        fewest=FEWEST,
+        wanted=WANTED,
+        few=FEW,
+    )

@@ -19,7 +19,7 @@ from ..core.model.section import Foreign, Model, Peer
 from ..core.reader.section import Projector
 from ..core.run.errors import InputError, explain
 from ..core.run.files import read_validated, read_yaml
-from ..core.run.params import Dtype, Name, Names, Section
+from ..core.run.params import Name, Names, Section
 from ..core.steps.section import VirtualStep
 from . import params_file
 from .dependencies import differences
@@ -27,7 +27,7 @@ from .dependencies import differences
 FOLDER = Path(__file__).with_name("presets")
 DECISIVE = Path(__file__).with_name("decisive.yaml")
 """What the decisive experiment sets on any of them."""
-BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2}
+BYTES = {"float32": 4, "bfloat16": 2}
 """Of a weight."""
 COLORS = {"+": "green", "-": "red", "@": "cyan"}
 
@@ -63,22 +63,14 @@ class Preset(Section):
         """The preset with the params of the decisive experiment in place of its own."""
         last = self.blocks - 1
         layers = [self.blocks // 4, self.blocks // 2, self.params["virtual_step.layer"], last]
-        own = {
-            "peers": {"foreign": self.foreign.model_dump()},
-            "gradients.layers": layers,
-            "projector.layers": [last],
-        }
+        own = {"gradients.layers": layers, "projector.layers": [last], "peers": {"foreign": self.foreign.model_dump()}}
         return self.model_copy(update={"params": self.params | own | read_yaml(DECISIVE)})
 
     @property
-    def dtype(self) -> Dtype:
-        """What its weights are opened in."""
-        return self.params["model.dtype"]
-
-    @property
-    def gigabytes(self) -> float:
-        """Of the weights alone."""
-        return self.parameters * BYTES[self.dtype]
+    def weights(self) -> tuple[str, str]:
+        """What the weights are opened in, and how large they are then."""
+        dtype = self.params["model.dtype"]
+        return dtype, f"{self.parameters * BYTES[dtype]:.0f} GB"
 
 
 def names() -> list[str]:
@@ -121,9 +113,9 @@ def list_presets() -> None:
     table.add_column("what")
     for name in names():
         found = read_preset(name)
-        weights = f"{found.gigabytes:.0f} GB, {found.dtype}"
         embeddings = " Tied embeddings." if found.tied else " Untied embeddings."
-        table.add_row(name, weights, found.about + embeddings + (" Gated." if found.gated else ""))
+        dtype, size = found.weights
+        table.add_row(name, f"{size}, {dtype}", found.about + embeddings + (" Gated." if found.gated else ""))
     console = Console(highlight=False, markup=False)
     console.print(table)
     console.print("\nShow what one changes: gradaware preset NAME; make the changes: gradaware preset NAME --apply")
@@ -139,7 +131,8 @@ def use_preset(name: str, apply: bool, decisive: bool = False) -> None:
     preset = preset.decisive() if decisive else preset
     after = changed(before, preset)
     console = Console(highlight=False, markup=False)
-    console.print(f"{preset.about} Weights in {preset.dtype}: {preset.gigabytes:.0f} GB, plus working memory.")
+    dtype, size = preset.weights
+    console.print(f"{preset.about} Weights in {dtype}: {size}, plus working memory.")
     for line in params_file.difference(before, after):
         console.print(Text(line, COLORS.get(line[0], "")))
     if not apply:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from stages.core.data.corrections import Prompts
 from stages.core.data.facts import Domain, read_domain
 from stages.core.data.held_out import Held, HeldOut, hold_out
 from stages.core.data.questions import Question, read_questions
-from stages.core.data.section import Prompts
 from stages.core.model import pocket
 from stages.core.model.decoder import Decoder
 from stages.core.model.names import Lessons, make_tokenizer

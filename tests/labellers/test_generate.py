@@ -11,9 +11,8 @@ import pytest
 
 from stages import prompts
 from stages.core.api.section import Api
-from stages.core.data.corrections import Material
+from stages.core.data.corrections import Generator, Material
 from stages.core.data.facts import Domain, read_domain
-from stages.core.data.section import Generator
 from stages.generators.openai import generate
 from tests.labellers import world
 from tests.labellers.server import Asked, Reply, Script, Server, completion, is_repair

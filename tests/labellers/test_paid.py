@@ -10,8 +10,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.core.api.section import Api
+from stages.core.data.corrections import Generator
 from stages.core.data.facts import read_domain
-from stages.core.data.section import Generator
 from stages.core.labels.requests import label_requests
 from stages.generators.openai import generate
 from stages.labellers.openai import BUILT_IN, MADE_OF

@@ -16,7 +16,7 @@ CLASSES = {
     "model": ("stages/core/model/section.py", "Model"),
     "peers": ("stages/core/model/section.py", "Peer"),
     "held_out": ("stages/core/data/held_out.py", "HeldOut"),
-    "prompts": ("stages/core/data/section.py", "Prompts"),
+    "prompts": ("stages/core/data/corrections.py", "Prompts"),
     "gradients": ("stages/core/engine/section.py", "Gradients"),
     "virtual_step": ("stages/core/steps/section.py", "VirtualStep"),
     "labels": ("stages/core/labels/section.py", "Labels"),

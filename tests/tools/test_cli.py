@@ -29,7 +29,7 @@ def test_help_says_what_is_read_and_written(command: str, capsys: pytest.Capture
 
 def test_help_and_imports_start_without_torch():
     code = (
-        "import sys; from stages.tools import cli, import_summary, preset; cli.parser();"
+        "import sys; from stages.tools import cli, import_facts, preset; cli.parser();"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=tiny.ROOT).returncode == 0

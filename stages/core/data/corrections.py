@@ -3,56 +3,54 @@
 What is held out is decided by a hash of the name, subject or template itself, the same in every domain and for every
 row, so that no order of work and no other domain can leak it: a held-out name is in no training row, neither as target
 nor as answer; a held-out subject, template or kind never trains. A row that would be held out for two reasons is left
-out, so that each held-out score has one cause.
+out, so that each held-out score has one cause. Section `prompts` of params.yaml is declared here.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import polars as pl
+from pydantic import Field
 
+from ..api.section import Teacher, Way
+from ..run.params import Count, Section, Share
 from ..run.seeds import digest, keyed_fraction, keyed_rng
-from .facts import Domain, Fact, Relation
+from .facts import Domain, Fact
 from .held_out import HeldOut, held
-from .section import Prompts
 from .tables import PROMPTS
 
 
-def split_of(
-    settings: Prompts,
-    out: HeldOut,
-    relation: tuple[str, str, Relation],
-    fact: Fact,
-    template: str,
-    last: bool,
-    target: str,
-) -> tuple[str, str] | None:
-    """The columns (split, held_out) of a row; None if the row is held out for more than one reason.
+class Generator(Section):
+    """The language model that writes prompts: how many `paraphrases` and plausible `wrong_answers` for each fact."""
 
-    `relation`: its domain, name and content. `last`: the template is its relation's last one, which is the one held
-    out. A relation of a held-out kind, as subject or answer, is held out for its kind; of two held-out names it is the
-    target's that counts.
+    paraphrases: Count
+    wrong_answers: Count
+    way: Way
+    max_quarantined: Share
+    teacher: Teacher
+
+
+class Prompts(Section):
+    """How prompts are made and split.
+
+    `generator`: prompts from the facts' templates alone, or also from a language model (section `openai`), or also
+    `rows` of one's own data, from data/rows.
+
+    `targets`: counterfactual targets a prompt. `further_targets`: names that answer other relations of the domain, as
+    targets of a prompt that trains: what reads gradients is to learn from any name.
+    `correction_templates`: templates of a fact that also get the truth as a target: a correction, where the model turns
+    out to be wrong. `validation`, `test`: shares of the prompts of seen entities.
     """
-    domain, name, content = relation
-    names = {"target": held(out, target, content.answer), "answer": held(out, fact.answer, content.answer)}
-    of_kind = not {content.subject, content.answer}.isdisjoint(out.kinds)
-    reasons = ["kind" if of_kind else next((one for one, why in names.items() if why), None)]
-    if keyed_fraction(out.seed, "held out", domain, name, fact.subject) < out.subjects:
-        reasons.append("subject")
-    if last:
-        reasons.append("template")
-    reasons = [reason for reason in reasons if reason]
-    if len(reasons) > 1:
-        return None
-    if reasons:
-        return "test", reasons[0]
-    return drawn_split(settings, template.format(subject=fact.subject)), "none"
 
-
-def drawn_split(settings: Prompts, prompt: str) -> str:
-    """The split of a prompt with nothing held out, by its hash."""
-    draw = keyed_fraction(settings.seed, "split", prompt)
-    return "test" if draw < settings.test else "validation" if draw < settings.test + settings.validation else "train"
+    generator: Literal["facts", "openai", "rows"]
+    openai: Generator
+    targets: Count
+    further_targets: Annotated[int, Field(ge=0)]
+    correction_templates: Annotated[int, Field(ge=0)]
+    validation: Share
+    test: Share
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -63,35 +61,35 @@ class Material:
     wrong_answers: tuple[str, ...] = ()
 
 
-def targets_of(
-    settings: Prompts, domain: str, relation: Relation, fact: Fact, material: Material, number: int
-) -> Iterator[tuple[str, str]]:
-    """The (kind, target) pairs of one fact and its template `number`: counterfactuals, then the correction.
+def split_of(
+    settings: Prompts, out: HeldOut, domain: Domain, name: str, fact: Fact, template: str, target: str
+) -> tuple[str, str] | None:
+    """The columns (split, held_out) of a row of relation `name`; None if it is held out for more than one reason.
 
-    Counterfactual targets are other entities of the relation and generated wrong answers, drawn without repetition.
-    Every prompt of the first `correction_templates` templates also gets the truth as a target: a correction, where the
-    model turns out to be wrong.
+    A relation of a held-out kind, as subject or answer, is held out for its kind; of two held-out names it is the
+    target's that counts. Of a relation's templates the last one is held out.
     """
-    others = list(dict.fromkeys([*relation.entities, *material.wrong_answers]))
-    others.remove(fact.answer)
-    rng = keyed_rng(settings.seed, "targets", domain, fact.subject, number)
-    for index in rng.permutation(len(others))[: settings.targets]:
-        yield "counterfactual", others[index]
-    if number < settings.correction_templates:
-        yield "correction", fact.answer
+    relation = domain.relations[name]
+    reasons = []
+    if not {relation.subject, relation.answer}.isdisjoint(out.kinds):
+        reasons.append("kind")
+    elif held(out, target, relation.answer):
+        reasons.append("target")
+    elif held(out, fact.answer, relation.answer):
+        reasons.append("answer")
+    if keyed_fraction(out.seed, "held out", domain.domain, name, fact.subject) < out.subjects:
+        reasons.append("subject")
+    if template == relation.templates[-1]:
+        reasons.append("template")
+    if not reasons:
+        return drawn_split(settings, template.format(subject=fact.subject)), "none"
+    return ("test", reasons[0]) if len(reasons) == 1 else None
 
 
-def open_names(domain: Domain, out: HeldOut) -> list[str]:
-    """The names that answer some relation of the domain and are not held out, sorted."""
-    kinds = {name: relation.answer for relation in domain.relations.values() for name in relation.entities}
-    return sorted(name for name, kind in kinds.items() if not held(out, name, kind))
-
-
-def further_targets(settings: Prompts, domain: str, names: Sequence[str], fact: Fact, number: int) -> list[str]:
-    """Some of these names, of other relations, as further targets of one fact and its template `number`."""
-    rng = keyed_rng(settings.seed, "further targets", domain, fact.subject, number)
-    order = rng.permutation(len(names))[: settings.further_targets]
-    return [names[int(index)] for index in order]
+def drawn_split(settings: Prompts, prompt: str) -> str:
+    """The split of a prompt with nothing held out, by its hash."""
+    draw = keyed_fraction(settings.seed, "split", prompt)
+    return "test" if draw < settings.test else "validation" if draw < settings.test + settings.validation else "train"
 
 
 def make_prompts(
@@ -102,21 +100,32 @@ def make_prompts(
 ) -> pl.DataFrame:
     """The prompts table of a domain (columns: tables.PROMPTS), in the order of its facts file.
 
+    Targets of a fact and template: other entities of the relation and generated wrong answers; the truth (a
+    correction); names that are not held out and answer other relations of the domain, where the row trains.
+
     `out`: what is held out. `generated`: material by (relation, subject). Its templates stand before the relation's
     last one, which stays the one that is held out.
     """
-    rows, every = [], open_names(domain, out)
+    rows = []
+    kinds = {name: relation.answer for relation in domain.relations.values() for name in relation.entities}
+    free = sorted(name for name, kind in kinds.items() if not held(out, name, kind))
     for name, relation in domain.relations.items():
-        others = [other for other in every if other not in relation.entities]
+        own = relation.entities
+        elsewhere = [other for other in free if other not in own]
         for fact in relation.facts:
             material = (generated or {}).get((name, fact.subject), Material())
-            templates = (*relation.templates[:-1], *material.templates, relation.templates[-1])
-            for number, template in enumerate(templates):
-                last = number == len(templates) - 1
-                further = further_targets(settings, domain.domain, others, fact, number)
-                own = list(targets_of(settings, domain.domain, relation, fact, material, number))
-                for kind, target in [*own, *(("counterfactual", other) for other in further)]:
-                    placed = split_of(settings, out, (domain.domain, name, relation), fact, template, last, target)
+            others = [other for other in dict.fromkeys([*own, *material.wrong_answers]) if other != fact.answer]
+            for number, template in enumerate((*relation.templates[:-1], *material.templates, relation.templates[-1])):
+                identity = (domain.domain, fact.subject, number)
+                targets = drawn(others, settings.targets, settings.seed, "targets", *identity)
+                pairs = [("counterfactual", target) for target in targets]
+                if number < settings.correction_templates:
+                    pairs.append(("correction", fact.answer))
+                more = drawn(elsewhere, settings.further_targets, settings.seed, "further targets", *identity)
+                further = [target for target in more if target not in targets]
+                pairs += [("counterfactual", target) for target in further]
+                for kind, target in pairs:
+                    placed = split_of(settings, out, domain, name, fact, template, target)
                     if placed is None or (target in further and placed[0] != "train"):
                         continue
                     prompt = template.format(subject=fact.subject)
@@ -136,3 +145,9 @@ def make_prompts(
                         }
                     )
     return pl.DataFrame(rows, schema=PROMPTS)
+
+
+def drawn(names: Sequence[str], count: int, seed: int, *identity: str | int) -> list[str]:
+    """So many of the names, without repetition, by a draw keyed on (seed, identity)."""
+    order = keyed_rng(seed, *identity).permutation(len(names))[:count]
+    return [names[int(index)] for index in order]

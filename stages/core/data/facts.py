@@ -16,12 +16,7 @@ from ..run.files import read_validated
 FACTS = Path("data/facts")
 
 
-def spaced_once(text: str) -> str:
-    """The text unchanged, after a check of its white space.
-
-    Raises:
-        InputError: it's empty, or has white space that isn't a single space between two words.
-    """
+def _spaced_once(text: str) -> str:
     if not text or text != " ".join(text.split()):
         raise InputError(f"found {text!r}, wanted words without leading, trailing or double spaces")
     return text
@@ -38,7 +33,7 @@ def noun(text: str) -> str:
     return text
 
 
-Words = Annotated[str, Field(strict=True), AfterValidator(spaced_once)]
+Words = Annotated[str, Field(strict=True), AfterValidator(_spaced_once)]
 Kind = Annotated[str, Field(strict=True), AfterValidator(noun)]
 """What an entity is: city, country, element."""
 
@@ -78,11 +73,9 @@ class Relation(BaseModel):
     def _facts_are_distinct(cls, facts: tuple[Fact, ...]) -> tuple[Fact, ...]:
         if not facts:
             raise InputError("the relation is empty: wanted at least one {subject, answer}")
-        seen: dict[str, Fact] = {}
-        for fact in facts:
-            if fact.subject in seen:
-                raise InputError(f"duplicate fact: subject {fact.subject!r} stands twice")
-            seen[fact.subject] = fact
+        subjects = [fact.subject for fact in facts]
+        if len(set(subjects)) < len(subjects):
+            raise InputError(f"duplicate fact: subject {max(subjects, key=subjects.count)!r} stands twice")
         if len({fact.answer for fact in facts}) < 2:
             raise InputError("all facts share one answer: a correction needs another entity to move to")
         return facts
@@ -144,8 +137,8 @@ class World:
                     f"{facts_path(answered[relation.answer])} already, wanted one domain for a kind: move the relation "
                     "there, or name another kind"
                 )
-            sides = {(fact.subject, relation.subject): None for fact in relation.facts}
-            sides |= {(fact.answer, relation.answer): None for fact in relation.facts}
+            sides = [(fact.subject, relation.subject) for fact in relation.facts]
+            sides += [(fact.answer, relation.answer) for fact in relation.facts]
             for entity, kind in sides:
                 if kinds.setdefault(entity, kind) != kind:
                     raise InputError(

@@ -1,39 +1,33 @@
 """All domains' rows in one table, with their gradients: what the gathering stages (projector, evaluation) work on.
 
 The list of domains comes from params.yaml, never from a folder, so that a removed domain leaves no trace. Gradients and
-activations stay in their stores: rows of them are read when they are asked for.
+activations stay in their stores: rows of them are read when they are asked for, in order or in shuffled batches.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Int, Integer
 
 from ..run.errors import InputError
 from ..run.files import read_json
+from ..run.seeds import keyed_rng
 from .gradient_store import SHARDED, Store, open_store
 from .places import FIRST, SUBJECT
 from .tables import LABELS, PROMPTS, ROW, VIRTUAL_STEP, Schema, read_table
 
 BLOCK_ROWS = 512
 """Rows read together where all are gone through, whatever the size of the stores' shards: the sums stay the same."""
-TAUGHT = (
-    "domain",
-    "kind",
-    "target",
-    "answer",
-    "split",
-    "held_out",
-    "label_domain",
-    "label_moved_to",
-    "label_moved_from",
-)
+HELD_BLOCKS = 16
+"""Blocks of a shuffled order that are in memory at a time: 8 192 rows."""
+LABELLED = ("label_domain", "label_moved_to", "label_moved_from")
+TAUGHT = ("domain", "kind", "target", "answer", "split", "held_out", *LABELLED)
 """The columns that a projector's training reads."""
+MODEL = Path("data/model/model.json")
 SAME = ("model", "commit", "hook_point", "loss", "sign")
 """Attributes that the stores of all domains share."""
 
@@ -152,10 +146,9 @@ def check_attributes(store: Store, first: Store) -> None:
     Raises:
         InputError: it was not; names the attribute and what both hold.
     """
-    card = read_json(Path("data/model/model.json"))
-    others = {Path("data/model/model.json"): {"model": card["id"], "commit": card["commit"]}}
-    others[first.path] = {name: first.attributes.get(name) for name in SAME}
-    for other, wanted in others.items():
+    card = read_json(MODEL)
+    same = {name: first.attributes.get(name) for name in SAME}
+    for other, wanted in ((MODEL, {"model": card["id"], "commit": card["commit"]}), (first.path, same)):
         for name, value in wanted.items():
             if (found := store.attributes.get(name)) != value:
                 raise InputError(
@@ -168,6 +161,77 @@ def blocks(vectors: Vectors, rows: Integer[np.ndarray, " n"]) -> Iterator[Float[
     """These rows, BLOCK_ROWS at a time."""
     for start in range(0, len(rows), BLOCK_ROWS):
         yield vectors[rows[start : start + BLOCK_ROWS]]
+
+
+Window = tuple[Int[np.ndarray, " block"], Int[np.ndarray, " _"]]
+
+
+class Shuffled:
+    """Batches of rows of one or more kinds of vectors (gradients, activations), in an order shuffled anew each epoch.
+
+    Blocks of BLOCK_ROWS rows come in a random order; HELD_BLOCKS of them are held in memory at a time, and their rows
+    come in a random order too. Up to HELD_BLOCKS blocks in all, that is a shuffle of all rows. The order is keyed on
+    the seed, a name and the epoch, and knows nothing of the stores' shards.
+    """
+
+    def __init__(self, rows: Integer[np.ndarray, " n"], kinds: Sequence[Vectors], seed: int) -> None:
+        """`rows`: row numbers of the vectors; everything else here counts from 0 to len(rows)."""
+        self.rows, self.kinds, self.seed = rows, kinds, seed
+        self.blocks = -(-len(rows) // BLOCK_ROWS)
+        self.epoch: tuple[tuple[str, int], list[Window]] | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Gives the memory back; what is drawn next is read anew."""
+        self.slot = np.full(self.blocks, -1)
+        held = min(self.blocks, HELD_BLOCKS) * BLOCK_ROWS
+        self.held = [np.empty((held, *vectors.shape[1:]), np.float32) for vectors in self.kinds]
+
+    def batch(self, name: str, step: int, size: int) -> Iterator[tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"]]]:
+        """Batch `step` of the order `name`, in parts: the rows, and the rows that are in memory with them.
+
+        A batch has more than one part where an epoch or the blocks held end within it. The same for the same arguments,
+        whatever was drawn before. `vectors` is to be asked for a part's rows before the next part is.
+        """
+        position, end = step * size, (step + 1) * size
+        while position < end:
+            epoch, start = divmod(position, len(self.rows))
+            for blocks, rows in self.windows(name, epoch):
+                if start < len(rows):
+                    self.hold(blocks)
+                    taken = rows[start : start + end - position]
+                    yield taken, rows
+                    position += len(taken)
+                    break
+                start -= len(rows)
+
+    def vectors(self, kind: int, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n layer d_model"]:
+        """The vectors of a kind of rows in memory."""
+        return self.held[kind][self.slot[rows // BLOCK_ROWS] * BLOCK_ROWS + rows % BLOCK_ROWS]
+
+    def windows(self, name: str, epoch: int) -> list[Window]:
+        """The epoch's order: blocks that are held together, and their rows."""
+        if self.epoch is None or self.epoch[0] != (name, epoch):
+            rng = keyed_rng(self.seed, "order", name, epoch)
+            order, windows = rng.permutation(self.blocks), []
+            for start in range(0, self.blocks, HELD_BLOCKS):
+                blocks = np.sort(order[start : start + HELD_BLOCKS])
+                rows = (blocks[:, None] * BLOCK_ROWS + np.arange(BLOCK_ROWS)).ravel()
+                windows.append((blocks, rng.permutation(rows[rows < len(self.rows)]).astype(np.int32)))
+            self.epoch = (name, epoch), windows
+        return self.epoch[1]
+
+    def hold(self, blocks: Int[np.ndarray, " block"]) -> None:
+        """Reads those of the blocks that aren't in memory, in place of others."""
+        taken = np.isin(np.arange(self.blocks), blocks) & (self.slot >= 0)
+        free = iter(np.setdiff1d(np.arange(min(self.blocks, HELD_BLOCKS)), self.slot[taken]))
+        for block in blocks[self.slot[blocks] < 0]:
+            slot = next(free)
+            self.slot[self.slot == slot] = -1
+            rows = self.rows[block * BLOCK_ROWS : (block + 1) * BLOCK_ROWS]
+            for held, vectors in zip(self.held, self.kinds, strict=True):
+                held[slot * BLOCK_ROWS :][: len(rows)] = vectors[rows]
+            self.slot[block] = slot
 
 
 @dataclass(frozen=True)
@@ -200,11 +264,8 @@ class Means:
 
 def usable() -> pl.Expr:
     """Rows whose label names a move between two entities."""
-    return (
-        (pl.col("label_moved_to") != "")
-        & (pl.col("label_moved_from") != "")
-        & (pl.col("label_moved_to") != pl.col("label_moved_from"))
-    )
+    to, away = pl.col("label_moved_to"), pl.col("label_moved_from")
+    return (to != "") & (away != "") & (to != away)
 
 
 def taught(rows: Table, split: str) -> Table:
@@ -230,14 +291,10 @@ def held_out_names(rows: pl.DataFrame | pl.LazyFrame) -> set[str]:
 def hosts(domains: Iterable[str], split: str) -> dict[str, pl.Series]:
     """The distinct prompts of a split's corrections with nothing held out, by domain, read from the tables."""
     found = {}
+    columns = {name: PROMPTS[name] for name in ("prompt", "kind", "split", "held_out")}
     for domain in domains:
-        text = partial(text_of, Path("data/prompts") / f"{domain}.parquet")
-        seen = (text("split") == split) & (text("held_out") == "none") & (text("kind") != ROW)
-        if seen.any():
-            found[domain] = text("prompt").filter(seen).unique(maintain_order=True)
+        table = read_table(Path("data/prompts") / f"{domain}.parquet", columns)
+        seen = table.filter(pl.col("kind") != ROW, split=split, held_out="none")
+        if len(seen):
+            found[domain] = seen["prompt"].unique(maintain_order=True)
     return found
-
-
-def text_of(path: Path, column: str) -> pl.Series:
-    """One column of a prompts table."""
-    return read_table(path, {column: PROMPTS[column]})[column]

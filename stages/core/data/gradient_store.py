@@ -72,11 +72,9 @@ def write_store(
     Raises:
         InputError: a gradient or activation is NaN or infinite; names the row's prompt_id.
     """
-    start = 0
-    for piece in pieces:
-        check_finite(path, piece, prompt_ids[start : start + len(piece["gradient"])])
-        start += len(piece["gradient"])
-    assert start == len(prompt_ids), f"{start} rows to write of {len(prompt_ids)}"
+    _, places, layers, d_model = pieces[0]["gradient"].shape
+    for part, piece in zip(shards(len(prompt_ids), places * layers, d_model), pieces, strict=True):
+        check_finite(path, piece, prompt_ids[part])
     with replacing(path) as partial:
         write_arrays(partial, pieces, prompt_ids, keep_bits, attributes)
 
@@ -91,44 +89,33 @@ def write_arrays(
     """Writes checked pieces at `path`, which must not exist."""
     samples = len(prompt_ids)
     _, places, layers, d_model = pieces[0]["gradient"].shape
+    parts = list(shards(samples, places * layers, d_model))
     group = zarr.open_group(path, mode="w-", zarr_format=3)
     all_rows = math.ceil(samples / CHUNK_ROWS) * CHUNK_ROWS
     some_rows = min(shard_rows(places * layers, d_model), all_rows)
     blosc = BloscCodec(cname="zstd", clevel=5, shuffle="shuffle")
 
     def array(
-        name: str, rows: int, tail: tuple[int, ...], dtype: str, fill: Any, chunk: tuple[int, ...] | None = None
+        name: str, dtype: str, fill: int | float, shard: tuple[int, ...], chunk: tuple[int, ...] = ()
     ) -> zarr.Array[Any]:
+        shape, chunks = (samples, *shard[1:]), (CHUNK_ROWS, *chunk)
         return group.create_array(
-            name,
-            shape=(samples, *tail),
-            dtype=dtype,
-            chunks=(CHUNK_ROWS, *(chunk or tail)),
-            shards=(rows, *tail),
-            fill_value=fill,
-            compressors=blosc,
+            name, shape=shape, dtype=dtype, chunks=chunks, shards=shard, fill_value=fill, compressors=blosc
         )
 
-    nan = float("nan")
     for name in SHARDED:
-        target = array(name, some_rows, (places, layers, d_model), "float32", nan, (1, layers, d_model))
-        start = 0
-        for piece in pieces:
-            values = rounded(piece[name], keep_bits)
-            target[start : start + len(values)] = values
-            start += len(values)
+        target = array(name, "float32", math.nan, (some_rows, places, layers, d_model), (1, layers, d_model))
+        for part, piece in zip(parts, pieces, strict=True):
+            target[part] = rounded(piece[name], keep_bits)
     for name, dtype, fill in (
-        ("target_logprob", "float32", nan),
-        ("answer_logprob", "float32", nan),
+        ("target_logprob", "float32", math.nan),
+        ("answer_logprob", "float32", math.nan),
         ("top_token", "int64", -1),
     ):
-        array(name, all_rows, (), dtype, fill)[:] = np.concatenate([piece[name] for piece in pieces])
+        array(name, dtype, fill, (all_rows,))[:] = np.concatenate([piece[name] for piece in pieces])
     ids = np.frombuffer("".join(prompt_ids).encode("ascii"), np.uint8).reshape(-1, ID_BYTES)
-    array("prompt_id", all_rows, (ID_BYTES,), "uint8", 0)[:] = ids
-    hashes = {
-        name: [file_hash(shard_file(path, name, number)) for number in range(math.ceil(samples / some_rows))]
-        for name in SHARDED
-    }
+    array("prompt_id", "uint8", 0, (all_rows, ID_BYTES), (ID_BYTES,))[:] = ids
+    hashes = {name: [file_hash(shard_file(path, name, at)) for at in range(len(parts))] for name in SHARDED}
     written = {**attributes, "samples": samples, "keep_bits": keep_bits, "shards": hashes}
     group.update_attributes(dict(sorted(written.items())))
 
@@ -139,9 +126,7 @@ def shard_file(path: Path, name: str, number: int) -> Path:
 
 
 def check_finite(path: Path, piece: Mapping[str, np.ndarray], prompt_ids: Sequence[str]) -> None:
-    """Raises:
-    InputError: a gradient, activation or target log-probability is NaN or infinite.
-    """
+    """Refuses, with InputError, rows whose gradient, activation or target log-probability is NaN or infinite."""
     for name in (name for name in FINITE if name in piece):
         bad = ~np.isfinite(piece[name]).reshape(len(prompt_ids), -1).all(1)
         if bad.any():
@@ -215,8 +200,7 @@ class Store:
 
     def prompt_ids(self, rows: slice | Int[np.ndarray, " n"] = slice(None)) -> list[str]:
         """The prompt_ids of these rows."""
-        found = self.read("prompt_id")[rows]
-        return [bytes(row).decode("ascii", "replace") for row in found]
+        return [bytes(row).decode("ascii", "replace") for row in self.read("prompt_id", rows)]
 
 
 def open_store(path: Path, prompt_ids: Sequence[str] | pl.Series) -> Store:

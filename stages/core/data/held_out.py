@@ -58,9 +58,8 @@ def hold_out(domains: Sequence[Domain], settings: HeldOut) -> Held:
             raise InputError(
                 f"params.yaml: held_out.kinds: found {kind!r}, wanted kinds of answers: {', '.join(world.domains)}"
             )
-    names = {name for name, kind in world.kinds.items() if kind in world.domains and held(settings, name, kind)}
-    closed = names.union(*(closed_names(domain, settings) for domain in domains))
-    return Held(frozenset(names), frozenset(closed))
+    names = frozenset(name for name in world.lexicon if held(settings, name, world.kinds[name]))
+    return Held(names, names.union(*(closed_names(domain, settings) for domain in domains)))
 
 
 def closed_names(domain: Domain, settings: HeldOut) -> set[str]:

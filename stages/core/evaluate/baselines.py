@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float, Int, Integer
 from torch.nn import functional as F
 
-from ..data.gathering import BLOCK_ROWS, Vectors, blocks
-from ..data.shuffling import Shuffled
+from ..data.gathering import BLOCK_ROWS, Shuffled, Vectors, blocks
 from ..model.decoder import Decoder
 from ..reader.injection import Slots
 from ..reader.projectors import directions

@@ -24,8 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data import grammar
-from ..data.gathering import BLOCK_ROWS, Vectors, blocks
-from ..data.shuffling import Shuffled
+from ..data.gathering import BLOCK_ROWS, Shuffled, Vectors, blocks
 from ..model.checkpoints import Curve, Resumable, reproducibly
 from ..model.decoder import Decoder
 from ..run.errors import InputError

@@ -3,10 +3,9 @@
 import polars as pl
 import pytest
 
-from stages.core.data.corrections import make_prompts
+from stages.core.data.corrections import Prompts, make_prompts
 from stages.core.data.facts import Domain
 from stages.core.data.held_out import Held, HeldOut, hold_out
-from stages.core.data.section import Prompts
 from tests.core.conftest import Real
 
 

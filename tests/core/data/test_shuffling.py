@@ -5,9 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from stages.core.data import shuffling
-from stages.core.data.gathering import BLOCK_ROWS
-from stages.core.data.shuffling import Shuffled
+from stages.core.data import gathering
+from stages.core.data.gathering import BLOCK_ROWS, Shuffled
 
 ROWS, SIZE = 5 * BLOCK_ROWS + 100, 300
 NUMBERS = np.arange(3 * ROWS, dtype=np.float32)[:, None, None]
@@ -46,7 +45,7 @@ def drawn(shuffled: Shuffled, step: int, size: int = SIZE) -> np.ndarray:
 def test_an_epoch_has_every_row_once_and_every_block_is_read_whole_and_once(
     counted: Counted, held: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(shuffling, "HELD_BLOCKS", held)
+    monkeypatch.setattr(gathering, "HELD_BLOCKS", held)
     shuffled = Shuffled(OWN, [counted], 0)
     assert len(shuffled.held[0]) == min(held, 6) * BLOCK_ROWS
     found = np.concatenate([drawn(shuffled, step) for step in range(2 * ROWS // SIZE + 1)])
@@ -59,7 +58,7 @@ def test_an_epoch_has_every_row_once_and_every_block_is_read_whole_and_once(
 
 
 def test_a_batch_is_the_same_whatever_was_drawn_before(counted: Counted, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(shuffling, "HELD_BLOCKS", 2)
+    monkeypatch.setattr(gathering, "HELD_BLOCKS", 2)
     one, other = Shuffled(OWN, [counted], 0), Shuffled(OWN, [counted], 0)
     wanted = [drawn(one, step) for step in range(14)]
     for step in (13, 2, 7):

@@ -298,7 +298,7 @@ def test_a_nan_in_the_middle_of_the_rows_is_named_and_the_steps_before_it_are_ke
 ):
     """Rows are read as an epoch comes to them, here four, a batch, at a time."""
     for name, number in (("BLOCK_ROWS", 4), ("HELD_BLOCKS", 1)):
-        monkeypatch.setattr(f"stages.core.data.shuffling.{name}", number)
+        monkeypatch.setattr(f"stages.core.data.gathering.{name}", number)
     wanted, state = settings(steps=6, batch=4, validate_every=1, patience=9), tmp_path / "state"
     held = curriculum(small_decoder, small_domains, wanted)
     whole = new_reader(small_decoder, wanted)
