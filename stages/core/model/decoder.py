@@ -141,6 +141,10 @@ class Decoder:
         """Token embeddings as the model's `inputs_embeds` takes them (scaled, where the embedding module scales)."""
         return self.embedding(ids.to(self.device))
 
+    def text(self, ids: list[int] | tuple[int, ...], *, special: bool = True) -> str:
+        """What these tokens say, without white space around it; `special`: special tokens are written out."""
+        return str(self._needed_tokenizer().decode(list(ids), skip_special_tokens=not special)).strip()
+
     def tokens(self, text: str) -> list[int]:
         """A prompt's tokens, with the special tokens that the tokenizer puts in front (BOS).
 
