@@ -23,12 +23,11 @@ from .core.model import ranks
 from .core.model.decoder import Decoder
 from .core.model.opening import open_model
 from .core.reader.card import BIAS, Card, bias_card
-from .core.reader.lessons import card_for, curriculum, lessons_of
-from .core.reader.reader import Reader
+from .core.reader.lessons import curriculum
+from .core.reader.reader import Reader, save_reader
 from .core.reader.reports import set_gate
-from .core.reader.saving import save_reader
 from .core.reader.section import Projector
-from .core.reader.training import train
+from .core.reader.training import card_for, lessons_of, train
 from .core.run.errors import InputError
 from .core.run.files import replacing, write_json
 from .core.run.params import Domains, Section, read_sections
@@ -72,7 +71,7 @@ def jobs_of(card: Card, settings: Projector) -> list[Job]:
 
 def learn(job: Job, decoder: Decoder, data: Gathered, state: Path, path: Path) -> None:
     """Trains one projector; writes its weights and curve into the folder `path`."""
-    reader = Reader.new(decoder, job.card, job.seed)
+    reader = Reader(decoder, job.card, job.seed)
     curve = teach(reader, data, job.settings, state / job.folder)
     if job.folder != BIAS and job.settings.reports == "names":  # else there is no gate to set: no names to hold it by
         plain = curriculum(
@@ -86,11 +85,12 @@ def learn(job: Job, decoder: Decoder, data: Gathered, state: Path, path: Path) -
 
 def teach(reader: Reader, data: Gathered, settings: Projector, folder: Path) -> pl.DataFrame:
     """Trains a reader's projector and returns its curve; `folder` keeps the state of a training that is killed."""
-    teaching = curriculum(data, "train", reader, settings)
-    validation = curriculum(data, "validation", reader, settings.model_copy(update={"context_noise": 0.0}))
+    teaching, size = curriculum(data, "train", reader, settings), settings.validation_batch
+    plain = settings.model_copy(update={"context_noise": 0.0})
+    held = curriculum(data, "validation", reader, plain).draw("validation", 0, size, size)
     reader.fit_whitening(teaching.blocks())
     with progress(f"projector, seed {reader.seed}", settings.steps) as advance:
-        curve = train(reader, teaching, validation, settings, folder / f"seed_{reader.seed}.pt", advance)
+        curve = train(reader, teaching, held, settings, folder / f"seed_{reader.seed}.pt", advance)
     return pl.DataFrame(curve).select(pl.lit(reader.seed).alias("seed"), pl.all())
 
 

@@ -31,7 +31,7 @@ from ..core.grounding.reported import reports_of
 from ..core.model.decoder import residual
 from ..core.model.opening import open_model
 from ..core.reader.gate import FAINT
-from ..core.reader.saving import load_reader
+from ..core.reader.reader import load_reader
 from ..core.run.errors import InputError
 from ..core.run.files import replacing
 from .gradient_scale import GradientScale, blocks_of
