@@ -72,12 +72,12 @@ def jobs_of(card: Card, settings: Projector) -> list[Job]:
 def learn(job: Job, decoder: Decoder, data: Gathered, state: Path, path: Path) -> None:
     """Trains one projector; writes its weights and curve into the folder `path`."""
     reader = Reader(decoder, job.card, job.seed)
-    curve = teach(reader, data, job.settings, state / job.folder)
-    if job.folder != BIAS and job.settings.reports == "names":  # else there is no gate to set: no names to hold it by
-        plain = curriculum(
-            data, "validation", reader, job.settings.model_copy(update={"flips": 0.0, "context_noise": 0.0})
-        )
-        set_gate(reader, plain.draw("gate", 0, job.settings.validation_batch, 0).gradients, job.settings.gate)
+    settings = job.settings
+    curve = teach(reader, data, settings, state / job.folder)
+    if job.folder != BIAS and settings.reports == "names":  # else there is no gate to set: no names to hold it by
+        plain = settings.model_copy(update={"flips": 0.0, "context_noise": 0.0})
+        drawn = curriculum(data, "validation", reader, plain).draw("gate", 0, settings.validation_batch, 0)
+        set_gate(reader, drawn.gradients, settings.gate)
     path.mkdir()
     save_reader(reader, path)
     write_parquet(path / CURVE, curve)

@@ -4,7 +4,7 @@ The pieces (blocks, final norm, head) are found by role, not by name, and a shor
 the model: the last block's output, normed and given to the head, must be the model's own logits.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,10 @@ class Decoder:
         """Token embeddings as the model's `inputs_embeds` takes them (scaled, where the embedding module scales)."""
         return self.embedding(ids.to(self.device))
 
+    def text(self, ids: list[int] | tuple[int, ...], *, special: bool = True) -> str:
+        """What these tokens say, without white space around it; `special`: special tokens are written out."""
+        return str(self._needed_tokenizer().decode(list(ids), skip_special_tokens=not special)).strip()
+
     def tokens(self, text: str) -> list[int]:
         """A prompt's tokens, with the special tokens that the tokenizer puts in front (BOS).
 
@@ -160,10 +164,6 @@ class Decoder:
         """
         anchor, both = self._read(ANCHOR), self._read(f"{ANCHOR} {text}")
         return both[len(anchor) :] if anchor and both[: len(anchor)] == anchor else self._read(f" {text}")
-
-    def text(self, ids: Sequence[int], *, special: bool = True) -> str:
-        """What these tokens say, without white space around it; `special`: special tokens are written out."""
-        return str(self._needed_tokenizer().decode(list(ids), skip_special_tokens=not special)).strip()
 
     def eos_ids(self) -> frozenset[int]:
         """The tokens that end a text, from the generation config, the model's config and the tokenizer."""

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from ..data.questions import FELT, OPPOSITE
 from ..model.decoder import Decoder
 from ..run.errors import InputError
-from .card import Injection
 
 
 @dataclass(frozen=True)
@@ -94,22 +93,6 @@ def reading_prompt(
             f"context of {decoder.context_length}: ask something shorter"
         )
     return ReadingPrompt(ids, found[:places], found[places:])
-
-
-def check_injection(decoder: Decoder, how: Injection) -> None:
-    """Checks that the model has the block, and that something reads what is added.
-
-    Raises:
-        InputError: it has not; or the slots are added to after the last block, where no other position looks at them.
-    """
-    if how.block is None:
-        return
-    decoder.check_layer(how.block, key="projector.injection.block")
-    if how.at == "slots" and how.block == decoder.n_layers - 1:
-        raise InputError(
-            f"projector.injection.block: found {how.block}, wanted less with at slots: after the last block no other "
-            "position looks at the slots"
-        )
 
 
 def replace_slots(

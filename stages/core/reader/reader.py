@@ -15,9 +15,9 @@ from ..model.decoder import Decoder
 from ..run.errors import InputError
 from .card import BIAS, Card, bias_card, read_projector_card
 from .gate import Gate
-from .injection import Slots, check_injection
+from .injection import Slots
 from .lora import Adapter
-from .projectors import ARCHITECTURES, ONE_SLOT, Whitened, directions
+from .projectors import ARCHITECTURES, ONE_SLOT, Whitened, directions, whitening
 from .vocabulary import Tokens
 
 
@@ -34,7 +34,8 @@ class Reader:
 
         Raises:
             InputError: the architecture is unknown, names those that are known, or fills one slot and more are asked
-                for; see `check_injection`.
+                for; or the model has no such block to add after, or it is the last, behind which no other position
+                looks at the slots that are added to.
         """
         if card.architecture not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)
@@ -44,7 +45,14 @@ class Reader:
                 f"params.yaml: projector.slots: found {card.slots}, wanted 1: architecture {card.architecture!r} fills "
                 "one slot from each place; take a linear map or an mlp"
             )
-        check_injection(decoder, card.injection)
+        block = card.injection.block
+        if block is not None:
+            decoder.check_layer(block, key="projector.injection.block")
+            if card.injection.at == "slots" and block == decoder.n_layers - 1:
+                raise InputError(
+                    f"projector.injection.block: found {block}, wanted less with at slots: after the last block no "
+                    "other position looks at the slots"
+                )
         torch.manual_seed(seed)
         projector = ARCHITECTURES[card.architecture](len(card.layers), card.d_model, card.width, card.slots)
         if card.whiten:
@@ -89,7 +97,7 @@ class Reader:
         """Takes the whitening, where the card asks for one, from training gradients at all places, some at a time."""
         if isinstance(self.projector, Whitened):
             parts = (directions(self.by_place(block)).flatten(0, 1) for block in blocks)
-            self.projector.fit(part[(part != 0).any(-1)] for part in parts)
+            self.projector.matrix.copy_(whitening(part[(part != 0).any(-1)] for part in parts))
 
     def sized(self, slots: Slots, toward: Iterable[str]) -> Slots:
         """As many slots a row as the name has tokens that the reader says it moves toward, where a place fills several.
