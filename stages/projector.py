@@ -62,13 +62,6 @@ class Job:
         return f"trained_{self.folder}_{self.seed}"
 
 
-def jobs_of(card: Card, settings: Projector) -> list[Job]:
-    """Every seed of the card, and the control that says the same whatever it reads."""
-    bias = bias_card(card)
-    few = settings.model_copy(update={"steps": min(settings.steps, BIAS_STEPS)})
-    return [*(Job("", card, seed, settings) for seed in card.seeds), Job(BIAS, bias, bias.seeds[0], few)]
-
-
 def learn(job: Job, decoder: Decoder, data: Gathered, state: Path, path: Path) -> None:
     """Trains one projector; writes its weights and curve into the folder `path`."""
     reader = Reader(decoder, job.card, job.seed)
@@ -115,7 +108,9 @@ def work(params: Sections, seen: list[str]) -> None:
     data = lessons_of(decoder, model, data, settings)
     card = card_for(decoder, model, data, settings)
     scratch = Scratch("projector")
-    jobs = jobs_of(card, settings)
+    jobs = [Job("", card, seed, settings) for seed in card.seeds]
+    few = settings.model_copy(update={"steps": min(settings.steps, BIAS_STEPS)})
+    jobs.append(Job(BIAS, bias_card(card), card.seeds[0], few))  # the control, which says the same whatever it reads
     for job in ranks.own(jobs):
         scratch.piece(job.name, partial(learn, job, decoder, data, scratch.folder))
     if not ranks.finished():

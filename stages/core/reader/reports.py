@@ -19,7 +19,7 @@ from ..engine.batches import in_batches, plan
 from ..engine.continuation import greedy
 from ..engine.prefix import Padding, takes_padding
 from ..model.decoder import residual, with_residual
-from .gate import evidence
+from .gate import in_plane
 from .injection import ReadingPrompt, Slots, reading_prompt, replace_slots, spread
 from .reader import Reader
 from .vocabulary import in_parts
@@ -143,8 +143,24 @@ def bare_reports(reader: Reader, slots: Slots, tokens: int = NAMES_TOKENS) -> li
 
 
 def accounted_for(reader: Reader, slots: Slots, reports: Sequence[str]) -> Float[Tensor, " row"]:
-    """The share of each row's slots that the names of its report account for, 0 to 1; see `evidence`."""
-    return evidence(reader.tokens, slots.felt, slots.count, [parse_report(text.partition("\n")[0]) for text in reports])
+    """The share of what stands in a slot that the two names of its report account for, 0 to 1; see `in_plane`.
+
+    The slot is the one where the two names' tokens part, or the last that is filled. A report without two names
+    accounts for nothing.
+    """
+    found = slots.felt.new_zeros(len(reports))
+    places = []
+    for row, text in enumerate(reports):
+        said = parse_report(text.partition("\n")[0])
+        to, away = (reader.decoder.continuation(name) if name else [] for name in (said.moved_to, said.moved_from))
+        if to and away:
+            part = next((k for k, pair in enumerate(zip(to, away, strict=False)) if pair[0] != pair[1]), 0)
+            part = min(part, int(slots.count[row]) - 1)
+            places.append((row, part, to[part], away[part]))
+    if places:
+        row, part, to, away = torch.tensor(places, device=found.device).T
+        found[row] = in_plane(reader.tokens, slots.felt[row, part], to, away)
+    return found
 
 
 @torch.no_grad()
