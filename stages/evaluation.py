@@ -34,7 +34,7 @@ from .core.model import ranks
 from .core.model.opening import open_model
 from .core.model.section import POCKET, Foreign, Model, Peer
 from .core.reader.card import read_projector_card
-from .core.reader.saving import load_reader
+from .core.reader.reader import load_reader
 from .core.run.files import replacing, write_json
 from .core.run.params import Domains, Name, Names, Section, read_sections
 from .core.run.scratch import Scratch

@@ -23,12 +23,11 @@ from .core.model import ranks
 from .core.model.decoder import Decoder
 from .core.model.opening import open_model
 from .core.reader.card import BIAS, Card, bias_card
-from .core.reader.lessons import card_for, curriculum, lessons_of
-from .core.reader.reader import Reader
+from .core.reader.lessons import curriculum
+from .core.reader.reader import Reader, save_reader
 from .core.reader.reports import set_gate
-from .core.reader.saving import save_reader
 from .core.reader.section import Projector
-from .core.reader.training import train
+from .core.reader.training import card_for, lessons_of, train
 from .core.run.errors import InputError
 from .core.run.files import replacing, write_json
 from .core.run.params import Domains, Section, read_sections
@@ -63,22 +62,15 @@ class Job:
         return f"trained_{self.folder}_{self.seed}"
 
 
-def jobs_of(card: Card, settings: Projector) -> list[Job]:
-    """Every seed of the card, and the control that says the same whatever it reads."""
-    bias = bias_card(card)
-    few = settings.model_copy(update={"steps": min(settings.steps, BIAS_STEPS)})
-    return [*(Job("", card, seed, settings) for seed in card.seeds), Job(BIAS, bias, bias.seeds[0], few)]
-
-
 def learn(job: Job, decoder: Decoder, data: Gathered, state: Path, path: Path) -> None:
     """Trains one projector; writes its weights and curve into the folder `path`."""
-    reader = Reader.new(decoder, job.card, job.seed)
-    curve = teach(reader, data, job.settings, state / job.folder)
-    if job.folder != BIAS and job.settings.reports == "names":  # else there is no gate to set: no names to hold it by
-        plain = curriculum(
-            data, "validation", reader, job.settings.model_copy(update={"flips": 0.0, "context_noise": 0.0})
-        )
-        set_gate(reader, plain.draw("gate", 0, job.settings.validation_batch, 0).gradients, job.settings.gate)
+    reader = Reader(decoder, job.card, job.seed)
+    settings = job.settings
+    curve = teach(reader, data, settings, state / job.folder)
+    if job.folder != BIAS and settings.reports == "names":  # else there is no gate to set: no names to hold it by
+        plain = settings.model_copy(update={"flips": 0.0, "context_noise": 0.0})
+        drawn = curriculum(data, "validation", reader, plain).draw("gate", 0, settings.validation_batch, 0)
+        set_gate(reader, drawn.gradients, settings.gate)
     path.mkdir()
     save_reader(reader, path)
     write_parquet(path / CURVE, curve)
@@ -86,11 +78,12 @@ def learn(job: Job, decoder: Decoder, data: Gathered, state: Path, path: Path) -
 
 def teach(reader: Reader, data: Gathered, settings: Projector, folder: Path) -> pl.DataFrame:
     """Trains a reader's projector and returns its curve; `folder` keeps the state of a training that is killed."""
-    teaching = curriculum(data, "train", reader, settings)
-    validation = curriculum(data, "validation", reader, settings.model_copy(update={"context_noise": 0.0}))
+    teaching, size = curriculum(data, "train", reader, settings), settings.validation_batch
+    plain = settings.model_copy(update={"context_noise": 0.0})
+    held = curriculum(data, "validation", reader, plain).draw("validation", 0, size, size)
     reader.fit_whitening(teaching.blocks())
     with progress(f"projector, seed {reader.seed}", settings.steps) as advance:
-        curve = train(reader, teaching, validation, settings, folder / f"seed_{reader.seed}.pt", advance)
+        curve = train(reader, teaching, held, settings, folder / f"seed_{reader.seed}.pt", advance)
     return pl.DataFrame(curve).select(pl.lit(reader.seed).alias("seed"), pl.all())
 
 
@@ -115,7 +108,9 @@ def work(params: Sections, seen: list[str]) -> None:
     data = lessons_of(decoder, model, data, settings)
     card = card_for(decoder, model, data, settings)
     scratch = Scratch("projector")
-    jobs = jobs_of(card, settings)
+    jobs = [Job("", card, seed, settings) for seed in card.seeds]
+    few = settings.model_copy(update={"steps": min(settings.steps, BIAS_STEPS)})
+    jobs.append(Job(BIAS, bias_card(card), card.seeds[0], few))  # the control, which says the same whatever it reads
     for job in ranks.own(jobs):
         scratch.piece(job.name, partial(learn, job, decoder, data, scratch.folder))
     if not ranks.finished():

@@ -69,7 +69,7 @@ class Describer:
     ) -> None:
         """`entities`: all that the projector's labels could name. `root`: the repository that they are of."""
         self.reader, self.model, self.settings, self.entities, self.root = reader, model, settings, entities, root
-        self.tokens = settings.evaluation.report_tokens
+        self.tokens, self._text = settings.evaluation.report_tokens, reader.decoder.text
         reader.decoder.check_layer(settings.virtual_step.layer, key="params.yaml: virtual_step.layer")
 
     @classmethod
@@ -141,7 +141,13 @@ class Describer:
         sample = Sample(tuple(decoder.tokens(prompt)), tuple(decoder.continuation(target)), known)
         layers, places = list(dict.fromkeys([*card.layers, step.layer])), list(dict.fromkeys([FIRST, *card.places]))
         if (subject := texts["subject"]) is not None:
-            sample = replace(sample, subject=self._subject_token(prompt, subject))
+            at = subject_token(decoder.tokens, prompt, prompt.replace(subject, "{subject}", 1), subject)
+            if at is None:
+                raise InputError(
+                    f"subject: found {subject!r}, wanted words of the prompt {shorten(prompt, 60)!r} that end with a "
+                    "token"
+                )
+            sample = replace(sample, subject=at)
             layers, places = list(dict.fromkeys([*layers, *self.at_subject.card.layers])), [*places, SUBJECT]
         try:
             measured = next(activation_gradients(decoder, [sample], layers, places))
@@ -165,8 +171,6 @@ class Describer:
         slots, confidence = felt_by(self.reader, read, FAINT)
         (report,), (without,) = (self._say([host], [card.question], filled) for filled in (slots, None))
         answers, others = (self._say([None] * len(questions), questions, filled) for filled in (slots, None))
-        says = self._text(shifts.continuation_before[0])
-        strength = self.reader.strength(read)[0].tolist()
         there, share = None, None
         if subject is not None:
             filled = self.at_subject.read(taken(self.at_subject.card))
@@ -182,8 +186,8 @@ class Describer:
             projector=card.architecture,
             projector_layers=card.layers,
             loss=-float(measured.target_logprob[0]),
-            strength=tuple(strength) if card.reference else (),
-            says=says,
+            strength=tuple(self.reader.strength(read)[0].tolist()) if card.reference else (),
+            says=self._text(shifts.continuation_before[0]),
             target_token=self._text(sample.target[:1]),
             target_logprob=float(shifts.target_before[0]),
             answer_token=self._text(sample.answer[:1]) if sample.answer else None,
@@ -201,19 +205,6 @@ class Describer:
             asked=tuple(map(Asked, questions, answers, others)),
             notes=tuple(self._notes(texts, shifts.continuation_before[0], sample)),
         )
-
-    def _subject_token(self, prompt: str, subject: str) -> int:
-        """The index of the subject's last token in the prompt.
-
-        Raises:
-            InputError: the subject does not stand in the prompt, or a token goes on behind it.
-        """
-        at = subject_token(self.reader.decoder.tokens, prompt, prompt.replace(subject, "{subject}", 1), subject)
-        if at is None:
-            raise InputError(
-                f"subject: found {subject!r}, wanted words of the prompt {shorten(prompt, 60)!r} that end with a token"
-            )
-        return at
 
     def _say(self, hosts: Sequence[str | None], questions: Sequence[str], slots: Slots | None) -> list[str]:
         """What the model answers, with the same slots in each question (None: untouched ones).
@@ -249,7 +240,8 @@ class Describer:
         at = (0, 0, index)
 
         def tokens(ids: np.ndarray, sizes: np.ndarray) -> tuple[tuple[str, float], ...]:
-            return tuple((self._text([int(i)]) or repr(i), float(x)) for i, x in zip(ids[at], sizes[at], strict=True))
+            pairs = zip(ids[at].tolist(), sizes[at].tolist(), strict=True)
+            return tuple((self._text([token]) or repr(token), size) for token, size in pairs)
 
         return Step(
             size=self.settings.virtual_step.step_sizes[index],
@@ -282,11 +274,6 @@ class Describer:
                         f"{name}: the pocket model has never seen {', '.join(spelt)} and reads it letter by letter"
                     )
         return notes
-
-    def _text(self, ids: Sequence[int]) -> str:
-        tokenizer = self.reader.decoder.tokenizer
-        assert tokenizer is not None
-        return str(tokenizer.decode(list(ids))).strip()
 
 
 def _tidy(text: str) -> str:

@@ -40,9 +40,9 @@ from ..core.evaluate.scores import summary
 from ..core.evaluate.section import Evaluation
 from ..core.model.opening import open_model
 from ..core.model.section import POCKET, Model
-from ..core.reader.lessons import card_for, lessons_of
 from ..core.reader.reader import Reader
 from ..core.reader.section import Projector
+from ..core.reader.training import card_for, lessons_of
 from ..core.run.files import write_json
 from ..core.run.params import Domains, Section, read_sections
 from ..core.run.scratch import Scratch
@@ -76,7 +76,7 @@ def trained(data: Gathered, settings: Projector, scratch: Scratch) -> Reader:
     decoder, model = open_model()
     out = pl.any_horizontal(pl.col("domain", "label_domain").is_in(settings.held_out_domains)).fill_null(False)
     lessons = lessons_of(decoder, model, replace(data, rows=data.rows.filter(~out)), settings)
-    reader = Reader.new(decoder, card_for(decoder, model, lessons, settings), settings.seeds[0])
+    reader = Reader(decoder, card_for(decoder, model, lessons, settings), settings.seeds[0])
     teach(reader, lessons, settings, scratch.folder)
     scratch.clear()
     return reader

@@ -10,8 +10,8 @@ from transformers.utils import logging as progress
 from ..core.data.places import SUBJECT
 from ..core.evaluate.section import Evaluation
 from ..core.model.opening import FOLDER, ModelCard, open_model
-from ..core.reader.reader import Reader
-from ..core.reader.saving import load_reader
+from ..core.reader.card import plain_card
+from ..core.reader.reader import Reader, load_reader
 from ..core.reader.section import Projector
 from ..core.reader.training import new_card
 from ..core.run.errors import InputError
@@ -62,9 +62,8 @@ def open_reader() -> tuple[Reader, ModelCard, Sections]:
         reader = load_reader(decoder, PROJECTOR, model.id, model.commit)
         check_places(reader, PROJECTOR)
         return reader, model, settings
-    plain = {"architecture": "raw", "slots": 1, "whiten": False, "lora": None, "held_out_domains": []}
-    card = new_card(decoder, settings.projector.model_copy(update=plain), model.id, model.commit)
-    return Reader.new(decoder, card, settings.projector.seeds[0]), model, settings
+    card = plain_card(new_card(decoder, settings.projector, model.id, model.commit), "raw", held_out_domains=())
+    return Reader(decoder, card, card.seeds[0]), model, settings
 
 
 def check_places(reader: Reader, folder: Path) -> None:

@@ -36,8 +36,7 @@ from ..core.evaluate.section import Evaluation
 from ..core.grounding.reported import reports_of
 from ..core.model.decoder import Decoder
 from ..core.model.opening import open_model
-from ..core.reader.reader import Reader
-from ..core.reader.saving import load_reader
+from ..core.reader.reader import Reader, load_reader
 from ..core.run.errors import InputError
 from ..core.run.files import replacing, write_json
 from ..core.run.params import Domains, Section, read_sections

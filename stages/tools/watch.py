@@ -31,7 +31,7 @@ from ..core.grounding.reported import reports_of
 from ..core.model.decoder import residual
 from ..core.model.opening import open_model
 from ..core.reader.gate import FAINT
-from ..core.reader.saving import load_reader
+from ..core.reader.reader import load_reader
 from ..core.run.errors import InputError
 from ..core.run.files import replacing
 from .gradient_scale import GradientScale, blocks_of
@@ -148,11 +148,16 @@ class GradientWatch(TrainerCallback):
         assert tokenizer is not None
 
         def words(scores: Float[Tensor, "row vocabulary"]) -> list[list[str]]:
-            return [
-                [str(tokenizer.decode([t])).strip() for t in row] for row in scores.topk(LENS_TOKENS).indices.tolist()
-            ]
+            return [[self.decoder.text([token]) for token in row] for row in scores.topk(LENS_TOKENS).indices.tolist()]
 
-        found: dict[str, Sequence[Any]] = {
+        losses, says = self._outcome
+        columns: dict[str, Sequence[Any]] = {
+            "step": [step] * len(taught),
+            "row": taught,
+            "prompt": [tokenizer.decode(ids[row, : int(at[row]) + 1], skip_special_tokens=True) for row in taught],
+            "target": [tokenizer.decode(row[row != -100], skip_special_tokens=True) for row in labels[taught]],
+            "says": [self.decoder.text([says[row]]) for row in taught],
+            "loss": [losses[row] for row in taught],
             "report": told["report"],
             "confidence": told["confidence"].tolist(),
             "tokens_up": words(shift),
@@ -160,20 +165,7 @@ class GradientWatch(TrainerCallback):
             "gradient_norm": told["norm"].tolist(),
             **self._scaled(gradient),
         }
-        losses, says = self._outcome
-        for number, row in enumerate(taught):
-            known = labels[row][labels[row] != -100]
-            self.records.append(
-                {
-                    "step": step,
-                    "row": row,
-                    "prompt": tokenizer.decode(ids[row, : int(at[row]) + 1], skip_special_tokens=True),
-                    "target": tokenizer.decode(known, skip_special_tokens=True),
-                    "says": str(tokenizer.decode([says[row]])).strip(),
-                    "loss": losses[row],
-                    **{name: each[number] for name, each in found.items()},
-                }
-            )
+        self.records += [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def _scaled(self, gradient: Float32[np.ndarray, "row vector d_model"]) -> dict[str, Sequence[Any]]:
         """SCALED_COLUMNS of gradients at the reader's places and layers; none where nothing is scaled."""

@@ -38,9 +38,10 @@ from stages.core.model.opening import card_of, open_model
 from stages.core.model.pocket import new_model
 from stages.core.model.section import Model
 from stages.core.model.sources import read_lessons
-from stages.core.reader.lessons import card_for, curriculum
+from stages.core.reader.lessons import curriculum
 from stages.core.reader.reader import Reader
 from stages.core.reader.reports import set_gate
+from stages.core.reader.training import card_for
 from stages.core.run.params import Names, read_sections
 from tests.benchmarks.engine import RESULTS, machine
 from tests.benchmarks.scaling import peak
@@ -137,7 +138,7 @@ def measure() -> dict[str, float]:
     start = time.process_time()
     data = gather(params.domains, settings.layers, TAUGHT, settings.places)
     decoder, model = open_model()
-    reader = Reader.new(decoder, card_for(decoder, model, data, settings), 0)
+    reader = Reader(decoder, card_for(decoder, model, data, settings), 0)
     ready = time.process_time()
     steps = taught(data.rows, "train").height // settings.batch
     settings = settings.model_copy(update={"steps": steps})

@@ -31,9 +31,10 @@ from stages.core.data.places import FIRST
 from stages.core.evaluate.conditions import lens_tokens
 from stages.core.grounding.negatives import nearest
 from stages.core.model.decoder import Decoder
+from stages.core.reader.lessons import Draws
 from stages.core.reader.reader import Reader
 from stages.core.reader.reports import set_gate
-from stages.core.reader.training import Draws, new_card, report_loss, slot_loss
+from stages.core.reader.training import new_card, report_loss, slot_loss
 from tests.benchmarks.engine import RESULTS, machine
 from tests.benchmarks.scaling import peak
 from tests.core.reader.teaching import settings
@@ -76,7 +77,7 @@ def measure(counts: list[int], dtype: torch.dtype) -> dict[str, float]:
     base = peak()
     wanted = settings(architecture="linear", width=1, layers=[0], places=[FIRST], question="<felt> away <opposite>")
     card = new_card(decoder, wanted, "drawn", "0", (1.0,))
-    readers = [Reader.new(decoder, card, seed) for seed in range(3)]
+    readers = [Reader(decoder, card, seed) for seed in range(3)]
     found: dict[str, float] = {"MB held with the model open": base}
 
     def step(name: str, do: Callable[[], Any]) -> None:

@@ -205,4 +205,4 @@ def untrained(
         slot_token=slot_token,
     )  # fmt: skip
     card = new_card(decoder, wanted, model, "0" * 40, (2.0,) * len(layers))
-    return Reader.new(decoder, card, seed=0)
+    return Reader(decoder, card, seed=0)

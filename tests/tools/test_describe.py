@@ -25,8 +25,8 @@ from stages.core.model.opening import open_model
 from stages.core.model.section import Model
 from stages.core.model.sources import read_lessons, train_pocket
 from stages.core.reader.injection import Slots
+from stages.core.reader.reader import save_reader
 from stages.core.reader.reports import answers_of, felt_by
-from stages.core.reader.saving import save_reader
 from stages.core.run.files import write_json
 from stages.tools import cli
 from stages.tools.describe import Describer

@@ -17,11 +17,11 @@ from stages.core.data.summaries import FORMS, in_held_out_form, summarise
 from stages.core.data.tables import read_table
 from stages.core.model.opening import open_model
 from stages.core.reader.card import bias_card
-from stages.core.reader.lessons import card_for, curriculum
+from stages.core.reader.lessons import curriculum
 from stages.core.reader.reader import Reader
 from stages.core.reader.reports import answer_losses, prompts_of
 from stages.core.reader.section import Projector
-from stages.core.reader.training import report_loss
+from stages.core.reader.training import card_for, report_loss
 from stages.core.run.params import read_sections
 from stages.tools.free_words import FREE, TRAINED, Sections, candidates, marked, retrieved
 from stages.tools.sweep_table import NO_PARSER, TEXTS
@@ -48,7 +48,7 @@ def data(settings: Projector) -> Gathered:
 def reader(data: Gathered, settings: Projector) -> Reader:
     """Untrained."""
     decoder, model = open_model()
-    return Reader.new(decoder, card_for(decoder, model, data, settings), 0)
+    return Reader(decoder, card_for(decoder, model, data, settings), 0)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
@@ -82,7 +82,7 @@ def test_a_gradient_that_is_changed_has_no_summary(settings: Projector, changes:
 
 
 def test_retrieval_of_a_reader_that_ignores_the_gradient_is_at_chance(reader: Reader):
-    blind = Reader.new(reader.decoder, bias_card(reader.card), 0)
+    blind = Reader(reader.decoder, bias_card(reader.card), 0)
     rows = 192
     shape = (rows, len(reader.card.places) * len(reader.card.layers), reader.decoder.d_model)
     gradients = torch.randn(shape, generator=torch.Generator().manual_seed(0)).numpy()

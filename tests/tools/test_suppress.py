@@ -14,8 +14,7 @@ from stages.core.engine.rows import samples_of
 from stages.core.evaluate.lessons import one_a_fact, wrong_answers
 from stages.core.grounding import reported
 from stages.core.model.opening import open_model
-from stages.core.reader.reader import Reader
-from stages.core.reader.saving import load_reader
+from stages.core.reader.reader import Reader, load_reader
 from stages.tools import suppress
 from stages.tools.sweep_table import suppressed
 from tests.pipeline import tiny

@@ -179,10 +179,6 @@ class Shuffled:
         self.rows, self.kinds, self.seed = rows, kinds, seed
         self.blocks = -(-len(rows) // BLOCK_ROWS)
         self.epoch: tuple[tuple[str, int], list[Window]] | None = None
-        self.forget()
-
-    def forget(self) -> None:
-        """Gives the memory back; what is drawn next is read anew."""
         self.slot = np.full(self.blocks, -1)
         held = min(self.blocks, HELD_BLOCKS) * BLOCK_ROWS
         self.held = [np.empty((held, *vectors.shape[1:]), np.float32) for vectors in self.kinds]

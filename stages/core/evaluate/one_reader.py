@@ -10,7 +10,7 @@ import torch
 from ..data.gathering import BLOCK_ROWS, Gathered, Stored, blocks
 from ..data.places import FIRST, SUBJECT
 from ..model.decoder import Decoder
-from ..reader.card import Card
+from ..reader.card import Card, plain_card
 from ..reader.fitting import fit_map
 from ..reader.reader import Reader
 from .cases import SEEN, Questions
@@ -58,9 +58,8 @@ def at_subject(decoder: Decoder, card: Card, data: Gathered) -> tuple[Reader, Ga
         return None
     own = Stored(stores, "gradient", layers, [SUBJECT])
     raw = Stored(stores, "gradient", every[-1:], [FIRST])
-    plain = {"architecture": "linear", "layers": tuple(layers), "places": (SUBJECT,), "slots": 1, "reference": ()}
-    plain |= {"whiten": False, "lora_on_the_verbaliser": None}
-    reader = Reader.new(decoder, card.model_copy(update=plain), card.seeds[0])
+    linear = plain_card(card, "linear", layers=tuple(layers), places=(SUBJECT,), reference=())
+    reader = Reader(decoder, linear, card.seeds[0])
     pairs = zip(blocks(own, rows), blocks(raw, rows), strict=True)
     fit_map(reader, ((torch.from_numpy(there), torch.from_numpy(read)[:, 0]) for there, read in pairs))
     return reader, replace(data, gradient=own, layers=layers, places=(SUBJECT,))

@@ -12,7 +12,7 @@ from ..engine.rows import samples_of
 from ..model.decoder import Decoder
 from ..model.opening import open_model
 from ..model.section import Foreign, Peer
-from ..reader.card import Card
+from ..reader.card import Card, plain_card
 from ..reader.injection import Slots
 from ..reader.reader import Reader
 from ..reader.vocabulary import embedding_norm
@@ -31,10 +31,8 @@ def peers_of(card: Card, peers: Mapping[str, Peer | Foreign]) -> Iterator[tuple[
 
 def peer_reader(decoder: Decoder, card: Card, name: str) -> Reader:
     """A reader of another model's raw update direction, which it asks about as `card` does."""
-    raw = {"architecture": "raw", "layers": (decoder.n_layers - 1,), "slots": 1}
-    raw |= {"whiten": False, "lora_on_the_verbaliser": None}
     own = {"d_model": decoder.d_model, "norm": embedding_norm(decoder), "model": name, "seeds": (0,)}
-    return Reader.new(decoder, card.model_copy(update=raw | own), 0)
+    return Reader(decoder, plain_card(card, "raw", layers=(decoder.n_layers - 1,), **own), 0)
 
 
 def own_cases(reader: Reader, cases: pl.DataFrame, world: World, tokens: int) -> pl.DataFrame:

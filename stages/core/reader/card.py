@@ -1,7 +1,7 @@
 """The card beside a projector's weights: what it was made for, what it was made from and how it is to be used."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -11,7 +11,7 @@ from ..run.params import Count, Rate, Section
 
 
 class Injection(Section):
-    """How the slots' vectors go into the model when it reads; what each value does: stages/core/reader/injection.py.
+    """How the slots' vectors go into the model when it reads; what each value does: `read_slots` in reports.py.
 
     `how`: replace the slots' embeddings, or add to the residual stream after `block` (0-based; null for replace). `at`:
     the slots, the prompt's last token, or every token of it (replace: slots only). `scale`: the norm of what is
@@ -78,6 +78,15 @@ BIAS = "bias_only"
 def bias_card(card: Card) -> Card:
     """The card of the control that goes with a projector: it is given the same, and looks at none of it."""
     return card.model_copy(update={"architecture": BIAS, "whiten": False, "seeds": card.seeds[:1]})
+
+
+def plain_card(card: Card, architecture: str, **own: Any) -> Card:
+    """The card of a reader with nothing to train by steps: one slot a place, no whitening, no LoRA; asked as `card` is.
+
+    `own`: what else differs, by field.
+    """
+    plain = {"architecture": architecture, "slots": 1, "whiten": False, "lora_on_the_verbaliser": None}
+    return card.model_copy(update=plain | own)
 
 
 def read_projector_card(folder: Path) -> Card:

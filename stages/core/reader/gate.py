@@ -7,14 +7,12 @@ with zeros, which the model has learnt to report as no pressure.
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data.grammar import Report
 from .vocabulary import Tokens
 
 FAINT = 0.1
@@ -51,25 +49,3 @@ def in_plane(
     to_part, away_part, both = (unit * up).sum(-1), (unit * down).sum(-1), (up * down).sum(-1)
     square = to_part**2 + away_part**2 - 2 * to_part * away_part * both
     return (square / (1 - both**2).clamp_min(1e-6)).clamp(0, 1)
-
-
-def evidence(
-    tokens: Tokens, felt: Float[Tensor, "row slot d_model"], count: Int[Tensor, " row"], said: Sequence[Report]
-) -> Float[Tensor, " row"]:
-    """The share of what stands in a slot that the two names of its report account for, 0 to 1; see `in_plane`.
-
-    The slot is the one where the two names' tokens part, or the last that is filled; `count`: how many are. A report
-    without two names accounts for nothing.
-    """
-    found = felt.new_zeros(len(said))
-    places = []
-    for row, report in enumerate(said):
-        to, away = (tokens.decoder.continuation(name) if name else [] for name in (report.moved_to, report.moved_from))
-        if to and away:
-            part = next((k for k, pair in enumerate(zip(to, away, strict=False)) if pair[0] != pair[1]), 0)
-            part = min(part, int(count[row]) - 1)
-            places.append((row, part, to[part], away[part]))
-    if places:
-        row, part, to, away = torch.tensor(places, device=felt.device).T
-        found[row] = in_plane(tokens, felt[row, part], to, away)
-    return found

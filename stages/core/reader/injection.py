@@ -1,22 +1,17 @@
-"""Where a vector goes into the model: the prompt with its slots, and the pass that reads it with vectors injected.
-
-Training and reports use the same two functions, so a projector is trained on exactly what it will be used for.
-"""
+"""Where a vector goes into the model: the prompt with its slots, and the vector of each position."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from transformers import DynamicCache
 
 from ..data.questions import FELT, OPPOSITE
-from ..model.decoder import Decoder, residual, with_residual
+from ..model.decoder import Decoder
 from ..run.errors import InputError
-from .card import Injection
 
 
 @dataclass(frozen=True)
@@ -98,71 +93,6 @@ def reading_prompt(
             f"context of {decoder.context_length}: ask something shorter"
         )
     return ReadingPrompt(ids, found[:places], found[places:])
-
-
-def check_injection(decoder: Decoder, how: Injection) -> None:
-    """Checks that the model has the block, and that something reads what is added.
-
-    Raises:
-        InputError: it has not; or the slots are added to after the last block, where no other position looks at them.
-    """
-    if how.block is None:
-        return
-    decoder.check_layer(how.block, key="projector.injection.block")
-    if how.at == "slots" and how.block == decoder.n_layers - 1:
-        raise InputError(
-            f"projector.injection.block: found {how.block}, wanted less with at slots: after the last block no other "
-            "position looks at the slots"
-        )
-
-
-def read_injected(
-    decoder: Decoder,
-    prompts: Sequence[ReadingPrompt],
-    tails: Sequence[Sequence[int]],
-    slots: Slots | None,
-    how: Injection,
-    norm: float,
-    cache: DynamicCache | None = None,
-) -> Float[Tensor, "batch position d_model"]:
-    """Reads prompts and what follows them, with the vectors injected. The one way in, for training and for reports.
-
-    - replace: the embeddings at the slots become the slots' vectors, each scaled to `how.scale` times `norm`. All other
-      embeddings stay as they are.
-    - add: after block `how.block` the residual stream h becomes h + scale |h| v at the chosen positions (norm-matched:
-      what is added has `scale` times the norm of h there), for a unit vector v. Other positions and earlier blocks stay
-      as they are. At the slots, v is the slot's own vector; at the prompt's last token or at every token of it
-      (special tokens and template included), v is the direction of the sum of what is felt at all its places.
-    - no slots given: nothing is injected, and the slots keep the slot token's own embedding.
-
-    What follows the prompt (`tails`, and what is generated later) is never injected into.
-
-    Rows are padded on the right, where a causal model never looks. `slots`: a row a prompt; only directions count.
-    `norm`: the mean norm of embeddings. `cache`: filled with the rows' keys and values; None: they aren't kept.
-
-    Returns:
-        The normed residual stream after the last block.
-    """
-    rows = [[*prompt.ids, *tail] for prompt, tail in zip(prompts, tails, strict=True)]
-    width = max(map(len, rows))
-    embeds = decoder.embed(torch.tensor([row + [0] * (width - len(row)) for row in rows]))
-    arguments = {"use_cache": cache is not None, "past_key_values": cache}
-    if slots is not None and how.how == "replace":
-        embeds = replace_slots(embeds, prompts, slots.of(prompts), how.scale * norm)
-    if slots is None or how.block is None:
-        return decoder.body(inputs_embeds=embeds, **arguments).last_hidden_state
-    directions = spread(prompts, slots, how.at, width)
-
-    def add(_module: nn.Module, _arguments: Any, output: Any) -> Any:
-        stream = residual(output)
-        size = how.scale * stream.float().norm(dim=-1, keepdim=True)
-        return with_residual(output, stream + (size * directions.to(stream.device)).to(stream.dtype))
-
-    handle = decoder.blocks[how.block].register_forward_hook(add)
-    try:
-        return decoder.body(inputs_embeds=embeds, **arguments).last_hidden_state
-    finally:
-        handle.remove()
 
 
 def replace_slots(

@@ -1,26 +1,224 @@
-"""What a projector learns from: labelled gradients, the model's own reports on them, or words."""
+"""What a projector learns from, in batches: labelled gradients, or vectors made of the model's own words.
 
-from dataclasses import replace
+Every row draws a host prompt of another domain than the gradient's (or none), perhaps a sign flip (report with the two
+entities swapped), and context noise: the activation of another training row, in a random amount, is mixed into the
+gradient, so that the projector reads past what comes of the prompt. In a share of the rows a sham stands in place of
+the gradient, and the report is that of no pressure.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
 
-from ..data.gathering import BLOCK_ROWS, Gathered, Stored, blocks, hosts, taught
-from ..data.grammar import parse_report
-from ..data.places import SUBJECT
+from ..data import grammar
+from ..data.gathering import BLOCK_ROWS, Gathered, Vectors, blocks, hosts, taught
+from ..data.shuffling import Shuffled
 from ..data.summaries import in_held_out_form
-from ..model.decoder import Decoder
-from ..model.opening import ModelCard
 from ..run.errors import InputError
-from ..run.stage import progress
-from .card import Card
-from .gate import FAINT
+from ..run.seeds import keyed_rng
 from .reader import Reader
-from .reports import accounted_for, bare_reports
 from .section import Projector
-from .training import Curriculum, Lessons, new_card
-from .words import Words
+from .shams import TRAINED, draw_sham
+from .vocabulary import Tokens, final_gain
+
+NOISE, SHARES = 1.2, (0.4, 1.0)
+"""Most noise, and how much of the other word is taken away: fractions of the word's own norm."""
+BLOCKS = 4
+
+
+@dataclass(frozen=True)
+class Draws:
+    """One batch: gradients, the report of each, its host, and the names moved to and from (None: a sham).
+
+    `whole`: the reports are not only their beginnings.
+    """
+
+    gradients: Float[Tensor, "batch vector d_model"]
+    reports: list[str]
+    hosts: list[str | None]
+    names: list[tuple[str, str] | None]
+    whole: bool = True
+
+
+class Curriculum:
+    """Draws batches: the batch of (split, step) is always the same. An epoch has each lesson once."""
+
+    def __init__(
+        self,
+        gradients: Vectors,
+        activations: Vectors,
+        lessons: pl.DataFrame,
+        hosts: Mapping[str, Sequence[str] | pl.Series],
+        settings: Projector,
+        seed: int,
+    ) -> None:
+        """`lessons`: columns row, and what is to be reported of its gradient: domain, moved_to, moved_from.
+
+        Where `settings.differences` are asked for, prompt too; where `settings.reports` is teacher, told: the report.
+
+        `gradients`, `activations`: by row; read as they are drawn. `hosts`: prompts by domain.
+        """
+        self.gradients, self.lessons, self.hosts, self.settings, self.seed = gradients, lessons, hosts, settings, seed
+        self.rows = lessons["row"].to_numpy()
+        self.shuffled = Shuffled(self.rows, (gradients, activations), seed)
+        self.alike = None if not settings.differences else runs(lessons["prompt"])
+
+    def blocks(self) -> Iterator[Float[Tensor, "_ layer d_model"]]:
+        """All gradients, some at a time."""
+        return map(torch.from_numpy, blocks(self.gradients, self.rows))
+
+    def draw(self, split: str, step: int, size: int, reported: int) -> Draws:
+        """A batch of `size` rows, the first `reported` of which may be shams."""
+        rng, noise = keyed_rng(self.seed, split, step), keyed_rng(self.seed, split, step, "context")
+        pairs = keyed_rng(self.seed, split, step, "differences")
+        parts, chosen, against = [], [], []
+        for rows, beside in self.shuffled.batch(split, step, size):
+            others = self.others(pairs, rows)
+            parts.append(self.in_context(noise, rows, others, beside))
+            chosen.append(rows)
+            against.append(others)
+        chosen, against = np.concatenate(chosen), np.concatenate(against)
+        gradients, picked, minus = torch.cat(parts), self.lessons[chosen], self.lessons[against]
+        away = pl.select(pl.when(pl.Series(chosen == against)).then(picked["moved_from"]).otherwise(minus["moved_to"]))
+        picked = picked.with_columns(moved_from=away.to_series())
+        flips, shams, bare = rng.random((3, size)) < np.array([[self.settings.flips], [self.settings.shams], [0.1]])
+        reports, hosts, names = [], [], []
+        free = ["told"] * (self.settings.reports == "teacher")
+        told = picked.select("domain", "moved_to", "moved_from", *free).iter_rows()
+        for row, (domain, to, away, *text) in enumerate(told):
+            hosts.append(None if bare[row] else self.host(rng, domain))
+            if shams[row] and row < reported:
+                gradients[row] = torch.from_numpy(draw_sham(TRAINED, rng, gradients[row].numpy()))
+                reports.append(grammar.NO_PRESSURE)
+                names.append(None)
+                continue
+            if flips[row]:
+                gradients[row] *= -1
+                to, away = away, to
+            reports.append(text[0] if text else grammar.report(domain, to, away))
+            names.append((to, away))
+        return Draws(gradients, reports, hosts, names)
+
+    def others(self, rng: np.random.Generator, rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """For a share `differences` of the rows another one of the same prompt and block; the row itself for the rest.
+
+        It is the row itself too where the other is toward the same name.
+        """
+        if self.alike is None:
+            return rows
+        first, end = self.alike
+        drawn = rng.integers(first[rows], end[rows]).astype(rows.dtype)
+        told = self.lessons["moved_to"]
+        other = (told[drawn] != told[rows]).to_numpy() & (rng.random(len(rows)) < self.settings.differences)
+        return np.where(other, drawn, rows)
+
+    def in_context(
+        self,
+        rng: np.random.Generator,
+        rows: Int[np.ndarray, " n"],
+        minus: Int[np.ndarray, " n"],
+        beside: Int[np.ndarray, " m"],
+    ) -> Float[Tensor, "n layer d_model"]:
+        """The rows' gradients, less those of other rows `minus`, and an activation's direction in a random amount.
+
+        It is added at N(0, context_noise) times the gradient's norm. The activation is that of a random one of the rows
+        `beside`, which are in memory with these.
+        """
+        others = beside[rng.integers(len(beside), size=len(rows))]
+        gradients, contexts = (torch.from_numpy(self.shuffled.vectors(*of)) for of in ((0, rows), (1, others)))
+        taken = minus != rows
+        gradients[torch.from_numpy(taken)] -= torch.from_numpy(self.shuffled.vectors(0, minus[taken]))
+        amounts = torch.from_numpy(rng.normal(0, self.settings.context_noise, len(rows))).to(gradients.dtype)
+        return gradients + amounts[:, None, None] * gradients.norm(dim=-1, keepdim=True) * F.normalize(contexts, dim=-1)
+
+    def host(self, rng: np.random.Generator, domain: str) -> str | None:
+        """A prompt of another domain."""
+        others = [name for name in self.hosts if name != domain]
+        if not others:
+            return None
+        pool = self.hosts[others[rng.integers(len(others))]]
+        return pool[int(rng.integers(len(pool)))]
+
+
+def runs(prompts: pl.Series) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """Of each row where the rows with its prompt begin that stand next to it in its block, and where they end."""
+    blocks = pl.Series(np.arange(len(prompts)) // BLOCK_ROWS)
+    run = pl.select(pl.struct(prompts, blocks).rle_id()).to_series().to_numpy()
+    starts = np.searchsorted(run, np.arange(run[-1] + 2))
+    return starts[run], starts[run + 1]
+
+
+class Words:
+    """Draws batches: the batch of (split, step) is always the same. A word stands in a slot a token.
+
+    A gradient is the negative of what an update after the last block moves toward: the word's direction in the head,
+    times the final norm's gain, minus a share (with `settings.flips` one over that share) of another's, in noise of any
+    direction. All layers get the same. The report is its beginning alone, up to the word.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        names: Iterable[str],
+        hosts: Mapping[str, Sequence[str] | pl.Series],
+        settings: Projector,
+    ) -> None:
+        """`names`: names none of whose tokens is taught. `hosts`: prompts by domain, to stand in front.
+
+        Raises:
+            InputError: less than two tokens of letters are left.
+        """
+        self.decoder, self.card, self.settings, self.seed = reader.decoder, reader.card, settings, reader.seed
+        self.hosts, self.directions = list(hosts.values()), Tokens(reader.decoder, output=True)
+        self.gain = final_gain(reader.decoder)
+        closed = {token for name in names for token in reader.decoder.continuation(name)}
+        left = [token for token in range(len(self.directions)) if token not in closed]
+        self.tokens = [token for token in left if self.decoder.text([token]).isalpha()]
+        if len(self.tokens) < 2:
+            raise InputError(
+                f"params.yaml: projector.learns_from: found {len(self.tokens)} words of the model's vocabulary that "
+                "share no token with a name of the prompts, wanted 2 or more: use labels"
+            )
+
+    def blocks(self) -> Iterator[Float[Tensor, "_ vector d_model"]]:
+        """Some gradients, for whitening and gate."""
+        return (self.draw("blocks", step, BLOCK_ROWS, 0).gradients for step in range(BLOCKS))
+
+    def draw(self, split: str, step: int, size: int, reported: int) -> Draws:
+        """A batch of `size` rows."""
+        rng, places = keyed_rng(self.seed, "words", split, step), len(self.card.places)
+        gradients, reports, hosts, names = torch.zeros(size, places, self.card.d_model), [], [], []
+        for row in range(size):
+            text = self.decoder.text(self.some(rng, int(rng.integers(1, places + 1))))
+            drawn = self.decoder.continuation(text)[:places]
+            others, share = self.some(rng, len(drawn)), rng.uniform(*SHARES)
+            share = 1 / share if rng.random() < self.settings.flips else share
+            noise = F.normalize(torch.from_numpy(rng.standard_normal((len(drawn), self.card.d_model), np.float32)))
+            felt = self.moved(drawn) - share * self.moved(others) + rng.uniform(0, NOISE) * noise
+            gradients[row, : len(drawn)] = -felt
+            to, away = self.decoder.text(drawn), self.decoder.text(others)
+            reports.append(f"{grammar.PARTS[0]} {to}")
+            names.append((to, away))
+            pool = self.hosts[int(rng.integers(len(self.hosts)))]
+            hosts.append(None if rng.random() < 0.1 else pool[int(rng.integers(len(pool)))])
+        return Draws(gradients.repeat_interleave(len(self.card.layers), 1), reports, hosts, names, whole=False)
+
+    def some(self, rng: np.random.Generator, count: int) -> list[int]:
+        """So many of the tokens."""
+        return [self.tokens[at] for at in rng.integers(len(self.tokens), size=count)]
+
+    def moved(self, ids: Sequence[int]) -> Float[Tensor, "token d_model"]:
+        """The unit vectors that raise these tokens' logits most after the last block."""
+        return F.normalize(self.directions[torch.tensor(ids, device=self.decoder.device)] * self.gain, dim=-1).cpu()
+
+
+Lessons = Curriculum | Words
 
 
 def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) -> Lessons:
@@ -28,7 +226,7 @@ def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) 
     others = hosts(data.rows["domain"].unique(maintain_order=True), split)
     if settings.learns_from == "words":
         names = {name for column in ("target", "answer") for name in data.corrections().rows[column].drop_nulls()}
-        return Words(reader, names, others, settings, reader.seed)
+        return Words(reader, names, others, settings)
     free = settings.reports == "teacher"
     summary = pl.col("label_summary").cast(pl.String) if free else pl.lit("")
     lessons = (
@@ -50,57 +248,3 @@ def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) 
             "some; look at the teacher's agreement (dvc metrics show), or read the model's reports"
         )
     return Curriculum(data.gradient, data.activation, lessons, others, settings, reader.seed)
-
-
-def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Projector) -> Card:
-    """The card of the projectors to be trained; their reference norm is the median over training gradients, a layer.
-
-    The norms are those at the first place. The median is that of all, which take 4 bytes a gradient and layer.
-    """
-    rows = data.rows.select("row", "split").filter(pl.col("split") == "train")["row"].to_numpy()
-    first = slice(len(settings.layers))
-    norms = torch.empty(len(data.layers), len(rows))
-    for part, block in zip(norms.split(BLOCK_ROWS, dim=1), blocks(data.gradient, rows), strict=True):
-        part[:] = torch.from_numpy(block[:, first]).norm(dim=-1).T
-    return new_card(decoder, settings, model.id, model.commit, [layer.median().item() for layer in norms])
-
-
-def lessons_of(decoder: Decoder, model: ModelCard, data: Gathered, settings: Projector) -> Gathered:
-    """The gathered data with the labels that a projector learns from: a teacher's, or the model's own reports.
-
-    With `learns_from: reports` the model reads the raw update directions at the target's tokens, after the last layer
-    that is stored. What it reports there is the row's label at any other place, where its names account for enough of
-    the gradient: `settings.gate` of the median over all rows.
-    """
-    if settings.learns_from != "reports":
-        return data
-    assert isinstance(data.gradient, Stored)
-    stores = data.gradient.stores
-    layers, places = (stores[0].attributes[name] for name in ("layers", "places"))
-    plain = {"architecture": "raw", "layers": layers[-1:], "slots": 1, "whiten": False, "lora": None}
-    plain |= {"places": [place for place in places if place != SUBJECT]}
-    raw = settings.model_copy(update=plain)
-    own = Stored(stores, "gradient", raw.layers, raw.places)
-    seen = replace(data, gradient=own, layers=raw.layers, places=tuple(raw.places))
-    reader = Reader.new(decoder, card_for(decoder, model, seen, raw), settings.seeds[0])
-    known = data.rows.filter(pl.col("split").cast(pl.String).is_in(["train", "validation"]))["row"].to_numpy()
-    reports, shares = [], []
-    with progress("own reports", len(known)) as advance:
-        for rows in np.array_split(known, max(1, len(known) // BLOCK_ROWS)):
-            gradients = torch.from_numpy(own[rows])
-            slots = reader.read(gradients)
-            said = bare_reports(reader, slots)
-            shares.append(accounted_for(reader, slots, said) * (reader.strength(gradients).mean(-1) >= FAINT))
-            reports += map(parse_report, said)
-            advance(len(rows))
-    share = torch.cat(shares).cpu()
-    labels = pl.DataFrame(
-        {
-            "row": pl.Series(known, dtype=data.rows["row"].dtype),
-            "label_domain": [report.domain for report in reports],
-            "label_moved_to": [report.moved_to for report in reports],
-            "label_moved_from": [report.moved_from for report in reports],
-        }
-    ).filter(pl.Series((share >= settings.gate * share.median()).numpy()))
-    rows = data.rows.drop(labels.columns[1:]).join(labels, on="row", how="left", maintain_order="left")
-    return replace(data, rows=rows)

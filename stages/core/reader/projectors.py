@@ -115,7 +115,9 @@ ONE_SLOT = (Raw, Scale, ScalarAffine)
 
 
 class Whitened(nn.Module):
-    """Another projector behind a whitening of the direction. The matrix is kept with the weights, as a buffer."""
+    """Another projector behind a whitening of the direction (see `whitening`), the matrix kept with the weights."""
+
+    matrix: Tensor
 
     def __init__(self, projector: nn.Module, size: int) -> None:
         super().__init__()
@@ -124,11 +126,6 @@ class Whitened(nn.Module):
 
     def forward(self, direction: Float[Tensor, "*b f"]) -> Float[Tensor, "*b out"]:
         return self.projector(direction @ self.matrix)
-
-    @torch.no_grad()
-    def fit(self, blocks: Iterable[Float[Tensor, "_ f"]]) -> None:
-        """Takes the matrix from training directions, some rows at a time; see `whitening`."""
-        self.matrix = whitening(blocks).to(self.matrix)
 
 
 def whitening(blocks: Iterable[Float[Tensor, "_ f"]]) -> Float[Tensor, "f f"]:

@@ -1,19 +1,26 @@
-"""What a reader answers: prompts with vectors in their slots, the losses of given answers, and answers it writes."""
+"""What a reader answers: prompts with vectors in their slots, the losses of given answers, and answers it writes.
+
+Training and reports read through the same two functions, `prompts_of` and `read_slots`, so a projector is trained on
+exactly what it will be used for.
+"""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 from ..data.grammar import parse_report
 from ..engine.batches import in_batches, plan
 from ..engine.continuation import greedy
 from ..engine.prefix import Padding, takes_padding
-from .gate import evidence
-from .injection import ReadingPrompt, Slots, read_injected, reading_prompt
+from ..model.decoder import residual, with_residual
+from .gate import in_plane
+from .injection import ReadingPrompt, Slots, reading_prompt, replace_slots, spread
 from .reader import Reader
 from .vocabulary import in_parts
 
@@ -43,13 +50,44 @@ def read_slots(
     slots: Slots | None,
     cache: DynamicCache | None = None,
 ) -> Float[Tensor, "batch position d_model"]:
-    """The normed residual stream of prompts and what follows them, the slots' vectors injected as the card says.
+    """Reads prompts and what follows them, with the vectors injected as the card says.
 
-    See `read_injected`; None: nothing is injected. With LoRA on the verbaliser this is what it makes of the prompt,
-    with vectors or without.
+    - replace: the embeddings at the slots become the slots' vectors, each scaled to `scale` times the mean norm of
+      embeddings. All other embeddings stay as they are.
+    - add: after block `block` the residual stream h becomes h + scale |h| v at the chosen positions (norm-matched:
+      what is added has `scale` times the norm of h there), for a unit vector v. Other positions and earlier blocks stay
+      as they are. At the slots, v is the slot's own vector; at the prompt's last token or at every token of it
+      (special tokens and template included), v is the direction of the sum of what is felt at all its places.
+    - no slots given: nothing is injected, and the slots keep the slot token's own embedding.
+
+    What follows the prompt (`tails`, and what is generated later) is never injected into. With LoRA on the verbaliser
+    this is what it makes of the prompt, with vectors or without.
+
+    Rows are padded on the right, where a causal model never looks. `slots`: a row a prompt; only directions count.
+    `cache`: filled with the rows' keys and values; None: they aren't kept.
+
+    Returns:
+        The normed residual stream after the last block.
     """
-    with reader.verbaliser():
-        return read_injected(reader.decoder, prompts, tails, slots, reader.card.injection, reader.card.norm, cache)
+    decoder, how = reader.decoder, reader.card.injection
+    rows = [[*prompt.ids, *tail] for prompt, tail in zip(prompts, tails, strict=True)]
+    width = max(map(len, rows))
+    embeds = decoder.embed(torch.tensor([row + [0] * (width - len(row)) for row in rows]))
+    if slots is not None and how.how == "replace":
+        embeds = replace_slots(embeds, prompts, slots.of(prompts), how.scale * reader.card.norm)
+    with ExitStack() as applied:
+        applied.enter_context(reader.verbaliser())
+        if slots is not None and how.block is not None:
+            directions = spread(prompts, slots, how.at, width)
+
+            def add(_module: nn.Module, _arguments: Any, output: Any) -> Any:
+                stream = residual(output)
+                size = how.scale * stream.float().norm(dim=-1, keepdim=True)
+                return with_residual(output, stream + (size * directions.to(stream.device)).to(stream.dtype))
+
+            applied.enter_context(decoder.blocks[how.block].register_forward_hook(add))
+        given = {"use_cache": cache is not None, "past_key_values": cache}
+        return decoder.body(inputs_embeds=embeds, **given).last_hidden_state
 
 
 def answer_losses(
@@ -83,8 +121,6 @@ def answers_of(
     batch: int = 256,
 ) -> list[str]:
     """Greedy answers of at most `tokens` tokens, one a host prompt; see `prompts_of`. None: without injection."""
-    tokenizer = reader.decoder.tokenizer
-    assert tokenizer is not None
     prompts = prompts_of(reader, hosts, questions, slots)
     lengths = [(len(prompt.ids), 0) for prompt in prompts]
     join = "any" if takes_padding(reader.decoder) else "equal"
@@ -97,7 +133,7 @@ def answers_of(
     batches = plan(lengths, tokens=batch * max(lengths, default=(0, 0))[0], rows=batch, join=join)
     for rows, answers in in_batches(batches, write, None):
         for row, ids in zip(rows, answers, strict=True):
-            texts[row] = str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+            texts[row] = reader.decoder.text(ids, special=False)
     return texts
 
 
@@ -107,8 +143,24 @@ def bare_reports(reader: Reader, slots: Slots, tokens: int = NAMES_TOKENS) -> li
 
 
 def accounted_for(reader: Reader, slots: Slots, reports: Sequence[str]) -> Float[Tensor, " row"]:
-    """The share of each row's slots that the names of its report account for, 0 to 1; see `evidence`."""
-    return evidence(reader.tokens, slots.felt, slots.count, [parse_report(text.partition("\n")[0]) for text in reports])
+    """The share of what stands in a slot that the two names of its report account for, 0 to 1; see `in_plane`.
+
+    The slot is the one where the two names' tokens part, or the last that is filled. A report without two names
+    accounts for nothing.
+    """
+    found = slots.felt.new_zeros(len(reports))
+    places = []
+    for row, text in enumerate(reports):
+        said = parse_report(text.partition("\n")[0])
+        to, away = (reader.decoder.continuation(name) if name else [] for name in (said.moved_to, said.moved_from))
+        if to and away:
+            part = next((k for k, pair in enumerate(zip(to, away, strict=False)) if pair[0] != pair[1]), 0)
+            part = min(part, int(slots.count[row]) - 1)
+            places.append((row, part, to[part], away[part]))
+    if places:
+        row, part, to, away = torch.tensor(places, device=found.device).T
+        found[row] = in_plane(reader.tokens, slots.felt[row, part], to, away)
+    return found
 
 
 @torch.no_grad()

@@ -3,38 +3,37 @@
 Report loss: cross-entropy of the report's tokens (nats), given host, question and slots, on the first rows of a batch.
 Slot loss, where it is asked for: cross-entropy of naming the token that each slot should hold among all tokens of the
 model, by cosine to their embeddings; it needs no forward pass of the model, so it sees many more rows.
-
-Every row draws a host prompt of another domain than the gradient's (or none), perhaps a sign flip (report with the two
-entities swapped), and context noise: the activation of another training row, in a random amount, is mixed into the
-gradient, so that the projector reads past what comes of the prompt. In a share of the rows a sham stands in place of
-the gradient, and the report is that of no pressure.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data import grammar
-from ..data.gathering import BLOCK_ROWS, Shuffled, Vectors, blocks
+from ..data.gathering import BLOCK_ROWS, Gathered, Stored, blocks
+from ..data.grammar import parse_report
+from ..data.places import SUBJECT
 from ..model.checkpoints import Curve, Resumable, reproducibly
 from ..model.decoder import Decoder
+from ..model.opening import ModelCard
 from ..run.errors import InputError
-from ..run.seeds import keyed_int, keyed_rng
-from .card import Card
+from ..run.seeds import keyed_int
+from ..run.stage import progress
+from .card import Card, plain_card
+from .gate import FAINT
 from .injection import Slots
+from .lessons import Draws, Lessons
 from .reader import Reader
-from .reports import answer_losses, prompts_of
+from .reports import accounted_for, answer_losses, bare_reports, prompts_of
 from .section import Projector
-from .shams import TRAINED, draw_sham
 from .vocabulary import embedding_norm, in_parts
 
 
@@ -45,146 +44,57 @@ def new_card(decoder: Decoder, settings: Projector, model: str, commit: str, ref
     return Card.model_validate(settings.model_dump(include=set(Card.model_fields)) | own)
 
 
-@dataclass(frozen=True)
-class Draws:
-    """One batch: gradients, the report of each, its host, and the names moved to and from (None: a sham).
+def card_for(decoder: Decoder, model: ModelCard, data: Gathered, settings: Projector) -> Card:
+    """The card of the projectors to be trained; their reference norm is the median over training gradients, a layer.
 
-    `whole`: the reports are not only their beginnings.
+    The norms are those at the first place. The median is that of all, which take 4 bytes a gradient and layer.
     """
-
-    gradients: Float[Tensor, "batch vector d_model"]
-    reports: list[str]
-    hosts: list[str | None]
-    names: list[tuple[str, str] | None]
-    whole: bool = True
-
-
-@runtime_checkable
-class Lessons(Protocol):
-    """What a projector is trained on, in batches."""
-
-    def draw(self, split: str, step: int, size: int, reported: int) -> Draws:
-        """The batch of (split, step), always the same."""
-        ...
-
-    def blocks(self) -> Iterator[Float[Tensor, "_ layer d_model"]]:
-        """Gradients, some at a time."""
-        ...
-
-    def forget(self) -> None:
-        """Gives memory back."""
+    rows = data.rows.select("row", "split").filter(pl.col("split") == "train")["row"].to_numpy()
+    first = slice(len(data.layers))
+    norms = torch.empty(len(data.layers), len(rows))
+    for part, block in zip(norms.split(BLOCK_ROWS, dim=1), blocks(data.gradient, rows), strict=True):
+        part[:] = torch.from_numpy(block[:, first]).norm(dim=-1).T
+    return new_card(decoder, settings, model.id, model.commit, [layer.median().item() for layer in norms])
 
 
-class Curriculum:
-    """Draws batches: the batch of (split, step) is always the same. An epoch has each lesson once."""
+def lessons_of(decoder: Decoder, model: ModelCard, data: Gathered, settings: Projector) -> Gathered:
+    """The gathered data with the labels that a projector learns from: a teacher's, or the model's own reports.
 
-    def __init__(
-        self,
-        gradients: Vectors,
-        activations: Vectors,
-        lessons: pl.DataFrame,
-        hosts: Mapping[str, Sequence[str] | pl.Series],
-        settings: Projector,
-        seed: int,
-    ) -> None:
-        """`lessons`: columns row, and what is to be reported of its gradient: domain, moved_to, moved_from.
-
-        Where `settings.differences` are asked for, prompt too; where `settings.reports` is teacher, told: the report.
-
-        `gradients`, `activations`: by row; read as they are drawn. `hosts`: prompts by domain.
-        """
-        self.gradients, self.lessons, self.hosts, self.settings, self.seed = gradients, lessons, hosts, settings, seed
-        self.rows = lessons["row"].to_numpy()
-        self.shuffled = Shuffled(self.rows, (gradients, activations), seed)
-        self.alike = None if not settings.differences else runs(lessons["prompt"])
-
-    def blocks(self) -> Iterator[Float[Tensor, "_ layer d_model"]]:
-        """All gradients, some at a time."""
-        return map(torch.from_numpy, blocks(self.gradients, self.rows))
-
-    def forget(self) -> None:
-        """Gives the memory of rows back."""
-        self.shuffled.forget()
-
-    def draw(self, split: str, step: int, size: int, reported: int) -> Draws:
-        """A batch of `size` rows, the first `reported` of which may be shams."""
-        rng, noise = keyed_rng(self.seed, split, step), keyed_rng(self.seed, split, step, "context")
-        pairs = keyed_rng(self.seed, split, step, "differences")
-        parts, chosen, against = [], [], []
-        for rows, beside in self.shuffled.batch(split, step, size):
-            others = self.others(pairs, rows)
-            parts.append(self.in_context(noise, rows, others, beside))
-            chosen.append(rows)
-            against.append(others)
-        chosen, against = np.concatenate(chosen), np.concatenate(against)
-        gradients, picked, minus = torch.cat(parts), self.lessons[chosen], self.lessons[against]
-        away = pl.select(pl.when(pl.Series(chosen == against)).then(picked["moved_from"]).otherwise(minus["moved_to"]))
-        picked = picked.with_columns(moved_from=away.to_series())
-        flips, shams, bare = rng.random((3, size)) < np.array([[self.settings.flips], [self.settings.shams], [0.1]])
-        reports, hosts, names = [], [], []
-        free = ["told"] * (self.settings.reports == "teacher")
-        told = picked.select("domain", "moved_to", "moved_from", *free).iter_rows()
-        for row, (domain, to, away, *text) in enumerate(told):
-            hosts.append(None if bare[row] else self.host(rng, domain))
-            if shams[row] and row < reported:
-                gradients[row] = torch.from_numpy(draw_sham(TRAINED, rng, gradients[row].numpy()))
-                reports.append(grammar.NO_PRESSURE)
-                names.append(None)
-                continue
-            if flips[row]:
-                gradients[row] *= -1
-                to, away = away, to
-            reports.append(text[0] if text else grammar.report(domain, to, away))
-            names.append((to, away))
-        return Draws(gradients, reports, hosts, names)
-
-    def others(self, rng: np.random.Generator, rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-        """For a share `differences` of the rows another one of the same prompt and block; the row itself for the rest.
-
-        It is the row itself too where the other is toward the same name.
-        """
-        if self.alike is None:
-            return rows
-        first, end = self.alike
-        drawn = rng.integers(first[rows], end[rows]).astype(rows.dtype)
-        told = self.lessons["moved_to"]
-        other = (told[drawn] != told[rows]).to_numpy() & (rng.random(len(rows)) < self.settings.differences)
-        return np.where(other, drawn, rows)
-
-    def in_context(
-        self,
-        rng: np.random.Generator,
-        rows: Int[np.ndarray, " n"],
-        minus: Int[np.ndarray, " n"],
-        beside: Int[np.ndarray, " m"],
-    ) -> Float[Tensor, "n layer d_model"]:
-        """The rows' gradients, less those of other rows `minus`, and an activation's direction in a random amount.
-
-        It is added at N(0, context_noise) times the gradient's norm. The activation is that of a random one of the rows
-        `beside`, which are in memory with these.
-        """
-        others = beside[rng.integers(len(beside), size=len(rows))]
-        gradients, contexts = (torch.from_numpy(self.shuffled.vectors(*of)) for of in ((0, rows), (1, others)))
-        taken = minus != rows
-        gradients[torch.from_numpy(taken)] -= torch.from_numpy(self.shuffled.vectors(0, minus[taken]))
-        amounts = torch.from_numpy(rng.normal(0, self.settings.context_noise, len(rows))).to(gradients.dtype)
-        return gradients + amounts[:, None, None] * gradients.norm(dim=-1, keepdim=True) * F.normalize(contexts, dim=-1)
-
-    def host(self, rng: np.random.Generator, domain: str) -> str | None:
-        """A prompt of another domain."""
-        others = [name for name in self.hosts if name != domain]
-        if not others:
-            return None
-        pool = self.hosts[others[rng.integers(len(others))]]
-        return pool[int(rng.integers(len(pool)))]
-
-
-def runs(prompts: pl.Series) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-    """Of each row where the rows with its prompt begin that stand next to it in its block, and where they end."""
-    blocks = pl.Series(np.arange(len(prompts)) // BLOCK_ROWS)
-    run = pl.select(pl.struct(prompts, blocks).rle_id()).to_series().to_numpy()
-    starts = np.searchsorted(run, np.arange(run[-1] + 2))
-    return starts[run], starts[run + 1]
+    With `learns_from: reports` the model reads the raw update directions at the target's tokens, after the last layer
+    that is stored. What it reports there is the row's label at any other place, where its names account for enough of
+    the gradient: `settings.gate` of the median over all rows.
+    """
+    if settings.learns_from != "reports":
+        return data
+    assert isinstance(data.gradient, Stored)
+    stores = data.gradient.stores
+    layers, places = (stores[0].attributes[name] for name in ("layers", "places"))
+    last, targets = layers[-1:], tuple(place for place in places if place != SUBJECT)
+    own = Stored(stores, "gradient", last, targets)
+    card = card_for(decoder, model, replace(data, gradient=own, layers=last), settings)
+    card = plain_card(card, "raw", layers=tuple(last), places=targets)
+    reader = Reader(decoder, card, settings.seeds[0])
+    known = data.rows.filter(pl.col("split").cast(pl.String).is_in(["train", "validation"]))["row"].to_numpy()
+    reports, shares = [], []
+    with progress("own reports", len(known)) as advance:
+        for rows in np.array_split(known, max(1, len(known) // BLOCK_ROWS)):
+            gradients = torch.from_numpy(own[rows])
+            slots = reader.read(gradients)
+            said = bare_reports(reader, slots)
+            shares.append(accounted_for(reader, slots, said) * (reader.strength(gradients).mean(-1) >= FAINT))
+            reports += map(parse_report, said)
+            advance(len(rows))
+    share = torch.cat(shares).cpu()
+    labels = pl.DataFrame(
+        {
+            "row": pl.Series(known, dtype=data.rows["row"].dtype),
+            "label_domain": [report.domain for report in reports],
+            "label_moved_to": [report.moved_to for report in reports],
+            "label_moved_from": [report.moved_from for report in reports],
+        }
+    ).filter(pl.Series((share >= settings.gate * share.median()).numpy()))
+    rows = data.rows.drop(labels.columns[1:]).join(labels, on="row", how="left", maintain_order="left")
+    return replace(data, rows=rows)
 
 
 def slot_loss(
@@ -222,19 +132,17 @@ def report_loss(reader: Reader, draws: Draws, slots: Slots) -> Float[Tensor, ""]
 def train(
     reader: Reader,
     teaching: Lessons,
-    validation: Lessons,
+    held: Draws,
     settings: Projector,
     checkpoint: Path,
     advance: Callable[[int], None],
 ) -> Curve:
     """Trains `reader.trained` in place and returns the curve (step, train_loss, validation_loss; nats).
 
-    AdamW on a one-cycle schedule. Every `validate_every` steps the report loss on a fixed validation batch is taken;
+    AdamW on a one-cycle schedule. Every `validate_every` steps the report loss on the validation batch `held` is taken;
     the weights that had the lowest are kept, and training stops when `patience` validations bring no lower one. A
     killed run goes on from `checkpoint`. A reader with nothing to train is left as it is; its curve is one point.
     """
-    held = validation.draw("validation", 0, settings.validation_batch, settings.validation_batch)
-    validation.forget()
 
     def validate() -> float:
         reader.trained.eval()
@@ -275,9 +183,9 @@ def train(
                     f"finite number: training has diverged; lower params.yaml: projector.learning_rate (now "
                     f"{settings.learning_rate:g}) and run the stage again"
                 )
-            earlier = [point["validation_loss"] for point in curve]
+            lowest = min((point["validation_loss"] for point in curve), default=math.inf)
             curve.append({"step": step + 1, "train_loss": loss.item(), "validation_loss": held_loss})
-            if held_loss < min(earlier, default=float("inf")):
+            if held_loss < lowest:
                 state.keep_best()
             state.save(step + 1, curve)
     reader.trained.load_state_dict(state.best)

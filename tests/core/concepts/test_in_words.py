@@ -12,7 +12,7 @@ from stages.core.data.grammar import NO_PRESSURE, parse_report
 from stages.core.engine.batches import padded
 from stages.core.model.decoder import Decoder
 from stages.core.model.opening import card_of, open_model
-from stages.core.reader.saving import save_reader
+from stages.core.reader.reader import save_reader
 from stages.core.run.files import write_json
 from stages.tools.gradient_scale import GradientScale
 from stages.tools.watch import GradientWatch

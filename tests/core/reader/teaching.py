@@ -11,10 +11,11 @@ from stages.core.data.facts import Domain
 from stages.core.model.decoder import Decoder
 from stages.core.reader.card import Injection
 from stages.core.reader.injection import ReadingPrompt, Slots, replace_slots
+from stages.core.reader.lessons import Curriculum, Draws, Lessons
 from stages.core.reader.reader import Reader
 from stages.core.reader.reports import prompts_of
 from stages.core.reader.section import Projector
-from stages.core.reader.training import Curriculum, new_card
+from stages.core.reader.training import new_card
 
 QUESTION = "<felt> away <opposite> what pressure do you feel ?"
 LAYERS, PLACES = (0, 1), ("target_1", "target_2")
@@ -39,7 +40,7 @@ def settings(**changes: object) -> Projector:
 def new_reader(decoder: Decoder, wanted: Projector) -> Reader:
     """An untrained reader."""
     card = new_card(decoder, wanted, "pocket", "0", (1.0,) * len(wanted.layers))
-    return Reader.new(decoder, card, wanted.seeds[0])
+    return Reader(decoder, card, wanted.seeds[0])
 
 
 def gradients(reader: Reader, rows: int) -> Float[Tensor, "row vector d_model"]:
@@ -112,3 +113,8 @@ def curriculum(
     contexts = torch.randn(len(lessons), *vectors[0].shape, generator=torch.Generator().manual_seed(0))
     table = pl.DataFrame(lessons, schema=["row", "prompt", "domain", "moved_to", "moved_from"], orient="row")
     return Curriculum(torch.stack(vectors).numpy(), contexts.numpy(), table, hosts, wanted, wanted.seeds[0])
+
+
+def held_rows(lessons: Lessons) -> Draws:
+    """The batch that training is validated on, drawn from the same lessons."""
+    return lessons.draw("validation", 0, lessons.settings.validation_batch, lessons.settings.validation_batch)

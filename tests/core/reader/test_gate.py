@@ -4,10 +4,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from stages.core.data.grammar import Report
+from stages.core.data.grammar import NO_PRESSURE, report
 from stages.core.model.decoder import Decoder
-from stages.core.reader.gate import Gate, evidence, in_plane
+from stages.core.reader.gate import Gate, in_plane
+from stages.core.reader.injection import Slots
+from stages.core.reader.reports import accounted_for
 from stages.core.reader.vocabulary import Tokens
+from tests.core.reader.teaching import new_reader, settings
 
 
 def plane_of(tokens: Tokens, felt: torch.Tensor) -> torch.Tensor:
@@ -31,14 +34,15 @@ def test_all_of_a_vector_in_the_plane_of_two_words_is_in_it_and_what_lies_outsid
 
 
 def test_a_report_is_held_against_the_slot_where_its_names_part(small_decoder: Decoder):
-    tokens = Tokens(small_decoder)
+    reader = new_reader(small_decoder, settings())
+    tokens = reader.tokens
     lima, oslo, san, jose = (tokens[small_decoder.continuation(word)[0]] for word in ("Lima", "Oslo", "San", "José"))
     salvador = tokens[small_decoder.continuation("San Salvador")[1]]
     felt = torch.stack([torch.stack([lima - oslo, san]), torch.stack([san, salvador - jose])])
 
     def held(*names: tuple[str, str], slots: int = 2) -> list[float]:
-        said = [Report(domain="geography", moved_to=to, moved_from=away) for to, away in names]
-        return evidence(tokens, felt, torch.full((2,), slots), said).tolist()
+        said = [report("geography", *pair) if all(pair) else NO_PRESSURE for pair in names]
+        return accounted_for(reader, Slots(felt, felt, torch.full((2,), slots)), said).tolist()
 
     assert held(("Lima", "Oslo"), ("San Salvador", "San José")) == pytest.approx([1, 1], abs=1e-3)
     assert max(held(("San", "José"), ("Lima", "Oslo"))) < 0.7

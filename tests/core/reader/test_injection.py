@@ -14,7 +14,6 @@ from stages.core.reader.card import Injection
 from stages.core.reader.injection import (
     ReadingPrompt,
     Slots,
-    read_injected,
     reading_prompt,
     replace_slots,
     spread,
@@ -186,7 +185,7 @@ def test_training_and_reporting_give_the_same_logits(small_decoder: Decoder, how
     training = small_decoder.logits(read_slots(reader, asked, tails, slots))
     for row, (prompt, tail) in enumerate(zip(asked, tails, strict=True)):
         cache = DynamicCache()
-        first = read_injected(small_decoder, [prompt], [()], slots[row : row + 1], how, reader.card.norm, cache)
+        first = read_slots(reader, [prompt], [()], slots[row : row + 1], cache)
         steps = [small_decoder.logits(first)[0, -1]]
         for token in tail:
             output = small_decoder.model(input_ids=torch.tensor([[token]]), past_key_values=cache)

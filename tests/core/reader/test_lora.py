@@ -19,13 +19,12 @@ from stages.core.model.names import make_tokenizer
 from stages.core.model.section import Pocket
 from stages.core.reader.card import Injection, Lora
 from stages.core.reader.injection import Slots
-from stages.core.reader.reader import Reader
+from stages.core.reader.reader import Reader, load_reader, save_reader
 from stages.core.reader.reports import answers_of, read_slots, write_tokens
-from stages.core.reader.saving import load_reader, save_reader
 from stages.core.reader.training import train
 from stages.core.run.files import write_json
 from stages.core.steps.virtual_step import virtual_steps
-from tests.core.reader.teaching import QUESTION, curriculum, gradients, new_reader, prompts, settings
+from tests.core.reader.teaching import QUESTION, curriculum, gradients, held_rows, new_reader, prompts, settings
 from tests.tools.families import FAMILIES, tiny
 
 HOSTS = [None, "The capital of Peru is", "It is known that the composer of Tosca is"]
@@ -110,7 +109,7 @@ def test_training_teaches_projector_and_lora_and_leaves_the_model_alone(
     whole = new_reader(decoder, wanted)  # a second one beside it
     state = {name: value.clone() for name, value in decoder.model.state_dict().items()}
     projector = [value.clone() for value in reader.projector.parameters()]
-    curve = train(reader, lessons, lessons, wanted, tmp_path / "a", lambda steps: None)
+    curve = train(reader, lessons, held_rows(lessons), wanted, tmp_path / "a", lambda steps: None)
     assert reader.adapter is not None
     for name, value in decoder.model.state_dict().items():
         assert torch.equal(value, state[name]) != (f".{reader.adapter.name}." in name), name
@@ -123,9 +122,9 @@ def test_training_teaches_projector_and_lora_and_leaves_the_model_alone(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(whole, lessons, lessons, wanted, tmp_path / "b", die)
+        train(whole, lessons, held_rows(lessons), wanted, tmp_path / "b", die)
     resumed = new_reader(decoder, wanted)
-    assert train(resumed, lessons, lessons, wanted, tmp_path / "b", lambda steps: None) == curve
+    assert train(resumed, lessons, held_rows(lessons), wanted, tmp_path / "b", lambda steps: None) == curve
     for name, value in reader.trained.state_dict().items():
         assert torch.equal(value, resumed.trained.state_dict()[name]), name
 

@@ -17,9 +17,8 @@ from stages.core.reader import reports
 from stages.core.reader.gate import FAINT
 from stages.core.reader.injection import Slots
 from stages.core.reader.projectors import ARCHITECTURES, directions
-from stages.core.reader.reader import Reader
+from stages.core.reader.reader import Reader, load_reader, save_reader
 from stages.core.reader.reports import answers_of, felt_by, write_tokens
-from stages.core.reader.saving import load_reader, save_reader
 from stages.core.reader.training import train
 from stages.core.run.errors import InputError
 from stages.core.run.files import write_json
@@ -27,6 +26,7 @@ from tests.core.reader.teaching import (
     QUESTION,
     curriculum,
     gradients,
+    held_rows,
     new_reader,
     prompts,
     replaced,
@@ -247,7 +247,7 @@ def test_every_architecture_is_trained_on_several_layers_saved_loaded_and_report
     reader, lessons = new_reader(small_decoder, wanted), curriculum(small_decoder, small_domains, wanted)
     before = {name: value.clone() for name, value in reader.projector.named_parameters()}
     reader.fit_whitening(lessons.blocks())
-    train(reader, lessons, lessons, wanted, tmp_path / "state", lambda steps: None)
+    train(reader, lessons, held_rows(lessons), wanted, tmp_path / "state", lambda steps: None)
     changed = any(not torch.equal(value, before[name]) for name, value in reader.projector.named_parameters())
     assert changed == (architecture != "raw")
     saved(reader, tmp_path)

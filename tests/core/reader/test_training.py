@@ -14,10 +14,11 @@ from stages.core.data.grammar import NO_PRESSURE, parse_report
 from stages.core.model.decoder import Decoder
 from stages.core.reader import training
 from stages.core.reader.injection import Slots
+from stages.core.reader.lessons import Curriculum
 from stages.core.reader.projectors import ARCHITECTURES
-from stages.core.reader.training import Curriculum, report_loss, slot_loss, spent, train
+from stages.core.reader.training import report_loss, slot_loss, spent, train
 from stages.core.run.errors import InputError
-from tests.core.reader.teaching import LAYERS, PLACES, curriculum, new_reader, prompts, replaced, settings
+from tests.core.reader.teaching import LAYERS, PLACES, curriculum, held_rows, new_reader, prompts, replaced, settings
 
 QUIET = lambda steps: None  # noqa: E731
 
@@ -175,13 +176,13 @@ def test_training_stops_early_and_keeps_the_best_weights(
         return torch.tensor(next(held))
 
     monkeypatch.setattr(training, "report_loss", loss)
-    curve = train(reader, teaching, teaching, wanted, tmp_path / "state", QUIET)
+    curve = train(reader, teaching, held_rows(teaching), wanted, tmp_path / "state", QUIET)
     assert [(point["step"], point["validation_loss"]) for point in curve] == [(2, 3.0), (4, 1.0), (6, 2.0), (8, 1.5)]
     for name, value in reader.projector.state_dict().items():
         assert torch.equal(value, kept[1][name]) and not torch.equal(value, kept[3][name])
     # Killed after it had stopped: the state stands, and training doesn't go on past the stop.
     resumed = new_reader(small_decoder, wanted)
-    assert train(resumed, teaching, teaching, wanted, tmp_path / "state", QUIET) == curve
+    assert train(resumed, teaching, held_rows(teaching), wanted, tmp_path / "state", QUIET) == curve
     assert torch.equal(*(each.projector.state_dict()["map.0.weight"] for each in (reader, resumed)))
 
 
@@ -197,11 +198,11 @@ def test_a_killed_training_ends_in_the_same_weights(
         if next(calls) == 7:
             raise KeyboardInterrupt
 
-    curve = train(whole, teaching, teaching, wanted, tmp_path / "a", QUIET)
+    curve = train(whole, teaching, held_rows(teaching), wanted, tmp_path / "a", QUIET)
     with pytest.raises(KeyboardInterrupt):
-        train(killed, teaching, teaching, wanted, tmp_path / "b", die)
+        train(killed, teaching, held_rows(teaching), wanted, tmp_path / "b", die)
     assert (tmp_path / "b").is_file()
-    assert train(resumed, teaching, teaching, wanted, tmp_path / "b", QUIET) == curve
+    assert train(resumed, teaching, held_rows(teaching), wanted, tmp_path / "b", QUIET) == curve
     for name, value in whole.projector.state_dict().items():
         assert torch.equal(value, resumed.projector.state_dict()[name]), name
 
@@ -214,7 +215,7 @@ def test_training_learns_and_leaves_the_model_alone(
     reader, teaching = new_reader(small_decoder, wanted), curriculum(small_decoder, small_domains, wanted)
     draws = teaching.draw("test", 0, 64, 64)
     losses = [slot_loss(reader, reader.read(draws.gradients), draws.names, 20.0).item()]
-    train(reader, teaching, teaching, wanted, tmp_path / "state", QUIET)
+    train(reader, teaching, held_rows(teaching), wanted, tmp_path / "state", QUIET)
     losses.append(slot_loss(reader, reader.read(draws.gradients), draws.names, 20.0).item())
     assert losses[1] < 0.5 * losses[0]
     assert all(torch.equal(value, before[name]) for name, value in small_decoder.model.state_dict().items())
@@ -233,7 +234,7 @@ def test_scale_and_affine_learn_the_sign_of_the_gradients(
         )  # fmt: skip
         reader = new_reader(small_decoder, wanted)
         teaching = curriculum(small_decoder, small_domains, wanted, sign=sign)
-        train(reader, teaching, teaching, wanted, tmp_path / f"{seed}", QUIET)
+        train(reader, teaching, held_rows(teaching), wanted, tmp_path / f"{seed}", QUIET)
         assert next(reader.projector.parameters()).sum().sign() == sign
 
 
@@ -243,7 +244,7 @@ def test_only_raw_has_nothing_to_train_and_its_training_is_one_validation(
 ):
     wanted = settings(architecture=architecture, steps=2, validate_every=1)
     reader, teaching = new_reader(small_decoder, wanted), curriculum(small_decoder, small_domains, wanted)
-    curve = train(reader, teaching, teaching, wanted, tmp_path / "state", QUIET)
+    curve = train(reader, teaching, held_rows(teaching), wanted, tmp_path / "state", QUIET)
     if architecture != "raw":
         assert len(curve) == 2 and (tmp_path / "state").is_file()
         return
@@ -263,7 +264,7 @@ def test_training_on_two_threads_twice_gives_the_same_weights(
     one, two = new_reader(small_decoder, wanted), new_reader(small_decoder, wanted)
     for reader, name in ((one, "a"), (two, "b")):
         teaching = curriculum(small_decoder, small_domains, wanted)
-        train(reader, teaching, teaching, wanted, tmp_path / name, QUIET)
+        train(reader, teaching, held_rows(teaching), wanted, tmp_path / name, QUIET)
     for name, value in one.projector.state_dict().items():
         assert torch.equal(value, two.projector.state_dict()[name]), name
 
@@ -275,7 +276,7 @@ def test_training_that_diverges_is_refused_with_its_step_and_what_to_try(
     reader, teaching = new_reader(small_decoder, wanted), curriculum(small_decoder, small_domains, wanted)
     said = r"seed 0: validation loss at step 3: found nan, wanted .*lower .*learning_rate \(now 1e\+30"
     with pytest.raises(InputError, match=said):
-        train(reader, teaching, teaching, wanted, tmp_path / "state", QUIET)
+        train(reader, teaching, held_rows(teaching), wanted, tmp_path / "state", QUIET)
     assert not (tmp_path / "state").exists()
 
 
@@ -302,20 +303,14 @@ def test_a_nan_in_the_middle_of_the_rows_is_named_and_the_steps_before_it_are_ke
     wanted, state = settings(steps=6, batch=4, validate_every=1, patience=9), tmp_path / "state"
     held = curriculum(small_decoder, small_domains, wanted)
     whole = new_reader(small_decoder, wanted)
-    curve = train(whole, stored(held, tmp_path / "whole.zarr"), held, wanted, tmp_path / "other", QUIET)
+    curve = train(whole, stored(held, tmp_path / "whole.zarr"), held_rows(held), wanted, tmp_path / "other", QUIET)
     spoilt = int(held.shuffled.windows("train", 0)[3][1][2])
+    broken = stored(held, tmp_path / "spoilt.zarr", spoilt)
     with pytest.raises(InputError, match=f"spoilt.zarr: activation of prompt {spoilt:016x}: NaN .* 1 such row"):
-        train(
-            new_reader(small_decoder, wanted),
-            stored(held, tmp_path / "spoilt.zarr", spoilt),
-            held,
-            wanted,
-            state,
-            QUIET,
-        )
+        train(new_reader(small_decoder, wanted), broken, held_rows(held), wanted, state, QUIET)
     steps: list[int] = []
     resumed, mended = new_reader(small_decoder, wanted), stored(held, tmp_path / "mended.zarr")
-    assert train(resumed, mended, held, wanted, state, steps.append) == curve
+    assert train(resumed, mended, held_rows(held), wanted, state, steps.append) == curve
     assert steps[0] == 3
     for name, value in whole.projector.state_dict().items():
         assert torch.equal(value, resumed.projector.state_dict()[name]), name

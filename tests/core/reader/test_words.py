@@ -9,12 +9,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from stages.core.model.decoder import Decoder
+from stages.core.reader.lessons import SHARES, Words
 from stages.core.reader.reader import Reader
 from stages.core.reader.reports import answer_losses
 from stages.core.reader.training import report_loss, train
 from stages.core.reader.vocabulary import final_gain
-from stages.core.reader.words import SHARES, Words
-from tests.core.reader.teaching import LAYERS, PLACES, new_reader, prompts, settings
+from tests.core.reader.teaching import LAYERS, PLACES, held_rows, new_reader, prompts, settings
 
 QUIET = lambda steps: None  # noqa: E731
 HOSTS = {"geography": ["The capital of Peru is"], "music": ["The composer of Tosca is"]}
@@ -22,7 +22,7 @@ NAMES = ("Lima", "Oslo", "Puccini")
 
 
 def words(reader: Reader, **changes: object) -> Words:
-    return Words(reader, NAMES, HOSTS, settings(learns_from="words", **changes), 0)
+    return Words(reader, NAMES, HOSTS, settings(learns_from="words", **changes))
 
 
 def test_a_gradient_moves_toward_the_word_of_its_report_and_away_from_another(small_decoder: Decoder):
@@ -51,7 +51,7 @@ def test_a_gradient_moves_toward_the_word_of_its_report_and_away_from_another(sm
 def test_no_token_of_a_name_is_drawn_and_a_batch_is_always_the_same(small_decoder: Decoder):
     found = words(new_reader(small_decoder, settings()))
     assert not {token for name in NAMES for token in small_decoder.continuation(name)} & set(found.tokens)
-    assert all(found.text([token]).isalpha() for token in found.tokens)
+    assert all(small_decoder.text([token]).isalpha() for token in found.tokens)
     later, _ = found.draw("train", 3, 8, 0), found.draw("train", 0, 8, 0)
     again, other = found.draw("train", 3, 8, 0), found.draw("validation", 3, 8, 0)
     assert torch.equal(again.gradients, later.gradients)
@@ -62,7 +62,7 @@ def test_no_token_of_a_name_is_drawn_and_a_batch_is_always_the_same(small_decode
 def test_without_words_beside_the_names_it_is_said(small_decoder: Decoder):
     every = small_decoder.tokenizer.get_vocab()  # type: ignore[union-attr]
     with pytest.raises(ValueError, match=r"params.yaml: projector.learns_from: found 0 words .* use labels"):
-        Words(new_reader(small_decoder, settings()), every, HOSTS, settings(), 0)
+        Words(new_reader(small_decoder, settings()), every, HOSTS, settings())
 
 
 def test_the_beginning_of_a_report_has_no_end_to_learn(small_decoder: Decoder):
@@ -93,8 +93,8 @@ def test_a_map_learned_on_words_turns_names_that_it_never_had_into_themselves(tr
         slot_loss=1.0, learning_rate=0.01, validate_every=50, patience=9,
     )  # fmt: skip
     reader = new_reader(trained_decoder, wanted)
-    lessons = Words(reader, NAMES, HOSTS, wanted, 0)
-    train(reader, lessons, lessons, wanted, tmp_path / "state.pt", QUIET)
+    lessons = Words(reader, NAMES, HOSTS, wanted)
+    train(reader, lessons, held_rows(lessons), wanted, tmp_path / "state.pt", QUIET)
     ids = torch.tensor([trained_decoder.continuation(name)[0] for name in NAMES])
     gradients = torch.zeros(len(NAMES), len(PLACES), trained_decoder.d_model)
     gradients[:, 0] = -lessons.moved(ids.tolist())
