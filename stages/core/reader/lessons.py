@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data import grammar
-from ..data.gathering import BLOCK_ROWS, Gathered, Vectors, blocks, hosts, taught
-from ..data.shuffling import Shuffled
+from ..data.gathering import BLOCK_ROWS, Gathered, Shuffled, Vectors, blocks, hosts, taught
 from ..data.summaries import in_held_out_form
 from ..run.errors import InputError
 from ..run.seeds import keyed_rng
