@@ -28,8 +28,7 @@ from torch import Tensor, nn
 
 from ..core.data.tables import PROMPTS, ROW, read_table
 from ..core.engine.gradients import activation_gradients
-from ..core.engine.rows import naming_prompts, samples_of
-from ..core.engine.samples import Sample
+from ..core.engine.samples import Sample, naming_prompts, samples_of
 from ..core.evaluate.cases import by_hash
 from ..core.evaluate.fine_tuning import sample_loss, trainable
 from ..core.model.decoder import Decoder, residual, with_residual
