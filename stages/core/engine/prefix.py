@@ -9,11 +9,10 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, groupby
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
@@ -57,10 +56,6 @@ class Padding:
         """The padding of some of the rows."""
         return replace(self, lengths=self.lengths[rows])
 
-    def repeated(self, times: int) -> "Padding":
-        """The padding of each row repeated `times` times."""
-        return replace(self, lengths=self.lengths.repeat_interleave(times))
-
 
 @dataclass(frozen=True)
 class Prefix:
@@ -72,7 +67,7 @@ class Prefix:
     def select(self, rows: Int[Tensor, " selected"]) -> "Prefix":
         """The prefixes of some of the rows."""
         twin = fork(self.cache)
-        select_rows(twin, rows)
+        twin.batch_select_indices(rows.cpu())  # blocks may be on several devices
         return Prefix(twin, self.padding.select(rows))
 
 
@@ -122,56 +117,30 @@ def run_prefix(decoder: Decoder, rows: Sequence[Sequence[int]], *, tokens: int |
     """
     lengths = [len(row) for row in rows]
     width = max(lengths, default=0)
-    result = Prefix(DynamicCache(), Padding(width, torch.tensor(lengths, dtype=torch.long, device=decoder.device)))
-    if not width:
-        return result
-    total = len(rows) * width
+    padding = Padding(width, torch.tensor(lengths, dtype=torch.long, device=decoder.device))
+    whole: list[tuple[Tensor, ...]] = []
     filled = [row for row in range(len(rows)) if lengths[row]]
-    for index in plan([(lengths[row], 0) for row in filled], tokens=tokens or total, rows=len(rows)):
+    for index in plan([(lengths[row], 0) for row in filled], tokens=tokens or len(rows) * width, rows=len(rows)):
         batch = sorted((filled[place] for place in index), key=lambda row: (-lengths[row], row))
         found = _keys_and_values(decoder, padded([rows[row] for row in batch], decoder.device))
         if len(batch) == len(rows) and {*lengths} == {width}:
-            return replace(result, cache=_cache_of(found))
-        if not result.cache.layers:
-            result = replace(result, cache=_cache_of([_room(pair, len(rows), width) for pair in found]))
-        _lay_out(result.cache, found, batch, [lengths[row] for row in batch], width)
-    return result
+            return Prefix(DynamicCache(found), padding)
+        if not whole:  # of zeros: masked entries must be finite
+            whole = [
+                tuple(part.new_zeros(len(rows), part.shape[1], width, part.shape[3]) for part in pair) for pair in found
+            ]
+        for count, run in groupby(enumerate(batch), key=lambda item: lengths[item[1]]):
+            places, own = map(list, zip(*run, strict=True))
+            for space, part in zip(chain(*whole), chain(*found), strict=True):
+                space[own, :, width - count :] = part[places, :, :count]
+    return Prefix(DynamicCache(whole), padding)
 
 
-def _keys_and_values(decoder: Decoder, ids: Int[Tensor, "row position"]) -> list[tuple[Tensor, Tensor]]:
+def _keys_and_values(decoder: Decoder, ids: Int[Tensor, "row position"]) -> list[tuple[Tensor, ...]]:
     cache = _Filling(decoder.n_layers)
     with suppress(_Filled):
         decoder.body(input_ids=ids, past_key_values=cache, use_cache=True)
-    return [(keys.to(decoder.dtype), values.to(decoder.dtype)) for keys, values in _pairs(cache)]
-
-
-def _pairs(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
-    return [(getattr(layer, "keys"), getattr(layer, "values")) for layer in cache.layers]  # noqa: B009 (typed as a union)
-
-
-def _cache_of(pairs: Sequence[tuple[Tensor, ...]]) -> DynamicCache:
-    cache = DynamicCache()
-    for block, (keys, values) in enumerate(pairs):
-        cache.update(keys, values, block)
-    return cache
-
-
-def _room(pair: tuple[Tensor, Tensor], rows: int, width: int) -> tuple[Tensor, ...]:
-    """Zeros for all rows' keys and values: masked entries must be finite."""
-    return tuple(part.new_zeros((rows, part.shape[1], width, part.shape[3])) for part in pair)
-
-
-def _lay_out(
-    cache: DynamicCache, found: list[tuple[Tensor, Tensor]], batch: Sequence[int], lengths: Sequence[int], width: int
-) -> None:
-    """Copies rows into the cache, flush right."""
-    runs = np.flatnonzero(np.diff(lengths, prepend=-1, append=-1)).tolist()
-    for own, pair in zip(_pairs(cache), found, strict=True):
-        for whole, part in zip(own, pair, strict=True):
-            for start, stop in pairwise(runs):
-                count = lengths[start]
-                rows = torch.tensor(batch[start:stop], device=whole.device)
-                whole[rows, :, width - count :] = part[start:stop, :, :count]
+    return [(keys.to(decoder.dtype), values.to(decoder.dtype)) for keys, values, _ in cache]
 
 
 def fork(cache: DynamicCache) -> DynamicCache:
@@ -179,13 +148,6 @@ def fork(cache: DynamicCache) -> DynamicCache:
     twin = copy.copy(cache)
     twin.layers = [copy.copy(layer) for layer in cache.layers]
     return twin
-
-
-def select_rows(cache: DynamicCache, rows: Shaped[Tensor, " _"]) -> None:
-    """Keeps some of a cache's rows, whichever devices its blocks are on."""
-    for layer, (keys, _) in zip(cache.layers, _pairs(cache), strict=True):
-        select = getattr(layer, "batch_select_indices")  # noqa: B009 (typed as a union)
-        select(rows.to(keys.device))
 
 
 def over_prefixes(
