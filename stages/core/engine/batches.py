@@ -143,5 +143,5 @@ def out_of_memory(error: BaseException) -> bool:
 def padded(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "row position"]:
     """Token ids as one tensor, padded on the right with the row's last token (no position that counts ever sees it)."""
     width = max(len(row) for row in rows)
-    ids = [[*row, *row[-1:] * (width - len(row))] for row in rows]
+    ids = [[*row, *list(row[-1:]) * (width - len(row))] for row in rows]
     return torch.tensor(ids, dtype=torch.long, device=device)

@@ -60,8 +60,7 @@ def activation_gradients(
     Args:
         layers: 0-based block indices, in the order wanted.
         places: names of places (see `places`), in the order wanted; all are of one loss and one backward pass.
-        advance: told the number of rows after each batch.
-        tokens: most tokens in a pass; None: worked out.
+        advance, tokens: see `over_prefixes`.
 
     Raises:
         BadRowsError: rows cannot be measured (see `check_samples`), before the first batch; or their loss or gradient

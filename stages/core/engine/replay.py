@@ -38,7 +38,7 @@ class Replay:
         prefix: what is before that token.
         clean: the cache after the pass, that token's keys and values included.
         calls: each block's arguments by name, without the residual stream.
-        streams: the residual stream after each block, [b, 1, d_model].
+        streams: the residual stream after each block.
         normed: what the head is given.
     """
 
@@ -46,7 +46,7 @@ class Replay:
     prefix: Prefix
     clean: DynamicCache
     calls: tuple[dict[str, Any], ...]
-    streams: tuple[Tensor, ...]
+    streams: tuple[Float[Tensor, "b 1 d_model"], ...]
     normed: Float[Tensor, "b 1 d_model"]
 
     def block(
@@ -120,12 +120,12 @@ class Replay:
         length = self.prefix.padding.width
         result = fork(self.clean)
         for block, (layer, chosen) in enumerate(zip(result.layers, slots, strict=True)):
-            # A cache with an empty prefix has layers only as far as the sweep has filled them.
-            grown = [each for each in swept.layers[block : block + 1] if each.is_initialized]
             for name in ("keys", "values"):
-                clean: Tensor = getattr(layer, name)
+                # A cache with an empty prefix has layers only as far as the sweep has filled them.
+                found = [getattr(each, name) for each in (layer, *swept.layers[block : block + 1])]
+                clean: Tensor = found[0]
                 # Entry 0 is the clean pass's, so that -1 becomes 0.
-                entries = torch.cat([getattr(each, name)[:, :, length:] for each in (layer, *grown)], dim=2)
+                entries = torch.cat([each[:, :, length:] for each in found if each is not None], dim=2)
                 index = torch.tensor(chosen, device=clean.device) + 1
                 picked = entries[:, :, index].transpose(1, 2).flatten(0, 1)[:, :, None]
                 before = clean[:, :, :length].repeat_interleave(len(chosen), dim=0)
@@ -162,14 +162,8 @@ def check_slots(decoder: Decoder, batch: Sequence[Sequence[int]], prefix: Prefix
 
     Blocks that hide what is far away by its index, whatever the mask says (GPT-Neo's windows), take every slot for a
     token more, so that the later slots see less of the prefix. That shows only where prefix and slots together are
-    longer than the window: so the batch's longest prompt is tried with the clean position in every slot, once a model
-    for as many tokens and slots as were not tried before.
-
-    Args:
-        decoder: the model.
-        batch: each row's prompt.
-        prefix: theirs, up to the last token.
-        count: slots a row.
+    longer than the window: so the longest prompt of `batch` is tried with the clean position in every one of `count`
+    slots, once a model for as many tokens and slots as were not tried before.
 
     Raises:
         InputError: see `Replay.check`.

@@ -79,8 +79,7 @@ def virtual_steps(
         step_sizes: epsilon: length of the step as a fraction of the residual stream's norm.
         top_tokens: how many tokens up and down are listed.
         continuation_tokens: most greedy tokens before and after; 0: none. The end of the text stops one and is dropped.
-        advance: told the number of rows after each batch.
-        tokens: most tokens in a pass; None: worked out.
+        advance, tokens: see `over_prefixes`.
 
     Raises:
         BadRowsError: rows cannot be measured (see `check_samples`), or their gradient or result is not finite.
