@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ..model.decoder import Decoder
-from .prefix import Padding
+from .prefix import Padding, select_rows
 
 
 @torch.no_grad()
@@ -34,7 +34,7 @@ def greedy(
         going = ~torch.isin(current, ends) & (step < most)
         # Finished rows are taken out once they are many: taking out copies the cache.
         if step and going.sum() < 0.75 * len(going):
-            cache.batch_select_indices(going.nonzero()[:, 0].cpu())  # blocks may be on several devices
+            select_rows(cache, going.nonzero()[:, 0])
             padding = padding.select(going)
             alive, current, most, going = alive[going], current[going], most[going], going[going]
         if not going.any():

@@ -66,7 +66,7 @@ class Prefix:
     def select(self, rows: Int[Tensor, " selected"]) -> "Prefix":
         """The prefixes of some of the rows."""
         twin = fork(self.cache)
-        twin.batch_select_indices(rows.cpu())  # blocks may be on several devices
+        select_rows(twin, rows)
         return Prefix(twin, self.padding.select(rows))
 
 
@@ -139,6 +139,14 @@ def fork(cache: DynamicCache) -> DynamicCache:
     twin = copy.copy(cache)
     twin.layers = [copy.copy(layer) for layer in cache.layers]
     return twin
+
+
+def select_rows(cache: DynamicCache, rows: Shaped[Tensor, " _"]) -> None:
+    """Keeps some of a cache's rows, whichever devices its blocks are on."""
+    for layer in cache.layers:
+        for name in ("keys", "values"):
+            part: Tensor = getattr(layer, name)
+            setattr(layer, name, part[rows.to(part.device)])
 
 
 def over_prefixes(
