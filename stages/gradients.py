@@ -18,7 +18,7 @@ import polars as pl
 from .core.data.gradient_store import ARRAYS, SHARDED, shards, write_store
 from .core.data.tables import PROMPTS, read_table
 from .core.engine.gradients import activation_gradients
-from .core.engine.rows import naming_prompts, samples_of
+from .core.engine.samples import naming_prompts, samples_of
 from .core.engine.section import Gradients
 from .core.model import ranks
 from .core.model.decoder import Decoder

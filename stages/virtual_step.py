@@ -12,26 +12,80 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+from jaxtyping import Float
 
 from .core.data.gradient_store import open_store, shards
 from .core.data.places import FIRST
 from .core.data.tables import PROMPTS, VIRTUAL_STEP, read_table, write_parquet, write_table
-from .core.engine.rows import naming_prompts
+from .core.engine.samples import naming_prompts, samples_of
 from .core.model import ranks
+from .core.model.decoder import Decoder
 from .core.model.opening import open_model
 from .core.run.errors import InputError
 from .core.run.params import Section, read_sections
 from .core.run.scratch import Scratch
 from .core.run.stage import parse, progress, run
 from .core.steps.section import VirtualStep
-from .core.steps.shift_table import shift_table
+from .core.steps.virtual_step import virtual_steps
 
 
 class Sections(Section):
     """What this stage reads of params.yaml."""
 
     virtual_step: VirtualStep
+
+
+def shift_table(
+    decoder: Decoder,
+    prompts: pl.DataFrame,
+    gradients: Float[np.ndarray, "sample 1 d_model"],
+    settings: VirtualStep,
+    advance: Callable[[int], None],
+) -> pl.DataFrame:
+    """The virtual_step table: one row for each prompt and step size, in the order of the prompts."""
+    batches = virtual_steps(
+        decoder,
+        samples_of(decoder, prompts),
+        gradients,
+        [settings.layer],
+        settings.step_sizes,
+        top_tokens=settings.top_tokens,
+        continuation_tokens=settings.continuation_tokens,
+        advance=advance,
+    )
+    tokenizer = decoder.tokenizer
+    assert tokenizer is not None
+    words = [str(tokenizer.decode([token])).strip() for token in range(len(tokenizer))]
+
+    def said(ids: tuple[int, ...]) -> str:
+        return str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    found = {
+        (row, s): {
+            "prompt_id": prompts["prompt_id"][row],
+            "layer": settings.layer,
+            "step_size": size,
+            "up_tokens": [words[token] for token in batch.up_ids[b, 0, s]],
+            "up_shifts": batch.up_shifts[b, 0, s].tolist(),
+            "down_tokens": [words[token] for token in batch.down_ids[b, 0, s]],
+            "down_shifts": batch.down_shifts[b, 0, s].tolist(),
+            "target_logprob_before": float(batch.target_before[b]),
+            "target_logprob_after": float(batch.target_after[b, 0, s]),
+            "answer_logprob_before": float(batch.answer_before[b]),
+            "answer_logprob_after": float(batch.answer_after[b, 0, s]),
+            "target_rank": int(batch.target_rank[b, 0, s]),
+            "kl": float(batch.kl[b, 0, s]),
+            "continuation_before": said(batch.continuation_before[b]),
+            "continuation_after": said(batch.continuation_after[b][0][s]),
+        }
+        for batch in batches
+        for b, row in enumerate(batch.rows.tolist())
+        for s, size in enumerate(settings.step_sizes)
+    }
+    table = pl.DataFrame([found[key] for key in sorted(found)], schema=VIRTUAL_STEP)
+    return table.with_columns(pl.col("answer_logprob_before", "answer_logprob_after").fill_nan(None))
 
 
 def main() -> None:
@@ -54,22 +108,22 @@ def work(name: str, settings: VirtualStep) -> None:
     at = layers.index(settings.layer)
     decoder, _ = open_model()
 
-    def compute(part: slice, advance: Callable[[int], None], path: Path) -> None:
-        gradient = store.read("gradient", part, [FIRST])[:, 0, at : at + 1]
-        write_parquet(path, shift_table(decoder, prompts[part], gradient, settings, advance))
-
     scratch = Scratch("virtual_step", name)
     parts = list(shards(len(prompts), 1, decoder.d_model))
     with progress(f"virtual steps {name}", len(prompts)) as advance:
+
+        def compute(part: slice, path: Path) -> None:
+            gradient = store.read("gradient", part, [FIRST])[:, 0, at : at + 1]
+            write_parquet(path, shift_table(decoder, prompts[part], gradient, settings, advance))
+
         for part in ranks.own(parts):
             with naming_prompts(prompts[part], str(table)):
-                scratch.piece(f"{part.start}.parquet", partial(compute, part, advance))
+                scratch.piece(f"{part.start}.parquet", partial(compute, part))
     if not ranks.finished():
         return
     files = [scratch.folder / f"{part.start}.parquet" for part in parts]
     path = Path("data/virtual_step") / f"{name}.parquet"
-    shifts = pl.concat([pl.read_parquet(file) for file in files])
-    write_table(path, shifts, VIRTUAL_STEP)
+    write_table(path, pl.concat([pl.read_parquet(file) for file in files]), VIRTUAL_STEP)
     scratch.clear()
     print(f"{path}: {len(prompts)} corrections at step sizes {settings.step_sizes}, layer {settings.layer}")
 

@@ -27,8 +27,7 @@ from ..core.data.grammar import parse_report
 from ..core.data.places import FIRST, SUBJECT
 from ..core.data.questions import FELT, OPPOSITE, check_place
 from ..core.engine.gradients import activation_gradients
-from ..core.engine.rows import subject_token
-from ..core.engine.samples import BadRowsError, Sample
+from ..core.engine.samples import BadRowsError, Sample, subject_token
 from ..core.evaluate.one_reader import at_subject
 from ..core.grounding.features import explained_by
 from ..core.model.opening import ModelCard
@@ -38,7 +37,6 @@ from ..core.reader.injection import Slots
 from ..core.reader.reader import Reader
 from ..core.reader.reports import accounted_for, answers_of, felt_by, prompts_of
 from ..core.run.errors import InputError
-from ..core.steps.shift_table import none_for_nan
 from ..core.steps.virtual_step import ShiftBatch, virtual_steps
 from .description import Asked, Description, Step
 from .reading import PROJECTOR, Sections, check_letters, open_reader, quiet
@@ -191,7 +189,7 @@ class Describer:
             target_token=self._text(sample.target[:1]),
             target_logprob=float(shifts.target_before[0]),
             answer_token=self._text(sample.answer[:1]) if sample.answer else None,
-            answer_logprob=none_for_nan(shifts.answer_before[0]),
+            answer_logprob=float(shifts.answer_before[0]) if sample.answer else None,
             steps=tuple(self._step(shifts, index) for index in range(len(step.step_sizes))),
             report=report,
             explained=float(
@@ -238,6 +236,7 @@ class Describer:
 
     def _step(self, shifts: ShiftBatch, index: int) -> Step:
         at = (0, 0, index)
+        answer = float(shifts.answer_after[at])  # NaN: there is none
 
         def tokens(ids: np.ndarray, sizes: np.ndarray) -> tuple[tuple[str, float], ...]:
             pairs = zip(ids[at].tolist(), sizes[at].tolist(), strict=True)
@@ -249,7 +248,7 @@ class Describer:
             down=tokens(shifts.down_ids, shifts.down_shifts),
             says=self._text(shifts.continuation_after[0][0][index]),
             target_logprob=float(shifts.target_after[at]),
-            answer_logprob=none_for_nan(shifts.answer_after[at]),
+            answer_logprob=None if np.isnan(answer) else answer,
             target_rank=int(shifts.target_rank[at]),
             kl=float(shifts.kl[at]),
         )

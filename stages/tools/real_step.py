@@ -16,7 +16,6 @@ finite-difference slope of the loss along the update direction beside -|g|.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,7 @@ from torch import Tensor, nn
 
 from ..core.data.tables import PROMPTS, ROW, read_table
 from ..core.engine.gradients import activation_gradients
-from ..core.engine.rows import naming_prompts, samples_of
-from ..core.engine.samples import Sample
+from ..core.engine.samples import Sample, naming_prompts, samples_of
 from ..core.evaluate.cases import by_hash
 from ..core.evaluate.fine_tuning import sample_loss, trainable
 from ..core.model.decoder import Decoder, residual, with_residual
@@ -67,33 +65,9 @@ class Sections(Section):
     domains: Domains
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What the engine says of the sample: gradients, activations, and the shift of every token at every step."""
-
-    gradient: Float[np.ndarray, "sample layer d_model"]
-    activation: Float[np.ndarray, "sample layer d_model"]
-    shift: Float[np.ndarray, "sample layer step token"]
-
-
 def layers_of(decoder: Decoder) -> list[int]:
     """At most LAYERS block indices, evenly spread, the last one included."""
     return sorted({round(at) for at in np.linspace(0, decoder.n_layers - 1, min(LAYERS, decoder.n_layers))})
-
-
-def measure(decoder: Decoder, samples: Sequence[Sample], layers: list[int]) -> Measured:
-    """The engine's gradients and virtual steps, with the shift of every token that has a name."""
-    named = named_tokens(decoder)
-    shape = (len(samples), len(layers))
-    gradient, activation = (np.empty((*shape, decoder.d_model), dtype=np.float32) for _ in range(2))
-    shift = np.empty((*shape, len(STEP_SIZES), named), dtype=np.float32)
-    for found in activation_gradients(decoder, samples, layers):
-        gradient[found.rows], activation[found.rows] = found.gradient, found.activation
-    for steps in virtual_steps(decoder, samples, gradient, layers, STEP_SIZES, top_tokens=named, continuation_tokens=0):
-        dense = np.empty_like(steps.up_shifts)
-        np.put_along_axis(dense, steps.up_ids, steps.up_shifts, axis=-1)
-        shift[steps.rows] = dense
-    return Measured(gradient, activation, shift)
 
 
 @torch.no_grad()
@@ -147,45 +121,60 @@ def agreement(
 
 
 @torch.no_grad()
-def slopes(decoder: Decoder, sample: Sample, layers: list[int], found: Measured, row: int) -> list[float]:
-    """Central difference of the loss along the unit update direction at the last prompt token, by layer."""
-    result: list[float] = []
-    for column, layer in enumerate(layers):
-        unit = -found.gradient[row, column].astype(np.float64)
-        unit /= max(float(np.linalg.norm(unit)), np.finfo(np.float64).tiny)
-        size = NUDGE * float(np.linalg.norm(found.activation[row, column]))
+def slope(
+    decoder: Decoder,
+    sample: Sample,
+    layer: int,
+    gradient: Float[np.ndarray, " d_model"],
+    activation: Float[np.ndarray, " d_model"],
+) -> float:
+    """Central difference of the loss along the unit update direction after a layer at the last prompt token."""
+    unit = -gradient.astype(np.float64)
+    unit /= max(float(np.linalg.norm(unit)), np.finfo(np.float64).tiny)
+    size = NUDGE * float(np.linalg.norm(activation))
 
-        def at(offset: float, layer: int = layer, unit: np.ndarray = unit) -> float:
-            def move(_module: nn.Module, _arguments: Any, output: Any) -> Any:
-                stream = residual(output).clone()
-                stream[0, len(sample.prompt) - 1] += torch.from_numpy(offset * unit).to(stream)
-                return with_residual(output, stream)
+    def loss_at(offset: float) -> float:
+        def move(_module: nn.Module, _arguments: Any, output: Any) -> Any:
+            stream = residual(output).clone()
+            stream[0, len(sample.prompt) - 1] += torch.from_numpy(offset * unit).to(stream)
+            return with_residual(output, stream)
 
-            with decoder.blocks[layer].register_forward_hook(move):
-                return float(sample_loss(decoder, sample))
+        with decoder.blocks[layer].register_forward_hook(move):
+            return float(sample_loss(decoder, sample))
 
-        result.append((at(size) - at(-size)) / (2 * size))
-    return result
+    return (loss_at(size) - loss_at(-size)) / (2 * size)
 
 
 def compare(decoder: Decoder, samples: Sequence[Sample], advance: Any) -> tuple[pl.DataFrame, dict[str, Any]]:
     """The curve (one row an optimiser, update, layer and step size; means over the samples) and the metrics."""
-    layers = layers_of(decoder)
-    found = measure(decoder, samples, layers)
-    slope = np.array([slopes(decoder, sample, layers, found, row) for row, sample in enumerate(samples)])
+    layers, named = layers_of(decoder), named_tokens(decoder)
+    shape = (len(samples), len(layers))
+    gradient, activation = (np.empty((*shape, decoder.d_model), dtype=np.float32) for _ in range(2))
+    for found in activation_gradients(decoder, samples, layers):
+        gradient[found.rows], activation[found.rows] = found.gradient, found.activation
+    virtual = np.empty((*shape, len(STEP_SIZES), named), dtype=np.float32)
+    for steps in virtual_steps(decoder, samples, gradient, layers, STEP_SIZES, top_tokens=named, continuation_tokens=0):
+        shifts = np.empty_like(steps.up_shifts)
+        np.put_along_axis(shifts, steps.up_ids, steps.up_shifts, axis=-1)
+        virtual[steps.rows] = shifts
+    slopes = np.array(
+        [
+            [slope(decoder, sample, *each) for each in zip(layers, gradient[row], activation[row], strict=True)]
+            for row, sample in enumerate(samples)
+        ]
+    )
     scores = np.empty((len(OPTIMISERS), len(UPDATES), len(samples), len(SCORES), len(layers), len(STEP_SIZES)))
     with trainable(decoder.model) as put_back:
         for row, sample in enumerate(samples):
-            own, other = found.shift[row], found.shift[(row + 1) % len(samples)]
+            own, other = virtual[row], virtual[(row + 1) % len(samples)]
             for which, optimiser in enumerate(OPTIMISERS):
                 for size, real in enumerate(real_shifts(decoder, sample, optimiser, put_back)):
-                    real = real[: own.shape[-1]]
-                    scores[which, size, row] = [*agreement(real, own), *agreement(real, other)]
+                    scores[which, size, row] = [*agreement(real[:named], own), *agreement(real[:named], other)]
             advance(1)
     mean = np.moveaxis(scores.mean(2), 2, -1)
     cells = pl.DataFrame(list(itertools.product(OPTIMISERS, UPDATES, layers, STEP_SIZES)), CELL, orient="row")
     curve = cells.hstack(pl.DataFrame(mean.reshape(-1, len(SCORES)), list(SCORES)))
-    norm = np.linalg.norm(found.gradient.astype(np.float64), axis=-1)
+    norms = np.linalg.norm(gradient.astype(np.float64), axis=-1)
     metrics = {
         "samples": len(samples),
         "top_tokens": TOP,
@@ -193,11 +182,11 @@ def compare(decoder: Decoder, samples: Sequence[Sample], advance: Any) -> tuple[
         "agreement": {optimiser: agreeing(curve.filter(optimiser=optimiser)) for optimiser in OPTIMISERS},
         "slope": {
             str(layer): {
-                "finite_difference": float(slope[:, at].mean()),
-                "minus_gradient_norm": float(-norm[:, at].mean()),
-                "median_relative_error": float(np.median(np.abs(slope[:, at] + norm[:, at]) / norm[:, at].clip(1e-30))),
+                "finite_difference": float(one.mean()),
+                "minus_gradient_norm": float(-norm.mean()),
+                "median_relative_error": float(np.median(np.abs(one + norm) / norm.clip(1e-30))),
             }
-            for at, layer in enumerate(layers)
+            for layer, one, norm in zip(layers, slopes.T, norms.T, strict=True)
         },
     }
     return curve, metrics

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..core.concepts.soft_prompts import fitted, noised
 from ..core.concepts.taught import fit, laid_out, says
-from ..core.engine.rows import samples_of
+from ..core.engine.samples import samples_of
 from ..core.evaluate.estimate import to_json
 from ..core.evaluate.fine_tuning import trainable
 from ..core.evaluate.lessons import FACT, flat_row, named_facts, one_a_fact, shares, wrong_answers

@@ -27,8 +27,7 @@ from ..core.concepts.directions import Basis, contrast, learned_along, random, u
 from ..core.concepts.scaling import ablated_activations, scaled_gradients
 from ..core.concepts.taught import fit, laid_out, says
 from ..core.engine.gradients import gradients_of
-from ..core.engine.rows import samples_of
-from ..core.engine.samples import Sample
+from ..core.engine.samples import Sample, samples_of
 from ..core.evaluate.estimate import to_json
 from ..core.evaluate.fine_tuning import activations, trainable
 from ..core.evaluate.lessons import flat_row, named_facts, one_a_fact, shares, wrong_answers

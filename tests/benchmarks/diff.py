@@ -32,7 +32,7 @@ from torch import Tensor
 from stages.core.concepts.dictionary import load
 from stages.core.concepts.projection import made_of
 from stages.core.data.gathering import Gathered, Means, gather
-from stages.core.engine.rows import samples_of
+from stages.core.engine.samples import samples_of
 from stages.core.evaluate.baselines import unembedded
 from stages.core.evaluate.cases import by_hash
 from stages.core.evaluate.estimate import Estimate, to_json

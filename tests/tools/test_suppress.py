@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stages.core.data.grammar import report
-from stages.core.engine.rows import samples_of
+from stages.core.engine.samples import samples_of
 from stages.core.evaluate.lessons import one_a_fact, wrong_answers
 from stages.core.grounding import reported
 from stages.core.model.opening import open_model

@@ -63,26 +63,24 @@ def plan(
     Returns:
         Indices into `lengths`; every row in exactly one batch, longest first (memory runs out at once or never).
     """
-    order = sorted(range(len(lengths)), key=lambda row: (*lengths[row], row), reverse=True)
     batches: list[list[int]] = []
     width = 0
-    for row in order:
+    for row in sorted(range(len(lengths)), key=lambda row: (*lengths[row], row), reverse=True):
         prompt, follow = lengths[row]
         batch = batches[-1] if batches else []
-        if batch:
-            longest = lengths[batch[0]][0]
-            widened = max(width, longest + follow)
-            full = len(batch) >= rows or (len(batch) + 1) * widened > tokens
-            # Half full is closed where the length changes: what is padded is computed for nothing. A smaller one is
-            # filled on from lengths nearby.
-            far = len(batch) * width > tokens / 2 or longest - prompt > longest / 8
-            differs = longest != prompt and (join == "equal" or (join == "near" and far))
-            if not full and not differs:
-                batch.append(row)
-                width = widened
-                continue
-        batches.append([row])
-        width = prompt + follow
+        longest = lengths[batch[0]][0] if batch else prompt
+        widened = max(width, longest + follow)
+        full = len(batch) >= rows or (len(batch) + 1) * widened > tokens
+        # Half full is closed where the length changes: what is padded is computed for nothing. A smaller one is
+        # filled on from lengths nearby.
+        far = len(batch) * width > tokens / 2 or longest - prompt > longest / 8
+        differs = longest != prompt and (join == "equal" or (join == "near" and far))
+        if batch and not full and not differs:
+            batch.append(row)
+            width = widened
+        else:
+            batches.append([row])
+            width = prompt + follow
     return [np.array(batch, dtype=np.int64) for batch in batches]
 
 
@@ -97,26 +95,27 @@ def in_batches(
         RuntimeError: a single row does not fit into memory.
     """
     waiting = list(reversed(batches))
-    most: int | None = None
+    most = max(map(len, batches), default=0)
     done = 0
     while waiting:
         batch = waiting.pop()
-        result = None
-        if most is None or len(batch) <= most:
-            try:
-                result = compute(batch)
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error) or len(batch) == 1:
-                    raise
-            if result is None:
-                # Outside the except clause, where the traceback no longer keeps the failed batch's tensors alive.
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-                most = len(batch) // 2
-                logger.warning("out of memory with %d rows in a batch: going on with at most %d", len(batch), most)
-        if result is None:
+        if len(batch) > most:
             middle = (len(batch) + 1) // 2
             waiting += [batch[middle:], batch[:middle]]
+            continue
+        try:
+            result = compute(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or len(batch) == 1:
+                raise
+            result = None
+        if result is None:
+            # Outside the except clause, where the traceback no longer keeps the failed batch's tensors alive.
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            most = len(batch) // 2
+            logger.warning("out of memory with %d rows in a batch: going on with at most %d", len(batch), most)
+            waiting.append(batch)
             continue
         yield result
         result = None
@@ -144,8 +143,5 @@ def out_of_memory(error: BaseException) -> bool:
 def padded(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "row position"]:
     """Token ids as one tensor, padded on the right with the row's last token (no position that counts ever sees it)."""
     width = max(len(row) for row in rows)
-    ids = np.empty((len(rows), width), dtype=np.int64)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = row
-        ids[index, len(row) :] = row[-1:]
-    return torch.from_numpy(ids).to(device)
+    ids = [[*row, *list(row[-1:]) * (width - len(row))] for row in rows]
+    return torch.tensor(ids, dtype=torch.long, device=device)

@@ -60,8 +60,7 @@ def activation_gradients(
     Args:
         layers: 0-based block indices, in the order wanted.
         places: names of places (see `places`), in the order wanted; all are of one loss and one backward pass.
-        advance: told the number of rows after each batch.
-        tokens: most tokens in a pass; None: worked out.
+        advance, tokens: see `over_prefixes`.
 
     Raises:
         BadRowsError: rows cannot be measured (see `check_samples`), before the first batch; or their loss or gradient
@@ -152,18 +151,15 @@ def measure(
         normed = read_on(decoder, suffix.ids, prefix)
         logprob, logits, partition = suffix.logprobs(decoder, normed)
         gradients = torch.autograd.grad(-logprob.sum(), [streams[layer] for layer in layers])
-
-    found = [[sample.position(place) for place in places] for sample in batch]
-    index = (torch.tensor(found) - torch.tensor(starts)[:, None]).clamp_min(-1)
-
-    first = logits.detach()[suffix.first]
-    answer_logprob = _answer_logprobs(decoder, batch, rests, prefix, first, partition.detach()[suffix.first])
+    positions = torch.tensor([[sample.position(place) for place in places] for sample in batch])
+    index = (positions - torch.tensor(starts)[:, None]).clamp_min(-1)
+    first, partition = (values.detach()[suffix.first] for values in (logits, partition))
     result = GradientBatch(
         rows=rows,
         gradient=at_places(gradients, index),
         activation=at_places([streams[layer] for layer in layers], index),
         target_logprob=logprob.detach().float().cpu().numpy(),
-        answer_logprob=answer_logprob,
+        answer_logprob=_answer_logprobs(decoder, batch, rests, prefix, first, partition),
         top_token=first.argmax(-1).cpu().numpy(),
     )
     finite = np.isfinite(result.target_logprob) & np.isfinite(result.gradient).all((1, 2))
@@ -199,15 +195,14 @@ def _answer_logprobs(
 ) -> Float32[np.ndarray, " b"]:
     """log p(answer | prompt): read off the target's own pass where the answer is one token, else by another pass."""
     result = np.full(len(batch), np.nan, dtype=np.float32)
-    known = [(index, sample.answer) for index, sample in enumerate(batch) if sample.answer]
-    single = [index for index, answer in known if len(answer) == 1]
+    answers = {index: sample.answer for index, sample in enumerate(batch) if sample.answer}
+    single = [index for index, answer in answers.items() if len(answer) == 1]
     if single:
-        tokens = [answer[0] for _, answer in known if len(answer) == 1]
+        tokens = [answers[index][0] for index in single]
         result[single] = (first[single, tokens] - partition[single]).float().cpu().numpy()
-    longer = [index for index, answer in known if len(answer) > 1]
+    longer = [index for index, answer in answers.items() if len(answer) > 1]
     if longer:
-        answers = [answer for _, answer in known if len(answer) > 1]
-        suffix = Suffix.of([rests[index] for index in longer], answers, decoder.device)
+        suffix = Suffix.of([rests[at] for at in longer], [answers[at] for at in longer], decoder.device)
         own = prefix.select(torch.tensor(longer, device=decoder.device))
         logprob, _, _ = suffix.logprobs(decoder, read_on(decoder, suffix.ids, own))
         result[longer] = logprob.float().cpu().numpy()

@@ -9,16 +9,14 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import groupby
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from ..data.places import SUBJECT
 from ..model.decoder import Decoder
@@ -57,10 +55,6 @@ class Padding:
         """The padding of some of the rows."""
         return replace(self, lengths=self.lengths[rows])
 
-    def repeated(self, times: int) -> "Padding":
-        """The padding of each row repeated `times` times."""
-        return replace(self, lengths=self.lengths.repeat_interleave(times))
-
 
 @dataclass(frozen=True)
 class Prefix:
@@ -90,21 +84,19 @@ class _Filled(Exception):
 
 
 class _Filling(DynamicCache):
-    """A cache that is filled once, without a copy, and ends the pass when its last layer is."""
+    """Takes each block's keys and values, once and without a copy, and ends the pass when it has the last block's."""
 
-    def __init__(self, layers: int) -> None:
+    def __init__(self, decoder: Decoder) -> None:
         super().__init__()
-        self.wanted = layers
+        self.decoder = decoder
+        self.parts: list[Tensor] = []
+        """Keys and values in turn, in the decoder's precision."""
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *others: Any, **named: Any) -> Any:
         """Keeps a block's keys and values."""
-        if layer_idx != len(self.layers):
-            return super().update(key_states, value_states, layer_idx, *others, **named)
-        layer = DynamicLayer()
-        layer.lazy_initialization(key_states, value_states)
-        layer.keys, layer.values = key_states, value_states
-        self.layers.append(layer)
-        if layer_idx == self.wanted - 1:
+        assert 2 * layer_idx == len(self.parts), f"{self.decoder.name}: block {layer_idx} has keys and values twice"
+        self.parts += [key_states.to(self.decoder.dtype), value_states.to(self.decoder.dtype)]
+        if layer_idx == self.decoder.n_layers - 1:
             raise _Filled
         return key_states, value_states
 
@@ -122,56 +114,24 @@ def run_prefix(decoder: Decoder, rows: Sequence[Sequence[int]], *, tokens: int |
     """
     lengths = [len(row) for row in rows]
     width = max(lengths, default=0)
-    result = Prefix(DynamicCache(), Padding(width, torch.tensor(lengths, dtype=torch.long, device=decoder.device)))
-    if not width:
-        return result
-    total = len(rows) * width
+    padding = Padding(width, torch.tensor(lengths, dtype=torch.long, device=decoder.device))
+    whole: list[Tensor] = []
     filled = [row for row in range(len(rows)) if lengths[row]]
-    for index in plan([(lengths[row], 0) for row in filled], tokens=tokens or total, rows=len(rows)):
+    for index in plan([(lengths[row], 0) for row in filled], tokens=tokens or len(rows) * width, rows=len(rows)):
         batch = sorted((filled[place] for place in index), key=lambda row: (-lengths[row], row))
-        found = _keys_and_values(decoder, padded([rows[row] for row in batch], decoder.device))
+        ids, filling = padded([rows[row] for row in batch], decoder.device), _Filling(decoder)
+        with suppress(_Filled):
+            decoder.body(input_ids=ids, past_key_values=filling, use_cache=True)
         if len(batch) == len(rows) and {*lengths} == {width}:
-            return replace(result, cache=_cache_of(found))
-        if not result.cache.layers:
-            result = replace(result, cache=_cache_of([_room(pair, len(rows), width) for pair in found]))
-        _lay_out(result.cache, found, batch, [lengths[row] for row in batch], width)
-    return result
-
-
-def _keys_and_values(decoder: Decoder, ids: Int[Tensor, "row position"]) -> list[tuple[Tensor, Tensor]]:
-    cache = _Filling(decoder.n_layers)
-    with suppress(_Filled):
-        decoder.body(input_ids=ids, past_key_values=cache, use_cache=True)
-    return [(keys.to(decoder.dtype), values.to(decoder.dtype)) for keys, values in _pairs(cache)]
-
-
-def _pairs(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
-    return [(getattr(layer, "keys"), getattr(layer, "values")) for layer in cache.layers]  # noqa: B009 (typed as a union)
-
-
-def _cache_of(pairs: Sequence[tuple[Tensor, ...]]) -> DynamicCache:
-    cache = DynamicCache()
-    for block, (keys, values) in enumerate(pairs):
-        cache.update(keys, values, block)
-    return cache
-
-
-def _room(pair: tuple[Tensor, Tensor], rows: int, width: int) -> tuple[Tensor, ...]:
-    """Zeros for all rows' keys and values: masked entries must be finite."""
-    return tuple(part.new_zeros((rows, part.shape[1], width, part.shape[3])) for part in pair)
-
-
-def _lay_out(
-    cache: DynamicCache, found: list[tuple[Tensor, Tensor]], batch: Sequence[int], lengths: Sequence[int], width: int
-) -> None:
-    """Copies rows into the cache, flush right."""
-    runs = np.flatnonzero(np.diff(lengths, prepend=-1, append=-1)).tolist()
-    for own, pair in zip(_pairs(cache), found, strict=True):
-        for whole, part in zip(own, pair, strict=True):
-            for start, stop in pairwise(runs):
-                count = lengths[start]
-                rows = torch.tensor(batch[start:stop], device=whole.device)
-                whole[rows, :, width - count :] = part[start:stop, :, :count]
+            whole = filling.parts
+            break
+        if not whole:  # of zeros: masked entries must be finite
+            whole = [part.new_zeros(len(rows), part.shape[1], width, part.shape[3]) for part in filling.parts]
+        for count, run in groupby(enumerate(batch), key=lambda item: lengths[item[1]]):
+            places, own = map(list, zip(*run, strict=True))
+            for space, part in zip(whole, filling.parts, strict=True):
+                space[own, :, width - count :] = part[places, :, :count]
+    return Prefix(DynamicCache(zip(whole[::2], whole[1::2], strict=True)), padding)
 
 
 def fork(cache: DynamicCache) -> DynamicCache:
@@ -183,9 +143,10 @@ def fork(cache: DynamicCache) -> DynamicCache:
 
 def select_rows(cache: DynamicCache, rows: Shaped[Tensor, " _"]) -> None:
     """Keeps some of a cache's rows, whichever devices its blocks are on."""
-    for layer, (keys, _) in zip(cache.layers, _pairs(cache), strict=True):
-        select = getattr(layer, "batch_select_indices")  # noqa: B009 (typed as a union)
-        select(rows.to(keys.device))
+    for layer in cache.layers:
+        for name in ("keys", "values"):
+            part: Tensor = getattr(layer, name)
+            setattr(layer, name, part[rows.to(part.device)])
 
 
 def over_prefixes(
@@ -237,14 +198,11 @@ def takes_padding(decoder: Decoder) -> bool:
     """
     known = _takes_padding.get(decoder.model)
     if known is None:
-        known = _takes_padding[decoder.model] = not _length_dependent(decoder) and _padding_works(decoder)
+        settings = getattr(decoder.config, "rope_parameters", None) or {}
+        parts = [settings, *(value for value in settings.values() if isinstance(value, dict))]
+        length_dependent = any(part.get("rope_type", part.get("type")) in LENGTH_DEPENDENT for part in parts)
+        known = _takes_padding[decoder.model] = not length_dependent and _padding_works(decoder)
     return known
-
-
-def _length_dependent(decoder: Decoder) -> bool:
-    settings = getattr(decoder.config, "rope_parameters", None) or getattr(decoder.config, "rope_scaling", None) or {}
-    nested = [value for value in settings.values() if isinstance(value, dict)]
-    return any(part.get("rope_type", part.get("type")) in LENGTH_DEPENDENT for part in [settings, *nested])
 
 
 @torch.no_grad()

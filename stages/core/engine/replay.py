@@ -37,8 +37,8 @@ class Replay:
     Attributes:
         prefix: what is before that token.
         clean: the cache after the pass, that token's keys and values included.
-        calls: a block's arguments by name, for each block.
-        streams: the residual stream after each block, [b, 1, d_model].
+        calls: each block's arguments by name, without the residual stream.
+        streams: the residual stream after each block.
         normed: what the head is given.
     """
 
@@ -46,31 +46,28 @@ class Replay:
     prefix: Prefix
     clean: DynamicCache
     calls: tuple[dict[str, Any], ...]
-    streams: tuple[Tensor, ...]
+    streams: tuple[Float[Tensor, "b 1 d_model"], ...]
     normed: Float[Tensor, "b 1 d_model"]
 
     def block(
         self, layer: int, slots: Float[Tensor, "b slot d_model"], cache: DynamicCache
     ) -> Float[Tensor, "b slot d_model"]:
         """Runs one block on slots; their keys and values are added to `cache` (a fork of the prefix's)."""
-        call = dict(self.calls[layer])
+        block, call = self.decoder.blocks[layer], self.calls[layer]
+        found = f"{self.decoder.name}: found blocks ({type(block).__name__})"
         if MASK not in call:
-            raise InputError(
-                f"{self.decoder.name}: found blocks ({type(self.decoder.blocks[layer]).__name__}) that are given no "
-                f"{MASK!r}, wanted one, to keep slots apart"
-            )
-        call[MASK] = self._mask(call[MASK], slots, layer)
-        # The stream goes in front without a name, as the models pass it; whatever holds the cache gets the new one.
-        _, *others = call
-        named = {name: cache if call[name] is self.clean else call[name] for name in others}
+            raise InputError(f"{found} that are given no {MASK!r}, wanted one, to keep slots apart")
+        # Whatever holds the cache gets the new one.
+        named = {name: cache if value is self.clean else value for name, value in call.items()}
+        named[MASK] = self._mask(call[MASK], slots)
         try:
-            return residual(self.decoder.blocks[layer](slots, **named))
+            return residual(block(slots, **named))
         except (RuntimeError, TypeError) as error:
             if out_of_memory(error):
                 raise
             raise InputError(
-                f"{self.decoder.name}: found blocks ({type(self.decoder.blocks[layer]).__name__}) that do not take "
-                f"several versions of a position with the mask between them, wanted some that do: {error}"
+                f"{found} that do not take several versions of a position with the mask between them, "
+                f"wanted some that do: {error}"
             ) from error
 
     def check(self, slots: Float[Tensor, "b slot d_model"]) -> None:
@@ -92,22 +89,19 @@ class Replay:
             )
 
     def _mask(
-        self, recorded: Tensor | None, slots: Float[Tensor, "b slot d_model"], layer: int
+        self, recorded: Tensor | None, slots: Float[Tensor, "b slot d_model"]
     ) -> Bool[Tensor, "#b 1 slot key"] | Float[Tensor, "#b 1 slot key"]:
         """The recorded mask's view of the prefix for every slot, and for each slot itself alone."""
         count, length = slots.shape[1], self.prefix.padding.width
-        recorded = None if recorded is None else recorded.to(slots.device)
         own = torch.eye(count, dtype=torch.bool, device=slots.device)
+        additive = self.decoder.config._attn_implementation == "eager"
         if recorded is None:
             seen = own.new_ones((1, 1, 1, length))
-        elif recorded.dtype == torch.bool:
-            seen = recorded[..., -1:, :length]
         else:
-            seen = recorded[..., -1:, :length] == 0
-        mask = torch.cat([seen.expand(-1, 1, count, -1), own.expand(seen.shape[0], 1, -1, -1)], dim=-1)
-        additive = self.decoder.config._attn_implementation == "eager" or (
-            recorded is not None and recorded.dtype != torch.bool
-        )
+            seen = recorded[..., -1:, :length].to(slots.device)
+            if seen.dtype != torch.bool:
+                seen, additive = seen == 0, True
+        mask = torch.cat([seen.expand(-1, 1, count, -1), own.expand(len(seen), 1, -1, -1)], dim=-1)
         if not additive:
             return mask
         lowest = torch.finfo(slots.dtype).min
@@ -126,15 +120,12 @@ class Replay:
         length = self.prefix.padding.width
         result = fork(self.clean)
         for block, (layer, chosen) in enumerate(zip(result.layers, slots, strict=True)):
-            # A cache with an empty prefix has layers only as far as the sweep has filled them.
-            grown = swept.layers[block] if block < len(swept.layers) else None
             for name in ("keys", "values"):
-                clean: Tensor = getattr(layer, name)
-                added: Tensor | None = getattr(grown, name, None)
-                entries = clean[:, :, length:]
-                if added is not None:
-                    entries = torch.cat([entries, added[:, :, length:]], dim=2)
+                # A cache with an empty prefix has layers only as far as the sweep has filled them.
+                found = [getattr(each, name) for each in (layer, *swept.layers[block : block + 1])]
+                clean: Tensor = found[0]
                 # Entry 0 is the clean pass's, so that -1 becomes 0.
+                entries = torch.cat([each[:, :, length:] for each in found if each is not None], dim=2)
                 index = torch.tensor(chosen, device=clean.device) + 1
                 picked = entries[:, :, index].transpose(1, 2).flatten(0, 1)[:, :, None]
                 before = clean[:, :, :length].repeat_interleave(len(chosen), dim=0)
@@ -150,7 +141,9 @@ def record(decoder: Decoder, ids: Int[Tensor, "b 1"], prefix: Prefix) -> Replay:
     clean = fork(prefix.cache)
 
     def note(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
-        calls.append(_named(module, arguments, keywords))
+        first, *others = inspect.signature(module.forward).parameters
+        call = dict(zip([first, *others], arguments, strict=False)) | keywords
+        calls.append({name: value for name, value in call.items() if name != first})
         streams.append(residual(output))
 
     with ExitStack() as hooks:
@@ -169,14 +162,8 @@ def check_slots(decoder: Decoder, batch: Sequence[Sequence[int]], prefix: Prefix
 
     Blocks that hide what is far away by its index, whatever the mask says (GPT-Neo's windows), take every slot for a
     token more, so that the later slots see less of the prefix. That shows only where prefix and slots together are
-    longer than the window: so the batch's longest prompt is tried with the clean position in every slot, once a model
-    for as many tokens and slots as were not tried before.
-
-    Args:
-        decoder: the model.
-        batch: each row's prompt.
-        prefix: theirs, up to the last token.
-        count: slots a row.
+    longer than the window: so the longest prompt of `batch` is tried with the clean position in every one of `count`
+    slots, once a model for as many tokens and slots as were not tried before.
 
     Raises:
         InputError: see `Replay.check`.
@@ -193,10 +180,3 @@ def check_slots(decoder: Decoder, batch: Sequence[Sequence[int]], prefix: Prefix
         slots = replay.block(layer, slots, cache)
     replay.check(decoder.norm(slots))
     _apart[decoder.model] = width + count
-
-
-def _named(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> dict[str, Any]:
-    """A call's arguments by name, the residual stream (the first) in front."""
-    names = list(inspect.signature(module.forward).parameters)
-    named = dict(zip(names, arguments, strict=False))
-    return {**named, **keywords} if named else {names[0]: keywords[names[0]], **keywords}

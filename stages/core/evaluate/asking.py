@@ -10,7 +10,7 @@ import torch
 from ..data.gathering import Gathered, Means, blocks
 from ..data.tables import write_table
 from ..engine.gradients import gradients_of
-from ..engine.rows import samples_of
+from ..engine.samples import samples_of
 from ..model.decoder import Decoder
 from ..reader.reader import Reader
 from ..reader.reports import answers_of

@@ -8,7 +8,7 @@ import torch
 
 from ..data.facts import World
 from ..engine.gradients import gradients_of
-from ..engine.rows import samples_of
+from ..engine.samples import samples_of
 from ..model.decoder import Decoder
 from ..model.opening import open_model
 from ..model.section import Foreign, Peer

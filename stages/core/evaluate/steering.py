@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from ..data.gathering import Gathered, Means
-from ..engine.rows import samples_of
+from ..engine.samples import samples_of
 from ..model.decoder import Decoder
 from ..steps.virtual_step import virtual_steps
 from .section import Evaluation

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ..engine.rows import samples_of
+from ..engine.samples import samples_of
 from ..evaluate.statistics import GAP, estimates
 from ..model.decoder import Decoder
 from ..steps.virtual_step import virtual_steps

@@ -90,7 +90,8 @@ def measure_shifts(
     most = SLICE_ELEMENTS.get(after.device.type, SLICE_ELEMENTS["cpu"])
     size = max(1, most // (versions * decoder.vocabulary))
     parts = [part(slice(start, start + size)) for start in range(0, len(before), size)]
-    return {name: torch.cat([one[name] for one in parts]) for name in parts[0]}
+    found = {name: torch.cat([one[name] for one in parts]) for name in parts[0]}
+    return {name: values.float() if values.is_floating_point() else values for name, values in found.items()}
 
 
 def _extremes(

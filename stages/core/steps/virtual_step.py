@@ -17,7 +17,7 @@ from transformers import DynamicCache
 
 from ..engine.batches import padded
 from ..engine.continuation import greedy
-from ..engine.prefix import Prefix, fork, over_prefixes
+from ..engine.prefix import Padding, Prefix, fork, over_prefixes
 from ..engine.replay import Replay, check_slots, record
 from ..engine.samples import BadRowsError, Sample, check_layers, check_samples
 from ..model.decoder import Decoder
@@ -25,8 +25,6 @@ from ..run.errors import InputError
 from .shifts import measure_shifts, named_tokens
 
 Tokens = tuple[int, ...]
-OF_VERSIONS = ("up_ids", "up_shifts", "down_ids", "down_shifts", "target_after", "answer_after", "kl", "target_rank")
-"""What `ShiftBatch` has for each layer and step size."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +79,7 @@ def virtual_steps(
         step_sizes: epsilon: length of the step as a fraction of the residual stream's norm.
         top_tokens: how many tokens up and down are listed.
         continuation_tokens: most greedy tokens before and after; 0: none. The end of the text stops one and is dropped.
-        advance: told the number of rows after each batch.
-        tokens: most tokens in a pass; None: worked out.
+        advance, tokens: see `over_prefixes`.
 
     Raises:
         BadRowsError: rows cannot be measured (see `check_samples`), or their gradient or result is not finite.
@@ -110,11 +107,7 @@ def virtual_steps(
 
 @dataclass(frozen=True)
 class Steps:
-    """The settings of `virtual_steps`, and the computation for one batch.
-
-    Raises:
-        InputError: a setting can't be (see `virtual_steps`).
-    """
+    """The settings of `virtual_steps`, checked, and the computation for one batch."""
 
     decoder: Decoder
     layers: Sequence[int]
@@ -150,41 +143,36 @@ class Steps:
             InputError: the model's blocks do not replay (see `Replay.check`).
         """
         decoder = self.decoder
-        directions, still = _directions(gradients)
         # The sweep's order is by ascending layer; the caller's order is as asked.
         steps = len(self.step_sizes)
         place = [1 + sorted(self.layers).index(layer) * steps + step for layer in self.layers for step in range(steps)]
         check_slots(decoder, [sample.prompt for sample in batch], prefix, self.versions)
         replay = record(decoder, padded([sample.prompt[-1:] for sample in batch], decoder.device), prefix)
-        swept, cache = self._sweep(replay, directions)
+        swept, cache = self._sweep(replay, gradients)
         normed = decoder.norm(swept)
         replay.check(normed[:, :1])
+        still = torch.from_numpy(~gradients.any(-1)).to(normed)
         shifts = measure_shifts(
             decoder,
             normed[:, 0],
             normed[:, place],
-            torch.from_numpy(still.repeat(steps, axis=1)).to(normed),
+            still.repeat_interleave(steps, dim=1),
             torch.tensor([sample.target[0] for sample in batch], device=normed.device),
             torch.tensor([sample.answer[0] if sample.answer else -1 for sample in batch], device=normed.device),
             self.top_tokens,
         )
-        firsts = torch.cat([shifts["top_before"][:, None], shifts["top"]], dim=1)
+        firsts = torch.cat([shifts.pop("top_before")[:, None], shifts.pop("top")], dim=1)
         texts = self._continuations(replay, cache, [0, *place], firsts)
-
-        def grid(tensor: Tensor) -> np.ndarray:
-            values = tensor.cpu().numpy()
-            values = values.astype(np.float32) if values.dtype == np.float64 else values
-            return values.reshape(len(batch), len(self.layers), steps, *values.shape[2:])
-
+        grid = (len(self.layers), steps)
         result = ShiftBatch(
             rows=rows,
-            target_before=shifts["target_before"].float().cpu().numpy(),
-            answer_before=shifts["answer_before"].float().cpu().numpy(),
-            **{name: grid(shifts[name]) for name in OF_VERSIONS},
+            **{
+                name: (found if found.dim() == 1 else found.unflatten(1, grid)).cpu().numpy()
+                for name, found in shifts.items()
+            },
             continuation_before=[text[0] for text in texts],
             continuation_after=[
-                [text[1 + layer * steps : 1 + (layer + 1) * steps] for layer in range(len(self.layers))]
-                for text in texts
+                [text[start : start + steps] for start in range(1, self.versions, steps)] for text in texts
             ],
         )
         finite = np.isfinite(result.kl).all((1, 2)) & np.isfinite(result.up_shifts).all((1, 2, 3))
@@ -193,26 +181,27 @@ class Steps:
         return result
 
     def _sweep(
-        self, replay: Replay, directions: Float[np.ndarray, "b layer d_model"]
+        self, replay: Replay, gradients: Float[np.ndarray, "b layer d_model"]
     ) -> tuple[Float[Tensor, "b slot d_model"], DynamicCache]:
-        """The residual stream after the last block: slot 0 clean, then (layer ascending, step size)."""
+        """The residual stream after the last block: slot 0 clean, then h + eps |h| u/|u| (layer ascending, step size).
+
+        A gradient of zeros gives the clean stream.
+        """
+        # In float64, where squares of tiny gradients do not vanish.
+        norms = np.linalg.norm(gradients.astype(np.float64), axis=-1, keepdims=True)
+        directions = torch.from_numpy(-gradients / np.where(norms == 0, 1.0, norms))
         lowest, cache = min(self.layers), fork(replay.prefix.cache)
         slots = replay.streams[lowest]
         for layer in range(lowest, self.decoder.n_layers):
             if layer > lowest:
                 slots = replay.block(layer, slots, cache)
             if layer in self.layers:
-                direction = torch.from_numpy(directions[:, self.layers.index(layer)]).to(slots)
-                slots = torch.cat([slots, self._injected(slots[:, 0], direction)], dim=1)
+                clean = slots[:, :1]
+                norm = torch.linalg.vector_norm(clean, dim=-1, keepdim=True)
+                sizes = torch.tensor(list(self.step_sizes)).to(clean)[:, None]
+                direction = directions[:, [self.layers.index(layer)]].to(clean)
+                slots = torch.cat([slots, clean + sizes * (norm * direction)], dim=1)
         return slots, cache
-
-    def _injected(
-        self, clean: Float[Tensor, "b d_model"], direction: Float[Tensor, "b d_model"]
-    ) -> Float[Tensor, "b step d_model"]:
-        """The injected residual stream h + eps |h| u/|u| for each step size."""
-        norm = torch.linalg.vector_norm(clean, dim=-1, keepdim=True)
-        sizes = torch.tensor(list(self.step_sizes)).to(clean)
-        return clean[:, None] + sizes[None, :, None] * (norm * direction)[:, None]
 
     def _continuations(
         self, replay: Replay, swept: DynamicCache, slots: Sequence[int], firsts: Int[Tensor, "b version"]
@@ -227,20 +216,8 @@ class Steps:
             return slot if slot and block > ascending[(slot - 1) // steps] else -1
 
         chosen = [[slot_in(block, slot) for slot in slots] for block in range(self.decoder.n_layers)]
-        padding = replay.prefix.padding.repeated(len(slots))
+        lengths = replay.prefix.padding.lengths.repeat_interleave(len(slots))
+        padding = Padding(replay.prefix.padding.width, lengths)
         caches = replay.caches_of(swept, chosen)
         texts = greedy(self.decoder, caches, padding, firsts.flatten(), self.continuation_tokens)
         return [texts[start : start + len(slots)] for start in range(0, len(texts), len(slots))]
-
-
-def _directions(
-    gradients: Float[np.ndarray, "b layer d_model"],
-) -> tuple[Float[np.ndarray, "b layer d_model"], Float[np.ndarray, "b layer"]]:
-    """u/|u| of the update direction u = -g (zero where g is zero), and 1 where g is zero, else 0.
-
-    In float64, where squares of tiny gradients do not vanish.
-    """
-    wide = gradients.astype(np.float64)
-    norm = np.linalg.norm(wide, axis=-1, keepdims=True)
-    still = norm[..., 0] == 0
-    return -wide / np.where(norm == 0, 1.0, norm), still.astype(np.float64)

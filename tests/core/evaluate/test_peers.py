@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from stages.core.data.facts import Domain, World
 from stages.core.engine.gradients import activation_gradients
-from stages.core.engine.rows import samples_of
+from stages.core.engine.samples import samples_of
 from stages.core.evaluate.asking import written
 from stages.core.evaluate.edits import sample_of
 from stages.core.evaluate.fine_tuning import trainable, tune

@@ -9,7 +9,7 @@ import pytest
 
 from stages.core.data.gathering import Gathered
 from stages.core.engine.gradients import activation_gradients
-from stages.core.engine.rows import samples_of
+from stages.core.engine.samples import samples_of
 from stages.core.evaluate.references import reference_scores
 from stages.core.evaluate.section import Evaluation
 from stages.core.evaluate.steering import steering_success

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 from stages.core.engine.gradients import activation_gradients
-from stages.core.engine.rows import samples_of
+from stages.core.engine.samples import samples_of
 from stages.core.grounding.scores import step_scores, swapped, text_scores
 from stages.core.model.decoder import Decoder
 from tests.core.evaluate.small import cases_of
