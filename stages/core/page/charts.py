@@ -1,14 +1,14 @@
 """Figures as plain data for the template: cells of the heatmap, and training curves as SVG paths."""
 
 import math
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import polars as pl
 
 from ..evaluate.estimate import Number
-from .metrics import MEASURES
+from .prose import MEASURES
 
 NO_HOST = "none"
 DEEP = 0.79
@@ -116,10 +116,4 @@ def decades(low: Number, high: Number) -> list[Number]:
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     wide = last - first > 4
     marks = [10.0**power * factor for power in range(first, last + 1) for factor in ((1,) if wide else (1, 3))]
-    inside = [mark for mark in marks if mark <= 10.0**last]
-    while len(inside) > 2 and inside[1] <= low:
-        inside.pop(0)
-    while len(inside) > 2 and inside[-2] >= high:
-        inside.pop()
-    assert all(a < b for a, b in pairwise(inside))
-    return inside
+    return marks[max(0, bisect_right(marks, low) - 1) : bisect_left(marks, high) + 1]

@@ -4,8 +4,7 @@ import polars as pl
 import pytest
 
 from stages.core.page.charts import DEEP, HEIGHT, NO_HOST, POINTS, WIDTH, curve, heatmaps
-from stages.core.page.metrics import MEASURES
-from stages.core.page.prose import environment
+from stages.core.page.prose import MEASURES, environment
 from tests.core.page import fake
 
 
