@@ -28,6 +28,8 @@ from . import params_file
 from .closure import PACKAGE, Closure, filled
 
 PIPELINES = ("dvc.yaml", "stages/*/dvc.yaml")
+OURS = ("data/", f"{PACKAGE}/")
+"""Where all that stages read lies, but for the folder of a model of one's own."""
 MODEL, PEERS, POCKET = "data/model", "data/peers", "pocket"
 COMMAND = "python -m stages.tools.dependencies"
 TRAINING, LESSONS = ("model", "peers"), ("domains", "questions", "held_out")
@@ -46,7 +48,7 @@ def wanted(stage: str, entry: dict[str, Any], closure: Closure, params: dict[str
     gathers = entry.get("meta", {}).get("gathers", [])
     patterns = [re.sub(r"\\\{.*?\\\}", "[^/${}]+", re.escape(pattern)) for pattern in gathers]
     written = re.compile("|".join([f"{PACKAGE}/.*", *FOLDERS.values(), *patterns]))
-    by_hand = [dep for dep in entry.get("deps") or [] if not written.fullmatch(dep) and not is_own_model(dep)]
+    by_hand = [dep for dep in entry.get("deps") or [] if dep.startswith(OURS) and not written.fullmatch(dep)]
     code = closure.files(stage, params)
     sections = [name for name in closure.sections(stage) or params if name not in BESIDE]
     if stage in TRAINING and not trained:
@@ -60,11 +62,6 @@ def wanted(stage: str, entry: dict[str, Any], closure: Closure, params: dict[str
     members |= {folder: None for module, folder in FOLDERS.items() if module in code}
     found = {"deps": [*by_hand, *members, *code], "params": sections}
     return {key: values for key, values in found.items() if values}
-
-
-def is_own_model(dep: str) -> bool:
-    """Whether a dependency is the folder of a model of one's own: nothing else lies outside data/ and stages/."""
-    return not dep.startswith(("data/", f"{PACKAGE}/"))
 
 
 def replaced(old: CommentedSeq | None, new: list[str]) -> CommentedSeq:

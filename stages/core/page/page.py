@@ -82,7 +82,7 @@ def render(inputs: Inputs) -> str:
             spoken=[group for group in here if "reports_spoken" in group],
             by_seed={label: row for label, row in entries("seeds.yaml").items() if row["seed"] in of_seeds},
             projectors=projectors,
-            heatmaps=charts.heatmaps(inputs.grid),
+            grid=charts.grid_of(inputs.grid),
             curves=curves(inputs),
             curve_seed=int(inputs.projector_curve["seed"][0]),
             reports={
