@@ -32,13 +32,11 @@ class Revision:
     def stale_copies(self) -> list[str]:
         """The recorded metrics that are not of the run that dvc.lock speaks of, or that aren't there."""
         found = []
-        for entry in self.lock.values():
-            for out in entry.get("outs", []):
-                path = copy_of(out["path"])
-                if path is not None:
-                    content = self.copies.get(path.as_posix())
-                    if content is None or hashlib.md5(content, usedforsecurity=False).hexdigest() != out["md5"]:
-                        found.append(path.as_posix())
+        for out in (out for entry in self.lock.values() for out in entry.get("outs", [])):
+            if path := copy_of(out["path"]):
+                content = self.copies.get(path.as_posix(), b"")
+                if hashlib.md5(content, usedforsecurity=False).hexdigest() != out["md5"]:
+                    found.append(path.as_posix())
         return found
 
 

@@ -37,66 +37,50 @@ def render(inputs: Inputs) -> str:
     """The page's HTML."""
     groups = held_against_chance(ordered(groups_of(inputs.metrics)))
     pocket, lora = inputs.model["source"] == "pocket", inputs.card["lora_on_the_verbaliser"] is not None
+    subject = "the pocket model" if pocket else str(inputs.model["id"])
     style, script = (HERE.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     projectors = list(inputs.metrics.get("seeds", {}))
     of_seeds = {name for seed in projectors for name in groups[f"seeds.{seed}"].estimates}
     here = [group for group in groups.values() if not group.key.startswith("subject.")]
-    reports, words = examples.settled(inputs.reports), entries("asked.yaml")
-    return (
-        environment(html=True)
-        .get_template("page.html.j2")
-        .render(
-            WIDTH=charts.WIDTH,
-            HEIGHT=charts.HEIGHT,
-            DEEP=charts.DEEP,
-            NO_HOST=charts.NO_HOST,
-            SWEPT_WORDS=SWEPT_WORDS,
-            condition_of=condition_of,
-            difference=difference,
-            style=Markup(style),
-            script=Markup(script),
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            pocket=pocket,
-            lora=lora,
-            card=inputs.card,
-            held=inputs.params.get("held_out"),
-            figure=itertools.count(1).__next__,
-            findings=findings(groups, "the pocket model" if pocket else str(inputs.model["id"]), inputs.card),
-            claims=claims(groups),
-            groups=groups,
-            numbers=[estimate.flat(group.estimates, group.key) for group in groups_of(inputs.metrics)],
-            bars=bar_sections(groups),
-            held_out=held_out_rows(groups),
-            peers=parts(groups, "peers"),
-            knowledge=parts(groups, "knowledge"),
-            subject=at_both_places(groups),
-            questions=parts(groups, "questions", title="{}"),
-            grounding=dict(parts(groups, "grounding", title="{}")),
-            grounded=words["grounded"],
-            updates=words["updates"],
-            columns=words["columns"],
-            readings=words["knowledge"],
-            answers=examples.answered(inputs.answers, inputs.reports),
-            asked=examples.questions(inputs.answers, inputs.reports),
-            paired=[group for group in here if any(difference(group, name) for name in MEASURES)],
-            spoken=[group for group in here if "reports_spoken" in group],
-            by_seed={label: row for label, row in entries("seeds.yaml").items() if row["seed"] in of_seeds},
-            projectors=projectors,
-            grid=charts.grid_of(inputs.grid),
-            curves=curves(inputs),
-            curve_seed=int(inputs.projector_curve["seed"][0]),
-            reports={
-                "rows": examples.chosen(reports, inputs.settings.examples),
-                "counts": examples.counts(reports),
-                "total": len(reports),
-                "outcomes": examples.OUTCOMES,
-                "examples": inputs.settings.examples,
-            },
-            sections=sections(inputs),
-            sweeps=inputs.sweeps,
-            versions=flat(inputs.model["versions"]),
-            seeds=sorted(inputs.reports["seed"].unique()),
-        )
+    reports, template = examples.settled(inputs.reports), environment(html=True).get_template("page.html.j2")
+    return template.render(
+        inputs=inputs,
+        charts=charts,
+        SWEPT_WORDS=SWEPT_WORDS,
+        condition_of=condition_of,
+        difference=difference,
+        style=Markup(style),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        pocket=pocket,
+        lora=lora,
+        figure=itertools.count(1).__next__,
+        findings=findings(groups, subject, inputs.card),
+        claims=claims(groups),
+        groups=groups,
+        numbers=[estimate.flat(group.estimates, group.key) for group in groups_of(inputs.metrics)],
+        bars=bar_sections(groups),
+        held_out=held_out_rows(groups),
+        peers=parts(groups, "peers"),
+        knowledge=parts(groups, "knowledge"),
+        subject=at_both_places(groups),
+        questions=parts(groups, "questions", title="{}"),
+        grounding=dict(parts(groups, "grounding", title="{}")),
+        rows=entries("asked.yaml"),
+        answers=examples.answered(inputs.answers, inputs.reports),
+        asked=examples.questions(inputs.answers, inputs.reports),
+        paired=[group for group in here if any(difference(group, name) for name in MEASURES)],
+        spoken=[group for group in here if "reports_spoken" in group],
+        by_seed={label: row for label, row in entries("seeds.yaml").items() if row["seed"] in of_seeds},
+        projectors=projectors,
+        grid=charts.grid_of(inputs.grid),
+        curves=curves(inputs),
+        reports=examples.chosen(reports, inputs.settings.examples),
+        counts=examples.counts(reports),
+        outcomes=examples.OUTCOMES,
+        sections=sections(inputs),
+        versions=flat(inputs.model["versions"]),
+        seeds=sorted(inputs.reports["seed"].unique()),
     )
 
 

@@ -84,23 +84,6 @@ def interval(estimate: Estimate) -> str:
     return "" if estimate.low is None or estimate.high is None else span(estimate.low, estimate.high)
 
 
-def apart(gap: Estimate) -> str:
-    """How far a group is from the real gradient, from the paired difference (real minus group)."""
-    assert gap.low is not None and gap.high is not None
-    where = way(gap)
-    if where == "null":
-        return f"null ({points(-gap.high, -gap.low)} points)"
-    return f"{bare(abs(gap.value))} points {where} ({unsigned(gap)})"
-
-
-def size(gap: Estimate) -> str:
-    """How far reports are from a reference, from the paired difference; with its sign only where it is null."""
-    assert gap.low is not None and gap.high is not None
-    if way(gap) == "null":
-        return f"null, {points(gap.low, gap.high)} points"
-    return f"{bare(abs(gap.value))} points, {unsigned(gap)}"
-
-
 def unsigned(gap: Estimate) -> str:
     """The interval of a paired difference that does not include zero, in points without the sign."""
     assert gap.low is not None and gap.high is not None
@@ -165,7 +148,7 @@ def listed(words: Sequence[str]) -> str:
 
 
 FILTERS = (
-    *(spaced, unbroken, listed, told, in_points, interval, apart, size),
+    *(spaced, unbroken, listed, told, in_points, interval, unsigned),
     *(percent, bare, thousands, counted, at_most, whole, signed),
 )
 """What texts and templates can do with a name, a list, an estimate or a number."""

@@ -3,7 +3,8 @@ import re
 import polars as pl
 import pytest
 
-from stages.core.page.charts import DEEP, HEIGHT, NO_HOST, POINTS, WIDTH, curve, grid_of
+from stages.core.page import charts
+from stages.core.page.charts import DEEP, HEIGHT, POINTS, WIDTH, curve, grid_of
 from stages.core.page.prose import MEASURES, environment
 from tests.core.page import fake
 
@@ -25,7 +26,7 @@ def test_cells_stand_where_the_grid_has_them() -> None:
 
 def test_cells_of_one_domain_and_deep_ones_are_marked() -> None:
     made = environment(html=True)
-    made.globals |= {"DEEP": DEEP, "NO_HOST": NO_HOST}
+    made.globals["charts"] = charts
     figures, grid = made.get_template("figures.html.j2").make_module(), fake.grid(fake.reports())
     shown = re.compile(r'<td class="(.*?)".*?title="gradient (\w+), (?:host (\w+)|no host).*?<data value="(.*?)"')
     for measure in MEASURES:
