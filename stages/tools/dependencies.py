@@ -39,6 +39,7 @@ BESIDE = {"api": "which says what may be spent: that decides whether a teacher i
 must rerun nothing. Tests run the stages with other values there and compare the bytes."""
 FOLDERS = {f"{PACKAGE}/generators/rows.py": "data/rows"}
 """What a module that params.yaml chooses reads beside what stands in dvc.yaml by hand."""
+
 UNREAD = "which it doesn't read"
 
 
@@ -71,10 +72,8 @@ def replaced(old: CommentedSeq | None, new: list[str]) -> CommentedSeq:
         return found
     if old.fa.flow_style():
         found.fa.set_flow_style()
-    comments = {value: old.ca.items[index] for index, value in enumerate(old) if index in old.ca.items}
-    for index, value in enumerate(new):
-        if value in comments:
-            found.ca.items[index] = comments[value]
+    comments = {old[index]: comment for index, comment in old.ca.items.items()}
+    found.ca.items.update({index: comments[value] for index, value in enumerate(new) if value in comments})
     last = len(old) - 1
     if last in old.ca.items and old[last] not in new:
         found.ca.items[len(new) - 1] = old.ca.items[last]
