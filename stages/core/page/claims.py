@@ -13,9 +13,10 @@ import jinja2
 
 from ..evaluate.estimate import Estimate
 from .groups import DECOUPLING, NOTICED, Group, condition_of, difference, named
-from .prose import ACCURACIES, WORDS, Way, entries, environment, listed, one_line, way
+from .prose import ACCURACIES, WORDS, entries, environment, listed, one_line
 
 Groups = dict[str, Group]
+Way = Literal["lower", "higher", "null", "unknown"]
 Rests = Literal["no", "yes", "unknown"]
 WAYS: dict[str, Way] = {"lower": "lower", "higher": "higher", "same": "null"}
 """Names in rules and words, and the way of the scores that they stand for."""
@@ -139,7 +140,8 @@ def compare(group: Group, real: Group, name: str) -> Score:
     """One score against the real gradient's: by pairs where there are any, or else by whether intervals lie apart."""
     own, there, gap = group[name], real.estimates.get(name), difference(group, name)
     if gap is not None:
-        where: Way = way(gap)
+        assert gap.low is not None and gap.high is not None
+        where: Way = "null" if gap.low <= 0 <= gap.high else "lower" if gap.value > 0 else "higher"
     elif own.low is None or there is None or there.low is None:
         where = "unknown"
     else:

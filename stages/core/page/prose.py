@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jinja2
 from markupsafe import Markup, escape
@@ -22,7 +22,6 @@ WORDS = {
 }
 MEASURES = tuple(WORDS)
 ACCURACIES = MEASURES[:3]
-Way = Literal["lower", "higher", "null", "unknown"]
 
 
 @cache
@@ -59,12 +58,6 @@ def spaced(name: str) -> str:
 def unbroken(text: str) -> Markup:
     """The text as HTML, with every interval kept on one line."""
     return Markup(re.sub(r"[\d.]+\u2013[\d.]+", r'<span class="unbroken">\g<0></span>', str(escape(text))))
-
-
-def way(gap: Estimate) -> Way:
-    """Where a group lies against the real gradient, from the paired difference (real minus group)."""
-    assert gap.low is not None and gap.high is not None
-    return "null" if gap.low <= 0 <= gap.high else "lower" if gap.value > 0 else "higher"
 
 
 def told(estimate: Estimate, why: bool = True) -> str:

@@ -49,7 +49,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Point:
-    """One experiment as a row of bars: its name and its numbers."""
+    """A row of bars, such as one experiment: its name and its numbers."""
 
     label: str
     group: Group
