@@ -76,20 +76,16 @@ class Closure:
         while waiting:
             module = waiting.pop()
             if module not in self.graph.modules:
-                raise InputError(
-                    f"{module.replace('.', '/')}.py: no such module, but dvc.yaml or params.yaml asks for it"
-                )
-            for name in {module} | self.graph.find_upstream_modules(module):
-                if name in found:
-                    continue
-                found.add(name)
-                if name in BY_NAME:
-                    waiting.append(filled(BY_NAME[name], params)[0])
-                elif call := dynamic_import(self.path(name)):
+                file = f"{module.replace('.', '/')}.py"
+                raise InputError(f"{file}: no such module, but dvc.yaml or params.yaml asks for it")
+            new = ({module} | self.graph.find_upstream_modules(module)) - found
+            found |= new
+            waiting += [filled(BY_NAME[name], params)[0] for name in new & BY_NAME.keys()]
+            for path in map(self.path, new - BY_NAME.keys()):
+                if call := dynamic_import(path):
                     raise InputError(
-                        f"{self.path(name).relative_to(self.root)}: {call} imports by a computed name, "
-                        "which no tool can follow; import it by its name, or say what it imports in "
-                        "stages/tools/closure.py: BY_NAME"
+                        f"{path.relative_to(self.root)}: {call} imports by a computed name, which no tool can follow; "
+                        "import it by its name, or say what it imports in stages/tools/closure.py: BY_NAME"
                     )
         return found
 
@@ -111,14 +107,12 @@ class Closure:
         module = parsed(self.path(f"{PACKAGE}.{stage}"))
         classes = {node.name: node for node in module.body if isinstance(node, ast.ClassDef)}
         calls = [node for node in ast.walk(module) if isinstance(node, ast.Call)]
-        found: dict[str, None] = {}
+        found: list[str] = []
         for kind in (call.args[0] for call in calls if getattr(call.func, "id", "") == "read_sections"):
-            assert isinstance(kind, ast.Name) and kind.id in classes, (
-                f"{stage}: read_sections: wanted a class of its own"
-            )
+            assert isinstance(kind, ast.Name) and kind.id in classes, f"{stage}: read_sections: wanted its own class"
             fields = [item.target for item in classes[kind.id].body if isinstance(item, ast.AnnAssign)]
-            found |= {field.id: None for field in fields if isinstance(field, ast.Name)}
-        return list(found)
+            found += [field.id for field in fields if isinstance(field, ast.Name)]
+        return list(dict.fromkeys(found))
 
 
 @contextmanager
@@ -141,12 +135,9 @@ def parsed(path: Path) -> ast.Module:
 
 def dynamic_import(path: Path) -> str:
     """The name of the function by which the module imports at run time; "" if it doesn't."""
-    for node in ast.walk(parsed(path)):
-        if isinstance(node, ast.Call):
-            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            if name in DYNAMIC:
-                return name
-    return ""
+    calls = [node.func for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)]
+    names = (getattr(call, "attr", getattr(call, "id", "")) for call in calls)
+    return next((name for name in names if name in DYNAMIC), "")
 
 
 def filled(pattern: str, params: dict[str, Any]) -> list[str]:

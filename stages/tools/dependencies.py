@@ -28,6 +28,8 @@ from . import params_file
 from .closure import PACKAGE, Closure, filled
 
 PIPELINES = ("dvc.yaml", "stages/*/dvc.yaml")
+OURS = ("data/", f"{PACKAGE}/")
+"""Where all that stages read lies, but for the folder of a model of one's own."""
 MODEL, PEERS, POCKET = "data/model", "data/peers", "pocket"
 COMMAND = "python -m stages.tools.dependencies"
 TRAINING, LESSONS = ("model", "peers"), ("domains", "questions", "held_out")
@@ -37,6 +39,7 @@ BESIDE = {"api": "which says what may be spent: that decides whether a teacher i
 must rerun nothing. Tests run the stages with other values there and compare the bytes."""
 FOLDERS = {f"{PACKAGE}/generators/rows.py": "data/rows"}
 """What a module that params.yaml chooses reads beside what stands in dvc.yaml by hand."""
+
 UNREAD = "which it doesn't read"
 
 
@@ -46,7 +49,7 @@ def wanted(stage: str, entry: dict[str, Any], closure: Closure, params: dict[str
     gathers = entry.get("meta", {}).get("gathers", [])
     patterns = [re.sub(r"\\\{.*?\\\}", "[^/${}]+", re.escape(pattern)) for pattern in gathers]
     written = re.compile("|".join([f"{PACKAGE}/.*", *FOLDERS.values(), *patterns]))
-    by_hand = [dep for dep in entry.get("deps") or [] if not written.fullmatch(dep) and not is_own_model(dep)]
+    by_hand = [dep for dep in entry.get("deps") or [] if dep.startswith(OURS) and not written.fullmatch(dep)]
     code = closure.files(stage, params)
     sections = [name for name in closure.sections(stage) or params if name not in BESIDE]
     if stage in TRAINING and not trained:
@@ -62,11 +65,6 @@ def wanted(stage: str, entry: dict[str, Any], closure: Closure, params: dict[str
     return {key: values for key, values in found.items() if values}
 
 
-def is_own_model(dep: str) -> bool:
-    """Whether a dependency is the folder of a model of one's own: nothing else lies outside data/ and stages/."""
-    return not dep.startswith(("data/", f"{PACKAGE}/"))
-
-
 def replaced(old: CommentedSeq | None, new: list[str]) -> CommentedSeq:
     """`new` as a YAML list, with the comments of the items that stay and what stands below the list."""
     found = CommentedSeq(new)
@@ -74,10 +72,8 @@ def replaced(old: CommentedSeq | None, new: list[str]) -> CommentedSeq:
         return found
     if old.fa.flow_style():
         found.fa.set_flow_style()
-    comments = {value: old.ca.items[index] for index, value in enumerate(old) if index in old.ca.items}
-    for index, value in enumerate(new):
-        if value in comments:
-            found.ca.items[index] = comments[value]
+    comments = {old[index]: comment for index, comment in old.ca.items.items()}
+    found.ca.items.update({index: comments[value] for index, value in enumerate(new) if value in comments})
     last = len(old) - 1
     if last in old.ca.items and old[last] not in new:
         found.ca.items[len(new) - 1] = old.ca.items[last]

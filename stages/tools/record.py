@@ -18,17 +18,16 @@ from ..core.run.stage import errors_in_one_line, parse
 
 RESULTS = Path("docs/results")
 COSTS = Path(".cache/costs")
-# What is copied: where it lies, which dvc.lock knows, and where the copy lies.
-METRICS = (Path("data/evaluation/metrics.json"), RESULTS / "metrics.json")
-LABELS = (Path("data/labels/metrics"), RESULTS / "labels")
+METRICS, LABELS = Path("data/evaluation/metrics.json"), Path("data/labels/metrics")
+"""The file and the folder that are copied."""
 
 
 def copy_of(out: str) -> Path | None:
     """Where the copy of an output of dvc.lock lies; None if none is kept."""
     path = Path(out)
-    if path == METRICS[0]:
-        return METRICS[1]
-    return LABELS[1] / path.name if path.parent == LABELS[0] else None
+    if path == METRICS:
+        return RESULTS / path.name
+    return RESULTS / "labels" / path.name if path.parent == LABELS else None
 
 
 def record() -> list[Path]:
@@ -41,7 +40,7 @@ def record() -> list[Path]:
     if not lock.is_file():
         raise InputError(f"{lock}: no such file: nothing has been run yet; run dvc repro")
     stages: dict[str, Any] = read_yaml(lock)["stages"]
-    shutil.rmtree(LABELS[1], ignore_errors=True)  # of domains that may be gone
+    shutil.rmtree(RESULTS / "labels", ignore_errors=True)  # of domains that may be gone
     written = []
     for entry in stages.values():
         for out in entry.get("outs", []):

@@ -8,24 +8,45 @@ are of one run. Reads git, dvc.yaml, dvc.lock, params.yaml and docs/results (see
   python -m stages.tools.review HEAD~3
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from math import hypot
 from pathlib import Path
 from typing import Any
 
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from dvc.repo.graph import get_subgraph_of_nodes
+
 from ..core.evaluate.estimate import Estimate, flat, from_json
+from ..core.run.errors import InputError
 from ..core.run.stage import errors_in_one_line, parser
 from .dependencies import differences
-from .reruns import Plan, plan
 from .revision import Revision, differing, read_revision
 from .template import filled_in
 
 HEADLINES = ("decoupling.", "held_out_target.", "teacher.", "model.")
+PIPELINE = "dvc.yaml"
+"""What `dvc repro` runs; stages/sweeps/dvc.yaml has commands of its own."""
+ABSENT = ("deleted", "not in cache")
+"""What DVC says of data that isn't here; that's nothing that an edit has changed."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would run, and why. `direct`: whose inputs differ from dvc.lock. `after`: what reads their outputs."""
+
+    direct: dict[str, str]
+    after: dict[str, str]
+    gone: list[str]
 
 
 def params(base: Revision, head: Revision) -> list[list[str]]:
     """The params that differ: key, value in the base and here."""
-    keys, old, new = differing(base.params, head.params)
-    return [[f"`{key}`", *(f"`{side[key]}`" if key in side else "-" for side in (old, new))] for key in keys]
+    return [
+        [f"`{key}`", *("-" if value is ... else f"`{value}`" for value in sides)]
+        for key, sides in differing(base.params, head.params).items()
+    ]
 
 
 def noise(old: Estimate, new: Estimate) -> str:
@@ -73,19 +94,75 @@ def number(one: Estimate | None) -> str:
 def reruns(found: Plan, head: Revision) -> dict[str, Any]:
     """What would run, why, and what it cost when it last ran: seconds, teacher calls and US dollars."""
     rows, total, calls, dollars, unknown = [], 0.0, 0, 0.0, 0
-    for name in found.stages:
-        seconds = head.costs.get(name, {}).get("seconds")
+    costs = head.copy("costs.json")
+    for name, why in (found.direct | found.after).items():
+        seconds = costs.get(name, {}).get("seconds")
         stage, _, domain = name.partition("@")
         asked = head.copy(f"labels/{domain}.json") if stage == "labels" else {}
-        if name in found.direct:
-            why = "; ".join(found.direct[name])
-        else:
-            why = f"if what {', '.join(found.after[name])} writes comes out differently"
         price = f"{asked['calls']} calls, {asked['cost_usd']:.2f} USD" if asked.get("calls") else "-"
         rows.append([f"`{name}`", why, "not recorded" if seconds is None else minutes(seconds), price])
         total, unknown = total + (seconds or 0), unknown + (seconds is None)
         calls, dollars = calls + asked.get("calls", 0), dollars + asked.get("cost_usd", 0)
     return {"runs": rows, "time": minutes(total), "calls": calls, "dollars": dollars, "unknown": unknown}
+
+
+def plan(lock: dict[str, Any], params: dict[str, Any]) -> Plan:
+    """What `dvc repro` would run in the working tree, whose dvc.lock and params.yaml these are, told without the data.
+
+    Raises:
+        InputError: dvc.yaml or dvc.lock can't be read.
+    """
+    try:
+        with Repo(str(Path.cwd())) as repo:
+            order = {stage.addressing: stage for stage in repo.index.stages if stage.path_in_repo == PIPELINE}
+            graph = repo.index.graph  # from each stage to those whose outputs it reads
+            status = repo.status(targets=[PIPELINE])
+    except DvcException as error:
+        raise InputError(f"{error}; see docs/sharing.md") from error
+    whys = {name: causes(said, lock.get(name, {}), params) for name, said in status.items()}
+    for name, why in mismatches({name: lock[name] for name in order if name in lock}).items():
+        whys[name] = whys.get(name, []) + why
+    whys |= {name: ["is new"] for name in order if name not in lock}
+    direct = {name: "; ".join(why) for name, why in whys.items() if why}
+    edited = [order[name] for name in direct]
+    reached = set(get_subgraph_of_nodes(graph, edited, downstream=True) if edited else ())
+    after = {}
+    for name, stage in order.items():
+        if stage in reached and name not in direct:
+            sources = sorted(read.addressing for read in graph.successors(stage) if read in reached)
+            after[name] = f"if what {', '.join(sources)} writes comes out differently"
+    return Plan(direct, after, [name for name in lock if name not in order])
+
+
+def causes(said: Iterable[Any], locked: dict[str, Any], params: dict[str, Any]) -> list[str]:
+    """What DVC says of a stage, as phrases; without the data that isn't here. Of a section, the keys that differ."""
+    then = locked.get("params", {}).get("params.yaml", {})
+    found = []
+    for item in said:
+        if isinstance(item, str):
+            found.append({"changed command": "its command changed"}.get(item, item))
+            continue
+        for kind, things in item.items():
+            for path, how in things.items():
+                if isinstance(how, dict):
+                    for section in how:
+                        sides = ({name: side[name] for name in side if name == section} for side in (then, params))
+                        found += [f"param `{key}`" for key in differing(*sides) or [section]]
+                elif how not in ABSENT:
+                    found.append(f"`{path}` {how}" + ("" if kind == "changed deps" else " (an output)"))
+    return found
+
+
+def mismatches(lock: dict[str, Any]) -> dict[str, list[str]]:
+    """Stages that dvc.lock has read another version of a file than the one that its stage wrote."""
+    made = {out["path"]: (out["md5"], name) for name, entry in lock.items() for out in entry.get("outs", [])}
+    found: dict[str, list[str]] = {}
+    for name, entry in lock.items():
+        for dep in entry.get("deps", []):
+            content, maker = made.get(dep["path"], (dep.get("md5"), ""))
+            if content != dep.get("md5"):
+                found.setdefault(name, []).append(f"dvc.lock has it read another `{dep['path']}` than {maker} wrote")
+    return found
 
 
 def minutes(seconds: float) -> str:

@@ -18,11 +18,10 @@ from .record import RESULTS, copy_of
 
 @dataclass(frozen=True)
 class Revision:
-    """What git holds of a revision; a missing file is empty. `copies`: recorded metrics, by path."""
+    """What git holds of a revision; a missing file is empty. `copies`: the JSON files below docs/results, by path."""
 
     params: dict[str, Any]
     lock: dict[str, Any]
-    costs: dict[str, Any]
     copies: dict[str, bytes]
 
     def copy(self, name: str) -> dict[str, Any]:
@@ -33,13 +32,11 @@ class Revision:
     def stale_copies(self) -> list[str]:
         """The recorded metrics that are not of the run that dvc.lock speaks of, or that aren't there."""
         found = []
-        for entry in self.lock.values():
-            for out in entry.get("outs", []):
-                path = copy_of(out["path"])
-                if path is not None:
-                    content = self.copies.get(path.as_posix())
-                    if content is None or hashlib.md5(content, usedforsecurity=False).hexdigest() != out["md5"]:
-                        found.append(path.as_posix())
+        for out in (out for entry in self.lock.values() for out in entry.get("outs", [])):
+            if path := copy_of(out["path"]):
+                content = self.copies.get(path.as_posix(), b"")
+                if hashlib.md5(content, usedforsecurity=False).hexdigest() != out["md5"]:
+                    found.append(path.as_posix())
         return found
 
 
@@ -63,9 +60,8 @@ def read_revision(revision: str | None) -> Revision:
 def read(root: Path, called: str = "") -> Revision:
     """Reads the tree at `root`; `called`: what stands before a file's name in errors."""
     copies = {path.relative_to(root).as_posix(): path.read_bytes() for path in (root / RESULTS).rglob("*.json")}
-    costs = copies.pop(f"{RESULTS.as_posix()}/costs.json", b"{}")
     params, lock = (yaml(root / name, f"{called}{name}") for name in ("params.yaml", "dvc.lock"))
-    return Revision(params, lock.get("stages", {}), json.loads(costs), copies)
+    return Revision(params, lock.get("stages", {}), copies)
 
 
 def flat(value: Any, key: str = "") -> dict[str, Any]:
@@ -77,10 +73,11 @@ def flat(value: Any, key: str = "") -> dict[str, Any]:
     }
 
 
-def differing(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], dict[str, Any], dict[str, Any]]:
-    """The keys in which nested mappings differ, and both of these made flat."""
+def differing(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The keys in which nested mappings differ, joined by dots, with both values; `...` where one lacks the key."""
     one, two = flat(old), flat(new)
-    return [key for key in dict.fromkeys([*one, *two]) if one.get(key, ...) != two.get(key, ...)], one, two
+    both = {key: (one.get(key, ...), two.get(key, ...)) for key in one | two}
+    return {key: (old, new) for key, (old, new) in both.items() if old != new}
 
 
 def yaml(path: Path, called: str) -> dict[str, Any]:

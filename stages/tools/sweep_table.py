@@ -15,7 +15,7 @@ from typing import Any
 from ..core.data.places import FIRST, SUBJECT
 from ..core.evaluate.estimate import from_json
 from ..core.page.inputs import read_params
-from ..core.page.sweep import FOLDER, LADDER, LEAVE_ONE_OUT, MADE_BY, Experiment, table_of
+from ..core.page.sweep import FOLDER, LADDER, LEAVE_ONE_OUT, Experiment, table_of
 from ..core.run.files import read_json, read_yaml, replacing
 from ..core.run.stage import parser, run
 from . import experiment, params_file
@@ -55,38 +55,38 @@ TEXTS = {
 }
 
 
-def ladder(params: dict[str, Any]) -> list[Experiment]:
+def results(name: str) -> dict[str, Any]:
+    """The estimates that the stage of this name wrote."""
+    return from_json(read_json(Path("data", name, "metrics.json")))
+
+
+def ladder() -> list[Experiment]:
     """The rungs: what each has of every key that one of them sets."""
-    layers = params["gradients"]["layers"]
-    rungs = {
-        name: experiment.rung(json.loads(text), layers) for name, text in read_yaml(EXPERIMENTS)["experiments"].items()
-    }
+    params, texts = read_params(), read_yaml(EXPERIMENTS)["experiments"]
+    rungs = {name: experiment.rung(json.loads(text), params["gradients"]["layers"]) for name, text in texts.items()}
     usual = {key: params["projector"].get(key, False) for changes in rungs.values() for key in changes}
-    groups = {True: "Nothing trained", False: "A map that is trained"}
-    places = {True: ", at the subject's last token", False: ""}
-    return [
-        Experiment(
-            groups[changes["architecture"] == experiment.RAW] + places[changes.get("places") == [SUBJECT]],
-            name,
-            {**usual, **changes},
-            from_json(read_json(experiment.FOLDER / f"{name}.json")),
-        )
-        for name, changes in rungs.items()
-    ]
+    found = []
+    for name, changes in rungs.items():
+        group = "Nothing trained" if changes["architecture"] == experiment.RAW else "A map that is trained"
+        if changes.get("places") == [SUBJECT]:
+            group += ", at the subject's last token"
+        scores = from_json(read_json(experiment.FOLDER / f"{name}.json"))
+        found.append(Experiment(group, name, usual | changes, scores))
+    return found
 
 
-def domains_left_out(params: dict[str, Any]) -> list[Experiment]:
+def domains_left_out() -> list[Experiment]:
     """The scores of each domain by a projector that was never trained on it."""
-    found = {name: read_json(experiment.LEFT_OUT / f"{name}.json") for name in params["domains"]}
+    found = {name: from_json(read_json(experiment.LEFT_OUT / f"{name}.json")) for name in read_params()["domains"]}
     return [
-        Experiment("Never trained on", name, {"held_out_domains": [name]}, from_json({"decoupling": scores}))
+        Experiment("Never trained on", name, {"held_out_domains": [name]}, {"decoupling": scores})
         for name, scores in found.items()
     ]
 
 
-def suppressed(params: dict[str, Any]) -> list[Experiment]:
+def suppressed() -> list[Experiment]:
     """What is learned where gradients are suppressed, by lesson and way, at the steps that are some way's last."""
-    metrics, found = from_json(read_json(Path("data/suppress/metrics.json"))), []
+    metrics, found = results("suppress"), []
     for lesson, words in LESSONS.items():
         ways = [(way.rsplit(" ", 2), steps) for way, steps in metrics[lesson].items()]
         ways = [(way[0], int(way[1]), steps) for way, steps in ways if float(way[2]) == 0]  # others amplify
@@ -100,9 +100,9 @@ def suppressed(params: dict[str, Any]) -> list[Experiment]:
     return found
 
 
-def explained(params: dict[str, Any]) -> list[Experiment]:
+def explained() -> list[Experiment]:
     """What each dictionary's features explain of gradients, and what as many random directions do."""
-    cells, found = from_json(read_json(Path("data/concepts/metrics.json")))["explained"], []
+    cells, found = results("concepts")["explained"], []
     for cell, kinds in cells.items():
         for kind, scores in kinds.items():
             count = int(scores["count"].value)
@@ -113,9 +113,9 @@ def explained(params: dict[str, Any]) -> list[Experiment]:
     return found
 
 
-def mixtures(params: dict[str, Any]) -> list[Experiment]:
+def mixtures() -> list[Experiment]:
     """The shares in which each dictionary of the last layer finds two behaviours that are mixed in one data set."""
-    cells, found = from_json(read_json(Path("data/concepts/metrics.json")))["mixed"], []
+    cells, found = results("concepts")["mixed"], []
     cell = max(cells, key=lambda name: int(name.rpartition(" ")[2]))
     for pair, kinds in cells[cell].items():
         for share in next(iter(kinds.values())):
@@ -133,9 +133,9 @@ def place_of(cell: str) -> str:
     return {FIRST: "Last prompt token", SUBJECT: "Subject's last token"}[place] + f", {layer}"
 
 
-def soft_prompts(params: dict[str, Any]) -> list[Experiment]:
+def soft_prompts() -> list[Experiment]:
     """What is said with so many free vectors, by behaviour."""
-    metrics = from_json(read_json(Path("data/soft_prompts/metrics.json")))
+    metrics = results("soft_prompts")
     return [
         Experiment(words, f"Vectors: {count}", {"behaviour": behaviour, "vectors": int(count)}, {"said": parts})
         for behaviour, words in BEHAVIOURS.items()
@@ -143,9 +143,9 @@ def soft_prompts(params: dict[str, Any]) -> list[Experiment]:
     ]
 
 
-def free_words(params: dict[str, Any]) -> list[Experiment]:
+def free_words() -> list[Experiment]:
     """What stands in texts about gradients that nobody parses, and which gradient each picks."""
-    metrics = from_json(read_json(Path("data/free_words/metrics.json")))
+    metrics = results("free_words")
     return [
         Experiment(words, text, {"gradients": group, "text": name}, dict.fromkeys(("decoupling", "texts"), found[name]))
         for group, words in NO_PARSER.items()
@@ -154,7 +154,7 @@ def free_words(params: dict[str, Any]) -> list[Experiment]:
     ]
 
 
-MADE: dict[str, Callable[[dict[str, Any]], list[Experiment]]] = {
+MADE: dict[str, Callable[[], list[Experiment]]] = {
     LADDER: ladder,
     LEAVE_ONE_OUT: domains_left_out,
     "suppress": suppressed,
@@ -165,9 +165,12 @@ MADE: dict[str, Callable[[dict[str, Any]], list[Experiment]]] = {
 }
 
 
-def publish(name: str, found: list[Experiment], params: dict[str, Any]) -> None:
-    """Writes data/sweep/<name>.csv and names it in params.yaml, and with that in dvc.yaml."""
-    path = FOLDER / f"{name}.csv"
+def main() -> None:
+    """Makes the table of stages that have run, and names it in params.yaml, and with that in dvc.yaml."""
+    line = parser(__doc__, "tools.sweep_table")
+    line.add_argument("name", metavar="NAME", choices=MADE, help="%(choices)s")
+    name, params = line.parse_args().name, read_params()
+    path, found = FOLDER / f"{name}.csv", MADE[name]()
     with replacing(path) as partial:
         table_of(found, params, params["projector"]["seeds"][:1]).write_csv(partial)
     text = params_file.read()
@@ -176,14 +179,6 @@ def publish(name: str, found: list[Experiment], params: dict[str, Any]) -> None:
         params_file.write(params_file.edited(text, {"report.sweeps": [*shown, name]}))
     differences(Path.cwd(), write=True)
     print(f"{path}: {len(found)} rows; commit it with data/sweep and stages/sweeps; dvc repro shows it on the page")
-
-
-def main() -> None:
-    """Makes the table of stages that have run."""
-    line = parser(__doc__, "tools.sweep_table")
-    line.add_argument("name", metavar="NAME", choices=MADE_BY, help="%(choices)s")
-    name, params = line.parse_args().name, read_params()
-    publish(name, MADE[name](params), params)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.core.evaluate.estimate import Estimate
-from stages.tools.reruns import mismatches
-from stages.tools.review import noise
+from stages.tools.review import mismatches, noise
 from tests.pipeline import tiny
 
 WORKFLOWS = sorted((tiny.ROOT / ".github/workflows").glob("*.yml"))

@@ -72,9 +72,9 @@ def test_the_page_s_tables_have_every_dictionary(tmp_path: Path, monkeypatch: py
     Path("data/concepts").mkdir(parents=True)
     shutil.copy(RESULTS, "data/concepts/metrics.json")
     found = json.loads(RESULTS.read_text(encoding="utf-8"))
-    rows = explained({})
+    rows = explained()
     assert len(rows) == 2 * len(KINDS) * len(found["explained"]) == len({(one.group, one.name) for one in rows})
-    rows = mixtures({})
+    rows = mixtures()
     assert len({(one.group, one.name) for one in rows}) == len(rows)
     assert {one.group for one in rows if "layer 3: marker 25%, city_country 75%" in one.group}
 

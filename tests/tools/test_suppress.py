@@ -121,9 +121,9 @@ def test_the_page_s_table_has_every_way_that_suppresses_in_its_last_steps(
     Path("data/suppress").mkdir(parents=True)
     shutil.copy(RESULTS, "data/suppress/metrics.json")
     found = json.loads(RESULTS.read_text(encoding="utf-8"))
-    rows = [one for one in suppressed({}) if "marker" in one.group and one.group.endswith("60 steps")]
+    rows = [one for one in suppressed() if "marker" in one.group and one.group.endswith("60 steps")]
     assert len(rows) == sum(arm.alpha == 0 for arm in suppress.ARMS["marker"])
-    assert len({(one.group, one.name) for one in suppressed({})}) == len(suppressed({}))
+    assert len({(one.group, one.name) for one in suppressed()}) == len(suppressed())
     (four,) = (one for one in rows if one.changes["directions"] == 4)
     assert four.scores["learned"]["suppressed"].value == found["marker"]["principal 4 0.0"]["60"]["suppressed"]["value"]
 

@@ -1,14 +1,13 @@
 """Figures as plain data for the template: cells of the heatmap, and training curves as SVG paths."""
 
 import math
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import polars as pl
 
 from ..evaluate.estimate import Number
-from .metrics import MEASURES
 
 NO_HOST = "none"
 DEEP = 0.79
@@ -18,25 +17,19 @@ POINTS = 400
 
 
 @dataclass(frozen=True)
-class Heatmap:
-    """The grid for one measure: by gradient domain, the rows of the table; None where there were no reports."""
+class Grid:
+    """grid.csv by gradient domain and host domain, both by name, "no host" last; None where there were no reports."""
 
-    measure: str
     hosts: list[str]
     rows: list[tuple[str, list[dict[str, Any] | None]]]
 
 
-def heatmaps(grid: pl.DataFrame) -> list[Heatmap]:
-    """One heatmap a measure; domains by name, "no host" last."""
-    domains = sorted(grid["gradient_domain"].unique())
-    hosts = sorted(grid["host_domain"].unique(), key=lambda host: (host == NO_HOST, host))
-    found = []
-    for measure in MEASURES:
-        filled = grid.filter((pl.col("reports") > 0) & pl.col(measure).is_not_null())
-        by_pair = {(row["gradient_domain"], row["host_domain"]): row for row in filled.iter_rows(named=True)}
-        rows = [(domain, [by_pair.get((domain, host)) for host in hosts]) for domain in domains]
-        found.append(Heatmap(measure, hosts, rows))
-    return found
+def grid_of(table: pl.DataFrame) -> Grid:
+    """The grid, whose cells are rows of the table."""
+    domains = sorted(table["gradient_domain"].unique())
+    hosts = sorted(table["host_domain"].unique(), key=lambda host: (host == NO_HOST, host))
+    by_pair = {(row["gradient_domain"], row["host_domain"]): row for row in table.iter_rows(named=True)}
+    return Grid(hosts, [(domain, [by_pair.get((domain, host)) for host in hosts]) for domain in domains])
 
 
 @dataclass(frozen=True)
@@ -116,10 +109,4 @@ def decades(low: Number, high: Number) -> list[Number]:
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     wide = last - first > 4
     marks = [10.0**power * factor for power in range(first, last + 1) for factor in ((1,) if wide else (1, 3))]
-    inside = [mark for mark in marks if mark <= 10.0**last]
-    while len(inside) > 2 and inside[1] <= low:
-        inside.pop(0)
-    while len(inside) > 2 and inside[-2] >= high:
-        inside.pop()
-    assert all(a < b for a, b in pairwise(inside))
-    return inside
+    return marks[max(0, bisect_right(marks, low) - 1) : bisect_left(marks, high) + 1]

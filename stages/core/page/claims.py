@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
+import jinja2
+
 from ..evaluate.estimate import Estimate
-from .conditions import DECOUPLING, condition_of, named
-from .metrics import ACCURACIES, NOTICED, WORDS, Group, Way, difference, listed, way
-from .prose import entries, environment, one_line
+from .groups import DECOUPLING, NOTICED, Group, condition_of, difference, named
+from .prose import ACCURACIES, WORDS, entries, environment, listed, one_line
 
 Groups = dict[str, Group]
+Way = Literal["lower", "higher", "null", "unknown"]
 Rests = Literal["no", "yes", "unknown"]
+WAYS: dict[str, Way] = {"lower": "lower", "higher": "higher", "same": "null"}
+"""Names in rules and words, and the way of the scores that they stand for."""
 KEPT = 0.5
 """Least part of a difference that has to be left among reports that speak; else it rests mostly on silence."""
 
@@ -70,20 +74,20 @@ class Read:
 
 def verdict(group: Group, real: Group) -> Verdict:
     """Whether the group came out as its condition needs it. `real`: the reports on the real gradients."""
-    rule = "few" if group.few else condition_of(group.key).expected
-    entry = entries("verdicts.yaml").get(rule)
-    if entry is None:
-        return Verdict(None, "")
+    nothing, rule = Verdict(None, ""), "few" if group.few else condition_of(group.key).expected
+    if rule not in entries("verdicts.yaml"):
+        return nothing
+    entry = entries("verdicts.yaml")[rule]
     scores = [compare(group, real, name) for name in entry.get("scores", ACCURACIES) if name in group]
-    if entry.get("against") == "real":
+    against = entry.get("against")
+    if against == "real":
         scores = [one for one in scores if one.way != "unknown"]
-    unknown = entry.get("against") == "chance" and any(one.own.standing == "unknown" for one in scores)
-    if rule != "few" and (unknown or not scores):
-        return Verdict(None, "")
+    unknown = against == "chance" and any(one.own.standing == "unknown" for one in scores)
+    if against and (unknown or not scores):
+        return nothing
     above = [one for one in scores if one.own.standing == "above"]
     found = {"above": above, "null": [one for one in scores if one not in above]}
-    for name, where in (("lower", "lower"), ("higher", "higher"), ("same", "null")):
-        found[name] = [one for one in scores if one.way == where]
+    found |= {name: [one for one in scores if one.way == where] for name, where in WAYS.items()}
     return Verdict(*said("verdicts.yaml", rule, group=group, real=real, scores=scores, **found))
 
 
@@ -106,41 +110,45 @@ def findings(groups: Groups, subject: str, card: Mapping[str, Any]) -> dict[str,
         subject: the model under study, as in "the pocket model".
         card: of the projector.
     """
-    names = {"groups": groups, "subject": subject, "card": card}
-    texts = {key: said("findings.yaml", key, **names)[1] for key in entries("findings.yaml")}
-    return {key: text or entries("findings.yaml")[key]["otherwise"] for key, text in texts.items()}
+    found = {}
+    for key, entry in entries("findings.yaml").items():
+        _, text = said("findings.yaml", key, groups=groups, subject=subject, card=card)
+        found[key] = text or entry["otherwise"]
+    return found
 
 
 @cache
-def parts(file: str, key: str) -> tuple[Any, Any]:
-    """The rule of an entry as an expression, and its words as a template."""
-    made, entry = environment(html=False), entries(file)[key]
-    made.filters |= {"named": named}
-    made.globals |= {"words": made.get_template("words.j2", globals={"silenced": silenced}).module}
+def sentences() -> jinja2.Environment:
+    """What rules and words are written in: the functions of this module, and words.j2."""
+    made = environment(html=False)
+    made.filters["named"] = named
     rules = (at_chance, below, beyond_silence, has, lower_targets, read_by, silenced)
     made.globals |= {one.__name__: one for one in rules}
-    return made.compile_expression(entry.get("holds", "none")), made.from_string(entry["says"])
+    made.globals["words"] = made.get_template("words.j2").module
+    return made
 
 
 def said(file: str, key: str, **names: Any) -> tuple[bool | None, str]:
     """Whether the rule of an entry holds, and its text."""
-    rule, words = parts(file, key)
-    holds = rule(**names)
-    return None if holds is None else bool(holds), one_line(words.render(**names, holds=holds))
+    entry = entries(file)[key]
+    holds = sentences().compile_expression(entry.get("holds", "none"))(**names)
+    text = sentences().from_string(entry["says"]).render(**names, holds=holds)
+    return None if holds is None else bool(holds), one_line(text)
 
 
 def compare(group: Group, real: Group, name: str) -> Score:
     """One score against the real gradient's: by pairs where there are any, or else by whether intervals lie apart."""
     own, there, gap = group[name], real.estimates.get(name), difference(group, name)
     if gap is not None:
-        where: Way = way(gap)
+        assert gap.low is not None and gap.high is not None
+        where: Way = "null" if gap.low <= 0 <= gap.high else "lower" if gap.value > 0 else "higher"
     elif own.low is None or there is None or there.low is None:
         where = "unknown"
     else:
         where = "lower" if below(own, there) else "higher" if below(there, own) else "null"
-    if there is None or not silenced(group, real) or "reports_spoken" not in group:
-        return Score(group.key, name, own, there, gap, where, "no")
-    return Score(group.key, name, own, there, gap, where, rests(own, there, gap))
+    silent = "reports_spoken" in group and silenced(group, real)
+    rest: Rests = rests(own, there, gap) if there is not None and silent else "no"
+    return Score(group.key, name, own, there, gap, where, rest)
 
 
 def rests(own: Estimate, real: Estimate, gap: Estimate | None) -> Rests:
@@ -181,12 +189,12 @@ def beyond_silence(lower: Iterable[Score]) -> bool | None:
 
 def read_by(groups: Groups, reference: str, places: Iterable[str]) -> list[Read]:
     """What a reference reads of the gradients of each of these groups, as far as it was measured."""
-    keys = {place: reference if place == DECOUPLING else f"{reference}.{place}" for place in places}
     found = []
-    for place, key in keys.items():
-        if key in groups:
-            scores = [compare(groups[key], groups[key], name) for name in ACCURACIES if difference(groups[key], name)]
-            found.append(Read(place, groups[key], scores))
+    for place in places:
+        group = groups.get(reference if place == DECOUPLING else f"{reference}.{place}")
+        if group is not None:
+            scores = [compare(group, group, name) for name in ACCURACIES if difference(group, name)]
+            found.append(Read(place, group, scores))
     return found
 
 

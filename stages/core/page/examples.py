@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from ..run.seeds import digest
-from .conditions import place_of
+from .groups import place_of
 from .prose import entries
 
 OUTCOMES = entries("outcomes.yaml")
@@ -48,11 +48,10 @@ def chosen(table: pl.DataFrame, examples: int) -> list[dict[str, Any]]:
 
     Settings stand as `settings_of` says; in each, the outcomes take turns, so that right and wrong ones stand together.
     """
-    place = {setting: index for index, setting in enumerate(settings_of(table))}
-    rank = {outcome: index for index, outcome in enumerate(OUTCOMES)}
     turns = table.with_columns(turn=pl.int_range(pl.len()).over("setting", "outcome")).filter(pl.col("turn") < examples)
-    order = pl.col("setting").replace_strict(place), pl.col("turn"), pl.col("outcome").replace_strict(rank)
-    return turns.sort(*order).drop("turn").to_dicts()
+    setting = pl.col("setting").cast(pl.Enum(settings_of(table)))
+    outcome = pl.col("outcome").cast(pl.Enum(list(OUTCOMES)))
+    return turns.sort(setting, "turn", outcome).drop("turn").to_dicts()
 
 
 def settings_of(table: pl.DataFrame) -> list[str]:
@@ -95,7 +94,5 @@ def first_of(
     turns = rows.with_columns(order).sort("order").filter(pl.int_range(pl.len()).over(kinds) < count)
     real = reports.filter(pl.col("condition") == "real").unique("prompt_id", maintain_order=True)
     shown = turns.join(real.select("prompt_id", "prompt", "answer"), on="prompt_id", maintain_order="left")
-    first = pl.col(kinds[0]).replace_strict(
-        {name: at for at, name in enumerate(rows[kinds[0]].unique(maintain_order=True))}
-    )
+    first = pl.col(kinds[0]).cast(pl.Enum(rows[kinds[0]].unique(maintain_order=True)))
     return shown.sort(first, *kinds[1:], "order", descending=[False, *(True for _ in kinds[1:]), False]).to_dicts()

@@ -7,13 +7,12 @@ from typing import Any
 import polars as pl
 
 from ..data.tables import read_table
-from ..evaluate.estimate import flat, from_json
+from ..evaluate.estimate import Estimate, flat, from_json
 from ..evaluate.table import ANSWERS, REPORTS
 from ..run.errors import InputError
 from ..run.files import read_json, read_yaml
 from ..run.params import PARAMS, Section, read_sections
-from .metrics import MEASURES
-from .prose import entries
+from .prose import MEASURES, entries
 from .section import Report
 from .sweep import NUMBERS, Sweep, read_sweep
 from .tables import read_csv
@@ -71,7 +70,7 @@ def read_inputs() -> Inputs:
     params, settings = read_params(), read_sections(Sections).report
     curves = read_curve(PROJECTOR_CURVE, "seed", "train_loss", "validation_loss")
     return Inputs(
-        metrics=read_metrics() | read_grounding(),
+        metrics=read_metrics() | read_groups(GROUNDING, "grounding", "acting", "swapped", "layers", "negatives")[0],
         reports=filled(REPORTS_TABLE, REPORTS, {"host_prompt_id", "host", "answer", "confidence"}),
         answers=filled(ANSWERS_TABLE, ANSWERS, {"world"}),
         grid=read_csv(GRID, CELL, numbers=["reports"], fractions=MEASURES, once=[CELL]),
@@ -101,22 +100,27 @@ def read_object(path: Path, *keys: str) -> dict[str, Any]:
     return found
 
 
+def read_groups(path: Path, *keys: str) -> tuple[dict[str, Any], dict[str, Estimate]]:
+    """A metrics.json with at least these groups of estimates and finite numbers; and all of them by dotted key."""
+    found, again = read_object(path, *keys), f"rerun the stage {path.parent.name}"
+    for key in keys:
+        if not isinstance(found[key], dict):
+            raise InputError(f"{path}: {key}: found {found[key]!r}, wanted a group of numbers; {again}")
+    try:
+        return found, flat(from_json(found))
+    except InputError as error:
+        raise InputError(f"{path}: {error}; {again}") from error
+
+
 def read_metrics() -> dict[str, Any]:
-    """metrics.json: groups of estimates and numbers, checked, with what metrics.yaml needs at the least.
+    """The evaluation's metrics.json: groups of estimates and numbers, with what metrics.yaml needs at the least.
 
     Raises:
         InputError: a group or number is missing or not finite, or a share, an end of its interval or its chance is no
             fraction; names the key.
     """
     again, needs = "rerun the stage evaluation", entries("metrics.yaml")
-    found = read_object(METRICS, *needs["needed"])
-    for key in needs["needed"]:
-        if not isinstance(found[key], dict):
-            raise InputError(f"{METRICS}: {key}: found {found[key]!r}, wanted a group of numbers; {again}")
-    try:
-        numbers = flat(from_json(found))
-    except InputError as error:
-        raise InputError(f"{METRICS}: {error}; {again}") from error
+    found, numbers = read_groups(METRICS, *needs["needed"])
     of_seeds = [f"{group}_{name}" for group, name in NUMBERS.values() if group in SEEDED and group in found]
     wanted = [f"{key}.{name}" for key, names in needs["needed"].items() for name in names]
     for key in [*wanted, *(f"seeds.{seed}.{name}" for seed in found["seeds"] for name in of_seeds)]:
@@ -130,16 +134,6 @@ def read_metrics() -> dict[str, Any]:
                 if number is not None and not 0 <= number <= 1:
                     where = key if part == "value" else f"{key}.{part}"
                     raise InputError(f"{METRICS}: {where}: found {number!r}, wanted a fraction from 0 to 1; {again}")
-    return found
-
-
-def read_grounding() -> dict[str, Any]:
-    """The stage grounding's metrics.json: groups of estimates and numbers, checked to be finite."""
-    found = read_object(GROUNDING, "grounding", "acting", "swapped", "layers", "negatives")
-    try:
-        from_json(found)
-    except InputError as error:
-        raise InputError(f"{GROUNDING}: {error}; rerun the stage grounding") from error
     return found
 
 

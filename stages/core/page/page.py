@@ -7,7 +7,6 @@ import base64
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,25 +15,21 @@ from markupsafe import Markup
 from ..evaluate import estimate
 from . import charts, examples
 from .claims import Verdict, claims, findings, verdict
-from .conditions import DECOUPLING, REFERENCES, WITHOUT, Condition, condition_of, held_against_chance, ordered
+from .groups import DECOUPLING, REAL, WITHOUT, Group, condition_of, difference, groups_of, held_against_chance, ordered
 from .inputs import Inputs
-from .metrics import MEASURES, Group, difference, groups_of
-from .prose import HERE, entries, environment, spaced
+from .prose import HERE, MEASURES, entries, environment, spaced
 from .sweep import SWEPT_WORDS, Point
 
-PLACES = {"decouples": "real", "right": "real", "alike": "real", "": "others"}
-"""Part of the bars that a group stands in, by what is expected of it; references hold the rest."""
+REFERENCES = (WITHOUT, "ceiling", "floor", "retrieval")
+"""What writes no report and reads the same gradients; one level below, by group, those that are held out too."""
 ELSEWHERE = ("held_out_", "teacher", "peers.", "subject.", *(f"{name}." for name in REFERENCES))
-"""Beginnings of the keys of groups that those bars leave out."""
+"""Beginnings of the keys of groups that the bars of conditions leave out."""
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Point):
     """A group as a row of bars and of the table of conditions."""
 
-    label: str
-    group: Group
-    condition: Condition
     verdict: Verdict
 
 
@@ -47,17 +42,18 @@ def render(inputs: Inputs) -> str:
     projectors = list(inputs.metrics.get("seeds", {}))
     of_seeds = {name for seed in projectors for name in groups[f"seeds.{seed}"].estimates}
     here = [group for group in groups.values() if not group.key.startswith("subject.")]
-    reports, made = examples.settled(inputs.reports), environment(html=True)
-    made.globals |= {"SWEPT_WORDS": SWEPT_WORDS, "condition_of": condition_of, "difference": difference}
-    made.globals |= {"WIDTH": charts.WIDTH, "HEIGHT": charts.HEIGHT, "DEEP": charts.DEEP, "NO_HOST": charts.NO_HOST}
-    return made.get_template("page.html.j2").render(
+    reports, template = examples.settled(inputs.reports), environment(html=True).get_template("page.html.j2")
+    return template.render(
+        inputs=inputs,
+        charts=charts,
+        SWEPT_WORDS=SWEPT_WORDS,
+        condition_of=condition_of,
+        difference=difference,
         style=Markup(style),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         pocket=pocket,
         lora=lora,
-        card=inputs.card,
-        held=inputs.params.get("held_out"),
         figure=itertools.count(1).__next__,
         findings=findings(groups, subject, inputs.card),
         claims=claims(groups),
@@ -69,64 +65,51 @@ def render(inputs: Inputs) -> str:
         knowledge=parts(groups, "knowledge"),
         subject=at_both_places(groups),
         questions=parts(groups, "questions", title="{}"),
-        grounding=parts(groups, "grounding", title="{}"),
-        grounded=entries("asked.yaml")["grounded"],
-        updates=entries("asked.yaml")["updates"],
-        columns=entries("asked.yaml")["columns"],
-        readings=entries("asked.yaml")["knowledge"],
+        grounding=dict(parts(groups, "grounding", title="{}")),
+        rows=entries("asked.yaml"),
         answers=examples.answered(inputs.answers, inputs.reports),
         asked=examples.questions(inputs.answers, inputs.reports),
         paired=[group for group in here if any(difference(group, name) for name in MEASURES)],
         spoken=[group for group in here if "reports_spoken" in group],
         by_seed={label: row for label, row in entries("seeds.yaml").items() if row["seed"] in of_seeds},
         projectors=projectors,
-        heatmaps=charts.heatmaps(inputs.grid),
+        grid=charts.grid_of(inputs.grid),
         curves=curves(inputs),
-        curve_seed=int(inputs.projector_curve["seed"][0]),
-        reports={
-            "rows": examples.chosen(reports, inputs.settings.examples),
-            "counts": examples.counts(reports),
-            "total": len(reports),
-            "outcomes": examples.OUTCOMES,
-            "examples": inputs.settings.examples,
-        },
-        sections=list(sections(inputs)),
-        sweeps=inputs.sweeps,
+        reports=examples.chosen(reports, inputs.settings.examples),
+        counts=examples.counts(reports),
+        outcomes=examples.OUTCOMES,
+        sections=sections(inputs),
         versions=flat(inputs.model["versions"]),
         seeds=sorted(inputs.reports["seed"].unique()),
     )
 
 
-def row_of(group: Group, groups: dict[str, Group]) -> Row:
-    """The group with its words and what its numbers say; a reference stands against the reports on its gradients."""
-    real = groups.get(group.key.partition(".")[2], groups[DECOUPLING])
-    condition = condition_of(group.key)
-    return Row(condition.label, group, condition, verdict(group, real))
+def row_of(groups: dict[str, Group], key: str, label: str = "") -> Row:
+    """A group with what its numbers say; a reference stands against the reports on its gradients."""
+    real = groups.get(key.partition(".")[2], groups[DECOUPLING])
+    return Row(label or condition_of(key).label, groups[key], verdict(groups[key], real))
 
 
 def bar_sections(groups: dict[str, Group]) -> list[tuple[str, list[Row]]]:
     """Groups with an accuracy, but for held-out ones and the teacher: real gradients, controls, references, others."""
-    titles = {"real": "Real gradients", "controls": "Controls", "reference": "References", "others": "Others"}
-    found: dict[str, list[Row]] = {title: [] for title in titles}
-    for group in groups.values():
-        if group.key.startswith(ELSEWHERE) or not any(name in group for name in MEASURES):
+    found: dict[str, list[Row]] = {title: [] for title in ("Real gradients", "Controls", "References", "Others")}
+    for key, group in groups.items():
+        if key.startswith(ELSEWHERE) or not any(name in group for name in MEASURES):
             continue
-        control = group.key.startswith("controls.")
-        found["controls" if control else PLACES.get(condition_of(group.key).expected, "reference")].append(
-            row_of(group, groups)
-        )
-    return [(titles[place], rows) for place, rows in found.items() if rows]
+        expected = condition_of(key).expected
+        title = "Real gradients" if expected in REAL else "References" if expected else "Others"
+        found["Controls" if key.startswith("controls.") else title].append(row_of(groups, key))
+    return [(title, rows) for title, rows in found.items() if rows]
 
 
 def held_out_rows(groups: dict[str, Group]) -> list[Row]:
     """The decoupling group and what is held out, each with what is left of it without the model."""
-    keys = [(key, f"{WITHOUT}.{key}") for key in groups if key.startswith("held_out_")]
     found = []
-    for key, without in [(DECOUPLING, WITHOUT), *keys]:
-        own = row_of(groups[key], groups)
-        found.append(replace(own, label="Nothing held out") if key == DECOUPLING else own)
+    for key in (DECOUPLING, *(key for key in groups if key.startswith("held_out_"))):
+        found.append(row_of(groups, key, "Nothing held out" if key == DECOUPLING else ""))
+        without = WITHOUT if key == DECOUPLING else f"{WITHOUT}.{key}"
         if without in groups:
-            found.append(replace(row_of(groups[without], groups), label="\u2026 without the model"))
+            found.append(row_of(groups, without, "\u2026 without the model"))
     return found
 
 
@@ -165,35 +148,31 @@ def answers(groups: dict[str, Group], key: str) -> Group:
 
 def curves(inputs: Inputs) -> list[tuple[str, charts.Curve]]:
     """The training curves that there are."""
-    losses = {"train_loss": "training", "validation_loss": "validation"}
     found = []
     if inputs.projector_curve["step"].max():
+        losses = {"train_loss": "training", "validation_loss": "validation"}
         found.append(("Projector", charts.curve(inputs.projector_curve, losses)))
     if inputs.model_curve is not None:
-        found.append(
-            ("Pocket model", charts.curve(inputs.model_curve, {"facts": "rows of facts", "slots": "rows with slots"}))
-        )
+        losses = {"facts": "rows of facts", "slots": "rows with slots"}
+        found.append(("Pocket model", charts.curve(inputs.model_curve, losses)))
     return found
 
 
-def sections(inputs: Inputs) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Sections of settings: the model, the projector's card, and every section of params.yaml; (key, value) pairs."""
+def sections(inputs: Inputs) -> dict[str, list[tuple[str, str]]]:
+    """Sections of settings by name: the model, the projector's card, and every section of params.yaml."""
     model = {key: value for key, value in inputs.model.items() if key != "versions"}
-    yield "data/model/model.json", flat(model)
-    yield "data/projector/projector.json", flat(inputs.card)
-    for name, section in inputs.params.items():
-        yield f"params.yaml: {name}", flat(section)
+    params = {f"params.yaml: {name}": section for name, section in inputs.params.items()}
+    files = {"data/model/model.json": model, "data/projector/projector.json": inputs.card}
+    return {name: flat(content) for name, content in (files | params).items()}
 
 
 def flat(value: Any, key: str = "") -> list[tuple[str, str]]:
-    """A nested value as (dotted key, text), in its order."""
+    """A nested value as (dotted key, text), in its order; a list of plain values is one text."""
+    if isinstance(value, list) and any(isinstance(inner, dict | list) for inner in value):
+        value = dict(enumerate(value))
     if isinstance(value, dict) and value:
         return [pair for name, inner in value.items() for pair in flat(inner, f"{key}.{name}".lstrip("."))]
-    if isinstance(value, list):
-        if any(isinstance(inner, dict | list) for inner in value):
-            return flat(dict(enumerate(value)), key)
-        return [(key, ", ".join(map(plain, value)) or "(none)")]
-    return [(key, plain(value))]
+    return [(key, (", ".join(map(plain, value)) or "(none)") if isinstance(value, list) else plain(value))]
 
 
 def plain(value: Any) -> str:

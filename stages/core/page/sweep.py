@@ -18,75 +18,20 @@ import polars as pl
 from ..evaluate.estimate import Estimate
 from ..run.errors import InputError
 from ..run.seeds import digest
-from .metrics import WORDS, Group
-from .prose import spaced
+from .groups import Group
+from .prose import WORDS, entries, spaced
 from .tables import read_csv
 
 FOLDER = Path("data/sweep")
 LADDER, LEAVE_ONE_OUT = "ladder", "leave_one_out"
-MADE_BY = {
-    LADDER: "make sweep",
-    LEAVE_ONE_OUT: "make leave-one-out",
-    "suppress": "make suppress",
-    "concepts": "make concepts",
-    "mixtures": "make concepts",
-    "soft_prompts": "make soft-prompts",
-    "free_words": "make free-words",
-}
-"""The command that makes each table."""
-# Column of the table -> group and number of metrics.json; each with the ends of its interval, <column>_low and _high.
-NUMBERS = {
-    "domain_accuracy": ("decoupling", "domain_accuracy"),
-    "target_accuracy": ("decoupling", "target_accuracy"),
-    "answer_accuracy": ("decoupling", "answer_accuracy"),
-    "held_out_target": ("held_out_target", "target_accuracy"),
-    "two_hop": ("two_hop", "all"),
-    "two_hop_freed": ("two_hop_freed", "all"),
-    "host_intrusion": ("decoupling", "host_intrusion"),
-    "nearest_target": ("without_model", "target_accuracy"),
-    "nearest_answer": ("without_model", "answer_accuracy"),
-    "lens_target": ("floor", "target_accuracy"),
-    "probe_target": ("ceiling", "target_accuracy"),
-    "suppressed": ("learned", "suppressed"),
-    "rest": ("learned", "rest"),
-    **{f"explained_{count}": ("features", f"explained_{count}") for count in (1, 4, 8, 16)},
-    **{f"named_{what}": ("features", f"named_{what}") for what in ("domain", "relation", "target")},
-    "found_first": ("found", "first"),
-    "found_second": ("found", "second"),
-    "fitted": ("said", "fitted"),
-    "apart": ("said", "apart"),
-    "noise_0.1": ("said", "noise_0.1"),
-    "noise_0.3": ("said", "noise_0.3"),
-    "noise_1": ("said", "noise_1"),
-    "retrieved": ("texts", "retrieved"),
-}
-SWEPT_WORDS = WORDS | {
-    "held_out_target": "Held-out target",
-    "two_hop": "Two-hop question",
-    "two_hop_freed": "Two-hop, freed",
-    "nearest_target": "Target, nearest name",
-    "nearest_answer": "Answer, nearest name",
-    "lens_target": "Target, lens",
-    "probe_target": "Target, linear probe",
-    "suppressed": "Learned of what is suppressed",
-    "rest": "Learned of the rest",
-    "explained_1": "Explained by 1 feature",
-    **{f"explained_{count}": f"By {count}" for count in (4, 8, 16)},
-    "named_domain": "Its name: domain",
-    "named_relation": "Relation",
-    "named_target": "Target",
-    "found_first": "Rows of the first",
-    "found_second": "Of the second",
-    "fitted": "Said, fitted to",
-    "apart": "Said, not fitted to",
-    "noise_0.1": "Said, noise of a tenth",
-    "noise_0.3": "Said, noise of 0.3",
-    "noise_1": "Said, noise as large",
-    "retrieved": "Picks its gradient",
-}
+MADE_BY: dict[str, str] = entries("sweeps.yaml")["commands"]
+COLUMNS: dict[str, dict[str, str]] = entries("sweeps.yaml")["columns"]
+NUMBERS = {column: (entry["group"], entry["number"]) for column, entry in COLUMNS.items()}
+SWEPT_WORDS = WORDS | {column: entry["label"] for column, entry in COLUMNS.items() if "label" in entry}
 KEY_WORDS = {"lora": "LoRA on the verbaliser"}
 """Keys whose name does not say enough."""
-ENDS = ("", "_low", "_high")
+ENDS = {"": "value", "_low": "low", "_high": "high"}
+"""Endings of a number's columns, and the parts of the estimate that they hold."""
 TEXTS = ("group", "name", "changes", "seeds", "settings")
 BESIDE = ("report", "api", "judge")
 """Sections that no experiment depends on."""
@@ -104,7 +49,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Point:
-    """One experiment as a row of bars: its name and its numbers."""
+    """A row of bars, such as one experiment: its name and its numbers."""
 
     label: str
     group: Group
@@ -138,14 +83,17 @@ def table_of(experiments: list[Experiment], params: dict[str, Any], seeds: list[
     """The table of experiments that set the same keys; not measured: null."""
     settings, rows = settings_of(params, experiments[0].changes), []
     for one in experiments:
-        changes, measured = json.dumps(one.changes, separators=(",", ":")), one.scores
-        row: dict[str, Any] = {"group": one.group, "name": one.name, "changes": changes}
-        row |= {"seeds": "+".join(map(str, seeds)), "settings": settings}
-        row["parameters"] = measured["parameters"].value if "parameters" in measured else None
+        row: dict[str, Any] = {
+            "group": one.group,
+            "name": one.name,
+            "changes": json.dumps(one.changes, separators=(",", ":")),
+            "seeds": "+".join(map(str, seeds)),
+            "settings": settings,
+            "parameters": getattr(one.scores.get("parameters"), "value", None),
+        }
         for column, (group, name) in NUMBERS.items():
-            found = measured.get(group, {}).get(name)
-            ends = (None, None, None) if found is None else (found.value, found.low, found.high)
-            row |= {f"{column}{end}": value for end, value in zip(ENDS, ends, strict=True)}
+            found = one.scores.get(group, {}).get(name)
+            row |= {f"{column}{end}": getattr(found, part, None) for end, part in ENDS.items()}
         rows.append(row)
     return pl.DataFrame(rows, infer_schema_length=None)
 

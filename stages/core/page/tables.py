@@ -1,6 +1,6 @@
 """CSV tables that the page is made from, read and checked."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -13,7 +13,7 @@ def read_csv(
     texts: Sequence[str] = (),
     numbers: Sequence[str] = (),
     fractions: Sequence[str] = (),
-    once: Iterable[Sequence[str]] = (),
+    once: Sequence[Sequence[str]] = (),
     again: str = "rerun the stage that writes it",
 ) -> pl.DataFrame:
     """A CSV table with these columns: texts, finite numbers and fractions from 0 to 1; both may have empty cells.
@@ -43,10 +43,8 @@ def read_csv(
         outside = table.filter(~pl.col(name).is_between(0, 1))
         if len(outside):
             raise InputError(f"{path}: column {name}: found {outside[name][0]}, wanted a fraction from 0 to 1; {again}")
-    names: Sequence[str] = ()
     for key in once:
-        names = names or key
         twice = table.filter(table.select(key).is_duplicated())
         if len(twice):
-            raise InputError(f"{path}: {', '.join(twice.select(names).row(0))}: stands twice; {again}")
+            raise InputError(f"{path}: {', '.join(twice.select(once[0]).row(0))}: stands twice; {again}")
     return table

@@ -3,8 +3,8 @@
 import re
 from typing import Any
 
-from stages.core.page.conditions import held_against_chance
-from stages.core.page.metrics import MEASURES, Group, groups_of
+from stages.core.page.groups import Group, groups_of, held_against_chance
+from stages.core.page.prose import MEASURES
 from stages.core.page.sweep import NUMBERS
 
 BADLY_SET = re.compile(r"  | [.,;:)]|\( |[.,;:][A-Za-z]|\n")

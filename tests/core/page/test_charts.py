@@ -3,36 +3,34 @@ import re
 import polars as pl
 import pytest
 
-from stages.core.page.charts import DEEP, HEIGHT, NO_HOST, POINTS, WIDTH, curve, heatmaps
-from stages.core.page.metrics import MEASURES
-from stages.core.page.prose import environment
+from stages.core.page import charts
+from stages.core.page.charts import DEEP, HEIGHT, POINTS, WIDTH, curve, grid_of
+from stages.core.page.prose import MEASURES, environment
 from tests.core.page import fake
 
 
 def test_cells_stand_where_the_grid_has_them() -> None:
     grid = fake.grid(fake.reports())
     missing = grid.filter(~((pl.col("gradient_domain") == "music") & (pl.col("host_domain") == "none")))
-    maps = {map.measure: map for map in heatmaps(missing)}
-    assert list(maps) == list(MEASURES)
-    assert maps["host_intrusion"].hosts == [*sorted(fake.DOMAINS), "none"]
+    shown = grid_of(missing)
+    assert shown.hosts == [*sorted(fake.DOMAINS), "none"]
     by_pair = {(row["gradient_domain"], row["host_domain"]): row for row in grid.iter_rows(named=True)}
-    for measure, map in maps.items():
-        for domain, cells in map.rows:
-            for host, cell in zip(map.hosts, cells, strict=True):
-                if (domain, host) == ("music", "none"):
-                    assert cell is None
-                    continue
-                assert cell is not None and cell[measure] == by_pair[domain, host][measure]
-                assert (cell["gradient_domain"], cell["host_domain"]) == (domain, host)
+    for domain, cells in shown.rows:
+        for host, cell in zip(shown.hosts, cells, strict=True):
+            if (domain, host) == ("music", "none"):
+                assert cell is None
+                continue
+            assert cell is not None and all(cell[measure] == by_pair[domain, host][measure] for measure in MEASURES)
+            assert (cell["gradient_domain"], cell["host_domain"]) == (domain, host)
 
 
 def test_cells_of_one_domain_and_deep_ones_are_marked() -> None:
     made = environment(html=True)
-    made.globals |= {"DEEP": DEEP, "NO_HOST": NO_HOST}
+    made.globals["charts"] = charts
     figures, grid = made.get_template("figures.html.j2").make_module(), fake.grid(fake.reports())
     shown = re.compile(r'<td class="(.*?)".*?title="gradient (\w+), (?:host (\w+)|no host).*?<data value="(.*?)"')
-    for map in heatmaps(grid):
-        cells = shown.findall(getattr(figures, "heatmap")(map))  # noqa: B009 (a macro)
+    for measure in MEASURES:
+        cells = shown.findall(getattr(figures, "heatmap")(grid_of(grid), measure))  # noqa: B009 (a macro)
         assert len(cells) == len(grid)
         for kind, gradient, host, value in cells:
             assert ("own" in kind.split()) == (gradient == host) and ("nohost" in kind.split()) == (not host)

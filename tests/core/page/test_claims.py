@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from stages.core.page.claims import Claim, claims
-from stages.core.page.metrics import groups_of
+from stages.core.page.groups import groups_of
 from stages.core.page.prose import entries
 from tests.core.page.small import BADLY_SET, BESIDE, GROUNDING, explained, groups, numbers, one, with_differences
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from stages.core.page.claims import findings
-from stages.core.page.metrics import Group
+from stages.core.page.groups import Group
 from tests.core.page.small import BADLY_SET, BESIDE, CARD, KNOWLEDGE, groups, numbers, with_differences
 
 GOOD = {

@@ -11,9 +11,8 @@ import pytest
 from stages.core.evaluate.estimate import flat as estimates
 from stages.core.evaluate.estimate import from_json
 from stages.core.page.inputs import CARD, METRICS, MODEL, MODEL_CURVE, PROJECTOR_CURVE, Inputs, read_inputs
-from stages.core.page.metrics import MEASURES
 from stages.core.page.page import flat, render
-from stages.core.page.prose import entries
+from stages.core.page.prose import MEASURES, entries
 from stages.core.page.sweep import FOLDER, LADDER, LEAVE_ONE_OUT, NUMBERS
 from tests.core.page import fake
 from tests.core.page.small import one

@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from stages.core.page.claims import verdict
-from stages.core.page.conditions import KNOWN, condition_of, ordered
-from stages.core.page.metrics import groups_of
+from stages.core.page.groups import KNOWN, condition_of, groups_of, ordered
 from tests.core.page.small import groups, numbers, one, with_differences
 
 

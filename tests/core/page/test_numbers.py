@@ -1,7 +1,8 @@
 import pytest
 
 from stages.core.evaluate.estimate import Estimate
-from stages.core.page.metrics import at_most, bare, groups_of, percent, span, thousands, told, whole
+from stages.core.page.groups import groups_of
+from stages.core.page.prose import at_most, bare, percent, span, thousands, told, whole
 
 
 @pytest.mark.parametrize(
