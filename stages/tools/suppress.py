@@ -25,7 +25,8 @@ from torch import Tensor
 
 from ..core.concepts.directions import Basis, contrast, learned_along, random, unembedding
 from ..core.concepts.scaling import ablated_activations, scaled_gradients
-from ..core.concepts.taught import fit, laid_out, says
+from ..core.concepts.taught import laid_out, marked_losses, says
+from ..core.engine.descent import descend
 from ..core.engine.gradients import gradients_of
 from ..core.engine.rows import samples_of
 from ..core.engine.samples import Sample
@@ -171,7 +172,7 @@ def teach(decoder: Decoder, arm: Arm, lesson: Lesson, others: Lesson, seed: int)
             if arm.kind not in PLAIN and (start == 0 or arm.kind in (AGAIN, OTHERS)):
                 bases = bases_of(decoder, arm, lesson, others, seed)
             with within(decoder, arm, bases):
-                fit(decoder, optimizer, ids, wanted, RENEWED)
+                descend(optimizer, lambda: marked_losses(decoder, ids, wanted)[0].mean(), RENEWED)
             done = start + RENEWED
             yield done, learned(decoder, lesson) if done in (*STEPS, LONG) else []
 
