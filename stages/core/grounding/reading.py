@@ -86,9 +86,9 @@ def learned(
             rows = torch.from_numpy(rng.integers(len(wanted), size=BATCH)).to(wanted.device)
             keys, values, there = kept[step % len(kept)]
             taken = pooled(queries, (keys[rows], values[rows], there[rows]))
-            made = (taken * weights[:, None]).sum(1) + bias
+            loss = F.mse_loss((taken * weights[:, None]).sum(1) + bias, wanted[rows], reduction="sum") / BATCH
             optimizer.zero_grad()
-            (F.mse_loss(made, wanted[rows], reduction="sum") / BATCH).backward()
+            loss.backward()
             optimizer.step()
             schedule.step()
         heads.append(queries.detach())
