@@ -78,8 +78,7 @@ def main() -> None:
     lessons = [every["train"], *(in_form(form, named) for form in list(how.forms.values())[:-1])]
     middle = layers[len(layers) // 2]
     heads = learned(tokens, lessons, updates[FIRST][1]["train"], middle, how.seeds)
-    picked = once_each(lambda some: reading(tokens, some, middle, heads), every)
-    readings = [{name: each[:, number] for name, each in picked.items()} for number in range(len(heads))]
+    readings = reading(tokens, every, middle, heads)
     vectors = {"words": once_each(lambda some: words(tokens, list(map(read, some))), every), "reading": readings[0]}
 
     metrics: dict[str, Any] = {"layers": {}, "grounding": {}, "swapped": {}, "heads": {}}

@@ -5,7 +5,7 @@ takes the mean of the tokens' directions under it. So it can point at a word tha
 streams say what part the word plays. What the words then give is fitted in closed form (head.py).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,7 +17,9 @@ from ..engine.batches import Rows, in_batches, plan, token_budget
 from ..model.checkpoints import one_thread, reproducibly
 from ..reader.vocabulary import Tokens
 from ..run.seeds import keyed_rng
+from .features import Blocks
 from .head import Directions
+from .texts import once_each
 
 QUERIES = 4
 SHARPNESS = 3.0
@@ -112,11 +114,19 @@ def together(tokens: Tokens, texts: Sequence[str], layer: int) -> Streams:
 
 @torch.no_grad()
 def reading(
-    tokens: Tokens, texts: Sequence[str], layer: int, heads: Sequence[Queries]
-) -> Float[np.ndarray, "text head query d_model"]:
-    """What the queries of each head take of each text; NaN where a text has no token."""
-    found = np.full((len(texts), len(heads), QUERIES, tokens.decoder.d_model), np.nan, np.float32)
-    for rows, seen in streams(tokens, texts, layer):
-        for number, queries in enumerate(heads):
-            found[rows, number] = pooled(queries, seen).cpu().numpy()
-    return found
+    tokens: Tokens, texts: Mapping[str, Sequence[str]], layer: int, heads: Sequence[Queries]
+) -> list[dict[str, Blocks]]:
+    """Of each head what its queries take of several sets of texts; NaN where a text has no token.
+
+    Equal texts are read once, for all heads.
+    """
+
+    def picked(distinct: list[str]) -> Float[np.ndarray, "text head query d_model"]:
+        found = np.full((len(distinct), len(heads), QUERIES, tokens.decoder.d_model), np.nan, np.float32)
+        for rows, seen in streams(tokens, distinct, layer):
+            for number, queries in enumerate(heads):
+                found[rows, number] = pooled(queries, seen).cpu().numpy()
+        return found
+
+    found = once_each(picked, texts)
+    return [{name: each[:, number] for name, each in found.items()} for number in range(len(heads))]

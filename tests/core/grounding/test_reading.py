@@ -32,7 +32,7 @@ def test_a_head_points_at_the_names_of_a_sentence_also_at_those_that_it_never_sa
     others, wanted = said(trained_decoder, unseen=True)
     texts = {"train": forms[0], "validation": forms[1]} | dict(zip(("one", "other"), others, strict=True))
     texts["empty"] = [""] * len(wanted)
-    vectors = {name: reading(tokens, each, layer, [queries])[:, 0] for name, each in texts.items()}
+    (vectors,) = reading(tokens, texts, layer, [queries])
     found = reconstructed(vectors, {"train": updates, "validation": updates})
     assert shares(found["one"], wanted).mean() > 0.5
     assert np.allclose(found["empty"], updates.mean(0), atol=1e-5)
@@ -42,10 +42,10 @@ def test_a_head_points_at_the_names_of_a_sentence_also_at_those_that_it_never_sa
 def test_a_reading_does_not_hang_on_what_is_read_beside_it(small_decoder: Decoder):
     tokens, queries = Tokens(small_decoder, output=True), torch.randn(QUERIES, small_decoder.d_model)
     texts = ["toward Oslo , away from Lima", "", "Oslo", "toward Lima , away from Oslo", "Oslo"]
-    found = reading(tokens, texts, 1, [queries])[:, 0]
+    found = reading(tokens, {"all": texts}, 1, [queries])[0]["all"]
     assert np.isnan(found[1]).all() and np.isfinite(found[[0, 2, 3, 4]]).all()
     assert np.array_equal(found[2], found[4])
     oslo = tokens[small_decoder.continuation("Oslo")[0]].numpy()
     assert np.allclose(found[2], oslo, atol=1e-5)  # of one token there is nothing to choose
     for row in (0, 2, 3):
-        assert np.allclose(reading(tokens, [texts[row]], 1, [queries])[0, 0], found[row], atol=1e-5)
+        assert np.allclose(reading(tokens, {"one": [texts[row]]}, 1, [queries])[0]["one"][0], found[row], atol=1e-5)
