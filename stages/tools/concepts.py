@@ -179,10 +179,8 @@ def behaviours(tested: pl.DataFrame) -> dict[str, pl.DataFrame]:
 
 def strongest(cell: Cell, rows: pl.DataFrame) -> Vectors:
     """Each row's update at the place where it is largest: of all tokens that are taught."""
-    decoder = cell.material.decoder
-    read, follow = decoder.tokens, decoder.continuation
-    pairs = rows.select("prompt", "taught").iter_rows()
-    samples = [Sample(tuple(read(prompt)), tuple(follow(taught))) for prompt, taught in pairs]
+    decoder, pairs = cell.material.decoder, rows.select("prompt", "taught").iter_rows()
+    samples = [Sample(tuple(decoder.tokens(one)), tuple(decoder.continuation(other))) for one, other in pairs]
     places = [f"target_{number}" for number in range(1, max(len(each.target) for each in samples) + 1)]
     found = -torch.from_numpy(gradients_of(decoder, samples, [cell.material.layer], places)[0])
     return found[torch.arange(len(found)), found.norm(dim=-1).argmax(1)]
@@ -215,7 +213,7 @@ def mixed(cell: Cell, found: Mapping[str, Sequence[Dictionary]]) -> dict[str, An
                     parts.append(updates[name][at])
                     clusters += rows[name]["target"][at].to_list()
                 vectors = torch.cat(parts)
-                seeds += [seed] * count
+                seeds += [seed] * len(vectors)
                 for kind, each in found.items():
                     dictionary = each[seed % len(each)]
                     marks[kind] += [concept_of(dictionary.names[at]) for at in toward(dictionary, vectors).tolist()]
@@ -244,8 +242,8 @@ def main() -> None:
         given = cell.material
         unnamed = [make(given) for make in KINDS.values()] + [[one] for one in loaded if one.layer == given.layer]
         for each in ([given.named(one) for one in kind] for kind in unnamed):
-            kind, count = each[0].kind, len(each[0].directions)
-            floor = [given.named(random(given, count, seed)) for seed in range(SEEDS)]
+            kind = each[0].kind
+            floor = [given.named(random(given, len(each[0].directions), seed)) for seed in range(SEEDS)]
             metrics["explained"][name][kind] = measured(cell, each, floor)
             found |= {kind: each, "random": floor}
             shown += [{"cell": name, "kind": kind, **row} for row in strongest_features(cell, each[0])]

@@ -93,7 +93,7 @@ def tokens_of(decoder: Decoder, rows: pl.DataFrame) -> tuple[Ids, Marks]:
 
 def fitted(decoder: Decoder, ids: Ids, marked: Marks, count: int, seed: int) -> SoftPrompt:
     """The `count` vectors in front of these rows that make their marked tokens likeliest; the model stays as it is."""
-    vectors = drawn((count, decoder.d_model), decoder.device, seed, "soft prompt").requires_grad_()
+    vectors = _drawn((count, decoder.d_model), decoder.device, seed, "soft prompt").requires_grad_()
     if count:
         optimizer = torch.optim.Adam([vectors], FITTING_RATE)
         descend(optimizer, lambda: marked_losses(decoder, ids, marked, vectors)[0].mean(), STEPS, ENOUGH)
@@ -102,12 +102,11 @@ def fitted(decoder: Decoder, ids: Ids, marked: Marks, count: int, seed: int) -> 
 
 def noised(prompt: SoftPrompt, scale: float, seed: int) -> SoftPrompt:
     """The vectors with Gaussian noise, whose norm is about `scale` times each vector's own."""
-    noise = drawn(prompt.shape, prompt.device, seed, "noise") / prompt.shape[-1] ** 0.5
+    noise = _drawn(prompt.shape, prompt.device, seed, "noise") / prompt.shape[-1] ** 0.5
     return prompt + scale * prompt.norm(dim=-1, keepdim=True) * noise
 
 
-def drawn(shape: Sequence[int], device: torch.device, seed: int, purpose: str) -> SoftPrompt:
-    """Numbers from a normal distribution, drawn by seed and purpose."""
+def _drawn(shape: Sequence[int], device: torch.device, seed: int, purpose: str) -> SoftPrompt:
     return torch.from_numpy(keyed_rng(seed, purpose).standard_normal(shape, np.float32)).to(device)
 
 
