@@ -133,13 +133,11 @@ def fetched(source: str) -> Path:
     Raises:
         InputError: it has no such name, or can't be had.
     """
-    name, _, commit = source.partition("@")
-    owner, _, rest = name.partition("/")
-    repository, _, folder = rest.partition("/")
-    if not (folder and re.fullmatch("[0-9a-f]{40}", commit)):
+    if not (name := re.fullmatch("([^/@]+/[^/@]+)/([^@]+)@([0-9a-f]{40})", source)):
         raise InputError(f"dictionary: found {source}, wanted a folder, or owner/repository/folder@commit of the Hub")
+    repository, folder, commit = name.groups()
     try:
-        return Path(snapshot_download(f"{owner}/{repository}", revision=commit, allow_patterns=f"{folder}/*")) / folder
+        return Path(snapshot_download(repository, revision=commit, allow_patterns=f"{folder}/*")) / folder
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise InputError(f"dictionary: {source}: found none there, or no way to it: {one_line(error)}") from error
 
