@@ -93,7 +93,7 @@ def main() -> None:
         table = {name: shares(found["report"], wanted) for name, found in made.items()}
         about = cases.select("prompt_id", "held_out", "report", place=pl.lit(place))
         about = about.with_columns(**table, span=explained(tokens, wanted, said))
-        tables.append(about.filter(pl.Series(wanted.any(1))))
+        tables.append(about.filter(pl.Series(np.asarray(wanted.any(1)))))
         if place == FIRST:
             acts = {"gradient": wanted} | {name: found["report"] for name, found in made.items()}
             acts |= {f"{name}_shuffled": found["shuffled_across"] for name, found in made.items()}

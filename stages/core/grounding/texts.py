@@ -25,10 +25,10 @@ def reader_of(names: Iterable[str]) -> Callable[[str], grammar.Report]:
 
     @cache
     def read(text: str) -> grammar.Report:
-        found: dict[str, str] = {}
+        found: dict[bool, str] = {}
         for behind, name in pattern.findall(text):
-            found.setdefault("moved_from" if behind else "moved_to", name)
-        return grammar.Report(**found)
+            found.setdefault(behind != "", name)
+        return grammar.Report(moved_to=found.get(False, ""), moved_from=found.get(True, ""))
 
     return read
 
