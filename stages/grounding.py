@@ -7,7 +7,7 @@ grounding, domains. No GPU is needed; the pocket model takes a minute on one cor
   python -m stages.grounding
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,12 @@ from .core.evaluate.baselines import lens
 from .core.evaluate.estimate import to_json
 from .core.evaluate.statistics import estimates
 from .core.evaluate.table import REPORTS
-from .core.grounding.features import Blocks, explained, words
+from .core.grounding.features import explained, words
 from .core.grounding.head import Directions, cosines, reconstructed, shares
-from .core.grounding.negatives import told_apart
 from .core.grounding.reading import learned, reading
-from .core.grounding.scores import GROUPS, step_scores, swapped, text_scores
+from .core.grounding.scores import GROUPS, step_scores, swapped, text_scores, told_apart
 from .core.grounding.section import Grounding
-from .core.grounding.texts import in_form, reader_of, sentences, texts_of
+from .core.grounding.texts import in_form, labels, once_each, reader_of, sentences, texts_of
 from .core.model.opening import open_model
 from .core.reader.card import read_projector_card
 from .core.reader.vocabulary import Tokens
@@ -46,6 +45,8 @@ SHARES = {
     "reading": pl.Float32,  # the same by the model's reading of the report
     "span": pl.Float32,  # the part of it in the span of the words' embeddings; nothing is fitted
 }
+Updates = dict[str, Directions]
+"""Of the rows of each table the unit update directions at one place, zeros where a row has none."""
 
 
 class Sections(Section):
@@ -63,63 +64,45 @@ def main() -> None:
     last = read_projector_card(Path("data/projector")).layers[-1]
     data = gather(params.domains, [last]).corrections()
     assert isinstance(data.gradient, Stored)
-    stores = data.gradient.stores
-    layers, places = (stores[0].attributes[name] for name in ("layers", "places"))
+    stores, tokens = data.gradient.stores, Tokens(decoder, output=True)
     reports = read_table(Path("data/evaluation/reports.parquet"), REPORTS)
-    cases = reported(reports, data.rows)
-    train = taught(data.rows, "train").sort("prompt_id").filter(pl.int_range(pl.len()).over("domain") < how.rows)
-    rows = {"train": train, "validation": taught(data.rows, "validation"), "cases": cases}
-    rows["swapped"] = swapped(cases, data.rows)
-    rows["other"] = rows["swapped"].select(row="row_other")
+    rows = rows_of(reports, data.rows, how.rows)
+    cases, updates = rows["cases"], last_updates(stores, last, rows)
 
-    tokens, lexicon = Tokens(decoder, output=True), dict(data.rows.select("target", "domain").iter_rows())
+    lexicon = dict(data.rows.select("target", "domain").iter_rows())
     read = reader_of({*lexicon, *data.rows["answer"].drop_nulls(), *cases["moved_to"], *cases["moved_from"]})
-    lensed = lens(decoder, data.gradient[cases["row"].to_numpy()][:, 0], lexicon)
-    texts = texts_of(cases, lensed, how.forms)
-    every = texts | {name: sentences(rows[name], "label_") for name in ("train", "validation")}
+    texts = texts_of(cases, lens(decoder, data.gradient[cases["row"].to_numpy()][:, 0], lexicon), how.forms)
+    every = texts | {name: sentences(labels(rows[name])) for name in ("train", "validation")}
     every["swapped"] = rows["swapped"]["report_swapped"].to_list()
-    updates = {
-        place: last_updates(stores, place, [layer for layer in layers if layer <= last], rows)
-        for place in (FIRST, SUBJECT)
-        if place in places
-    }
-    labels = train.select(f"label_{name}" for name in ("domain", "moved_to", "moved_from")).rows()
-    lessons = [every["train"], *(in_form(form, labels) for form in list(how.forms.values())[:-1])]
+    layers, named = stores[0].attributes["layers"], labels(rows["train"]).rows()
+    lessons = [every["train"], *(in_form(form, named) for form in list(how.forms.values())[:-1])]
+    middle = layers[len(layers) // 2]
+    heads = learned(tokens, lessons, updates[FIRST][1]["train"], middle, how.seeds)
+    readings = reading(tokens, every, middle, heads)
+    vectors = {"words": once_each(lambda some: words(tokens, list(map(read, some))), every), "reading": readings[0]}
 
-    def read_by(seed: int, names: Iterable[str]) -> dict[str, Blocks]:
-        middle = layers[len(layers) // 2]
-        queries = learned(tokens, lessons, updates[FIRST][1]["train"], middle, seed)
-        return {name: reading(tokens, every[name], middle, queries) for name in names}
-
-    vectors = {
-        "words": {name: words(tokens, list(map(read, each))) for name, each in every.items()},
-        "reading": read_by(how.seeds[0], every),
-    }
-    said = list(map(read, texts["report"]))
-
-    metrics: dict[str, Any] = {name: {} for name in ("layers", "grounding", "heads", "swapped", "acting", "negatives")}
-    tables = []
-    for place, (layer, own_updates) in updates.items():
-        if layer is None:
-            continue
-        metrics["layers"][place], wanted = layer, own_updates["cases"]
-        table, acts = {"span": explained(tokens, wanted, said)}, {"gradient": wanted}
-        for name, own in vectors.items():
-            found = reconstructed(own, own_updates)
-            metrics["grounding"][f"{place}_{name}"] = text_scores({text: found[text] for text in texts}, wanted, cases)
-            nearer = cosines(found["swapped"], own_updates["other"]) > cosines(found["swapped"], own_updates["swapped"])
+    metrics: dict[str, Any] = {"layers": {}, "grounding": {}, "swapped": {}, "heads": {}}
+    tables, said = [], list(map(read, texts["report"]))
+    for place, (layer, own) in updates.items():
+        made = {name: reconstructed(each, own) for name, each in vectors.items()}
+        metrics["layers"][place], wanted = layer, own["cases"]
+        for name, found in made.items():
+            metrics["grounding"][f"{place}_{name}"] = {text: text_scores(found[text], wanted, cases) for text in texts}
+            nearer = cosines(found["swapped"], own["other"]) > cosines(found["swapped"], own["swapped"])
             metrics["swapped"] |= estimates({f"{place}_{name}": nearer}, rows["swapped"]["target"].to_list())
-            table[name] = shares(found["report"], wanted)
-            acts |= {name: found["report"], f"{name}_shuffled": found["shuffled_across"]}
-        table = cases.select("prompt_id", "held_out", "report", place=pl.lit(place)).with_columns(**table)
-        tables.append(table.filter(pl.Series(np.asarray(wanted.any(1)))))
+        table = {name: shares(found["report"], wanted) for name, found in made.items()}
+        about = cases.select("prompt_id", "held_out", "report", place=pl.lit(place))
+        about = about.with_columns(**table, span=explained(tokens, wanted, said))
+        tables.append(about.filter(pl.Series(np.asarray(wanted.any(1)))))
         if place == FIRST:
-            for seed in how.seeds[1:]:
-                found = reconstructed(read_by(seed, ("train", "validation", "report")), own_updates)
-                metrics["heads"][f"seed_{seed}"] = text_scores({"report": found["report"]}, wanted, cases)["report"]
+            acts = {"gradient": wanted} | {name: found["report"] for name, found in made.items()}
+            acts |= {f"{name}_shuffled": found["shuffled_across"] for name, found in made.items()}
             metrics["acting"] = step_scores(decoder, cases, acts, layer, how.step_sizes)
-            first = reports.filter(pl.col("seed") == cases["seed"][0])
-            metrics["negatives"] = told_apart(tokens, first, cases, data, rows["train"])
+            for seed, each in zip(how.seeds[1:], readings[1:], strict=True):
+                found = reconstructed({name: each[name] for name in ("train", "validation", "report")}, own)
+                metrics["heads"][f"seed_{seed}"] = text_scores(found["report"], wanted, cases)
+    first = reports.filter(pl.col("seed") == cases["seed"][0])
+    metrics["negatives"] = told_apart(tokens, first, cases, data, rows["train"])
     with replacing(OUTPUT) as partial:
         partial.mkdir()
         write_json(partial / "metrics.json", to_json(metrics))
@@ -128,29 +111,44 @@ def main() -> None:
     print(f"{OUTPUT}: {len(cases)} reports; their words explain {seen:.3f} of the update direction, nothing held out")
 
 
-def reported(reports: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
-    """A report on each real gradient of GROUPS, behind a host of another domain, with the gradient's row and label."""
+def rows_of(reports: pl.DataFrame, prompts: pl.DataFrame, count: int) -> dict[str, pl.DataFrame]:
+    """The rows that take part: train (`count` a domain), validation, cases, swapped, and other: whose target those get.
+
+    A case is a report on a real gradient of GROUPS, behind a host of another domain, with the gradient's row and label.
+    """
     foreign = pl.col("host_prompt_id").is_not_null() & (pl.col("host_domain") != pl.col("gradient_domain"))
     real = reports.filter((pl.col("condition") == "real") & pl.col("held_out").is_in(list(GROUPS)) & foreign)
     once = real.sort("prompt_id", "host_prompt_id", "seed").unique("prompt_id", keep="first", maintain_order=True)
-    return once.join(rows.select("prompt_id", "row", "^label_.*$"), on="prompt_id", maintain_order="left")
+    cases = once.join(prompts.select("prompt_id", "row", "^label_.*$"), on="prompt_id", maintain_order="left")
+    train = taught(prompts, "train").sort("prompt_id").filter(pl.int_range(pl.len()).over("domain") < count)
+    pairs = swapped(cases, prompts)
+    return {
+        "train": train,
+        "validation": taught(prompts, "validation"),
+        "cases": cases,
+        "swapped": pairs,
+        "other": pairs.select(row="row_other"),
+    }
 
 
 def last_updates(
-    stores: Sequence[Store], place: str, layers: Sequence[int], rows: Mapping[str, pl.DataFrame]
-) -> tuple[int | None, dict[str, Directions]]:
-    """The last of the layers where training rows have a gradient at this place, and the unit update directions there.
+    stores: Sequence[Store], last: int, rows: Mapping[str, pl.DataFrame]
+) -> dict[str, tuple[int, Updates]]:
+    """At each place the last layer, up to `last`, where training rows have a gradient, and the updates there.
 
-    None: there is no such layer. A row without a gradient there has zeros. Behind its last attention nothing depends
-    on the subject's token, so that the last layer has none at `subject`.
+    Behind its last attention nothing depends on the subject's token, so that the last layer has none at `subject`.
     """
-    for layer in sorted(layers, reverse=True):
-        stored = Stored(stores, "gradient", [layer], [place])
-        found = {name: -stored[each["row"].to_numpy()][:, 0] for name, each in rows.items()}
-        if found["train"].any():
-            norms = {name: np.linalg.norm(each, axis=1, keepdims=True) for name, each in found.items()}
-            return layer, {name: each / np.maximum(norms[name], 1e-30) for name, each in found.items()}
-    return None, {}
+    layers, places = (stores[0].attributes[name] for name in ("layers", "places"))
+    updates = {}
+    for place in (FIRST, SUBJECT):
+        for layer in sorted((each for each in layers if each <= last), reverse=True) if place in places else ():
+            stored = Stored(stores, "gradient", [layer], [place])
+            found = {name: -stored[each["row"].to_numpy()][:, 0] for name, each in rows.items()}
+            if found["train"].any():
+                norms = {name: np.linalg.norm(each, axis=1, keepdims=True) for name, each in found.items()}
+                updates[place] = layer, {name: each / np.maximum(norms[name], 1e-30) for name, each in found.items()}
+                break
+    return updates
 
 
 if __name__ == "__main__":

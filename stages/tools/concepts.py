@@ -26,9 +26,9 @@ from torch import Tensor
 
 from ..core.concepts.contrasts import Contrasts, read_contrasts
 from ..core.concepts.dictionary import Dictionary, load
-from ..core.concepts.kinds import KINDS, SEEDED, Material, random
+from ..core.concepts.kinds import KINDS, Material, random
 from ..core.concepts.projection import decomposed, slopes, toward
-from ..core.concepts.sparse_autoencoder import unexplained
+from ..core.concepts.sparse_autoencoder import trained, unexplained
 from ..core.data.gathering import gather
 from ..core.data.places import FIRST, SUBJECT
 from ..core.engine.gradients import gradients_of
@@ -99,34 +99,17 @@ def cells_of(
         rows = by_hash(stored.rows.filter(SEEN & COUNTERFACTUAL), 0, "concepts", "prompt_id")
         train, tested = rows.filter(split="train").head(TRAINED), rows.filter(split="test").head(TESTED)
         taught, seen = (part[train["row"].to_numpy()] for part in (stored.gradient, stored.activation))
-        streams = np.unique(seen[seen.any(2)], axis=0)
+        streams = torch.from_numpy(np.unique(seen[seen.any(2)], axis=0))
+        autoencoders = [trained(streams, card, layer, seed) for seed in range(SEEDS)]
         once = train.with_row_index("at").unique("prompt", keep="first", maintain_order=True)
         for number, place in enumerate(places):
             updates = -stored.gradient[tested["row"].to_numpy()][:, number]
             if place in (FIRST, SUBJECT) and updates.any(1).all():
-                parts = (seen[once["at"].to_numpy(), number], streams, taught[:, number])
-                activations, each, gradients = map(torch.from_numpy, parts)
-                given = Material(decoder, card, layer, once, activations, each, train, gradients, files, 0)
+                activations, gradients = map(torch.from_numpy, (seen[once["at"].to_numpy(), number], taught[:, number]))
+                given = Material(
+                    decoder, card, layer, once, activations, streams, train, gradients, files, autoencoders
+                )
                 yield f"{place}, layer {layer}", Cell(place, given, tested, torch.from_numpy(updates), pool)
-
-
-def dictionaries(cell: Cell, loaded: Sequence[Dictionary], drawn: dict[Any, Dictionary]) -> Iterator[list[Dictionary]]:
-    """For each kind, and each dictionary that was loaded for this layer: with every seed one with names.
-
-    `drawn`: what was drawn for this layer at another place, which has only other names there.
-    """
-    for kind, make in KINDS.items():
-        found = []
-        for seed in range(SEEDS if kind in SEEDED else 1):
-            given, key = replace(cell.material, seed=seed), (kind, cell.material.layer, seed)
-            each = drawn.get(key) or make(given)
-            if kind in SEEDED:
-                drawn[key] = each
-            found.append(given.named(each))
-        yield found
-    for each in loaded:
-        if each.layer == cell.material.layer:
-            yield [cell.material.named(each)]
 
 
 def measured(cell: Cell, found: Sequence[Dictionary], floor: Sequence[Dictionary]) -> dict[str, Any]:
@@ -144,7 +127,7 @@ def measured(cell: Cell, found: Sequence[Dictionary], floor: Sequence[Dictionary
     own, drawn = rows_of(found), rows_of(floor)
     gaps = estimates({key: own[key] - drawn[key] * 1.0 for key in KEYS}, clusters, GAP, seeds)
     best = estimates(own, clusters, seeds=seeds)
-    left = [unexplained(one, cell.material.streams) for one in found if one.kind in SEEDED]
+    left = [unexplained(one, cell.material.streams) for one in found if one.kind == "sparse autoencoder"]
     return {
         "count": len(found[0].directions),
         **({"unexplained": float(np.mean(left))} if left else {}),
@@ -196,10 +179,8 @@ def behaviours(tested: pl.DataFrame) -> dict[str, pl.DataFrame]:
 
 def strongest(cell: Cell, rows: pl.DataFrame) -> Vectors:
     """Each row's update at the place where it is largest: of all tokens that are taught."""
-    decoder = cell.material.decoder
-    read, follow = decoder.tokens, decoder.continuation
-    pairs = rows.select("prompt", "taught").iter_rows()
-    samples = [Sample(tuple(read(prompt)), tuple(follow(taught))) for prompt, taught in pairs]
+    decoder, pairs = cell.material.decoder, rows.select("prompt", "taught").iter_rows()
+    samples = [Sample(tuple(decoder.tokens(one)), tuple(decoder.continuation(other))) for one, other in pairs]
     places = [f"target_{number}" for number in range(1, max(len(each.target) for each in samples) + 1)]
     found = -torch.from_numpy(gradients_of(decoder, samples, [cell.material.layer], places)[0])
     return found[torch.arange(len(found)), found.norm(dim=-1).argmax(1)]
@@ -226,23 +207,20 @@ def mixed(cell: Cell, found: Mapping[str, Sequence[Dictionary]]) -> dict[str, An
             for seed in range(SEEDS):
                 count = min(MIXED, int(len(rows[one]) / share), int(len(rows[other]) / (1 - share)))
                 drawn = {one: round(share * count), other: count - round(share * count)}
-                part = {
-                    name: keyed_rng(seed, "mixed", name).permutation(len(rows[name]))[:n] for name, n in drawn.items()
-                }
-                vectors = torch.cat([updates[name][at] for name, at in part.items()])
-                clusters += [target for name, at in part.items() for target in rows[name]["target"][at]]
+                parts = []
+                for name, size in drawn.items():
+                    at = keyed_rng(seed, "mixed", name).permutation(len(rows[name]))[:size]
+                    parts.append(updates[name][at])
+                    clusters += rows[name]["target"][at].to_list()
+                vectors = torch.cat(parts)
                 seeds += [seed] * len(vectors)
                 for kind, each in found.items():
                     dictionary = each[seed % len(each)]
                     marks[kind] += [concept_of(dictionary.names[at]) for at in toward(dictionary, vectors).tolist()]
             for kind, said in marks.items():
-                values = {
-                    part: np.array([word == name for word in said])
-                    for part, name in (("first", one), ("second", other))
-                }
-                scores.setdefault(f"{one} and {other}", {}).setdefault(kind, {})[f"{share:g}"] = estimates(
-                    values, clusters, seeds=seeds
-                )
+                values = {"first": np.array(said) == one, "second": np.array(said) == other}
+                by_share = scores.setdefault(f"{one} and {other}", {}).setdefault(kind, {})
+                by_share[f"{share:g}"] = estimates(values, clusters, seeds=seeds)
     return scores
 
 
@@ -257,14 +235,15 @@ def main() -> None:
     for each in loaded:
         each.check(card, layers_of(settings))
     metrics: dict[str, Any] = {"explained": {}, "mixed": {}}
-    drawn: dict[Any, Dictionary] = {}
     shown: list[dict[str, Any]] = []
     for name, cell in cells_of(decoder, card, settings, files):
         found: dict[str, Sequence[Dictionary]] = {}
         metrics["explained"][name] = {}
-        for each in dictionaries(cell, loaded, drawn):
-            kind, given = each[0].kind, cell.material
-            floor = [given.named(random(replace(given, seed=seed), len(each[0].directions))) for seed in range(SEEDS)]
+        given = cell.material
+        unnamed = [make(given) for make in KINDS.values()] + [[one] for one in loaded if one.layer == given.layer]
+        for each in ([given.named(one) for one in kind] for kind in unnamed):
+            kind = each[0].kind
+            floor = [given.named(random(given, len(each[0].directions), seed)) for seed in range(SEEDS)]
             metrics["explained"][name][kind] = measured(cell, each, floor)
             found |= {kind: each, "random": floor}
             shown += [{"cell": name, "kind": kind, **row} for row in strongest_features(cell, each[0])]

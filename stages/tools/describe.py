@@ -29,13 +29,14 @@ from ..core.data.questions import FELT, OPPOSITE, check_place
 from ..core.engine.gradients import activation_gradients
 from ..core.engine.samples import BadRowsError, Sample, subject_token
 from ..core.evaluate.one_reader import at_subject
-from ..core.grounding.features import explained_by
+from ..core.grounding.features import explained
 from ..core.model.opening import ModelCard
 from ..core.reader.card import Card
 from ..core.reader.gate import FAINT
 from ..core.reader.injection import Slots
 from ..core.reader.reader import Reader
 from ..core.reader.reports import accounted_for, answers_of, felt_by, prompts_of
+from ..core.reader.vocabulary import Tokens
 from ..core.run.errors import InputError
 from ..core.steps.virtual_step import ShiftBatch, virtual_steps
 from .description import Asked, Description, Step
@@ -193,7 +194,9 @@ class Describer:
             steps=tuple(self._step(shifts, index) for index in range(len(step.step_sizes))),
             report=report,
             explained=float(
-                explained_by(decoder, gradient[:, 0, layers.index(card.layers[-1])], [parse_report(report)])[0]
+                explained(
+                    Tokens(decoder, output=True), -gradient[:, 0, layers.index(card.layers[-1])], [parse_report(report)]
+                )[0]
             ),
             subject=subject,
             at_subject=there,

@@ -10,18 +10,17 @@ vectors. See docs/comparing.md.
   python -m stages.tools.soft_prompts
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
 
-from ..core.concepts.soft_prompts import fitted, noised
-from ..core.concepts.taught import fit, laid_out, says
+from ..core.concepts.taught import Ids, Marks, SoftPrompt, laid_out, marked_losses, says
+from ..core.engine.descent import descend
 from ..core.engine.samples import samples_of
 from ..core.evaluate.estimate import to_json
 from ..core.evaluate.fine_tuning import trainable
@@ -31,6 +30,7 @@ from ..core.model.opening import open_model
 from ..core.run.errors import InputError
 from ..core.run.files import replacing, write_json
 from ..core.run.params import Domains, Section, read_sections
+from ..core.run.seeds import keyed_rng
 from ..core.run.stage import parser, progress, run
 
 FOLDER = Path("data/soft_prompts")
@@ -43,6 +43,8 @@ NOISE, DRAWS = (0.1, 0.3, 1.0), 8
 """Norms of noise, as multiples of each vector's, and how often it is drawn."""
 RATE, TAUGHT, HALF_TAUGHT = 1e-3, 20, 6
 """Of the fine-tuning: AdamW's learning rate, and its steps; chosen on facts of a seed not measured here."""
+STEPS, FITTING_RATE, ENOUGH = 300, 0.1, 0.01
+"""Of Adam on vectors: at most so many steps, until the mean loss is so many nats, where 50 tokens are the likeliest."""
 
 
 class Sections(Section):
@@ -82,11 +84,30 @@ def behaviours(prompts: pl.DataFrame, facts: pl.DataFrame) -> Iterator[Behaviour
     yield Behaviour("brought out", rows[:half], rows[half:], (rows, HALF_TAUGHT))
 
 
-def tokens_of(decoder: Decoder, rows: pl.DataFrame) -> tuple[Int[Tensor, "row position"], Bool[Tensor, "row position"]]:
+def tokens_of(decoder: Decoder, rows: pl.DataFrame) -> tuple[Ids, Marks]:
     """Prompts and targets, padded, and which tokens are the targets'."""
     texts = [(sample.prompt, sample.target) for sample in samples_of(decoder, rows.with_columns(answer=None))]
     ids, part = laid_out(texts, decoder.device)
     return ids, part == 1
+
+
+def fitted(decoder: Decoder, ids: Ids, marked: Marks, count: int, seed: int) -> SoftPrompt:
+    """The `count` vectors in front of these rows that make their marked tokens likeliest; the model stays as it is."""
+    vectors = _drawn((count, decoder.d_model), decoder.device, seed, "soft prompt").requires_grad_()
+    if count:
+        optimizer = torch.optim.Adam([vectors], FITTING_RATE)
+        descend(optimizer, lambda: marked_losses(decoder, ids, marked, vectors)[0].mean(), STEPS, ENOUGH)
+    return vectors.detach()
+
+
+def noised(prompt: SoftPrompt, scale: float, seed: int) -> SoftPrompt:
+    """The vectors with Gaussian noise, whose norm is about `scale` times each vector's own."""
+    noise = _drawn(prompt.shape, prompt.device, seed, "noise") / prompt.shape[-1] ** 0.5
+    return prompt + scale * prompt.norm(dim=-1, keepdim=True) * noise
+
+
+def _drawn(shape: Sequence[int], device: torch.device, seed: int, purpose: str) -> SoftPrompt:
+    return torch.from_numpy(keyed_rng(seed, purpose).standard_normal(shape, np.float32)).to(device)
 
 
 def measured(decoder: Decoder, behaviour: Behaviour, seed: int) -> Iterator[pl.DataFrame]:
@@ -99,7 +120,8 @@ def measured(decoder: Decoder, behaviour: Behaviour, seed: int) -> Iterator[pl.D
         if behaviour.tuned is not None:
             rows, steps = behaviour.tuned
             optimizer = torch.optim.AdamW(decoder.blocks.parameters(), RATE, fused=True)
-            fit(decoder, optimizer, *tokens_of(decoder, rows), steps)
+            ids, marked = tokens_of(decoder, rows)
+            descend(optimizer, lambda: marked_losses(decoder, ids, marked)[0].mean(), steps)
         decoder.blocks.requires_grad_(False)
         for count in VECTORS:
             prompt = fitted(decoder, *own, count, seed)
@@ -109,10 +131,9 @@ def measured(decoder: Decoder, behaviour: Behaviour, seed: int) -> Iterator[pl.D
                 found[f"noise_{scale:g}"] = torch.stack(shaken).float().mean(0)
             for part, said in found.items():
                 facts = named_facts(behaviour.apart if part == "apart" else behaviour.fitted)
-                values = pl.Series(said.float().tolist(), dtype=pl.Float64)
-                yield pl.DataFrame({"fact": facts, "said": values}).with_columns(
-                    vectors=pl.lit(count), part=pl.lit(part)
-                )
+                yield pl.DataFrame(
+                    {"fact": facts, "said": pl.Series(said.float().tolist(), dtype=pl.Float64)}
+                ).with_columns(vectors=pl.lit(count), part=pl.lit(part))
 
 
 def main() -> None:

@@ -23,9 +23,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..core.concepts.directions import Basis, contrast, learned_along, random, unembedding
-from ..core.concepts.scaling import ablated_activations, scaled_gradients
-from ..core.concepts.taught import fit, laid_out, says
+from ..core.concepts.directions import contrast, learned_along, random, unembedding
+from ..core.concepts.scaling import Bases, ablated_activations, scaled_gradients
+from ..core.concepts.taught import laid_out, marked_losses, says
+from ..core.engine.descent import descend
 from ..core.engine.gradients import gradients_of
 from ..core.engine.samples import Sample, samples_of
 from ..core.evaluate.estimate import to_json
@@ -121,7 +122,10 @@ def lesson_of(reader: Reader, rest: pl.DataFrame, suppressed: pl.DataFrame, toke
     one, other = samples[: len(rest)], samples[len(rest) :]
     if other:
         rows = [(row.prompt, row.target, ()) for row in one] + [(row.prompt, (), row.target) for row in other]
-        sides, kept = (other, one), domains_named(reader, table, tokens) != suppressed["domain"][0]
+        card = reader.card
+        gradient, _ = gradients_of(decoder, samples_of(decoder, table, card.places), card.layers, card.places)
+        named = np.array(reports_of(reader, gradient, tokens)["domain"])  # before anything is taught
+        sides, kept = (other, one), named != suppressed["domain"][0]
     else:
         rows, kept = [(row.prompt, row.target, marker) for row in one], np.ones(len(one), bool)
         plain = [row.prompt + row.target for row in one]
@@ -131,19 +135,12 @@ def lesson_of(reader: Reader, rest: pl.DataFrame, suppressed: pl.DataFrame, toke
     return Lesson(ids, part == 1, part == 2, facts, sides, torch.from_numpy(kept).to(decoder.device))
 
 
-def domains_named(reader: Reader, prompts: pl.DataFrame, tokens: int) -> np.ndarray:
-    """The domain that the report on each row names, before anything is taught; empty where none is."""
-    decoder, card = reader.decoder, reader.card
-    gradient, _ = gradients_of(decoder, samples_of(decoder, prompts, card.places), card.layers, card.places)
-    return np.array(reports_of(reader, gradient, tokens)["domain"])
-
-
-def bases_of(decoder: Decoder, arm: Arm, lesson: Lesson, others: Lesson, seed: int) -> list[Basis]:
-    """The directions of each block, from the model as it is now. `others`: the same lesson with other facts."""
+def bases_of(decoder: Decoder, arm: Arm, lesson: Lesson, others: Lesson, seed: int) -> Bases:
+    """The directions of all or of each block, from the model as it is now. `others`: the lesson with other facts."""
     if arm.kind == "random":
-        return [random(arm.directions, decoder.d_model, seed)] * decoder.n_layers
+        return random(arm.directions, decoder.d_model, seed)
     if arm.kind == "unembedding":
-        return [unembedding(decoder, sorted(set(lesson.ids[lesson.suppressed].tolist())))] * decoder.n_layers
+        return unembedding(decoder, sorted(set(lesson.ids[lesson.suppressed].tolist())))
     if arm.kind == "difference of means":
         layers = range(decoder.n_layers)
         one, other = (np.stack([activations(decoder, text, layers) for text in side]) for side in lesson.contrast)
@@ -159,7 +156,7 @@ def teach(decoder: Decoder, arm: Arm, lesson: Lesson, others: Lesson, seed: int)
     """
     kept = lesson.kept if arm.kind == FILTERED else torch.ones_like(lesson.kept)
     ids, wanted = lesson.ids[kept], (lesson.rest | lesson.suppressed)[kept]
-    bases: list[Basis] = []
+    bases: Bases = []
     with trainable(decoder.model):
         for part in (decoder.embedding, decoder.head, decoder.norm):
             part.requires_grad_(False)
@@ -169,12 +166,12 @@ def teach(decoder: Decoder, arm: Arm, lesson: Lesson, others: Lesson, seed: int)
             if arm.kind not in PLAIN and (start == 0 or arm.kind in (AGAIN, OTHERS)):
                 bases = bases_of(decoder, arm, lesson, others, seed)
             with within(decoder, arm, bases):
-                fit(decoder, optimizer, ids, wanted, RENEWED)
+                descend(optimizer, lambda: marked_losses(decoder, ids, wanted)[0].mean(), RENEWED)
             done = start + RENEWED
             yield done, learned(decoder, lesson) if done in (*STEPS, LONG) else []
 
 
-def within(decoder: Decoder, arm: Arm, bases: list[Basis]) -> AbstractContextManager[None]:
+def within(decoder: Decoder, arm: Arm, bases: Bases) -> AbstractContextManager[None]:
     """What steps are taken within."""
     if arm.kind in PLAIN:
         return nullcontext()
@@ -194,11 +191,11 @@ def learned(decoder: Decoder, lesson: Lesson) -> Rows:
 
 def measure(reader: Reader, tables: Sequence[pl.DataFrame], tokens: int, count: int) -> tuple[pl.DataFrame, Any]:
     """What is learned, row by row, and what filtering drops. `tables`: facts of two domains, `count` for each seed."""
-    lessons: dict[str, list[Lesson]] = {"marker": [], "domain": []}
-    for seed in range(SEEDS):
-        one, other = (table[seed * count : (seed + 1) * count] for table in tables)
-        lessons["marker"].append(lesson_of(reader, one, other.clear(), tokens))
-        lessons["domain"].append(lesson_of(reader, one, other, tokens))
+    drawn = [[table[seed * count :][:count] for table in tables] for seed in range(SEEDS)]
+    lessons = {
+        "marker": [lesson_of(reader, one, other.clear(), tokens) for one, other in drawn],
+        "domain": [lesson_of(reader, one, other, tokens) for one, other in drawn],
+    }
     work = [(name, arm, seed) for name, arms in ARMS.items() for arm in arms for seed in range(SEEDS)]
     rows = []
     with progress("steps", sum(arm.steps for _, arm, _ in work)) as advance:

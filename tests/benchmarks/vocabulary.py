@@ -29,7 +29,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from stages.core.data.gathering import BLOCK_ROWS
 from stages.core.data.places import FIRST
 from stages.core.evaluate.conditions import lens_tokens
-from stages.core.grounding.negatives import nearest
+from stages.core.grounding.scores import nearest
 from stages.core.model.decoder import Decoder
 from stages.core.reader.lessons import Draws
 from stages.core.reader.reader import Reader

@@ -9,10 +9,12 @@ import polars as pl
 import pytest
 import torch
 
+from stages.core.concepts.taught import laid_out, marked_losses, says
 from stages.core.evaluate.lessons import FACT, one_a_fact, wrong_answers
 from stages.core.model.opening import open_model
 from stages.tools import soft_prompts
 from stages.tools.sweep_table import BEHAVIOURS
+from tests.core.engine.families import tiny as tiny_decoder
 from tests.pipeline import tiny
 from tests.pipeline.warm import Warm
 
@@ -23,8 +25,8 @@ FEWER: tiny.Changes = {
         ("VECTORS = (0, 1, 2, 4, 8)", "VECTORS = (0, 1)"),
         ("(0.1, 0.3, 1.0), 8", "(0.1, 0.3, 1.0), 2"),
         ("pl.Series(known.tolist(), dtype=pl.Boolean)", "True"),  # this model knows three facts
+        ("STEPS, FITTING_RATE, ENOUGH = 300,", "STEPS, FITTING_RATE, ENOUGH = 2,"),
     ),
-    "stages/core/concepts/soft_prompts.py": (("STEPS, RATE, ENOUGH = 300,", "STEPS, RATE, ENOUGH = 2,"),),
 }
 COLUMNS = ("fitted", "apart", "noise_0.1", "noise_0.3", "noise_1")
 
@@ -54,6 +56,30 @@ def test_what_is_apart_is_another_prompt_and_a_fact_s_is_another_of_the_same(
         assert set(each.fitted["prompt"]) | set(each.apart["prompt"]) == set(each.tuned[0]["prompt"])
     assert undone.tuned is not None and out.tuned is not None and undone.tuned[1] > out.tuned[1]
     assert (undone.fitted["target"] != out.fitted["target"]).all()
+
+
+def test_fitting_makes_the_model_say_it_and_leaves_the_weights(monkeypatch: pytest.MonkeyPatch):
+    decoder = tiny_decoder("qwen3")
+    monkeypatch.setattr(soft_prompts, "STEPS", 100)
+    before = [value.clone() for value in decoder.model.parameters()]
+    ids, part = laid_out([((5, 6, 7), (8, 9))], decoder.device)
+    assert not says(decoder, ids, part == 1).any()
+    prompt = soft_prompts.fitted(decoder, ids, part == 1, 4, 0)
+    assert prompt.shape == (4, decoder.d_model) and says(decoder, ids, part == 1, prompt).all()
+    assert all(torch.equal(*pair) for pair in zip(decoder.model.parameters(), before, strict=True))
+    assert torch.equal(prompt, soft_prompts.fitted(decoder, ids, part == 1, 4, 0))
+    empty = soft_prompts.fitted(decoder, ids, part == 1, 0, 0)
+    torch.testing.assert_close(
+        marked_losses(decoder, ids, part == 1, empty)[0], marked_losses(decoder, ids, part == 1)[0]
+    )
+
+
+def test_noise_has_its_share_of_each_vectors_norm_and_is_another_in_every_draw():
+    prompt = torch.tensor([[1.0], [20.0]]).expand(2, 4096)
+    for scale in (0.1, 1.0):
+        added = soft_prompts.noised(prompt, scale, 0) - prompt
+        torch.testing.assert_close(added.norm(dim=-1), scale * prompt.norm(dim=-1), rtol=0.05, atol=0)
+    assert not torch.equal(soft_prompts.noised(prompt, 0.1, 0), soft_prompts.noised(prompt, 0.1, 1))
 
 
 def test_each_number_of_vectors_is_measured_and_the_weights_are_put_back(

@@ -101,20 +101,17 @@ class Dictionary:
         weights = {"W_dec": self.directions, "W_enc": self.encoder, "b_enc": self.bias, "b_dec": self.centre}
         weights |= {} if self.threshold is None else {"threshold": self.threshold}
         features, width = self.directions.shape
-        own = {
-            "sae_lens_version": FORMAT,
-            "kind": self.kind,
-            "commit": self.commit,
-            "names": self.names,
-            "scores": self.scores,
-        }
-        where = {"model_name": self.model, "hook_name": f"blocks.{self.layer}.hook_resid_post"}
+        own = {name: getattr(self, name) for name in ("kind", "commit", "names", "scores")}
+        own |= {"model_name": self.model, "hook_name": f"blocks.{self.layer}.hook_resid_post"}
+        own |= {"sae_lens_version": FORMAT}
         shape = {"d_in": width, "d_sae": features, "dtype": "float32", "device": "cpu"}
         plain = {"normalize_activations": "none", "reshape_activations": "none"}
         with replacing(folder) as partial:
             partial.mkdir()
             save_file({name: value.float().contiguous() for name, value in weights.items()}, partial / WEIGHTS)
-            write_json(partial / CONFIG, {**self.settings, **shape, **plain, "metadata": {**where, **own}})
+            write_json(
+                partial / CONFIG, {**self.settings, **shape, **plain, "metadata": {**own, "sae_lens_version": FORMAT}}
+            )
 
 
 def plain(
@@ -136,13 +133,11 @@ def fetched(source: str) -> Path:
     Raises:
         InputError: it has no such name, or can't be had.
     """
-    name, _, commit = source.partition("@")
-    owner, _, rest = name.partition("/")
-    repository, _, folder = rest.partition("/")
-    if not (folder and re.fullmatch("[0-9a-f]{40}", commit)):
+    if not (name := re.fullmatch("([^/@]+/[^/@]+)/([^@]+)@([0-9a-f]{40})", source)):
         raise InputError(f"dictionary: found {source}, wanted a folder, or owner/repository/folder@commit of the Hub")
+    repository, folder, commit = name.groups()
     try:
-        return Path(snapshot_download(f"{owner}/{repository}", revision=commit, allow_patterns=f"{folder}/*")) / folder
+        return Path(snapshot_download(repository, revision=commit, allow_patterns=f"{folder}/*")) / folder
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise InputError(f"dictionary: {source}: found none there, or no way to it: {one_line(error)}") from error
 
@@ -156,20 +151,18 @@ def load(source: str) -> Dictionary:
     folder = Path(source) if Path(source).is_dir() else fetched(source)
     config = read_json(folder / CONFIG)
     about = {**config, **config.get("metadata", {})}
-    wanted = {"architecture": ARCHITECTURES, "normalize_activations": ("none", None), "reshape_activations": ("none",)}
+    wanted = {"architecture": ARCHITECTURES, "normalize_activations": ("none",), "reshape_activations": ("none",)}
     for key, allowed in wanted.items():
-        if (found := config.get(key, "none" if key == "reshape_activations" else None)) not in allowed:
-            words = " or ".join(map(str, allowed))
+        if (found := config.get(key) or "none") not in allowed:
+            words = " or ".join(allowed)
             raise InputError(f"{folder / CONFIG}: {key}: found {found}, wanted {words}: no other is read here")
-    if not (hook := HOOK.fullmatch(str(about.get("hook_name")))):
-        found = about.get("hook_name")
+    if not (hook := HOOK.fullmatch(found := str(about.get("hook_name")))):
         raise InputError(f"{folder / CONFIG}: hook_name: found {found}, wanted blocks.N.hook_resid_post (or _pre)")
     try:
         weights = {name: value.float() for name, value in load_file(folder / WEIGHTS).items()}
         directions, encoder, bias = weights["W_dec"], weights["W_enc"], weights["b_enc"]
-        scale = torch.ones_like(bias)
-        if config.get("rescale_acts_by_decoder_norm"):
-            scale = directions.norm(dim=-1).clamp_min(1e-12)
+        rescaled = config.get("rescale_acts_by_decoder_norm")
+        scale = directions.norm(dim=-1).clamp_min(1e-12) if rescaled else torch.ones_like(bias)
         return Dictionary(
             about.get("kind", "sparse autoencoder"),
             about["model_name"],

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ..engine.gradients import streams_after
 from ..model.decoder import Decoder
 from ..run.errors import InputError
 from ..run.seeds import keyed_rng
-from .taught import marked_losses
+from .taught import Ids, Marks, marked_losses
 
 NEGLIGIBLE = 1e-5
 """Singular values below this fraction of the largest are rounding errors."""
@@ -19,9 +19,7 @@ NEGLIGIBLE = 1e-5
 Basis = Float[Tensor, "_ d_model"]
 
 
-def learned_along(
-    decoder: Decoder, ids: Int[Tensor, "row position"], taught: Bool[Tensor, "row position"], count: int
-) -> list[Basis]:
+def learned_along(decoder: Decoder, ids: Ids, taught: Marks, count: int) -> list[Basis]:
     """For each block, the `count` principal directions of the gradients of -log p of the tokens marked in `taught`.
 
     What training on them would move its output along. The gradients of all positions count, each at length 1. `ids` are

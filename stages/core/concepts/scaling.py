@@ -5,6 +5,7 @@ The final norm and the head stand above the last hook, and learn as before unles
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,15 +35,12 @@ def scaled_gradients(blocks: nn.ModuleList, bases: Bases, alpha: float) -> Itera
     if not 0 <= alpha < float("inf"):
         raise InputError(f"alpha: found {alpha}, wanted 0 or more (0 suppresses, 1 changes nothing, 2 doubles)")
 
-    def hook(basis: Basis) -> Callable[[nn.Module, Any, Any], None]:
-        def scale(_module: nn.Module, _given: Any, output: Any) -> None:
-            stream = residual(output)
-            if stream.requires_grad:
-                stream.register_hook(lambda gradient: gradient + (alpha - 1) * part_in(gradient, basis))
+    def scale(basis: Basis, _module: nn.Module, _given: Any, output: Any) -> None:
+        stream = residual(output)
+        if stream.requires_grad:
+            stream.register_hook(lambda gradient: gradient + (alpha - 1) * part_in(gradient, basis))
 
-        return scale
-
-    with _hooked(blocks, bases, hook):
+    with _hooked(blocks, bases, scale):
         yield
 
 
@@ -56,22 +54,19 @@ def ablated_activations(blocks: nn.ModuleList, bases: Bases) -> Iterator[None]:
         InputError: the bases do not fit (see `one_a_block`).
     """
 
-    def hook(basis: Basis) -> Callable[[nn.Module, Any, Any], Any]:
-        def ablate(_module: nn.Module, _given: Any, output: Any) -> Any:
-            stream = residual(output)
-            return with_residual(output, stream - part_in(stream, basis))
+    def ablate(basis: Basis, _module: nn.Module, _given: Any, output: Any) -> Any:
+        stream = residual(output)
+        return with_residual(output, stream - part_in(stream, basis))
 
-        return ablate
-
-    with _hooked(blocks, bases, hook):
+    with _hooked(blocks, bases, ablate):
         yield
 
 
 @contextmanager
-def _hooked(blocks: nn.ModuleList, bases: Bases, hook: Callable[[Basis], Any]) -> Iterator[None]:
+def _hooked(blocks: nn.ModuleList, bases: Bases, hook: Callable[..., Any]) -> Iterator[None]:
     with ExitStack() as hooks:
         for block, basis in zip(blocks, one_a_block(bases, len(blocks)), strict=True):
-            hooks.enter_context(block.register_forward_hook(hook(basis)))
+            hooks.enter_context(block.register_forward_hook(partial(hook, basis)))
         yield
 
 

@@ -7,13 +7,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..engine.batches import padded
-from ..engine.descent import descend
 from ..model.decoder import Decoder
 
+Ids = Int[Tensor, "row position"]
+Marks = Bool[Tensor, "row position"]
+SoftPrompt = Float[Tensor, "vector d_model"]
+"""As PEFT's prompt tuning has it: in the place of embeddings, in front of the token that starts a text."""
 
-def laid_out(
-    rows: Sequence[Sequence[Sequence[int]]], device: torch.device
-) -> tuple[Int[Tensor, "row position"], Int[Tensor, "row position"]]:
+
+def laid_out(rows: Sequence[Sequence[Sequence[int]]], device: torch.device) -> tuple[Ids, Ids]:
     """Rows of several parts (a prompt, what is taught behind it) as tokens, padded on the right, and each token's part.
 
     Padding counts as part 0.
@@ -24,14 +26,11 @@ def laid_out(
 
 
 def marked_losses(
-    decoder: Decoder,
-    ids: Int[Tensor, "row position"],
-    marked: Bool[Tensor, "row position"],
-    front: Float[Tensor, "vector d_model"] | None = None,
+    decoder: Decoder, ids: Ids, marked: Marks, front: SoftPrompt | None = None
 ) -> tuple[Float[Tensor, " token"], Bool[Tensor, " token"]]:
     """-log p (nats) of each marked token after those in front of it, and whether it is the likeliest there.
 
-    `front`: embeddings in front of every row, a soft prompt.
+    `front`: stands in front of every row.
     """
     if front is None:
         normed = decoder.body(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
@@ -43,26 +42,8 @@ def marked_losses(
     return torch.nn.functional.cross_entropy(logits, said, reduction="none"), logits.argmax(-1) == said
 
 
-def fit(
-    decoder: Decoder,
-    optimizer: torch.optim.Optimizer,
-    ids: Int[Tensor, "row position"],
-    marked: Bool[Tensor, "row position"],
-    steps: int,
-    front: Float[Tensor, "vector d_model"] | None = None,
-    enough: float = 0.0,
-) -> None:
-    """At most `steps` of an optimiser on the mean loss of the marked tokens, until it is at most `enough` nats."""
-    descend(optimizer, lambda: marked_losses(decoder, ids, marked, front)[0].mean(), steps, enough)
-
-
 @torch.no_grad()
-def says(
-    decoder: Decoder,
-    ids: Int[Tensor, "row position"],
-    marked: Bool[Tensor, "row position"],
-    front: Float[Tensor, "vector d_model"] | None = None,
-) -> Bool[Tensor, " row"]:
+def says(decoder: Decoder, ids: Ids, marked: Marks, front: SoftPrompt | None = None) -> Bool[Tensor, " row"]:
     """Whether the model goes on greedily as each row's marked tokens say; see `marked_losses`."""
     right = torch.ones_like(marked)
     right[marked] = marked_losses(decoder, ids, marked, front)[1]

@@ -6,9 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..data.grammar import Report
-from ..model.decoder import Decoder
 from ..reader.vocabulary import Tokens
-from .texts import Named
 
 Blocks = Float[np.ndarray, "text block d_model"]
 """Vectors of each text, NaN where it has none."""
@@ -16,7 +14,7 @@ TOKENS = 3
 """Tokens of the name moved toward that count."""
 
 
-def words(tokens: Tokens, said: Sequence[Named]) -> Blocks:
+def words(tokens: Tokens, said: Sequence[Report]) -> Blocks:
     """The unit embeddings of the first TOKENS of the name moved toward, and of the first of the name moved away from.
 
     None where a text has no such name or token, or one that the tokenizer doesn't know.
@@ -24,24 +22,16 @@ def words(tokens: Tokens, said: Sequence[Named]) -> Blocks:
     decoder = tokens.decoder
     unknown = getattr(decoder.tokenizer, "unk_token_id", None)
     found = np.full((len(said), TOKENS + 1, decoder.d_model), np.nan, np.float32)
-    for row, names in enumerate(said):
-        toward, away = (decoder.continuation(name) if name else [] for name in names)
+    for row, report in enumerate(said):
+        toward, away = (decoder.continuation(name) if name else [] for name in (report.moved_to, report.moved_from))
         for block, token in [*enumerate(toward[:TOKENS]), *((TOKENS, token) for token in away[:1])]:
             if token != unknown:
                 found[row, block] = tokens[token].cpu().numpy()
     return found
 
 
-def explained_by(
-    decoder: Decoder, gradients: Float[np.ndarray, "row d_model"], reports: Sequence[Report]
-) -> Float[np.ndarray, " row"]:
-    """What the words of each report account for of its gradient; see `explained`."""
-    said = [Named(report.moved_to, report.moved_from) for report in reports]
-    return explained(Tokens(decoder, output=True), -gradients, said)
-
-
 def explained(
-    tokens: Tokens, updates: Float[np.ndarray, "row d_model"], said: Sequence[Named]
+    tokens: Tokens, updates: Float[np.ndarray, "row d_model"], said: Sequence[Report]
 ) -> Float[np.ndarray, " row"]:
     """The share of each vector's squared norm in the span of its text's `words`, 0 to 1; nothing is fitted.
 

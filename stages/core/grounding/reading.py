@@ -5,20 +5,21 @@ takes the mean of the tokens' directions under it. So it can point at a word tha
 streams say what part the word plays. What the words then give is fitted in closed form (head.py).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..engine.batches import in_batches, plan, token_budget
+from ..engine.batches import Rows, in_batches, plan, token_budget
 from ..model.checkpoints import one_thread, reproducibly
 from ..reader.vocabulary import Tokens
 from ..run.seeds import keyed_rng
 from .features import Blocks
 from .head import Directions
+from .texts import once_each
 
 QUERIES = 4
 SHARPNESS = 3.0
@@ -32,18 +33,21 @@ Streams = tuple[Float[Tensor, "text token d_model"], Float[Tensor, "text token d
 """Unit residual streams, the tokens' own unit directions, and which tokens there are."""
 
 
-def streams(tokens: Tokens, texts: Sequence[str], layer: int) -> Iterator[tuple[Int[np.ndarray, " _"], Streams]]:
+def streams(tokens: Tokens, texts: Sequence[str], layer: int) -> Iterator[tuple[Rows, Streams]]:
     """The streams after this layer of texts that have a token, some of a length at a time, with the texts' numbers."""
     decoder = tokens.decoder
     ids = [decoder.tokens(text) if text else [] for text in texts]
-    read = [number for number, each in enumerate(ids) if each]
+    read = np.array([number for number, each in enumerate(ids) if each], int)
 
     @torch.no_grad()
-    def compute(rows: Int[np.ndarray, " _"]) -> tuple[Int[np.ndarray, " _"], Streams]:
-        batch = torch.tensor([ids[read[row]] for row in rows], device=decoder.device)
+    def compute(rows: Rows) -> tuple[Rows, Streams]:
+        batch = torch.tensor([ids[number] for number in read[rows]], device=decoder.device)
         hidden = decoder.body(input_ids=batch, use_cache=False, output_hidden_states=True).hidden_states[layer + 1]
-        there = torch.ones(batch.shape, dtype=torch.bool, device=decoder.device)
-        return np.array([read[row] for row in rows]), (F.normalize(hidden.float(), dim=-1), tokens[batch], there)
+        return read[rows], (
+            F.normalize(hidden.float(), dim=-1),
+            tokens[batch],
+            torch.ones_like(batch, dtype=torch.bool),
+        )
 
     lengths = [(len(ids[number]), 0) for number in read]
     batches = plan(lengths, tokens=token_budget(decoder), rows=max(len(read), 1), join="equal")
@@ -59,53 +63,70 @@ def pooled(queries: Queries, seen: Streams) -> Float[Tensor, "text query d_model
 
 @one_thread()
 @reproducibly()
-def learned(tokens: Tokens, forms: Sequence[Sequence[str]], updates: Directions, layer: int, seed: int) -> Queries:
-    """Queries that point at what makes the update: least squared error of a weighted sum of what they take, and a bias.
+def learned(
+    tokens: Tokens, forms: Sequence[Sequence[str]], updates: Directions, layer: int, seeds: Sequence[int]
+) -> list[Queries]:
+    """Of each seed queries that point at what makes the update.
 
-    `forms`: the texts of the rows of `updates`, in several forms of sentence, which take turns. The weights and the
-    bias are thrown away. AdamW on a one-cycle schedule, STEPS steps of BATCH of the first ROWS rows, on one thread.
+    They have the least squared error of a weighted sum of what they take, and a bias, both thrown away. AdamW on a
+    one-cycle schedule, STEPS steps of BATCH of the first ROWS rows, on one thread.
+
+    `forms`: the texts of the rows of `updates`, in several forms of sentence, which take turns.
     """
     wanted = torch.from_numpy(updates[:ROWS]).float().to(tokens.decoder.device)
     kept = [together(tokens, texts[:ROWS], layer) for texts in forms]
-    rng = keyed_rng(seed, "queries", layer)
-    drawn = [
-        torch.from_numpy(rng.standard_normal(shape, np.float32)) for shape in ((QUERIES, wanted.shape[1]), QUERIES)
-    ]
-    queries, weights = (
-        each.to(wanted).mul(scale).requires_grad_() for each, scale in zip(drawn, (0.1, 0.3), strict=True)
-    )
-    bias = torch.zeros_like(wanted[0], requires_grad=True)
-    optimizer = torch.optim.AdamW([queries, weights, bias], lr=RATE, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS + 1)
-    for step in range(STEPS):
-        rows = torch.from_numpy(rng.integers(len(wanted), size=BATCH)).to(wanted.device)
-        keys, values, there = kept[step % len(kept)]
-        taken = pooled(queries, (keys[rows], values[rows], there[rows]))
-        loss = F.mse_loss((taken * weights[:, None]).sum(1) + bias, wanted[rows], reduction="sum") / BATCH
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return queries.detach()
+    heads = []
+    for seed in seeds:
+        rng = keyed_rng(seed, "queries", layer)
+        queries = 0.1 * torch.from_numpy(rng.standard_normal((QUERIES, wanted.shape[1]), np.float32)).to(wanted)
+        weights = 0.3 * torch.from_numpy(rng.standard_normal(QUERIES, np.float32)).to(wanted)
+        bias = torch.zeros_like(wanted[0])
+        learning = [each.requires_grad_() for each in (queries, weights, bias)]
+        optimizer = torch.optim.AdamW(learning, lr=RATE, weight_decay=0.0)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS + 1)
+        for step in range(STEPS):
+            rows = torch.from_numpy(rng.integers(len(wanted), size=BATCH)).to(wanted.device)
+            keys, values, there = kept[step % len(kept)]
+            taken = pooled(queries, (keys[rows], values[rows], there[rows]))
+            loss = F.mse_loss((taken * weights[:, None]).sum(1) + bias, wanted[rows], reduction="sum") / BATCH
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        heads.append(queries.detach())
+    return heads
 
 
 def together(tokens: Tokens, texts: Sequence[str], layer: int) -> Streams:
     """The streams of these texts, zeros behind their ends; a text without a token has one of zeros."""
-    parts = list(streams(tokens, texts, layer))
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    parts = list(streams(tokens, list(numbers), layer))
     width, size = max((seen[0].shape[1] for _, seen in parts), default=1), tokens.decoder.d_model
-    keys, values = (torch.zeros(len(texts), width, size, device=tokens.decoder.device) for _ in range(2))
-    there = torch.zeros(len(texts), width, dtype=torch.bool, device=tokens.decoder.device)
+    keys, values = (torch.zeros(len(numbers), width, size, device=tokens.decoder.device) for _ in range(2))
+    there = torch.zeros(len(numbers), width, dtype=torch.bool, device=tokens.decoder.device)
     there[:, 0] = True
     for rows, seen in parts:
         at, end = torch.from_numpy(rows).to(there.device), seen[0].shape[1]
         keys[at, :end], values[at, :end], there[at, :end] = seen
-    return keys, values, there
+    own = torch.tensor([numbers[text] for text in texts], device=there.device)
+    return keys[own], values[own], there[own]
 
 
 @torch.no_grad()
-def reading(tokens: Tokens, texts: Sequence[str], layer: int, queries: Queries) -> Blocks:
-    """What the queries take of each text; NaN where a text has no token."""
-    found = np.full((len(texts), len(queries), tokens.decoder.d_model), np.nan, np.float32)
-    for rows, seen in streams(tokens, texts, layer):
-        found[rows] = pooled(queries, seen).cpu().numpy()
-    return found
+def reading(
+    tokens: Tokens, texts: Mapping[str, Sequence[str]], layer: int, heads: Sequence[Queries]
+) -> list[dict[str, Blocks]]:
+    """Of each head what its queries take of several sets of texts; NaN where a text has no token.
+
+    Equal texts are read once, for all heads.
+    """
+
+    def picked(distinct: list[str]) -> Float[np.ndarray, "text head query d_model"]:
+        found = np.full((len(distinct), len(heads), QUERIES, tokens.decoder.d_model), np.nan, np.float32)
+        for rows, seen in streams(tokens, distinct, layer):
+            for number, queries in enumerate(heads):
+                found[rows, number] = pooled(queries, seen).cpu().numpy()
+        return found
+
+    found = once_each(picked, texts)
+    return [{name: each[:, number] for name, each in found.items()} for number in range(len(heads))]

@@ -9,7 +9,8 @@ from jaxtyping import Float32
 from ..data.grammar import parse_report
 from ..reader.reader import Reader
 from ..reader.reports import reports_on
-from .features import explained_by
+from ..reader.vocabulary import Tokens
+from .features import explained
 
 
 def reports_of(
@@ -28,6 +29,6 @@ def reports_of(
         "toward": [each.moved_to for each in said],
         "away": [each.moved_from for each in said],
         "confidence": confidence.cpu().numpy(),
-        "explained": explained_by(reader.decoder, gradient[:, layers - 1], said),
+        "explained": explained(Tokens(reader.decoder, output=True), -gradient[:, layers - 1], said),
         "norm": np.linalg.norm(gradient[:, :layers], axis=-1).mean(-1),
     }

@@ -1,16 +1,22 @@
-"""Scores: how much of the gradient each text explains, and whether acting on the words does what the gradient does."""
+"""Scores: what of the gradient texts explain, whether acting on them does the same, and negatives told apart."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from ..data.gathering import Gathered, Means
 from ..engine.samples import samples_of
+from ..evaluate.estimate import Estimate
 from ..evaluate.statistics import GAP, estimates
 from ..model.decoder import Decoder
+from ..reader.gate import in_plane
+from ..reader.vocabulary import Tokens, in_parts
 from ..steps.virtual_step import virtual_steps
 from .head import Directions, cosines, shares
 
@@ -21,21 +27,20 @@ GROUPS = {
     "template": "held_out_template",
 }
 """What the values of `held_out` that are scored are called."""
+NEGATIVES = ("activation", "activation_negated", "steering_vector")
+"""Conditions that are no gradients and hang on no random numbers."""
+Scores = Float[np.ndarray, " _"]
 
 
-def text_scores(found: Mapping[str, Directions], wanted: Directions, cases: pl.DataFrame) -> dict[str, Any]:
-    """Of each text the explained share and the cosine, in each of GROUPS, with intervals over target entities."""
-    scores: dict[str, Any] = {}
-    for text, directions in found.items():
-        kinds = {"explained": (shares(directions, wanted), None), "cosine": (cosines(directions, wanted), GAP)}
-        scores[text] = {}
-        for held_out, group in GROUPS.items():
-            at = wanted.any(1) & (cases["held_out"] == held_out).to_numpy()
-            clusters = cases["target"].filter(pl.Series(at)).to_list()
-            for kind, (values, bounds) in kinds.items():
-                for name, one in estimates({f"{kind}_{group}": values[at]}, clusters, bounds).items():
-                    scores[text][name] = one if one.high is None else replace(one, high=min(one.high, 1.0))
-    return scores
+def text_scores(found: Directions, wanted: Directions, cases: pl.DataFrame) -> dict[str, Estimate]:
+    """The explained share and the cosine, in each of GROUPS, with intervals over target entities."""
+    scores: dict[str, Estimate] = {}
+    for held_out, group in GROUPS.items():
+        at = wanted.any(1) & (cases["held_out"] == held_out).to_numpy()
+        clusters = cases["target"].filter(pl.Series(at)).to_list()
+        scores |= estimates({f"explained_{group}": shares(found, wanted)[at]}, clusters, None)
+        scores |= estimates({f"cosine_{group}": cosines(found, wanted)[at]}, clusters, GAP)
+    return {name: one if one.high is None else replace(one, high=min(one.high, 1.0)) for name, one in scores.items()}
 
 
 def step_scores(
@@ -47,25 +52,23 @@ def step_scores(
     of the directions `found` (`gradient`: of all cases) and step sizes the share; intervals over target entities.
     """
     seen = (cases["held_out"] == "none").to_numpy()
-    cases, done = cases.filter(pl.Series(seen)), {}
+    cases = cases.filter(pl.Series(seen))
     samples = samples_of(decoder, cases)
     answers = np.array([sample.answer[0] if sample.answer else -1 for sample in samples])[:, None]
-    steps = partial(virtual_steps, decoder, samples, layers=[layer], step_sizes=sizes)
+    done = {way: {name: np.zeros((len(cases), len(sizes)), bool) for name in found} for way in ("toward", "away")}
     for name, directions in found.items():
-        toward, away = np.zeros((2, len(cases), len(sizes)), dtype=bool)
         gradients = -directions[seen, None].astype(np.float32)
-        for batch in steps(gradients=gradients, top_tokens=1, continuation_tokens=0):
-            toward[batch.rows] = batch.target_rank[:, 0] == 1
-            away[batch.rows] = batch.down_ids[:, 0, :, 0] == answers[batch.rows]
-        done[name] = {"toward": toward, "away": away}
-    scores: dict[str, Any] = {"toward": {}, "away": {}}
-    for way, of in scores.items():
-        for name, marks in done.items():
-            of[name] = {}
+        steps = virtual_steps(decoder, samples, gradients, [layer], sizes, top_tokens=1, continuation_tokens=0)
+        for batch in steps:
+            done["toward"][name][batch.rows] = batch.target_rank[:, 0] == 1
+            done["away"][name][batch.rows] = batch.down_ids[:, 0, :, 0] == answers[batch.rows]
+    scores: dict[str, Any] = {way: {name: {} for name in found} for way in done}
+    for way, by_name in done.items():
+        for name, marks in by_name.items():
             for step, size in enumerate(sizes):
-                reached = done["gradient"][way][:, step] | (name == "gradient")
+                reached = by_name["gradient"][:, step] | (name == "gradient")
                 clusters = cases["target"].filter(pl.Series(reached)).to_list()
-                of[name] |= estimates({f"step_{size:g}": marks[way][reached, step]}, clusters)
+                scores[way][name] |= estimates({f"step_{size:g}": marks[reached, step]}, clusters)
     return scores
 
 
@@ -81,3 +84,52 @@ def swapped(cases: pl.DataFrame, prompts: pl.DataFrame) -> pl.DataFrame:
     return pairs.with_columns(
         report_swapped=pl.Series([text.replace(to, new, 1) for text, to, new in names], dtype=pl.String)
     )
+
+
+def told_apart(
+    tokens: Tokens, reports: pl.DataFrame, cases: pl.DataFrame, data: Gathered, train: pl.DataFrame
+) -> dict[str, Any]:
+    """How well negatives are told from real gradients: by the gate, and by the nearest words, with no model.
+
+    Area under the curve, the share of pairs in which the real gradient scores higher, for each of NEGATIVES; intervals
+    over the negatives' target entities. gate: the share of a vector that its own report's names account for. nearest:
+    the share in the plane of the two tokens of the largest and the smallest cosine to it.
+
+    Args:
+        reports: of all conditions, by the first projector.
+        cases: real gradients; columns row and confidence.
+        data: gradients and activations at the last prompt token, of one layer.
+        train: rows whose mean activations, by answer, make the steering vectors.
+    """
+    real = {"gate": cases["confidence"].to_numpy(), "nearest": nearest(tokens, -data.gradient[cases["row"].to_numpy()])}
+    found = {}
+    for name in NEGATIVES:
+        rows = reports.filter(condition=name).join(
+            data.rows.select("prompt_id", "row"), on="prompt_id", maintain_order="left"
+        )
+        if name == "steering_vector":
+            vectors = Means.of(data.activation, train, {*rows["target"], *rows["answer"]}).moves(rows)
+        else:
+            vectors = data.activation[rows["row"].to_numpy()]
+        scores = {"gate": rows["confidence"].to_numpy(), "nearest": nearest(tokens, vectors)}
+        higher = {one: share_above(real[one], own) for one, own in scores.items()}
+        found[name] = estimates(higher, rows["target"].to_list())
+    return found
+
+
+def nearest(tokens: Tokens, vectors: Float[np.ndarray, "row 1 d_model"]) -> Scores:
+    """The share of each vector in the plane of its nearest and its farthest token, by cosine."""
+    felt = torch.from_numpy(vectors[:, 0]).to(tokens.decoder.device)
+
+    def part(at: slice) -> Tensor:
+        near = tokens.cosines(felt[at])
+        return in_plane(tokens, felt[at], near.argmax(-1), near.argmin(-1))
+
+    return torch.cat(in_parts(part, len(felt), len(tokens))).cpu().numpy()
+
+
+def share_above(real: Scores, negatives: Scores) -> Scores:
+    """For each negative the share of real scores above it; equal ones count half. Their mean is the area."""
+    ordered = np.sort(real)
+    below = np.searchsorted(ordered, negatives, "left"), np.searchsorted(ordered, negatives, "right")
+    return 1 - (below[0] + below[1]) / (2 * len(ordered))

@@ -1,36 +1,34 @@
 """Texts that may stand for a gradient: the report and what could stand in its place, and the names that each holds."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import NamedTuple
+from itertools import chain
 
+import numpy as np
 import polars as pl
+from jaxtyping import Float
 
 from ..data import grammar
 
-
-class Named(NamedTuple):
-    """The names that a text moves toward and away from; empty where it has none."""
-
-    toward: str = ""
-    away: str = ""
+NAMES = ("domain", "moved_to", "moved_from")
+Vectors = Float[np.ndarray, "_ ..."]
 
 
-def reader_of(names: Iterable[str]) -> Callable[[str], Named]:
+def reader_of(names: Iterable[str]) -> Callable[[str], grammar.Report]:
     """A function that finds the first of these names in a text that stands behind "from" or "not", and the first other.
 
-    Nothing else of the text counts: without a known name it's an empty `Named`.
+    Nothing else of the text counts: without a known name it moves from nothing to nothing.
     """
     longest_first = sorted(filter(None, set(names)), key=lambda name: (-len(name), name))
     pattern = re.compile(rf"(?:\b(from|not) )?(?<!\w)({'|'.join(map(re.escape, longest_first))})(?!\w)")
 
     @cache
-    def read(text: str) -> Named:
-        found: dict[str, str] = {}
+    def read(text: str) -> grammar.Report:
+        found: dict[bool, str] = {}
         for behind, name in pattern.findall(text):
-            found.setdefault("away" if behind else "toward", name)
-        return Named(**found)
+            found.setdefault(behind != "", name)
+        return grammar.Report(moved_to=found.get(False, ""), moved_from=found.get(True, ""))
 
     return read
 
@@ -54,9 +52,13 @@ def texts_of(cases: pl.DataFrame, lens: pl.DataFrame, forms: Mapping[str, str]) 
         shuffled_across=before,
     )
     said = cases.select(domain, "moved_to", "moved_from").rows()
-    for name, form in forms.items():
-        made = made.with_columns(pl.Series(f"form_{name}", in_form(form, said)))
-    return made.to_dict(as_series=False) | {"label": sentences(cases, "label_"), "lens": sentences(lens)}
+    others = {f"form_{name}": in_form(form, said) for name, form in forms.items()}
+    return made.to_dict(as_series=False) | others | {"label": sentences(labels(cases)), "lens": sentences(lens)}
+
+
+def labels(rows: pl.DataFrame) -> pl.DataFrame:
+    """Domain, moved_to and moved_from of each row's label."""
+    return rows.select(pl.col(f"label_{name}").alias(name) for name in NAMES)
 
 
 def in_form(form: str, said: Iterable[tuple[str, str, str]]) -> list[str]:
@@ -64,7 +66,13 @@ def in_form(form: str, said: Iterable[tuple[str, str, str]]) -> list[str]:
     return [form.format(domain=domain, to=to, away=away) if to and away else "" for domain, to, away in said]
 
 
-def sentences(rows: pl.DataFrame, start: str = "") -> list[str]:
-    """The report sentence of each row's domain, moved_to and moved_from (after `start`); "" where one is missing."""
-    columns = rows.select(f"{start}{name}" for name in ("domain", "moved_to", "moved_from"))
-    return [grammar.report(*row) if all(row) and row[1] != row[2] else "" for row in columns.iter_rows()]
+def sentences(rows: pl.DataFrame) -> list[str]:
+    """The report sentence of each row's domain, moved_to and moved_from; "" where one is missing."""
+    return [grammar.report(*row) if all(row) and row[1] != row[2] else "" for row in rows.select(NAMES).iter_rows()]
+
+
+def once_each(make: Callable[[list[str]], Vectors], texts: Mapping[str, Sequence[str]]) -> dict[str, Vectors]:
+    """What `make` makes of several sets of texts, equal ones made once."""
+    number = {text: at for at, text in enumerate(dict.fromkeys(chain.from_iterable(texts.values())))}
+    found = make(list(number))
+    return {name: found[[number[text] for text in each]] for name, each in texts.items()}

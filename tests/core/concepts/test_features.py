@@ -9,7 +9,7 @@ import torch
 
 from stages.core.concepts import contrasts
 from stages.core.concepts.dictionary import plain
-from stages.core.concepts.naming import areas, named
+from stages.core.concepts.kinds import areas, named
 from stages.core.concepts.projection import decomposed, slopes, toward
 from stages.core.model.opening import card_of, open_model
 from tests.core.engine.families import tiny
