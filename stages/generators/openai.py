@@ -11,18 +11,16 @@ import polars as pl
 from pydantic import Field
 
 from ..core.api.cache import CACHE
-from ..core.api.chat import Answer, Fault, Request, compose
+from ..core.api.chat import Answer, Fault, Request, Said, compose, read
 from ..core.api.converse import converse
-from ..core.api.paid import Origin
 from ..core.api.section import Api
+from ..core.api.spend import Origin, Usage
 from ..core.api.spend import estimate as bill
-from ..core.api.usage import Usage
 from ..core.data.corrections import Material
 from ..core.data.facts import Domain, Fact, Relation
 from ..core.data.held_out import HeldOut
 from ..core.data.section import Generator, Prompts
 from ..core.labels.lexicon import holds, words
-from ..core.labels.parse import Said, read
 from ..core.run.files import write_json
 
 PROMPT = Path(__file__).with_name("generator.md")
@@ -52,17 +50,9 @@ def questions(domain: Domain, params: Generator) -> dict[tuple[str, str], Reques
     return asked
 
 
-def origin_of(domain: Domain, params: Generator) -> Origin:
-    """The files and params that the requests are made from."""
-    files = (f"data/facts/{domain.domain}.yaml", "stages/generators/openai.py", "stages/generators/generator.md")
-    own = params.model_dump(include={"paraphrases", "wrong_answers", "teacher"})
-    return Origin(f"prompts@{domain.domain}", files, {"prompts": {"generator": "openai", "openai": own}})
-
-
 def estimate(domain: Domain, params: Prompts, api: Api) -> str:
     """What generating would cost, in words; asks nothing."""
-    asked = questions(domain, params.openai).values()
-    return bill(asked, api, batch=params.openai.way == "batch")
+    return bill(questions(domain, params.openai).values(), api, params.openai)
 
 
 def material(domain: Domain, params: Prompts, api: Api) -> dict[tuple[str, str], Material]:
@@ -95,12 +85,14 @@ def generate(
     facts = {
         (name, fact.subject): (relation, fact) for name, relation in domain.relations.items() for fact in relation.facts
     }
-    usage, what = Usage(), f"{domain.domain}, prompts"
+    usage = Usage()
+    files = (f"data/facts/{domain.domain}.yaml", "stages/generators/openai.py", "stages/generators/generator.md")
+    made_of = {"generator": "openai", "openai": params.model_dump(include={"paraphrases", "wrong_answers", "teacher"})}
     found = converse(
-        questions(domain, params), lambda name, answer: validated(answer, *facts[name], params), api,
-        batch=params.way == "batch", what=what, usage=usage, origin=origin_of(domain, params),
+        questions(domain, params), lambda name, answer: validated(answer, *facts[name], params), api, params,
+        section="prompts.openai", what=f"{domain.domain}, prompts", usage=usage,
+        origin=Origin(f"prompts@{domain.domain}", files, {"prompts": made_of}),
     )  # fmt: skip
-    found.refuse_above(params.max_quarantined, "prompts.openai.max_quarantined", what)
     taken = {prompt for relation, fact in facts.values() for prompt in own_prompts(relation, fact)}
     spelling = {words(entity): entity for entity in domain.entities}
     result, dropped = {}, 0

@@ -18,17 +18,15 @@ import polars as pl
 from pydantic import Field
 
 from ..core.api.cache import CACHE
-from ..core.api.chat import Request, compose
+from ..core.api.chat import Request, Said, compose, read
 from ..core.api.converse import converse
-from ..core.api.section import Api, Teacher, Way
-from ..core.api.spend import estimate
-from ..core.api.usage import Usage
+from ..core.api.section import Api, Asking
+from ..core.api.spend import Usage, estimate
 from ..core.data.tables import read_table, write_table
 from ..core.evaluate.table import REPORTS
 from ..core.labels.agreement import kappa
-from ..core.labels.parse import Said, read
 from ..core.run.files import write_json
-from ..core.run.params import Section, Share, read_sections
+from ..core.run.params import Section, read_sections
 from ..core.run.seeds import keyed_fraction
 from ..core.run.stage import parser, run
 
@@ -48,14 +46,11 @@ JUDGED = (
 Part = Literal["right", "wrong", "absent"]
 
 
-class Judge(Section):
+class Judge(Asking):
     """The LLM judge of free-text reports. `share` of the reports that it reads, drawn by `seed`; 0 is off."""
 
     share: Annotated[float, Field(ge=0, le=1)]
     seed: int
-    way: Way
-    max_quarantined: Share
-    teacher: Teacher
 
 
 class Sections(Section):
@@ -114,10 +109,9 @@ def judge(reports: pl.DataFrame, params: Judge, api: Api) -> tuple[pl.DataFrame,
     asked = questions(reports, params)
     kinds = {"correction": Verdict, "host": HostVerdict}
     found = converse(
-        asked, lambda name, answer: read(answer, kinds[name.split()[0]]), api,
-        batch=params.way == "batch", what="judge", usage=did,
+        asked, lambda name, answer: read(answer, kinds[name.split()[0]]), api, params,
+        section="judge", what="judge", usage=did,
     )  # fmt: skip
-    found.refuse_above(params.max_quarantined, "judge.max_quarantined", "judge")
     verdicts = {name: value.model_dump() for name, value in found.values.items()}
     rows = []
     for number, row in enumerate(reports.to_dicts()):
@@ -160,7 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
     reports = read_table(options.reports, REPORTS)
     if options.dry_run:
         asked = questions(chosen(reports, sections.judge), sections.judge)
-        print(f"judge: {estimate(asked.values(), sections.api, batch=sections.judge.way == 'batch')}")
+        print(f"judge: {estimate(asked.values(), sections.api, sections.judge)}")
         return
     table, metrics, did = judge(reports, sections.judge, sections.api)
     write_json(OUTPUT / "metrics.json", metrics)

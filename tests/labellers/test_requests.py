@@ -14,9 +14,9 @@ from stages.core.data.facts import read_domain
 from stages.core.data.tables import VIRTUAL_STEP
 from stages.core.labels import requests
 from stages.core.labels.labeller import Job
-from stages.core.labels.parse import read_label
 from stages.core.labels.requests import label_requests, system_message
 from stages.core.run.params import read_sections
+from stages.labellers.openai import read_label
 from stages.labels import Sections, job_of, main
 from tests.labellers import world
 from tests.labellers.server import completion

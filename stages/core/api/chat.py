@@ -1,16 +1,18 @@
-"""A request to a chat model and its answer as plain values, and the names of what can be wrong with an answer."""
+"""A request to a chat model and its answer as plain values, how an answer is read, and what can be wrong with it."""
 
 import hashlib
 import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..run.errors import InputError
-from .section import Price, Teacher
+from .section import Api, Price, Teacher
+
+Parsed = TypeVar("Parsed", bound="Said")
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,13 @@ class Request:
         """The request's limit on the answer's tokens."""
         return self.body.get("max_completion_tokens") or self.body["max_tokens"]
 
-    def ceiling(self, price: Price, *, batch: bool) -> float:
-        """An upper estimate of the answer's cost in US dollars."""
-        return cost(price, self.most_input, self.most_output, batch=batch)
+    def ceiling(self, api: Api, *, batch: bool) -> float:
+        """An upper estimate of the answer's cost in US dollars.
+
+        Raises:
+            InputError: params.yaml has no price of the model.
+        """
+        return cost(api.price_of(self.model), self.most_input, self.most_output, batch=batch)
 
 
 class Answer(BaseModel):
@@ -74,6 +80,7 @@ class Fault(Exception):
         self.name, self.detail = name, detail
 
 
+@dataclass(eq=False)
 class Transient(Exception):
     """A failed try of a request that may succeed when it is sent again.
 
@@ -81,11 +88,10 @@ class Transient(Exception):
     `answer`: the answer that arrived, was paid for and can't be used.
     """
 
-    def __init__(
-        self, name: str, *, billed: bool = False, wait: float | None = None, answer: Answer | None = None
-    ) -> None:
-        super().__init__(name)
-        self.name, self.billed, self.wait, self.answer = name, billed, wait, answer
+    name: str
+    billed: bool = False
+    wait: float | None = None
+    answer: Answer | None = None
 
 
 class Stop(InputError):
@@ -137,6 +143,30 @@ def json_of(answer: Answer) -> Any:
         raise Fault("not_json", str(error)) from error
     except RecursionError as error:
         raise Fault("not_json", "nested too deep") from error
+
+
+class Said(BaseModel):
+    """Base of answers that a model is asked for: the declared fields and no others.
+
+    A subclass's docstring is part of its JSON schema and so of every request: another wording is paid for anew.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def read(answer: Answer, kind: type[Parsed]) -> Parsed:
+    """The answer's JSON object as an instance of `kind`.
+
+    Raises:
+        Fault: the answer can't be used.
+    """
+    try:
+        return kind.model_validate(json_of(answer))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"]) or "the whole"
+        name = "wrong_enum" if problem["type"] == "literal_error" else "wrong_schema"
+        raise Fault(name, f"{where}: {problem['msg']} (found {repr(problem['input'])[:80]})") from error
 
 
 def unusable(answer: Answer) -> str:

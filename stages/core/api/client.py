@@ -1,29 +1,42 @@
-"""The HTTP client: sends one request through the openai package, and gives every fault a name.
+"""The HTTP client: the openai package for the server in the environment, and what its responses hold.
 
-The client's own retries are off: it does not tell faults that cost money from faults that don't, retries an exhausted
-quota for nothing, and never ends an answer that drips in byte by byte. Each request carries an Idempotency-Key, so that
-a server which honours it bills a request that is sent again only once; after an unusable answer it is a new one.
+Retries of the package are off: it does not tell faults that cost money from faults that don't, retries an exhausted
+quota for nothing, and never ends an answer that drips in byte by byte.
 """
 
-import asyncio
 import json
 import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import httpx2
 import openai
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from .chat import Answer, Request, Stop, Transient, cost, most_tokens, unusable
-from .section import Price
+from .cache import Cache
+from .chat import Answer, Stop, Transient, cost, most_tokens
+from .section import Api, Price
 from .settings import Settings, redact
+from .spend import Usage
 
 AnyClient = TypeVar("AnyClient", openai.OpenAI, openai.AsyncOpenAI)
 LONGEST_BACKOFF = 30.0  # seconds
+
+
+@dataclass
+class Asker:
+    """What asking takes, online or by batch. `advance` moves the progress bar on by so many answers; `rejected`:
+    answers that say that the server refused the request itself, by key."""
+
+    cache: Cache
+    api: Api
+    settings: Settings
+    usage: Usage
+    advance: Callable[[int], None]
+    rejected: dict[str, Answer]
 
 
 def connect(kind: type[AnyClient], settings: Settings) -> AnyClient:
@@ -39,119 +52,6 @@ def connect(kind: type[AnyClient], settings: Settings) -> AnyClient:
         raise Stop(
             f"environment: OPENAI_BASE_URL: {redact(str(error))}; wanted an address like https://host/v1"
         ) from None
-
-
-class Client:
-    """Asks one server. `on_fault` hears of every failed try; `idempotency_key` is given a request's key."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        on_fault: Callable[[Request, Transient], None],
-        idempotency_key: Callable[[str], str],
-    ) -> None:
-        self._settings, self._on_fault, self._idempotency_key = settings, on_fault, idempotency_key
-        self.openai = connect(openai.AsyncOpenAI, settings)
-        self._quiet_until = 0.0  # a server that says when to come back says it to all
-        self._stopping = asyncio.Event()
-
-    def stop(self) -> None:
-        """Lets requests in flight end, and starts no further try."""
-        self._stopping.set()
-
-    async def ask(self, request: Request, price: Price) -> Answer:
-        """The answer, after as many tries as the settings allow; one with `rejected` if the server refuses the request.
-
-        Raises:
-            Transient: the last try's fault.
-            Stop: asking on is of no use.
-        """
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(Transient),
-            stop=stop_after_attempt(self._settings.tries),
-            wait=self._wait,
-            after=self._tell,
-            sleep=self._sleep,
-            reraise=True,
-        )
-        return await retrying(self._try, request, price)
-
-    async def _try(self, request: Request, price: Price) -> Answer:
-        try:
-            while (rest := self._quiet_until - time.monotonic()) > 0:
-                await self._sleep(rest)
-            start = time.monotonic()
-            # The client's own limit is for each read; this one is for the whole answer.
-            async with asyncio.timeout(self._settings.timeout):
-                found = await self.openai.chat.completions.with_raw_response.create(
-                    **request.body, extra_headers={"Idempotency-Key": self._idempotency_key(request.key)}
-                )
-            latency = time.monotonic() - start
-            body, size = body_of(found.content), len(request.canonical)
-            answer = answer_of(body, request.model, size, price, batch=False, latency=latency)
-            if fault := unusable(answer):
-                raise Transient(fault, answer=answer)
-            return answer
-        except openai.APIStatusError as error:
-            if (rejected := self.judge_status(error)) is None:
-                raise Transient("server_error") from None
-            return Answer(model=request.model, rejected=rejected)  # it costs nothing and is not kept
-        except (TimeoutError, openai.APITimeoutError):
-            raise Transient("timeout", billed=True) from None
-        except openai.APIConnectionError as error:
-            refused = isinstance(error.__cause__, httpx2.ConnectError | httpx2.UnsupportedProtocol)
-            raise Transient("no_connection" if refused else "connection_cut", billed=not refused) from None
-        except (httpx2.HTTPError, openai.OpenAIError):
-            raise Transient("broken_body", billed=True) from None
-
-    async def _sleep(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
-            raise Stop("stopped") from None
-
-    def judge_status(self, error: openai.APIStatusError) -> str | None:
-        """The server's words if it refuses this one request; None if another try may succeed.
-
-        Raises:
-            Transient: the server asks to wait a while.
-            Stop: asking on is of no use.
-        """
-        status, words = error.status_code, redact(error.message)[:300]
-        if status == 429:
-            if "insufficient_quota" in (error.code, error.type):
-                raise Stop(f"insufficient_quota: the account is empty ({words}); top it up and run again") from None
-            wait = retry_after(error.response.headers)
-            if wait is not None and wait > self._settings.longest_wait:
-                raise Stop(
-                    f"rate_limit: the server asks to wait {wait:.0f} s, more than LABELS_LONGEST_WAIT "
-                    f"({self._settings.longest_wait:.0f} s); run again later"
-                ) from None
-            if wait is not None:
-                self._quiet_until = max(self._quiet_until, time.monotonic() + wait)
-            raise Transient("rate_limit", wait=wait) from None
-        if status in (401, 403):
-            raise Stop(f"wrong_key: HTTP {status}: {words}; check OPENAI_API_KEY and OPENAI_BASE_URL") from None
-        if status == 404:
-            raise Stop(
-                f"not_found: HTTP 404: {words}; check OPENAI_BASE_URL and the teacher's model in params.yaml"
-            ) from None
-        if status < 400:
-            raise Stop(f"redirect: HTTP {status}; check OPENAI_BASE_URL") from None
-        return None if status in (408, 409) or status >= 500 else f"HTTP {status}: {words}"
-
-    def _wait(self, state: RetryCallState) -> float:
-        wait = _fault(state).wait
-        backoff = wait_random_exponential(multiplier=self._settings.backoff, max=LONGEST_BACKOFF)
-        return backoff(state) if wait is None else wait
-
-    def _tell(self, state: RetryCallState) -> None:
-        self._on_fault(state.args[0], _fault(state))
-
-
-def _fault(state: RetryCallState) -> Transient:
-    fault = state.outcome.exception() if state.outcome else None
-    assert isinstance(fault, Transient)
-    return fault
 
 
 def body_of(content: bytes) -> dict[str, Any]:

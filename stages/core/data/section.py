@@ -4,18 +4,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..api.section import Teacher, Way
+from ..api.section import Asking
 from ..run.params import Count, Section, Share
 
 
-class Generator(Section):
+class Generator(Asking):
     """The language model that writes prompts: how many `paraphrases` and plausible `wrong_answers` for each fact."""
 
     paraphrases: Count
     wrong_answers: Count
-    way: Way
-    max_quarantined: Share
-    teacher: Teacher
 
 
 class Prompts(Section):
