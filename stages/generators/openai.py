@@ -5,7 +5,6 @@ out, so that the same wording for two subjects is one template and can be held o
 """
 
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from pydantic import Field
@@ -55,41 +54,29 @@ def estimate(domain: Domain, params: Prompts, api: Api) -> str:
     return bill(questions(domain, params.openai).values(), api, params.openai)
 
 
-def material(domain: Domain, params: Prompts, api: Api) -> dict[tuple[str, str], Material]:
-    """New templates and wrong answers by (relation, subject); what it cost goes to a side file that nothing reads."""
-    found, metrics, usage = generate(domain, params.openai, api)
-    write_json(CACHE / "usage" / f"prompts-{domain.domain}.json", {"answers": metrics, "run": usage.as_dict()})
-    return found
-
-
 def extended(table: pl.DataFrame, domain: Domain, params: Prompts, out: HeldOut) -> pl.DataFrame:
     """The facts' prompts as they are: what the model writes is material of facts."""
     return table
 
 
-def generate(
-    domain: Domain, params: Generator, api: Api
-) -> tuple[dict[tuple[str, str], Material], dict[str, Any], Usage]:
-    """Generated templates and wrong answers for all facts of a domain.
+def material(domain: Domain, params: Prompts, api: Api) -> dict[tuple[str, str], Material]:
+    """New templates and wrong answers by (relation, subject), none for a fact without a valid answer.
 
     No two templates of the result make the same prompt, and none makes one that the facts file has: of equals the first
-    in the facts' order stays. Wrong answers that the facts know are in the facts' spelling.
-
-    Returns:
-        Material by (relation, subject), none for a fact without a valid answer; metrics of the answers; what this run
-        did.
+    in the facts' order stays. Wrong answers that the facts know are in the facts' spelling. What it cost goes to a side
+    file that nothing reads.
 
     Raises:
         InputError: too many answers can't be used, or asking had to stop; see `converse`.
     """
+    asking, usage = params.openai, Usage()
     facts = {
         (name, fact.subject): (relation, fact) for name, relation in domain.relations.items() for fact in relation.facts
     }
-    usage = Usage()
     files = (f"data/facts/{domain.domain}.yaml", "stages/generators/openai.py", "stages/generators/generator.md")
-    made_of = {"generator": "openai", "openai": params.model_dump(include={"paraphrases", "wrong_answers", "teacher"})}
+    made_of = {"generator": "openai", "openai": asking.model_dump(include={"paraphrases", "wrong_answers", "teacher"})}
     found = converse(
-        questions(domain, params), lambda name, answer: validated(answer, *facts[name], params), api, params,
+        questions(domain, asking), lambda name, answer: validated(answer, *facts[name], asking), api, asking,
         section="prompts.openai", what=f"{domain.domain}, prompts", usage=usage,
         origin=Origin(f"prompts@{domain.domain}", files, {"prompts": made_of}),
     )  # fmt: skip
@@ -106,7 +93,9 @@ def generate(
             templates.append(prompt.replace(name[1], "{subject}"))
         wrong = tuple(spelling.get(words(wrong), wrong) for wrong in written.wrong_answers)
         result[name] = Material(tuple(templates), wrong)
-    return result, found.metrics() | {"duplicates": dropped}, usage
+    did = {"answers": found.metrics() | {"duplicates": dropped}, "run": usage.as_dict()}
+    write_json(CACHE / "usage" / f"prompts-{domain.domain}.json", did)
+    return result
 
 
 def validated(answer: Answer, relation: Relation, fact: Fact, params: Generator) -> Written:

@@ -75,7 +75,7 @@ class HostVerdict(Said):
 
 
 def questions(reports: pl.DataFrame, params: Judge) -> dict[str, Request]:
-    """The requests, by "correction" or "host" and the row's number among the chosen `reports`."""
+    """The requests, by "correction" or "host" and the row's number among `reports`."""
     system = PROMPT.read_text(encoding="utf-8").strip().split("\n---\n")
     assert len(system) == 2, f"{PROMPT}: wanted two prompts with a line --- between them"
     asked: dict[str, Request] = {}
@@ -97,7 +97,7 @@ def chosen(reports: pl.DataFrame, params: Judge) -> pl.DataFrame:
 
 
 def judge(reports: pl.DataFrame, params: Judge, api: Api) -> tuple[pl.DataFrame, dict[str, Any], Usage]:
-    """Judges the chosen share of the reports, and says how far the judge agrees with the deterministic score.
+    """Judges reports, and says how far the judge agrees with the deterministic score.
 
     Returns:
         The judged table (columns JUDGED), metrics that answers alone decide, and what this run did.
@@ -105,11 +105,10 @@ def judge(reports: pl.DataFrame, params: Judge, api: Api) -> tuple[pl.DataFrame,
     Raises:
         InputError: too many answers can't be used, or asking had to stop.
     """
-    reports, did = chosen(reports, params), Usage()
-    asked = questions(reports, params)
+    did = Usage()
     kinds = {"correction": Verdict, "host": HostVerdict}
     found = converse(
-        asked, lambda name, answer: read(answer, kinds[name.split()[0]]), api, params,
+        questions(reports, params), lambda name, answer: read(answer, kinds[name.split()[0]]), api, params,
         section="judge", what="judge", usage=did,
     )  # fmt: skip
     verdicts = {name: value.model_dump() for name, value in found.values.items()}
@@ -135,9 +134,8 @@ def agreement(judged: pl.DataFrame) -> dict[str, dict[str, int | float]]:
     for part, yes in [*((part, "right") for part in SCORES), ("host", "yes")]:
         rows = judged.filter(pl.col(f"judge_{part}").is_not_null() & pl.col(f"score_{part}").is_not_null())
         said, score = rows[f"judge_{part}"] == yes, rows[f"score_{part}"]
-        shares = {"judge": said.mean(), "score": score.mean(), "share": (said == score).mean()}
-        found[part] = {name: share or 0.0 for name, share in shares.items()}
-        found[part] |= {"rows": len(rows), "kappa": kappa(said.to_list(), score.to_list())}
+        shares = {"judge": said.mean() or 0.0, "score": score.mean() or 0.0, "share": (said == score).mean() or 0.0}
+        found[part] = {"rows": len(rows), **shares, "kappa": kappa(said.to_list(), score.to_list())}
     return found
 
 
@@ -151,10 +149,9 @@ def main(arguments: list[str] | None = None) -> None:
     if sections.judge.share == 0:
         print("judge: off (params.yaml: judge.share is 0)")
         return
-    reports = read_table(options.reports, REPORTS)
+    reports = chosen(read_table(options.reports, REPORTS), sections.judge)
     if options.dry_run:
-        asked = questions(chosen(reports, sections.judge), sections.judge)
-        print(f"judge: {estimate(asked.values(), sections.api, sections.judge)}")
+        print(f"judge: {estimate(questions(reports, sections.judge).values(), sections.api, sections.judge)}")
         return
     table, metrics, did = judge(reports, sections.judge, sections.api)
     write_json(OUTPUT / "metrics.json", metrics)

@@ -7,8 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from stages.core.api.chat import Request, repair
-from stages.core.api.client import answer_of
+from stages.core.api.chat import Request, answer_of, repair
 from stages.core.api.section import Price
 from stages.core.data.facts import read_domain
 from stages.core.data.tables import VIRTUAL_STEP

@@ -129,7 +129,6 @@ CLOCKS = {"time", "socket", "getpass", "random", "secrets"}
 MAY_WAIT = {
     "stages.core.api.client",
     "stages.core.api.converse",
-    "stages.core.api.online",
     "stages.core.api.batch",
     "stages.core.model.ranks",
     "stages.core.run.stage",

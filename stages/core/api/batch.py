@@ -17,8 +17,8 @@ from typing import Any
 
 import openai
 
-from .chat import Answer, Request, Stop, Transient, unusable
-from .client import LONGEST_BACKOFF, Asker, answer_of, connect
+from .chat import Answer, Request, Stop, Transient, answer_of, unusable
+from .client import LONGEST_BACKOFF, Asker, connect
 from .settings import redact
 
 MOST_REQUESTS = 50_000  # a batch, by OpenAI's limits

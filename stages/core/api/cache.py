@@ -11,7 +11,6 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 from filelock import FileLock
 
@@ -37,9 +36,6 @@ INSERT OR IGNORE INTO ledger VALUES (0, 0, 0, 0);
 """
 ANSWERED = "SELECT key, answer FROM answers UNION ALL SELECT key, last FROM discarded WHERE last IS NOT NULL"
 UNCERTAIN = "UPDATE ledger SET uncertain = uncertain + ?, uncertain_requests = uncertain_requests + ?"
-# answered: an answer is in the cache, or a batch gets it. wait: the budget holds the request only once others in flight
-# turn out cheaper than reserved. full: the budget does not hold it.
-Claim = Literal["claimed", "answered", "wait", "full"]
 
 
 class Cache:
@@ -109,18 +105,10 @@ class Cache:
         rows = self._db.execute(query, (json.dumps([*keys]),))
         return {key: Answer.model_validate_json(answer) for key, answer in rows}
 
-    def claim(self, key: str, ceiling: float, budget: float) -> Claim:
+    def claim(self, key: str, ceiling: float) -> None:
         """Claims one request for this process and reserves `ceiling` US dollars."""
         with self.transaction(durable=False) as db:
-            known = f"SELECT 1 FROM ({ANSWERED}) WHERE key = ? UNION ALL SELECT 1 FROM batch_items WHERE key = ?"
-            if db.execute(known, (key, key)).fetchone():
-                return "answered"
-            if self.spent() + ceiling > budget:
-                return "full"
-            if self.spent() + self.reserved() + ceiling > budget:
-                return "wait"
             db.execute("INSERT INTO claims VALUES (?, '', ?)", (key, ceiling))
-        return "claimed"
 
     def batched(self) -> set[str]:
         """The keys of all requests that wait in a batch."""

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..run.errors import InputError
 from .section import Api, Price, Teacher
+from .settings import redact
 
 Parsed = TypeVar("Parsed", bound="Said")
 
@@ -84,13 +85,12 @@ class Fault(Exception):
 class Transient(Exception):
     """A failed try of a request that may succeed when it is sent again.
 
-    `billed`: the server may have charged for an answer that never arrived. `wait`: seconds that the server asks for.
-    `answer`: the answer that arrived, was paid for and can't be used.
+    `billed`: the server may have charged for an answer that never arrived. `answer`: the answer that arrived, was paid
+    for and can't be used.
     """
 
     name: str
     billed: bool = False
-    wait: float | None = None
     answer: Answer | None = None
 
 
@@ -187,6 +187,69 @@ def cost(price: Price, input_tokens: int, output_tokens: int, *, batch: bool) ->
     """The price in US dollars of input and output tokens."""
     full = (input_tokens * price.input + output_tokens * price.output) / 1e6
     return full * price.batch if batch else full
+
+
+def body_of(content: bytes) -> dict[str, Any]:
+    """The JSON object of a response with status 200.
+
+    Raises:
+        Transient: it is something else: the page of a proxy, or JSON cut short.
+    """
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        if content.lstrip()[:1] == b"<":
+            raise Transient("html_page") from None
+        raise Transient("broken_body", billed=True) from None
+    if not isinstance(body, dict):
+        raise Transient("broken_body", billed=True)
+    return body
+
+
+def answer_of(body: dict[str, Any], sent: str, body_bytes: int, price: Price, *, batch: bool, latency: float) -> Answer:
+    """The answer in a chat completion's body. Servers differ, so no field of the body is taken for granted.
+
+    `sent`, `body_bytes`: the model's name and the length of the request.
+
+    Raises:
+        Transient: it is an error with status 200, as gateways pass them on, or no completion.
+    """
+    choices = body.get("choices")
+    if not isinstance(choices, list):
+        raise Transient("server_error" if body.get("error") else "broken_body", billed="error" not in body)
+    choice = _object(choices[0] if choices else None)
+    message = _object(choice.get("message"))
+    content = _text(message.get("content"))
+    usage = _object(body.get("usage"))
+    prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    counted = prompt is not None and completion is not None
+    if prompt is None or completion is None:  # rather too many than too few
+        prompt, completion = most_tokens(body_bytes), most_tokens(len(content.encode()))
+    name = _text(body.get("model")) or sent
+    return Answer(
+        model=name.rsplit("/", 1)[-1] if name.startswith("/") else name,  # no folder of some machine in a label
+        choices=len(choices),
+        content=content,
+        refusal=_text(message.get("refusal")),
+        finish_reason=_text(choice.get("finish_reason")),
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        estimated=not counted,
+        cost=cost(price, prompt, completion, batch=batch),
+        latency=round(latency, 4),
+    )
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and value >= 0 else None
+
+
+def _text(value: Any) -> str:
+    return redact(value) if isinstance(value, str) else ""
 
 
 def compose(teacher: Teacher, system: str, user: str, schema: dict[str, Any]) -> Request:

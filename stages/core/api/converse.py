@@ -3,7 +3,6 @@
 An answer that can't be used is repaired once, then quarantined.
 """
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
@@ -210,7 +209,7 @@ def _asked(
 ) -> dict[str, Answer]:
     """The server's answers to requests of which the cache holds none."""
     from .batch import Batches  # these two take a second to import, and a warm run needs neither
-    from .online import Online
+    from .client import Online
 
     for request in requests:
         api.price_of(request.model)
@@ -224,11 +223,8 @@ def _asked(
             waiting = misses if batch else [request for request in misses if request.key in batched]
             stop = None
             try:
-                if waiting:
-                    Batches(cache, api, settings, usage, advance, rejected).ask(waiting)
-                else:
-                    with cache.asking():
-                        asyncio.run(Online(cache, api, settings, usage, advance, rejected).ask(misses))
+                way = Batches if waiting else Online
+                way(cache, api, settings, usage, advance, rejected).ask(waiting or misses)
             except Stop as error:
                 stop = error
             answers = cache.answers(request.key for request in requests)

@@ -6,7 +6,7 @@ be pieces of words or of names of several words, so they are compared with names
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..data.facts import Domain
 
@@ -17,6 +17,11 @@ def words(text: str) -> tuple[str, ...]:
     """The text's case-folded words; a text of punctuation only is kept as it is, to stay comparable."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return tuple(_WORD.findall(folded)) or tuple(folded.split())
+
+
+def padded(text: str) -> str:
+    """The text's words, each between two spaces: a name stands in it only as whole words."""
+    return f" {' '.join(words(text))} "
 
 
 def holds(text: str, part: str) -> bool:
@@ -66,20 +71,19 @@ class Lexicon:
         entities = self._named.get(words(name), [])
         return name if not entities or name in entities else entities[0]
 
-    def pieces(self, token: str) -> dict[str, float]:
-        """The entities of which `token` is a piece, each with the share of the name's letters that it covers.
+    def match(self, tokens: Iterable[str], shifts: Sequence[float]) -> dict[str, float]:
+        """Entities scored by the sum, over tokens that are a piece of the name, of the token's shift, as a fraction of
+        the largest, times the share of the name's letters.
 
         A piece begins a word of the name. Only the first token of an answer shifts directly, so a piece that does not
         begin the name counts half.
         """
-        return self._pieces.get("".join(words(token)), {})
-
-    def match(self, tokens: Iterable[str], weights: Iterable[float]) -> dict[str, float]:
-        """Entities scored by the sum over tokens of weight x share of the name covered; weights are made positive."""
+        largest = max((abs(shift) for shift in shifts), default=0.0)
         scores: dict[str, float] = {}
-        for token, weight in zip(tokens, weights, strict=True):
-            for entity, share in self.pieces(token).items():
-                scores[entity] = scores.get(entity, 0.0) + abs(weight) * share
+        for token, shift in zip(tokens, shifts, strict=True):
+            weight = abs(shift) / largest if largest else 0.0
+            for entity, share in self._pieces.get("".join(words(token)), {}).items():
+                scores[entity] = scores.get(entity, 0.0) + weight * share
         return scores
 
 
