@@ -106,5 +106,5 @@ def table_of(found: Read[str, TeacherLabel], job: Job) -> pl.DataFrame:
 
 def quarantine_of(found: Read[str, TeacherLabel], model: str) -> pl.DataFrame:
     """The quarantine table: rows without a label, with the raw answers; `model`: the teacher's name as sent."""
-    rows = [{"prompt_id": name, "teacher": model, **failure.row()} for name, failure in found.failures.items()]
+    rows = [{"prompt_id": name, "teacher": model, **vars(failure)} for name, failure in found.failures.items()]
     return pl.DataFrame(rows, schema=QUARANTINE)  # type: ignore[arg-type]

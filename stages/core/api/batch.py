@@ -69,21 +69,23 @@ class Batches(Asker):
         return [request for key, request in self.requests.items() if key not in done]
 
     @staticmethod
-    def _parts(requests: Sequence[Request]) -> list[list[Request]]:
-        """The requests cut into batches within the API's limits."""
-        parts: list[list[Request]] = []
+    def _parts(requests: Sequence[Request]) -> list[dict[str, bytes]]:
+        """The requests cut into batches within the API's limits: by key, the lines of the batch's input file."""
+        parts: list[dict[str, bytes]] = []
         size = 0
         for request in requests:
-            bytes_ = len(_line(request))
-            if not parts or len(parts[-1]) == MOST_REQUESTS or size + bytes_ > MOST_BYTES:
-                parts.append([])
+            asked = {"custom_id": request.key, "method": "POST", "url": URL, "body": request.body}
+            line = json.dumps(asked, ensure_ascii=False).encode() + b"\n"
+            if not parts or len(parts[-1]) == MOST_REQUESTS or size + len(line) > MOST_BYTES:
+                parts.append({})
                 size = 0
-            parts[-1].append(request)
-            size += bytes_
+            parts[-1][request.key] = line
+            size += len(line)
         return parts
 
-    def _submit(self, requests: Sequence[Request]) -> None:
-        ceilings = {r.key: r.ceiling(self.api, batch=True) for r in requests}
+    def _submit(self, lines: dict[str, bytes]) -> None:
+        requests = [self.requests[key] for key in lines]
+        ceilings = {request.key: request.ceiling(self.api, batch=True) for request in requests}
         identity = uuid.uuid4().hex
         with self.cache.transaction() as db:
             free = self.api.budget - self.cache.spent() - self.cache.reserved()
@@ -95,8 +97,7 @@ class Batches(Asker):
             db.execute("INSERT INTO batches VALUES (?, NULL, 'preparing')", (identity,))
             rows = [(r.key, identity, ceilings[r.key], r.model, len(r.canonical)) for r in requests]
             db.executemany("INSERT INTO batch_items VALUES (?, ?, ?, ?, ?)", rows)
-        lines = b"".join(_line(request) for request in requests)
-        upload = self.patient.files.create(file=(f"{identity}.jsonl", lines), purpose="batch")
+        upload = self.patient.files.create(file=(f"{identity}.jsonl", b"".join(lines.values())), purpose="batch")
         self._note_submitted(identity, self._create(identity, upload.id))
 
     def _create(self, identity: str, file: str) -> str:
@@ -195,12 +196,6 @@ class Batches(Asker):
             db.execute("DELETE FROM batches WHERE id = ?", (identity,))
         self.usage.asked += waiting - len(asked)
         self.advance(waiting - len(asked))
-
-
-def _line(request: Request) -> bytes:
-    """One request as a line of a batch's input file."""
-    line = {"custom_id": request.key, "method": "POST", "url": URL, "body": request.body}
-    return json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
 
 def _read(line: str) -> tuple[str, int, dict[str, Any]]:

@@ -148,8 +148,7 @@ class Cache:
 
     def release(self, key: str) -> None:
         """Gives up a claim that cost nothing."""
-        with self.transaction() as db:
-            db.execute("DELETE FROM claims WHERE key = ?", (key,))
+        self._db.execute("DELETE FROM claims WHERE key = ?", (key,))
 
     def uncertain(self, ceiling: float) -> None:
         """Notes a try whose answer never arrived: the provider may bill it, so it counts at its ceiling."""

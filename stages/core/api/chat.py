@@ -268,11 +268,9 @@ def compose(teacher: Teacher, system: str, user: str, schema: dict[str, Any]) ->
     return Request(body)
 
 
-def repair(request: Request, answer: Answer, fault: Fault) -> Request:
+def repair(request: Request, answer: Answer, fault: str, detail: str) -> Request:
     """The request that shows the model its own answer, says what is wrong with it, and asks once more."""
     said = [{"role": "assistant", "content": answer.content}] if answer.content.strip() else []
-    asked = (
-        f"That answer can't be used: {FAULTS[fault.name]} ({fault.detail}). Answer again, with the JSON object alone."
-    )
+    asked = f"That answer can't be used: {FAULTS[fault]} ({detail}). Answer again, with the JSON object alone."
     messages = [*request.body["messages"], *said, {"role": "user", "content": asked}]
     return Request(request.body | {"messages": messages})

@@ -26,16 +26,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an answer can't be used, with the raw text; `raw_repair` is "" when no repair was tried."""
+    """Why an answer can't be used, as columns of a quarantine table: `fault` is one of FAULTS."""
 
-    fault: Fault
+    fault: str
+    detail: str
     raw_answer: str
-    raw_repair: str
-
-    def row(self) -> dict[str, str]:
-        """The failure as columns of a quarantine table."""
-        raw = {"raw_answer": self.raw_answer, "raw_repair": self.raw_repair}
-        return {"fault": self.fault.name, "detail": self.fault.detail, **raw}
+    raw_repair: str  # "" when no repair was tried
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ class Read(Generic[Name, T]):
 
     def faults(self) -> Counter[str]:
         """How many failures have each fault, by the fault's name."""
-        return Counter(failure.fault.name for failure in self.failures.values())
+        return Counter(failure.fault for failure in self.failures.values())
 
 
 def converse(
@@ -85,16 +81,9 @@ def converse(
     """Asks all questions and reads the answers; `read(name, answer)` raises Fault for an answer that can't be used.
 
     With LABELS_ASK_AGAIN=1, what the cache holds of questions in quarantine is dropped first, and they are asked again.
-
-    Args:
-        questions: the requests, by whatever names them.
-        read: what an answer says.
-        api: prices and the budget.
-        asking: online or by batch, and the share of questions that may end in quarantine.
-        section: the section of params.yaml that `asking` is.
-        what: the name of the progress bar, and of the file of raw answers if too many can't be used.
-        usage: is added to.
-        origin: what a stage's requests are made of, by which it is seen whether they were paid for elsewhere.
+    `section`: the section of params.yaml that `asking` is. `what`: the name of the progress bar, and of the file of raw
+    answers if too many can't be used. `usage` is added to. `origin`: what a stage's requests are made of, by which it
+    is seen whether they were paid for elsewhere.
 
     Raises:
         InputError: too many answers can't be used; or see `fetch`.
@@ -115,12 +104,13 @@ def converse(
     found = _talk(questions, read, ask)
     if len(found.failures) > asking.max_quarantined * len(questions):
         path = CACHE / "quarantine" / f"{what}.json"
-        write_json(path, [{"name": name, **failure.row()} for name, failure in found.failures.items()])
+        write_json(path, [{"name": name, **vars(failure)} for name, failure in found.failures.items()])
         faults = "; ".join(f"{count} {name} ({FAULTS[name]})" for name, count in found.faults().most_common())
+        first = next(iter(found.failures.values()))
         raise InputError(
             f"params.yaml: {section}.max_quarantined: found {len(found.failures)} of {len(questions)} answers that "
             f"can't be used, wanted at most a share of {asking.max_quarantined}: {faults}; the first: "
-            f"{next(iter(found.failures.values())).fault}; raw answers: {path}; they are kept; another prompt or "
+            f"{first.fault}: {first.detail}; raw answers: {path}; they are kept; another prompt or "
             "model asks anew, LABELS_ASK_AGAIN=1 asks the same once more"
         )
     return found
@@ -149,7 +139,8 @@ def _talk(
             try:
                 values[name], teachers[name] = read(name, answer), answer.model
             except Fault as fault:
-                failures[name] = Failure(fault, before.raw_answer, raw) if before else Failure(fault, raw, "")
+                raws = (before.raw_answer, raw) if before else (raw, "")
+                failures[name] = Failure(fault.name, fault.detail, *raws)
 
     def in_order(found: dict[Name, Any]) -> dict[Name, Any]:
         return {name: found[name] for name in questions if name in found}
@@ -157,9 +148,9 @@ def _talk(
     answers = ask(questions, "")
     hear(questions, answers)
     repairs = {
-        name: repair(questions[name], answers[questions[name].key], failure.fault)
+        name: repair(questions[name], answers[questions[name].key], failure.fault, failure.detail)
         for name, failure in failures.items()
-        if failure.fault.name not in FINAL
+        if failure.fault not in FINAL
     }
     if repairs:
         hear(repairs, ask(repairs, ", repairs"))

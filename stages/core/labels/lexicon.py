@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from ..data.facts import Domain
 
 _WORD = re.compile(r"\w+")
+SURE = 3  # letters at least of a name's beginning that stands for the name
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -41,7 +42,6 @@ class Lexicon:
         self._named: dict[tuple[str, ...], list[str]] = {}
         for entity in self.domains:
             self._named.setdefault(words(entity), []).append(entity)
-        self._longest = max((len(name) for name in self._named), default=0)
         self._pieces: dict[str, dict[str, float]] = {}
         for name, entities in self._named.items():
             whole = "".join(name)
@@ -59,12 +59,13 @@ class Lexicon:
         """
         said = words(text)
         for start in range(len(said)):
-            for length in range(min(self._longest, len(said) - start), 0, -1):
+            for length in range(len(said) - start, 0, -1):
                 if entities := self._named.get(said[start : start + length]):
                     # Names that differ in case or punctuation only ("Co", "CO"): the one that stands there literally.
                     return next((entity for entity in entities if entity in text), entities[0])
-        begun = [name for name in self._named if said and _begins(said, name)]
-        return self._named[begun[0]][0] if len(begun) == 1 else ""
+        beginning = " ".join(said)
+        begun = [name for name in self._named if " ".join(name).startswith(beginning)]
+        return self._named[begun[0]][0] if len(begun) == 1 and len("".join(said)) >= SURE else ""
 
     def spelt(self, name: str) -> str:
         """The entity of this name in the lexicon's spelling, or `name` as it stands when there is none."""
@@ -85,16 +86,6 @@ class Lexicon:
             for entity, share in self._pieces.get("".join(words(token)), {}).items():
                 scores[entity] = scores.get(entity, 0.0) + weight * share
         return scores
-
-
-def _begins(said: tuple[str, ...], name: tuple[str, ...]) -> bool:
-    """Whether the words are a beginning of the name, the last word possibly cut; at least 3 letters."""
-    return (
-        len(said) <= len(name)
-        and said[:-1] == name[: len(said) - 1]
-        and name[len(said) - 1].startswith(said[-1])
-        and len("".join(said)) >= 3
-    )
 
 
 def best(scores: dict[str, float], without: str = "") -> str:
