@@ -36,7 +36,7 @@ class Written(Said):
 
 def questions(domain: Domain, params: Generator) -> dict[tuple[str, str], Request]:
     """The request for each fact, by (relation, subject)."""
-    system = PROMPT.read_text(encoding="utf-8").strip()
+    system, schema = PROMPT.read_text(encoding="utf-8").strip(), Written.model_json_schema()
     asked = {}
     for name, relation in domain.relations.items():
         for fact in relation.facts:
@@ -45,7 +45,7 @@ def questions(domain: Domain, params: Generator) -> dict[tuple[str, str], Reques
                 f"Subject: {fact.subject}\nAnswer: {fact.answer}\nPrompts:\n{shown}\n"
                 f"Write {params.paraphrases} prompts and {params.wrong_answers} wrong answers."
             )
-            asked[name, fact.subject] = compose(params.teacher, system, user, Written.model_json_schema())
+            asked[name, fact.subject] = compose(params.teacher, system, user, schema)
     return asked
 
 

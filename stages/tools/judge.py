@@ -79,14 +79,15 @@ def questions(reports: pl.DataFrame, params: Judge) -> dict[str, Request]:
     system = PROMPT.read_text(encoding="utf-8").strip().split("\n---\n")
     assert len(system) == 2, f"{PROMPT}: wanted two prompts with a line --- between them"
     asked: dict[str, Request] = {}
+    schema, host_schema = Verdict.model_json_schema(), HostVerdict.model_json_schema()
     for number, row in enumerate(reports.iter_rows(named=True)):
         leaves = row["answer"] or "(not known)"
         correction = f"Domain: {row['gradient_domain']}\nToward: {row['target']}\nAway from: {leaves}\n"
-        report, schema = f"Report: {row['report']}", Verdict.model_json_schema()
+        report = f"Report: {row['report']}"
         asked[f"correction {number}"] = compose(params.teacher, system[0], correction + report, schema)
         if row["host"] is not None:
-            host, schema = f"Prompt: {row['host']}\n", HostVerdict.model_json_schema()
-            asked[f"host {number}"] = compose(params.teacher, system[1], host + report, schema)
+            host = f"Prompt: {row['host']}\n"
+            asked[f"host {number}"] = compose(params.teacher, system[1], host + report, host_schema)
     return asked
 
 
@@ -112,18 +113,14 @@ def judge(reports: pl.DataFrame, params: Judge, api: Api) -> tuple[pl.DataFrame,
         section="judge", what="judge", usage=did,
     )  # fmt: skip
     verdicts = {name: value.model_dump() for name, value in found.values.items()}
-    rows = []
-    for number, row in enumerate(reports.to_dicts()):
-        said = verdicts.get(f"correction {number}", {}) | verdicts.get(f"host {number}", {})
-        foreign = row["host"] is not None and row["host_domain"] != row["gradient_domain"]
-        score = {f"score_{part}": row[column] for part, column in SCORES.items()}
-        score["score_host"] = row["host_intrusion"] if foreign else None
-        rows.append(
-            {name: row[name] for name in (*IDENTITY, "report")}
-            | {f"judge_{part}": said.get(part) for part in (*SCORES, "host")}
-            | score
-        )
-    table = pl.DataFrame(rows, schema=JUDGED)  # type: ignore[arg-type]
+    numbers = range(len(reports))
+    said = [verdicts.get(f"correction {number}", {}) | verdicts.get(f"host {number}", {}) for number in numbers]
+    foreign = pl.col("host").is_not_null() & (pl.col("host_domain") != pl.col("gradient_domain"))
+    table = reports.with_columns(
+        *(pl.Series(f"judge_{part}", [one.get(part) for one in said], pl.String) for part in (*SCORES, "host")),
+        *(pl.col(column).alias(f"score_{part}") for part, column in SCORES.items()),
+        score_host=pl.when(foreign).then("host_intrusion"),
+    ).select(*JUDGED)
     return table, found.metrics() | {"reports": len(table), "agreement": agreement(table)}, did
 
 

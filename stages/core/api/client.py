@@ -116,7 +116,7 @@ class Online(Asker):
 
         Raises:
             _Later: the budget does not hold the request yet.
-            Stop: asking on is of no use.
+            Stop: asking on is of no use, or as many requests in a row got no answer as there are in flight.
         """
         ceiling = request.ceiling(self.api, batch=False)
         retrying = AsyncRetrying(
@@ -131,7 +131,16 @@ class Online(Asker):
             self._check_budget(ceiling)
             answer = await retrying(self._try, request, client)
         except Transient as fault:
-            self._unanswered(request, fault)
+            if fault.answer:
+                self.cache.give_up(request.key, fault.answer)
+                self.advance(1)
+            else:
+                self.cache.release(request.key)
+                self.unanswered[fault.name] += 1
+            self.failures_in_a_row += 1
+            if self.failures_in_a_row >= self.settings.concurrency:
+                what = "nothing that can be used" if fault.answer else "nothing"
+                raise Stop(f"{fault.name}: the server answers {what} any more") from None
             return
         except (Stop, _Later):
             self.cache.release(request.key)
@@ -147,13 +156,7 @@ class Online(Asker):
         self.advance(1)
 
     async def _try(self, request: Request, client: openai.AsyncOpenAI) -> Answer:
-        """The answer to one try, which is counted if it fails; one with `rejected` if the server refuses the request.
-
-        Raises:
-            Transient: another try may succeed.
-            Stop: asking on is of no use, or the budget does not hold another try.
-            _Later: the budget does only later.
-        """
+        """The answer to one try, which is counted if it fails; one with `rejected` if the server refuses the request."""
         try:
             return await self._send(request, client)
         except Transient as fault:
@@ -231,23 +234,6 @@ class Online(Asker):
         with suppress(TimeoutError):
             await asyncio.wait_for(self.stopping.wait(), seconds)
             raise Stop("stopped") from None
-
-    def _unanswered(self, request: Request, fault: Transient) -> None:
-        """Notes a request that has had all its tries.
-
-        Raises:
-            Stop: as many in a row have, as there are in flight.
-        """
-        if fault.answer:
-            self.cache.give_up(request.key, fault.answer)
-            self.advance(1)
-        else:
-            self.cache.release(request.key)
-            self.unanswered[fault.name] += 1
-        self.failures_in_a_row += 1
-        if self.failures_in_a_row >= self.settings.concurrency:
-            what = "nothing that can be used" if fault.answer else "nothing"
-            raise Stop(f"{fault.name}: the server answers {what} any more")
 
     def _check_budget(self, ceiling: float) -> None:
         """Looks whether the budget holds a claimed request.
