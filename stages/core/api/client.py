@@ -156,7 +156,7 @@ class Online(Asker):
         self.advance(1)
 
     async def _try(self, request: Request, client: openai.AsyncOpenAI) -> Answer:
-        """The answer to one try, which is counted if it fails; one with `rejected` if the server refuses the request."""
+        """The answer to one try, which is counted if it fails; one with `rejected` where the request is refused."""
         try:
             return await self._send(request, client)
         except Transient as fault:
