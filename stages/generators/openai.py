@@ -93,7 +93,7 @@ def material(domain: Domain, params: Prompts, api: Api) -> dict[tuple[str, str],
             templates.append(prompt.replace(name[1], "{subject}"))
         wrong = tuple(spelling.get(words(wrong), wrong) for wrong in written.wrong_answers)
         result[name] = Material(tuple(templates), wrong)
-    did = {"answers": found.metrics() | {"duplicates": dropped}, "run": usage.as_dict()}
+    did = {"answers": found.metrics() | {"duplicates": dropped}, "run": vars(usage)}
     write_json(CACHE / "usage" / f"prompts-{domain.domain}.json", did)
     return result
 

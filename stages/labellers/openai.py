@@ -48,7 +48,7 @@ def label(job: Job) -> Outcome:
         metrics["second_calls"] = second.metrics()
         metrics["cost_usd"] = round(metrics["cost_usd"] + metrics["second_calls"]["cost_usd"], 6)
         quarantine = pl.concat([quarantine, quarantine_of(second, job.params.second.teacher.model)])
-    return Outcome(labels, quarantine, table_of(second, job), metrics, usage.as_dict())
+    return Outcome(labels, quarantine, table_of(second, job), metrics, vars(usage))
 
 
 def ask(job: Job, requests: dict[str, Request], what: str, usage: Usage, *more: str) -> Read[str, TeacherLabel]:

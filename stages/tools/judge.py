@@ -152,7 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     table, metrics, did = judge(reports, sections.judge, sections.api)
     write_json(OUTPUT / "metrics.json", metrics)
-    write_json(CACHE / "usage" / "judge.json", did.as_dict())
+    write_json(CACHE / "usage" / "judge.json", vars(did))
     write_table(OUTPUT / "judged.parquet", table, JUDGED)
     shares = ", ".join(f"{part} {found['share']:.3f}" for part, found in metrics["agreement"].items())
     cost = f"{metrics['quarantined']} answers in quarantine, {metrics['cost_usd']:.4f} USD"

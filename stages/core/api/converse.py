@@ -191,7 +191,7 @@ def fetch(
                 answers |= _asked(misses, cache, api, usage, what, batch=batch)
             finally:
                 usage.spent_usd += cache.spent() - before
-                usage.seconds += time.monotonic() - start
+                usage.seconds = round(usage.seconds + time.monotonic() - start, 3)
     return answers
 
 

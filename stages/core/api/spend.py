@@ -38,10 +38,6 @@ class Usage:
     spent_usd: float = 0.0
     faults: Counter[str] = field(default_factory=Counter)
 
-    def as_dict(self) -> dict[str, Any]:
-        """The counts as JSON values."""
-        return vars(self) | {"faults": dict(self.faults), "seconds": round(self.seconds, 3)}
-
 
 def estimate(requests: Iterable[Request], api: Api, asking: Asking) -> str:
     """What the answers that the cache does not hold would cost, in words: at most, and as the model's stored answers
