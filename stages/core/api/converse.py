@@ -205,6 +205,7 @@ def _asked(
     for request in requests:
         api.price_of(request.model)
     settings = read_settings()
+    answers: dict[str, Answer] = {}
     rejected: dict[str, Answer] = {}
     misses = requests
     with progress(what, len(requests)) as advance:
