@@ -220,7 +220,8 @@ def _asked(
             except Stop as error:
                 stop = error
             answers = cache.answers(request.key for request in requests)
-            misses = [request for request in requests if request.key not in answers.keys() | rejected.keys()]
+            done = answers.keys() | rejected.keys()
+            misses = [request for request in requests if request.key not in done]
             if misses and stop:
                 kept = sum(not unusable(answer) for answer in answers.values())
                 raise InputError(
