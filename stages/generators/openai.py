@@ -5,23 +5,20 @@ out, so that the same wording for two subjects is one template and can be held o
 """
 
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from pydantic import Field
 
 from ..core.api.cache import CACHE
-from ..core.api.chat import Answer, Fault, Request, compose
+from ..core.api.chat import Answer, Fault, Request, Said, compose, read
 from ..core.api.converse import converse
-from ..core.api.paid import Origin
 from ..core.api.section import Api
+from ..core.api.spend import Origin, Usage
 from ..core.api.spend import estimate as bill
-from ..core.api.usage import Usage
 from ..core.data.corrections import Generator, Material, Prompts
 from ..core.data.facts import Domain, Fact, Relation
 from ..core.data.held_out import HeldOut
 from ..core.labels.lexicon import holds, words
-from ..core.labels.parse import Said, read
 from ..core.run.files import write_json
 
 PROMPT = Path(__file__).with_name("generator.md")
@@ -38,7 +35,7 @@ class Written(Said):
 
 def questions(domain: Domain, params: Generator) -> dict[tuple[str, str], Request]:
     """The request for each fact, by (relation, subject)."""
-    system = PROMPT.read_text(encoding="utf-8").strip()
+    system, schema = PROMPT.read_text(encoding="utf-8").strip(), Written.model_json_schema()
     asked = {}
     for name, relation in domain.relations.items():
         for fact in relation.facts:
@@ -47,28 +44,13 @@ def questions(domain: Domain, params: Generator) -> dict[tuple[str, str], Reques
                 f"Subject: {fact.subject}\nAnswer: {fact.answer}\nPrompts:\n{shown}\n"
                 f"Write {params.paraphrases} prompts and {params.wrong_answers} wrong answers."
             )
-            asked[name, fact.subject] = compose(params.teacher, system, user, Written.model_json_schema())
+            asked[name, fact.subject] = compose(params.teacher, system, user, schema)
     return asked
-
-
-def origin_of(domain: Domain, params: Generator) -> Origin:
-    """The files and params that the requests are made from."""
-    files = (f"data/facts/{domain.domain}.yaml", "stages/generators/openai.py", "stages/generators/generator.md")
-    own = params.model_dump(include={"paraphrases", "wrong_answers", "teacher"})
-    return Origin(f"prompts@{domain.domain}", files, {"prompts": {"generator": "openai", "openai": own}})
 
 
 def estimate(domain: Domain, params: Prompts, api: Api) -> str:
     """What generating would cost, in words; asks nothing."""
-    asked = questions(domain, params.openai).values()
-    return bill(asked, api, batch=params.openai.way == "batch")
-
-
-def material(domain: Domain, params: Prompts, api: Api) -> dict[tuple[str, str], Material]:
-    """New templates and wrong answers by (relation, subject); what it cost goes to a side file that nothing reads."""
-    found, metrics, usage = generate(domain, params.openai, api)
-    write_json(CACHE / "usage" / f"prompts-{domain.domain}.json", {"answers": metrics, "run": usage.as_dict()})
-    return found
+    return bill(questions(domain, params.openai).values(), api, params.openai)
 
 
 def extended(table: pl.DataFrame, domain: Domain, params: Prompts, out: HeldOut) -> pl.DataFrame:
@@ -76,30 +58,27 @@ def extended(table: pl.DataFrame, domain: Domain, params: Prompts, out: HeldOut)
     return table
 
 
-def generate(
-    domain: Domain, params: Generator, api: Api
-) -> tuple[dict[tuple[str, str], Material], dict[str, Any], Usage]:
-    """Generated templates and wrong answers for all facts of a domain.
+def material(domain: Domain, params: Prompts, api: Api) -> dict[tuple[str, str], Material]:
+    """New templates and wrong answers by (relation, subject), none for a fact without a valid answer.
 
     No two templates of the result make the same prompt, and none makes one that the facts file has: of equals the first
-    in the facts' order stays. Wrong answers that the facts know are in the facts' spelling.
-
-    Returns:
-        Material by (relation, subject), none for a fact without a valid answer; metrics of the answers; what this run
-        did.
+    in the facts' order stays. Wrong answers that the facts know are in the facts' spelling. What it cost goes to a side
+    file that nothing reads.
 
     Raises:
         InputError: too many answers can't be used, or asking had to stop; see `converse`.
     """
+    asking, usage = params.openai, Usage()
     facts = {
         (name, fact.subject): (relation, fact) for name, relation in domain.relations.items() for fact in relation.facts
     }
-    usage, what = Usage(), f"{domain.domain}, prompts"
+    files = (f"data/facts/{domain.domain}.yaml", "stages/generators/openai.py", "stages/generators/generator.md")
+    made_of = {"generator": "openai", "openai": asking.model_dump(include={"paraphrases", "wrong_answers", "teacher"})}
     found = converse(
-        questions(domain, params), lambda name, answer: validated(answer, *facts[name], params), api,
-        batch=params.way == "batch", what=what, usage=usage, origin=origin_of(domain, params),
+        questions(domain, asking), lambda name, answer: validated(answer, *facts[name], asking), api, asking,
+        section="prompts.openai", what=f"{domain.domain}, prompts", usage=usage,
+        origin=Origin(f"prompts@{domain.domain}", files, {"prompts": made_of}),
     )  # fmt: skip
-    found.refuse_above(params.max_quarantined, "prompts.openai.max_quarantined", what)
     taken = {prompt for relation, fact in facts.values() for prompt in own_prompts(relation, fact)}
     spelling = {words(entity): entity for entity in domain.entities}
     result, dropped = {}, 0
@@ -113,7 +92,9 @@ def generate(
             templates.append(prompt.replace(name[1], "{subject}"))
         wrong = tuple(spelling.get(words(wrong), wrong) for wrong in written.wrong_answers)
         result[name] = Material(tuple(templates), wrong)
-    return result, found.metrics() | {"duplicates": dropped}, usage
+    did = {"answers": found.metrics() | {"duplicates": dropped}, "run": vars(usage)}
+    write_json(CACHE / "usage" / f"prompts-{domain.domain}.json", did)
+    return result
 
 
 def validated(answer: Answer, relation: Relation, fact: Fact, params: Generator) -> Written:

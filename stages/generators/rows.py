@@ -14,7 +14,7 @@ from ..core.data.facts import Domain
 from ..core.data.held_out import HeldOut, closed_names, held
 from ..core.data.tables import PROMPTS, ROW
 from ..core.data.updates import TEXT, read_updates
-from ..core.labels.lexicon import words
+from ..core.labels.lexicon import padded
 from ..core.run.errors import InputError
 from ..core.run.seeds import digest
 from .facts import estimate as estimate
@@ -57,11 +57,6 @@ def extended(table: pl.DataFrame, domain: Domain, params: Prompts, out: HeldOut)
     where = ", ".join(map(str, files)) or f"{FOLDER}: no file of {domain.domain}"
     print(f"{where}: {len(rows)} of {len(texts)} rows, {closed_rows} hold what is held out and do not train")
     return pl.concat([table, pl.DataFrame(rows, schema=PROMPTS, orient="row")])
-
-
-def padded(text: str) -> str:
-    """The text's words, each between two spaces: a name stands in it only as whole words."""
-    return f" {' '.join(words(text))} "
 
 
 def texts_of(path: Path) -> list[tuple[str, str]]:

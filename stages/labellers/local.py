@@ -49,19 +49,18 @@ def label(job: Job) -> Outcome:
 
 def read_shift(steps: list[dict[str, Any]], lexicon: Lexicon) -> dict[str, Any]:
     """The label of one prompt; `steps` are its virtual_step rows, smallest step size first."""
-    if not any(_moves(step) for step in steps):
+    if not any(step["continuation_after"] != step["continuation_before"] or step["kl"] >= READABLE for step in steps):
         return {"summary": NO_SHIFT, "moved_from": "", "moved_to": "", "domain": "", "confidence": 0.0}
     before = lexicon.named(steps[0]["continuation_before"])
     # Steps weigh the same, whatever their size: shifts grow with the step, their pattern is what tells.
-    ups = [lexicon.match(step["up_tokens"], _weights(step["up_shifts"])) for step in steps]
-    downs = [lexicon.match(step["down_tokens"], _weights(step["down_shifts"])) for step in steps]
-    up, down = _sum(ups), _sum(downs)
+    ups = [lexicon.match(step["up_tokens"], step["up_shifts"]) for step in steps]
+    up, down = _sum(ups), _sum(lexicon.match(step["down_tokens"], step["down_shifts"]) for step in steps)
 
-    said = [_said_anew(step, before, lexicon) for step in steps]
+    after = [lexicon.named(step["continuation_after"]) for step in steps]
+    said = [entity if entity != before else "" for entity in after]
     named = [entity for entity in said if entity]
     moved_to = max(named, key=lambda entity: (named.count(entity), up.get(entity, 0.0)), default="") or best(up)
-    moved_from = before if before != moved_to else ""
-    moved_from = moved_from or best(down, without=moved_to)
+    moved_from = before if before not in ("", moved_to) else best(down, without=moved_to)
     domain = _domain(moved_to or moved_from, moved_from, _sum([up, down]), lexicon)
 
     pointed = [entity or best(match) for entity, match in zip(said, ups, strict=True)]
@@ -76,25 +75,6 @@ def read_shift(steps: list[dict[str, Any]], lexicon: Lexicon) -> dict[str, Any]:
         "domain": domain,
         "confidence": agreement * (1 + margin) / 2,
     }
-
-
-def _moves(step: dict[str, Any]) -> bool:
-    """Whether the step changes what the model says, or at least its distribution by READABLE."""
-    return step["continuation_after"] != step["continuation_before"] or step["kl"] >= READABLE
-
-
-def _said_anew(step: dict[str, Any], before: str, lexicon: Lexicon) -> str:
-    """The entity that the continuation names after the step, if it is another than before; else ""."""
-    if step["continuation_after"] == step["continuation_before"]:
-        return ""
-    after = lexicon.named(step["continuation_after"])
-    return after if after != before else ""
-
-
-def _weights(shifts: list[float]) -> list[float]:
-    """Shifts as fractions of the largest."""
-    largest = max((abs(x) for x in shifts), default=0.0)
-    return [abs(x) / largest if largest else 0.0 for x in shifts]
 
 
 def _sum(scores: Iterable[dict[str, float]]) -> dict[str, float]:

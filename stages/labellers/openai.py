@@ -1,22 +1,22 @@
 """The teacher behind a server that speaks the OpenAI API: OpenAI, vLLM, `transformers serve`, a gateway.
 
-Requests, answers and their reading are three steps (stages/core/labels): the answers stand in .cache/labels, so that
-another parser asks nothing, and another domain asks for its own rows only. The prompt is prompt.md.
+The answers stand in .cache/labels, so that another reading of them asks nothing, and another domain asks for its own
+rows only. The prompt is prompt.md.
 """
+
+from collections.abc import Sequence
 
 import polars as pl
 
-from ..core.api.chat import Request
+from ..core.api.chat import Answer, Fault, Request, read
 from ..core.api.converse import Read, converse
-from ..core.api.paid import Origin
+from ..core.api.spend import Origin, Usage
 from ..core.api.spend import estimate as bill
-from ..core.api.usage import Usage
 from ..core.data.tables import LABELS
 from ..core.labels.agreement import recurring
 from ..core.labels.labeller import QUARANTINE, Job, Outcome
 from ..core.labels.lexicon import Lexicon
-from ..core.labels.parse import NONE, TeacherLabel, read_label
-from ..core.labels.requests import label_requests
+from ..core.labels.requests import NONE, TeacherLabel, label_requests
 from ..core.run.seeds import keyed_fraction
 
 BUILT_IN = ("stages/core/labels/requests.py", "stages/labellers/prompt.md")
@@ -28,7 +28,7 @@ def estimate(job: Job) -> str:
     """What labelling would cost, in words; asks nothing."""
     rows = job.shifts["prompt_id"].n_unique()
     requests = [*label_requests(job, job.params.teacher).values(), *second_requests(job).values()]
-    return f"{rows} rows, {bill(requests, job.api, batch=job.params.way == 'batch')}"
+    return f"{rows} rows, {bill(requests, job.api, job.params)}"
 
 
 def label(job: Job) -> Outcome:
@@ -38,36 +38,43 @@ def label(job: Job) -> Outcome:
         InputError: too many answers are in quarantine, or asking had to stop: no key, no budget, no server.
     """
     usage = Usage()
-    first = ask(job, label_requests(job, job.params.teacher), job.domain, usage, origin_of(job))
-    second = ask(job, second_requests(job), f"{job.domain}, second teacher", usage, origin_of(job, "second"))
+    first = ask(job, label_requests(job, job.params.teacher), job.domain, usage)
+    second = ask(job, second_requests(job), f"{job.domain}, second teacher", usage, "second")
     labels = table_of(first, job)
     wordings = recurring(labels, job.params.recurring)
     metrics = first.metrics() | {"recurring": len(wordings), "recurring_wordings": wordings}
+    quarantine = quarantine_of(first, job.params.teacher.model)
     if job.params.second:
         metrics["second_calls"] = second.metrics()
         metrics["cost_usd"] = round(metrics["cost_usd"] + metrics["second_calls"]["cost_usd"], 6)
-    second_name = job.params.second.teacher.model if job.params.second else ""
-    quarantine = pl.concat([quarantine_of(first, job.params.teacher.model), quarantine_of(second, second_name)])
-    return Outcome(labels, quarantine, table_of(second, job), metrics, usage.as_dict())
+        quarantine = pl.concat([quarantine, quarantine_of(second, job.params.second.teacher.model)])
+    return Outcome(labels, quarantine, table_of(second, job), metrics, vars(usage))
 
 
-def origin_of(job: Job, *more: str) -> Origin:
-    """The files and params that requests are made from; `more`: keys of section labels beside MADE_OF."""
+def ask(job: Job, requests: dict[str, Request], what: str, usage: Usage, *more: str) -> Read[str, TeacherLabel]:
+    """The labels in the answers to the requests; `more`: keys of section labels beside MADE_OF that these hold."""
     files = [f"data/virtual_step/{job.domain}.parquet"]
     if job.prompts is not None:
         files.append(f"data/prompts/{job.domain}.parquet")
-    params = job.params.model_dump(include={*MADE_OF, *more})
-    return Origin(f"labels@{job.domain}", (*files, *BUILT_IN), {"labels": params})
-
-
-def ask(job: Job, requests: dict[str, Request], what: str, usage: Usage, origin: Origin) -> Read[str, TeacherLabel]:
-    """The labels in the answers to the requests; refuses when too many answers can't be used."""
-    found = converse(
-        requests, lambda _, answer: read_label(answer, job.params.fields), job.api,
-        batch=job.params.way == "batch", what=what, usage=usage, origin=origin,
+    params = {"labels": job.params.model_dump(include={*MADE_OF, *more})}
+    return converse(
+        requests, lambda _, answer: read_label(answer, job.params.fields), job.api, job.params, section="labels",
+        what=what, usage=usage, origin=Origin(f"labels@{job.domain}", (*files, *BUILT_IN), params),
     )  # fmt: skip
-    found.refuse_above(job.params.max_quarantined, "labels.max_quarantined", what)
-    return found
+
+
+def read_label(answer: Answer, fields: Sequence[str]) -> TeacherLabel:
+    """The label in a teacher's answer, whose domain is one of `fields` or "none".
+
+    Raises:
+        Fault: the answer can't be used.
+    """
+    label = read(answer, TeacherLabel)
+    if label.domain not in (*fields, NONE):
+        raise Fault("wrong_enum", f"domain: found {label.domain!r}, wanted one of {', '.join([*fields, NONE])}")
+    if (label.domain == NONE) != (not label.moved_to and not label.moved_from):
+        raise Fault("inconsistent", f'domain {label.domain!r}: wanted "none" exactly when both entities are empty')
+    return label
 
 
 def second_requests(job: Job) -> dict[str, Request]:
@@ -99,5 +106,5 @@ def table_of(found: Read[str, TeacherLabel], job: Job) -> pl.DataFrame:
 
 def quarantine_of(found: Read[str, TeacherLabel], model: str) -> pl.DataFrame:
     """The quarantine table: rows without a label, with the raw answers; `model`: the teacher's name as sent."""
-    rows = [{"prompt_id": name, "teacher": model, **failure.row()} for name, failure in found.failures.items()]
+    rows = [{"prompt_id": name, "teacher": model, **vars(failure)} for name, failure in found.failures.items()]
     return pl.DataFrame(rows, schema=QUARANTINE)  # type: ignore[arg-type]

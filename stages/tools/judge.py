@@ -18,17 +18,15 @@ import polars as pl
 from pydantic import Field
 
 from ..core.api.cache import CACHE
-from ..core.api.chat import Request, compose
+from ..core.api.chat import Request, Said, compose, read
 from ..core.api.converse import converse
-from ..core.api.section import Api, Teacher, Way
-from ..core.api.spend import estimate
-from ..core.api.usage import Usage
+from ..core.api.section import Api, Asking
+from ..core.api.spend import Usage, estimate
 from ..core.data.tables import read_table, write_table
 from ..core.evaluate.table import REPORTS
 from ..core.labels.agreement import kappa
-from ..core.labels.parse import Said, read
 from ..core.run.files import write_json
-from ..core.run.params import Section, Share, read_sections
+from ..core.run.params import Section, read_sections
 from ..core.run.seeds import keyed_fraction
 from ..core.run.stage import parser, run
 
@@ -48,14 +46,11 @@ JUDGED = (
 Part = Literal["right", "wrong", "absent"]
 
 
-class Judge(Section):
+class Judge(Asking):
     """The LLM judge of free-text reports. `share` of the reports that it reads, drawn by `seed`; 0 is off."""
 
     share: Annotated[float, Field(ge=0, le=1)]
     seed: int
-    way: Way
-    max_quarantined: Share
-    teacher: Teacher
 
 
 class Sections(Section):
@@ -80,18 +75,19 @@ class HostVerdict(Said):
 
 
 def questions(reports: pl.DataFrame, params: Judge) -> dict[str, Request]:
-    """The requests, by "correction" or "host" and the row's number among the chosen `reports`."""
+    """The requests, by "correction" or "host" and the row's number among `reports`."""
     system = PROMPT.read_text(encoding="utf-8").strip().split("\n---\n")
     assert len(system) == 2, f"{PROMPT}: wanted two prompts with a line --- between them"
     asked: dict[str, Request] = {}
+    schema, host_schema = Verdict.model_json_schema(), HostVerdict.model_json_schema()
     for number, row in enumerate(reports.iter_rows(named=True)):
         leaves = row["answer"] or "(not known)"
         correction = f"Domain: {row['gradient_domain']}\nToward: {row['target']}\nAway from: {leaves}\n"
-        report, schema = f"Report: {row['report']}", Verdict.model_json_schema()
+        report = f"Report: {row['report']}"
         asked[f"correction {number}"] = compose(params.teacher, system[0], correction + report, schema)
         if row["host"] is not None:
-            host, schema = f"Prompt: {row['host']}\n", HostVerdict.model_json_schema()
-            asked[f"host {number}"] = compose(params.teacher, system[1], host + report, schema)
+            host = f"Prompt: {row['host']}\n"
+            asked[f"host {number}"] = compose(params.teacher, system[1], host + report, host_schema)
     return asked
 
 
@@ -102,7 +98,7 @@ def chosen(reports: pl.DataFrame, params: Judge) -> pl.DataFrame:
 
 
 def judge(reports: pl.DataFrame, params: Judge, api: Api) -> tuple[pl.DataFrame, dict[str, Any], Usage]:
-    """Judges the chosen share of the reports, and says how far the judge agrees with the deterministic score.
+    """Judges reports, and says how far the judge agrees with the deterministic score.
 
     Returns:
         The judged table (columns JUDGED), metrics that answers alone decide, and what this run did.
@@ -110,27 +106,21 @@ def judge(reports: pl.DataFrame, params: Judge, api: Api) -> tuple[pl.DataFrame,
     Raises:
         InputError: too many answers can't be used, or asking had to stop.
     """
-    reports, did = chosen(reports, params), Usage()
-    asked = questions(reports, params)
+    did = Usage()
     kinds = {"correction": Verdict, "host": HostVerdict}
     found = converse(
-        asked, lambda name, answer: read(answer, kinds[name.split()[0]]), api,
-        batch=params.way == "batch", what="judge", usage=did,
+        questions(reports, params), lambda name, answer: read(answer, kinds[name.split()[0]]), api, params,
+        section="judge", what="judge", usage=did,
     )  # fmt: skip
-    found.refuse_above(params.max_quarantined, "judge.max_quarantined", "judge")
     verdicts = {name: value.model_dump() for name, value in found.values.items()}
-    rows = []
-    for number, row in enumerate(reports.to_dicts()):
-        said = verdicts.get(f"correction {number}", {}) | verdicts.get(f"host {number}", {})
-        foreign = row["host"] is not None and row["host_domain"] != row["gradient_domain"]
-        score = {f"score_{part}": row[column] for part, column in SCORES.items()}
-        score["score_host"] = row["host_intrusion"] if foreign else None
-        rows.append(
-            {name: row[name] for name in (*IDENTITY, "report")}
-            | {f"judge_{part}": said.get(part) for part in (*SCORES, "host")}
-            | score
-        )
-    table = pl.DataFrame(rows, schema=JUDGED)  # type: ignore[arg-type]
+    numbers = range(len(reports))
+    said = [verdicts.get(f"correction {number}", {}) | verdicts.get(f"host {number}", {}) for number in numbers]
+    foreign = pl.col("host").is_not_null() & (pl.col("host_domain") != pl.col("gradient_domain"))
+    table = reports.with_columns(
+        *(pl.Series(f"judge_{part}", [one.get(part) for one in said], pl.String) for part in (*SCORES, "host")),
+        *(pl.col(column).alias(f"score_{part}") for part, column in SCORES.items()),
+        score_host=pl.when(foreign).then("host_intrusion"),
+    ).select(*JUDGED)
     return table, found.metrics() | {"reports": len(table), "agreement": agreement(table)}, did
 
 
@@ -141,9 +131,8 @@ def agreement(judged: pl.DataFrame) -> dict[str, dict[str, int | float]]:
     for part, yes in [*((part, "right") for part in SCORES), ("host", "yes")]:
         rows = judged.filter(pl.col(f"judge_{part}").is_not_null() & pl.col(f"score_{part}").is_not_null())
         said, score = rows[f"judge_{part}"] == yes, rows[f"score_{part}"]
-        shares = {"judge": said.mean(), "score": score.mean(), "share": (said == score).mean()}
-        found[part] = {name: share or 0.0 for name, share in shares.items()}
-        found[part] |= {"rows": len(rows), "kappa": kappa(said.to_list(), score.to_list())}
+        shares = {"judge": said.mean() or 0.0, "score": score.mean() or 0.0, "share": (said == score).mean() or 0.0}
+        found[part] = {"rows": len(rows), **shares, "kappa": kappa(said.to_list(), score.to_list())}
     return found
 
 
@@ -157,14 +146,13 @@ def main(arguments: list[str] | None = None) -> None:
     if sections.judge.share == 0:
         print("judge: off (params.yaml: judge.share is 0)")
         return
-    reports = read_table(options.reports, REPORTS)
+    reports = chosen(read_table(options.reports, REPORTS), sections.judge)
     if options.dry_run:
-        asked = questions(chosen(reports, sections.judge), sections.judge)
-        print(f"judge: {estimate(asked.values(), sections.api, batch=sections.judge.way == 'batch')}")
+        print(f"judge: {estimate(questions(reports, sections.judge).values(), sections.api, sections.judge)}")
         return
     table, metrics, did = judge(reports, sections.judge, sections.api)
     write_json(OUTPUT / "metrics.json", metrics)
-    write_json(CACHE / "usage" / "judge.json", did.as_dict())
+    write_json(CACHE / "usage" / "judge.json", vars(did))
     write_table(OUTPUT / "judged.parquet", table, JUDGED)
     shares = ", ".join(f"{part} {found['share']:.3f}" for part, found in metrics["agreement"].items())
     cost = f"{metrics['quarantined']} answers in quarantine, {metrics['cost_usd']:.4f} USD"

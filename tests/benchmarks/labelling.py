@@ -36,7 +36,7 @@ USAGE = Path(".cache/labels/usage/geography.json")
 CLOCKS = ("whole process", "stage's work", "answers alone")
 STAGE = """
 import time
-from stages.core.labels import converse
+from stages.core.api import converse
 from stages.labels import main
 fetch, spent = converse.fetch, []
 

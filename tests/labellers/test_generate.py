@@ -11,16 +11,19 @@ import pytest
 
 from stages import prompts
 from stages.core.api.section import Api
-from stages.core.data.corrections import Generator, Material
+from stages.core.data.corrections import Generator, Material, Prompts
 from stages.core.data.facts import Domain, read_domain
-from stages.generators.openai import generate
+from stages.generators.openai import material
 from tests.labellers import world
 from tests.labellers.server import Asked, Reply, Script, Server, completion, is_repair
 
 PARAMS = Generator.model_validate(
     {"paraphrases": 2, "wrong_answers": 2, "way": "online", "max_quarantined": 0.2, "teacher": world.TEACHER}
 )
+SECTION = {"generator": "openai", "openai": PARAMS.model_dump(), "targets": 6, "correction_templates": 1}
+SECTION |= {"further_targets": 0, "validation": 0.1, "test": 0.2, "seed": 1}
 API = Api.model_validate({"budget": 1.0, "prices": {"tiny": {"input": 1.0, "output": 2.0, "batch": 0.5}}})
+USAGE = Path(".cache/labels/usage/prompts-geography.json")
 Writer = Callable[[str, str, bool], dict[str, Any]]
 
 
@@ -40,6 +43,13 @@ def scripted(write: Writer) -> Script:
     return script
 
 
+def generate(domain: Domain, **changes: Any) -> tuple[dict[tuple[str, str], Material], dict[str, Any]]:
+    """What is generated with changed keys of PARAMS, and the metrics of the answers."""
+    section = Prompts.model_validate(SECTION).model_copy(update={"openai": PARAMS.model_copy(update=changes)})
+    facts = material(domain, section, API)
+    return facts, json.loads(USAGE.read_text())["answers"]
+
+
 def written(
     domain: Domain, monkeypatch: pytest.MonkeyPatch, write: Writer, **changes: Any
 ) -> tuple[dict[tuple[str, str], Material], dict[str, Any]]:
@@ -47,8 +57,8 @@ def written(
 
     with Server(scripted(write)) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        facts, metrics, _ = generate(domain, PARAMS.model_copy(update=changes), API)
-        assert generate(domain, PARAMS.model_copy(update=changes), API)[0] == facts
+        facts, metrics = generate(domain, **changes)
+        assert generate(domain, **changes)[0] == facts
     return facts, metrics
 
 
@@ -102,7 +112,7 @@ def test_what_the_facts_contradict_is_repaired_or_dropped(
     assert metrics["faults"] == {"inconsistent": 1}
     with pytest.raises(ValueError, match=rf"prompts.openai.max_quarantined: found 1 of 6 .*{why}"):
         teacher = PARAMS.teacher.model_copy(update={"seed": 5})
-        generate(domain, PARAMS.model_copy(update={"teacher": teacher, "max_quarantined": 0.0}), API)
+        generate(domain, teacher=teacher, max_quarantined=0.0)
 
 
 def test_more_than_wanted_makes_up_for_what_is_not_valid(domain: Domain, monkeypatch):
@@ -134,10 +144,8 @@ def test_the_same_prompt_of_two_facts_stays_once(monkeypatch):
 def test_the_stage_adds_what_was_written_to_the_table_and_pays_once(
     domain: Domain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    section = {"generator": "openai", "openai": PARAMS.model_dump(), "targets": 6, "correction_templates": 1}
     held_out = {"names": 0.1, "kinds": [], "subjects": 0.1, "seed": 1}
-    section |= {"further_targets": 0, "validation": 0.1, "test": 0.2, "seed": 1}
-    world.write_params(world.params() | {"held_out": held_out, "prompts": section})
+    world.write_params(world.params() | {"held_out": held_out, "prompts": SECTION})
     path = Path("data/prompts/geography.parquet")
 
     def stage(*arguments: str) -> str:
@@ -159,9 +167,9 @@ def test_the_stage_adds_what_was_written_to_the_table_and_pays_once(
     assert templates == ["{subject} has"]  # the facts' own last template, as without a generator
     seen = table.filter(pl.col("held_out") == "none")
     assert seen.group_by("prompt").agg(pl.col("split").n_unique())["split"].max() == 1
-    usage = json.loads(Path(".cache/labels/usage/prompts-geography.json").read_text())
+    usage = json.loads(USAGE.read_text())
     assert usage["answers"]["calls"] == 6 and usage["run"] == usage["run"] | {"asked": 0, "cached": 6}
-    world.write_params(world.params() | {"held_out": held_out, "prompts": section | {"generator": "facts"}})
+    world.write_params(world.params() | {"held_out": held_out, "prompts": SECTION | {"generator": "facts"}})
     assert stage("--dry-run") == "geography: facts: 0 calls, 0 tokens, 0 USD\n"
     stage()
     assert set(pl.read_parquet(path)["template"]) <= {"The thing of {subject} is", "{subject} has"}

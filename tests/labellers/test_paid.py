@@ -10,10 +10,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.core.api.section import Api
-from stages.core.data.corrections import Generator
+from stages.core.data.corrections import Prompts
 from stages.core.data.facts import read_domain
 from stages.core.labels.requests import label_requests
-from stages.generators.openai import generate
+from stages.generators.openai import material
 from stages.labellers.openai import BUILT_IN, MADE_OF
 from stages.labels import Sections, job_of, main
 from tests.labellers import world
@@ -179,16 +179,22 @@ def test_prompts_that_were_paid_for_are_not_asked_for_again(server: Server):
     Path("stages/generators").mkdir(parents=True)
     for name in read[1:]:
         shutil.copy(ROOT / name, name)
-    lock({"prompts": {"generator": "openai", "openai": params, "targets": 4}}, "prompts", read)
+    section = {"generator": "openai", "openai": params, "targets": 4, "further_targets": 0, "correction_templates": 1}
+    section |= {"validation": 0.1, "test": 0.2, "seed": 1}
+    lock({"prompts": section}, "prompts", read)
     domain = read_domain("geography")
+
+    def generate(**changes: Any) -> None:
+        material(domain, Prompts.model_validate(section | {"openai": params | changes}), api)
+
     for other in ({}, {"max_quarantined": 0.3}, {"way": "batch"}):
         with pytest.raises(ValueError, match=r"prompts@geography: has been paid for: .* 6 of its answers"):
-            generate(domain, Generator.model_validate(params | other), api)
+            generate(**other)
     assert not server.asked
     for other in ({"paraphrases": 3}, {"wrong_answers": 3}, {"teacher": world.TEACHER | {"model": "other"}}):
         before = len(server.asked)
         with pytest.raises(ValueError):  # what this server says is no prompt
-            generate(domain, Generator.model_validate(params | other), api)
+            generate(**other)
         assert len(server.asked) > before
 
 

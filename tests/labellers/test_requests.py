@@ -7,16 +7,15 @@ from typing import Any
 import polars as pl
 import pytest
 
-from stages.core.api.chat import Request, repair
-from stages.core.api.client import answer_of
+from stages.core.api.chat import Fault, Request, answer_of, repair
 from stages.core.api.section import Price
 from stages.core.data.facts import read_domain
 from stages.core.data.tables import VIRTUAL_STEP
 from stages.core.labels import requests
 from stages.core.labels.labeller import Job
-from stages.core.labels.parse import read_label
 from stages.core.labels.requests import label_requests, system_message
 from stages.core.run.params import read_sections
+from stages.labellers.openai import read_label
 from stages.labels import Sections, job_of, main
 from tests.labellers import world
 from tests.labellers.server import completion
@@ -87,9 +86,9 @@ def test_a_repair_shows_the_answer_and_what_is_wrong_with_it():
     request = next(iter(label_requests(job(), read_sections(Sections).labels.teacher).values()))
     price = Price(input=1, output=1, batch=1)
     answer = answer_of(completion("It is Paris."), "tiny", 100, price, batch=False, latency=0.0)
-    with pytest.raises(Exception, match="not_json") as fault:
+    with pytest.raises(Fault, match="not_json") as fault:
         read_label(answer, ["geography"])
-    again = repair(request, answer, fault.value)  # type: ignore[arg-type]
+    again = repair(request, answer, fault.value.name, fault.value.detail)
     assert again.body["messages"][:2] == request.body["messages"]
     assert again.body["messages"][2] == {"role": "assistant", "content": "It is Paris."}
     assert "not JSON" in again.body["messages"][3]["content"]

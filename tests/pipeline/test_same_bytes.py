@@ -128,7 +128,7 @@ CLOCKS = {"time", "socket", "getpass", "random", "secrets"}
 # Modules that wait for servers or other processes, or note how long a stage took; no stage reads that as data.
 MAY_WAIT = {
     "stages.core.api.client",
-    "stages.core.api.fetch",
+    "stages.core.api.converse",
     "stages.core.api.batch",
     "stages.core.model.ranks",
     "stages.core.run.stage",

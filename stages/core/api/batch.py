@@ -12,17 +12,14 @@ import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import openai
 
-from .cache import Cache
-from .chat import Answer, Request, Stop, Transient, unusable
-from .client import answer_of, connect
-from .section import Api
-from .settings import Settings, redact
-from .spend import price_of
-from .usage import Advance, Usage
+from .chat import Answer, Request, Stop, Transient, answer_of, unusable
+from .client import LONGEST_BACKOFF, Asker, connect
+from .settings import redact
 
 MOST_REQUESTS = 50_000  # a batch, by OpenAI's limits
 MOST_BYTES = 190_000_000
@@ -32,25 +29,22 @@ MARK = "labels_batch"
 ENDED = ("completed", "expired", "cancelled", "failed")
 
 
-class Batches:
-    """Requests that the Batch API gets answers to."""
+@dataclass
+class Batches(Asker):
+    """Asks through the Batch API."""
 
-    def __init__(
-        self, requests: Sequence[Request], cache: Cache, api: Api, settings: Settings, advance: Advance, usage: Usage
-    ) -> None:
-        self.requests = {request.key: request for request in requests}
-        self.cache, self.api, self.settings, self.advance, self.usage = cache, api, settings, advance, usage
-        self.client = connect(openai.OpenAI, settings)
-        self.patient = self.client.with_options(max_retries=settings.tries - 1)  # for calls that cost nothing
-        self.rejected: dict[str, Answer] = {}
-        self.unusable: dict[str, Answer] = {}
+    requests: dict[str, Request] = field(default_factory=dict)  # by key
+    unusable: dict[str, Answer] = field(default_factory=dict)
 
-    def get(self) -> dict[str, Answer]:
-        """Gets the answers and stores them; returns those that say that a request was rejected, by key.
+    def ask(self, requests: Sequence[Request]) -> None:
+        """Gets the answers and stores them.
 
         Raises:
             Stop: the budget does not hold a batch, the server fails it whole, or leaves requests unanswered.
         """
+        self.requests = {request.key: request for request in requests}
+        self.client = connect(openai.OpenAI, self.settings)
+        self.patient = self.client.with_options(max_retries=self.settings.tries - 1)  # for calls that cost nothing
         try:
             with self.client:
                 for _ in range(ROUNDS):
@@ -60,42 +54,38 @@ class Batches:
                             self._submit(part)
                     self._wait()
                     if not self._free():
-                        return self.rejected
+                        return
         except openai.OpenAIError as error:
-            raise Stop(
-                f"batch: {type(error).__name__}: {redact(str(error))[:300]}; run again to go on waiting"
-            ) from None
+            raise Stop(f"batch: {type(error).__name__}: {redact(str(error))[:300]}") from None
         for request in self._free():
             if last := self.unusable.get(request.key):
                 self.cache.give_up(request.key, last)
-        if not self._free():
-            return self.rejected
-        raise Stop(
-            f"{len(self._free())} requests got no answer in {ROUNDS} batches; run again, or set labels.way: online"
-        )
+        if free := self._free():
+            raise Stop(f"{len(free)} requests got no answer in {ROUNDS} batches, which way: online does without")
 
     def _free(self) -> list[Request]:
         """Requests that have no answer, were not rejected and are in no batch."""
-        done = self.cache.answers(self.requests).keys() | self.rejected.keys()
-        done |= self.cache.batched()
+        done = self.cache.answers(self.requests).keys() | self.rejected.keys() | self.cache.batched()
         return [request for key, request in self.requests.items() if key not in done]
 
     @staticmethod
-    def _parts(requests: Sequence[Request]) -> list[list[Request]]:
-        """The requests cut into batches within the API's limits."""
-        parts: list[list[Request]] = []
+    def _parts(requests: Sequence[Request]) -> list[dict[str, bytes]]:
+        """The requests cut into batches within the API's limits: by key, the lines of the batch's input file."""
+        parts: list[dict[str, bytes]] = []
         size = 0
         for request in requests:
-            bytes_ = len(_line(request))
-            if not parts or len(parts[-1]) == MOST_REQUESTS or size + bytes_ > MOST_BYTES:
-                parts.append([])
+            asked = {"custom_id": request.key, "method": "POST", "url": URL, "body": request.body}
+            line = json.dumps(asked, ensure_ascii=False).encode() + b"\n"
+            if not parts or len(parts[-1]) == MOST_REQUESTS or size + len(line) > MOST_BYTES:
+                parts.append({})
                 size = 0
-            parts[-1].append(request)
-            size += bytes_
+            parts[-1][request.key] = line
+            size += len(line)
         return parts
 
-    def _submit(self, requests: Sequence[Request]) -> None:
-        ceilings = {r.key: r.ceiling(price_of(self.api, r.model), batch=True) for r in requests}
+    def _submit(self, lines: dict[str, bytes]) -> None:
+        requests = [self.requests[key] for key in lines]
+        ceilings = {request.key: request.ceiling(self.api, batch=True) for request in requests}
         identity = uuid.uuid4().hex
         with self.cache.transaction() as db:
             free = self.api.budget - self.cache.spent() - self.cache.reserved()
@@ -107,8 +97,7 @@ class Batches:
             db.execute("INSERT INTO batches VALUES (?, NULL, 'preparing')", (identity,))
             rows = [(r.key, identity, ceilings[r.key], r.model, len(r.canonical)) for r in requests]
             db.executemany("INSERT INTO batch_items VALUES (?, ?, ?, ?, ?)", rows)
-        lines = b"".join(_line(request) for request in requests)
-        upload = self.patient.files.create(file=(f"{identity}.jsonl", lines), purpose="batch")
+        upload = self.patient.files.create(file=(f"{identity}.jsonl", b"".join(lines.values())), purpose="batch")
         self._note_submitted(identity, self._create(identity, upload.id))
 
     def _create(self, identity: str, file: str) -> str:
@@ -125,10 +114,10 @@ class Batches:
                     raise Stop(f"batch: HTTP {error.status_code}: {redact(error.message)[:300]}") from None
             except openai.OpenAIError:
                 pass
-            time.sleep(min(self.settings.backoff * 2**number, 30.0))
+            time.sleep(min(self.settings.backoff * 2**number, LONGEST_BACKOFF))
             if remote := self._on_server().get(identity):
                 return remote
-        raise Stop("batch: the server does not say whether it took the batch; run again to find out")
+        raise Stop("batch: the server does not say whether it took the batch")
 
     def _recover(self) -> None:
         """Adopts or frees the batches that a killed process was submitting."""
@@ -191,7 +180,7 @@ class Batches:
                 model, size = asked[key]
                 if status == 200:
                     with suppress(Transient):  # no completion: unanswered
-                        answer = answer_of(body, model, size, price_of(self.api, model), batch=True, latency=0.0)
+                        answer = answer_of(body, model, size, self.api.price_of(model), batch=True, latency=0.0)
                         if fault := unusable(answer):
                             self.cache.throw_away(db, key, answer.cost)
                             self.unusable[key] = answer
@@ -207,12 +196,6 @@ class Batches:
             db.execute("DELETE FROM batches WHERE id = ?", (identity,))
         self.usage.asked += waiting - len(asked)
         self.advance(waiting - len(asked))
-
-
-def _line(request: Request) -> bytes:
-    """One request as a line of a batch's input file."""
-    line = {"custom_id": request.key, "method": "POST", "url": URL, "body": request.body}
-    return json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
 
 def _read(line: str) -> tuple[str, int, dict[str, Any]]:

@@ -11,70 +11,58 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 from filelock import FileLock
 
 from ..run.errors import InputError
-from .chat import Answer, Request
+from .chat import Answer
 
 CACHE = Path(".cache/labels")
+FILE = CACHE / "answers.sqlite"
 VERSION = 1
+# discarded: how many answers to a request were thrown away, which are paid for and are no answers; `last`: the last of
+# them, once the request has had all its tries.
 TABLES = """
-CREATE TABLE answers (key TEXT PRIMARY KEY, model TEXT NOT NULL, body_bytes INTEGER NOT NULL, answer TEXT NOT NULL)
-    WITHOUT ROWID;
-CREATE TABLE claims (key TEXT PRIMARY KEY, owner TEXT NOT NULL, reserved REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE batches (id TEXT PRIMARY KEY, remote TEXT, state TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE batch_items (key TEXT PRIMARY KEY, batch TEXT NOT NULL, reserved REAL NOT NULL,
+CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, model TEXT NOT NULL, body_bytes INTEGER NOT NULL,
+    answer TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS discarded (key TEXT PRIMARY KEY, answers INTEGER NOT NULL, last TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, owner TEXT NOT NULL, reserved REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS batches (id TEXT PRIMARY KEY, remote TEXT, state TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS batch_items (key TEXT PRIMARY KEY, batch TEXT NOT NULL, reserved REAL NOT NULL,
     model TEXT NOT NULL, body_bytes INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE ledger (id INTEGER PRIMARY KEY CHECK (id = 0), spent REAL NOT NULL, uncertain REAL NOT NULL,
+CREATE TABLE IF NOT EXISTS ledger (id INTEGER PRIMARY KEY CHECK (id = 0), spent REAL NOT NULL, uncertain REAL NOT NULL,
     uncertain_requests INTEGER NOT NULL);
-INSERT INTO ledger VALUES (0, 0, 0, 0);
+INSERT OR IGNORE INTO ledger VALUES (0, 0, 0, 0);
 """
-# How many answers to a request were thrown away, which are paid for and are no answers; `last`: the last of them, once
-# the request has had all its tries. A table that older code doesn't mind.
-DISCARDED = """CREATE TABLE IF NOT EXISTS discarded (key TEXT PRIMARY KEY, answers INTEGER NOT NULL, last TEXT)
-    WITHOUT ROWID"""
 ANSWERED = "SELECT key, answer FROM answers UNION ALL SELECT key, last FROM discarded WHERE last IS NOT NULL"
 UNCERTAIN = "UPDATE ledger SET uncertain = uncertain + ?, uncertain_requests = uncertain_requests + ?"
-# answered: an answer is in the cache, or a batch gets it. wait: the budget holds the request only once others in flight
-# turn out cheaper than reserved. full: the budget does not hold it.
-Claim = Literal["claimed", "answered", "wait", "full"]
 
 
 class Cache:
-    """The answer cache in `folder`, open for one process; a context manager.
+    """The answer cache, open for one process; a context manager.
 
     Raises:
         InputError: the file is no sqlite file, or one of another version.
     """
 
-    def __init__(self, folder: Path = CACHE) -> None:
-        self.folder = folder
-        path = folder / "answers.sqlite"
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self) -> None:
+        CACHE.mkdir(parents=True, exist_ok=True)
         try:
-            self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
-            version = self._prepare()
+            self._db = sqlite3.connect(FILE, timeout=60, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode = WAL")  # readers do not wait for the writer
+            with self.transaction() as db:
+                (version,) = db.execute("PRAGMA user_version").fetchone()
+                if version in (0, VERSION):
+                    for statement in TABLES.split(";"):
+                        db.execute(statement)
+                if version == 0:
+                    db.execute(f"PRAGMA user_version = {VERSION}")
         except sqlite3.DatabaseError as error:
             raise InputError(
-                f"{path}: not a usable answer cache ({error}); as it may hold paid answers, move it elsewhere"
+                f"{FILE}: not a usable answer cache ({error}); as it may hold paid answers, move it elsewhere"
             ) from error
         if version not in (0, VERSION):
-            raise InputError(f"{path}: found version {version}, wanted {VERSION}; move it away or use the newer code")
-
-    def _prepare(self) -> int:
-        """Makes the tables if there are none; returns the version found, 0 of a new file."""
-        self._db.execute("PRAGMA journal_mode = WAL")  # readers do not wait for the writer
-        with self.transaction():
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in TABLES.split(";"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {VERSION}")
-            if version in (0, VERSION):
-                self._db.execute(DISCARDED)
-        return version
+            raise InputError(f"{FILE}: found version {version}, wanted {VERSION}; move it away or use the newer code")
 
     def __enter__(self) -> "Cache":
         return self
@@ -85,7 +73,7 @@ class Cache:
     @contextmanager
     def asking(self) -> Iterator[None]:
         """Within the block no other process asks; requests that a killed one or an error left in flight are counted."""
-        with FileLock(self.folder / "asking.lock"):
+        with FileLock(CACHE / "asking.lock"):
             self._settle()
             try:
                 yield
@@ -117,34 +105,21 @@ class Cache:
         rows = self._db.execute(query, (json.dumps([*keys]),))
         return {key: Answer.model_validate_json(answer) for key, answer in rows}
 
-    def claim(self, key: str, ceiling: float, budget: float) -> Claim:
+    def claim(self, key: str, ceiling: float) -> None:
         """Claims one request for this process and reserves `ceiling` US dollars."""
         with self.transaction(durable=False) as db:
-            known = f"SELECT 1 FROM ({ANSWERED}) WHERE key = ? UNION ALL SELECT 1 FROM batch_items WHERE key = ?"
-            if db.execute(known, (key, key)).fetchone():
-                return "answered"
-            if self.spent() + ceiling > budget:
-                return "full"
-            if self.spent() + self.reserved() + ceiling > budget:
-                return "wait"
             db.execute("INSERT INTO claims VALUES (?, '', ?)", (key, ceiling))
-        return "claimed"
 
     def batched(self) -> set[str]:
         """The keys of all requests that wait in a batch."""
         return {key for (key,) in self._db.execute("SELECT key FROM batch_items")}
 
-    def store(self, request: Request, answer: Answer) -> None:
-        """Keeps a paid answer, adds its cost to what was spent and gives up the claim."""
-        with self.transaction() as db:
-            self.keep(db, request.key, request.model, len(request.canonical), answer)
-            db.execute("DELETE FROM claims WHERE key = ?", (request.key,))
-
     @staticmethod
     def keep(db: sqlite3.Connection, key: str, model: str, body_bytes: int, answer: Answer) -> None:
-        """Within a transaction: stores an answer and adds its cost to what was spent."""
+        """Within a transaction: stores a paid answer, adds its cost to what was spent and gives up the claim."""
         db.execute("INSERT INTO answers VALUES (?, ?, ?, ?)", (key, model, body_bytes, answer.model_dump_json()))
         db.execute("UPDATE ledger SET spent = spent + ?", (answer.cost,))
+        db.execute("DELETE FROM claims WHERE key = ?", (key,))
 
     @staticmethod
     def throw_away(db: sqlite3.Connection, key: str, cost: float) -> None:
@@ -173,8 +148,7 @@ class Cache:
 
     def release(self, key: str) -> None:
         """Gives up a claim that cost nothing."""
-        with self.transaction() as db:
-            db.execute("DELETE FROM claims WHERE key = ?", (key,))
+        self._db.execute("DELETE FROM claims WHERE key = ?", (key,))
 
     def uncertain(self, ceiling: float) -> None:
         """Notes a try whose answer never arrived: the provider may bill it, so it counts at its ceiling."""

@@ -1,16 +1,19 @@
-"""A request to a chat model and its answer as plain values, and the names of what can be wrong with an answer."""
+"""A request to a chat model and its answer as plain values, how an answer is read, and what can be wrong with it."""
 
 import hashlib
 import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..run.errors import InputError
-from .section import Price, Teacher
+from .section import Api, Price, Teacher
+from .settings import redact
+
+Parsed = TypeVar("Parsed", bound="Said")
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,13 @@ class Request:
         """The request's limit on the answer's tokens."""
         return self.body.get("max_completion_tokens") or self.body["max_tokens"]
 
-    def ceiling(self, price: Price, *, batch: bool) -> float:
-        """An upper estimate of the answer's cost in US dollars."""
-        return cost(price, self.most_input, self.most_output, batch=batch)
+    def ceiling(self, api: Api, *, batch: bool) -> float:
+        """An upper estimate of the answer's cost in US dollars.
+
+        Raises:
+            InputError: params.yaml has no price of the model.
+        """
+        return cost(api.price_of(self.model), self.most_input, self.most_output, batch=batch)
 
 
 class Answer(BaseModel):
@@ -74,18 +81,17 @@ class Fault(Exception):
         self.name, self.detail = name, detail
 
 
+@dataclass(eq=False)
 class Transient(Exception):
     """A failed try of a request that may succeed when it is sent again.
 
-    `billed`: the server may have charged for an answer that never arrived. `wait`: seconds that the server asks for.
-    `answer`: the answer that arrived, was paid for and can't be used.
+    `billed`: the server may have charged for an answer that never arrived. `answer`: the answer that arrived, was paid
+    for and can't be used.
     """
 
-    def __init__(
-        self, name: str, *, billed: bool = False, wait: float | None = None, answer: Answer | None = None
-    ) -> None:
-        super().__init__(name)
-        self.name, self.billed, self.wait, self.answer = name, billed, wait, answer
+    name: str
+    billed: bool = False
+    answer: Answer | None = None
 
 
 class Stop(InputError):
@@ -139,6 +145,30 @@ def json_of(answer: Answer) -> Any:
         raise Fault("not_json", "nested too deep") from error
 
 
+class Said(BaseModel):
+    """Base of answers that a model is asked for: the declared fields and no others.
+
+    A subclass's docstring is part of its JSON schema and so of every request: another wording is paid for anew.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def read(answer: Answer, kind: type[Parsed]) -> Parsed:
+    """The answer's JSON object as an instance of `kind`.
+
+    Raises:
+        Fault: the answer can't be used.
+    """
+    try:
+        return kind.model_validate(json_of(answer))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"]) or "the whole"
+        name = "wrong_enum" if problem["type"] == "literal_error" else "wrong_schema"
+        raise Fault(name, f"{where}: {problem['msg']} (found {repr(problem['input'])[:80]})") from error
+
+
 def unusable(answer: Answer) -> str:
     """Which of UNUSABLE an answer is; "" for any other."""
     try:
@@ -159,6 +189,69 @@ def cost(price: Price, input_tokens: int, output_tokens: int, *, batch: bool) ->
     return full * price.batch if batch else full
 
 
+def body_of(content: bytes) -> dict[str, Any]:
+    """The JSON object of a response with status 200.
+
+    Raises:
+        Transient: it is something else: the page of a proxy, or JSON cut short.
+    """
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        if content.lstrip()[:1] == b"<":
+            raise Transient("html_page") from None
+        raise Transient("broken_body", billed=True) from None
+    if not isinstance(body, dict):
+        raise Transient("broken_body", billed=True)
+    return body
+
+
+def answer_of(body: dict[str, Any], sent: str, body_bytes: int, price: Price, *, batch: bool, latency: float) -> Answer:
+    """The answer in a chat completion's body. Servers differ, so no field of the body is taken for granted.
+
+    `sent`, `body_bytes`: the model's name and the length of the request.
+
+    Raises:
+        Transient: it is an error with status 200, as gateways pass them on, or no completion.
+    """
+    choices = body.get("choices")
+    if not isinstance(choices, list):
+        raise Transient("server_error" if body.get("error") else "broken_body", billed="error" not in body)
+    choice = _object(choices[0] if choices else None)
+    message = _object(choice.get("message"))
+    content = _text(message.get("content"))
+    usage = _object(body.get("usage"))
+    prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    counted = prompt is not None and completion is not None
+    if prompt is None or completion is None:  # rather too many than too few
+        prompt, completion = most_tokens(body_bytes), most_tokens(len(content.encode()))
+    name = _text(body.get("model")) or sent
+    return Answer(
+        model=name.rsplit("/", 1)[-1] if name.startswith("/") else name,  # no folder of some machine in a label
+        choices=len(choices),
+        content=content,
+        refusal=_text(message.get("refusal")),
+        finish_reason=_text(choice.get("finish_reason")),
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        estimated=not counted,
+        cost=cost(price, prompt, completion, batch=batch),
+        latency=round(latency, 4),
+    )
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and value >= 0 else None
+
+
+def _text(value: Any) -> str:
+    return redact(value) if isinstance(value, str) else ""
+
+
 def compose(teacher: Teacher, system: str, user: str, schema: dict[str, Any]) -> Request:
     """The chat completion request to `teacher` of two messages; `schema`: the answer's JSON schema, with a title."""
     messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
@@ -175,11 +268,9 @@ def compose(teacher: Teacher, system: str, user: str, schema: dict[str, Any]) ->
     return Request(body)
 
 
-def repair(request: Request, answer: Answer, fault: Fault) -> Request:
+def repair(request: Request, answer: Answer, fault: str, detail: str) -> Request:
     """The request that shows the model its own answer, says what is wrong with it, and asks once more."""
     said = [{"role": "assistant", "content": answer.content}] if answer.content.strip() else []
-    asked = (
-        f"That answer can't be used: {FAULTS[fault.name]} ({fault.detail}). Answer again, with the JSON object alone."
-    )
+    asked = f"That answer can't be used: {FAULTS[fault]} ({detail}). Answer again, with the JSON object alone."
     messages = [*request.body["messages"], *said, {"role": "user", "content": asked}]
     return Request(request.body | {"messages": messages})

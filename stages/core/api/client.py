@@ -1,29 +1,33 @@
-"""The HTTP client: sends one request through the openai package, and gives every fault a name.
+"""Requests sent one by one through the openai package, many at a time; faults that may pass are tried again.
 
-The client's own retries are off: it does not tell faults that cost money from faults that don't, retries an exhausted
+Retries of the package are off: it does not tell faults that cost money from faults that don't, retries an exhausted
 quota for nothing, and never ends an answer that drips in byte by byte. Each request carries an Idempotency-Key, so that
 a server which honours it bills a request that is sent again only once; after an unusable answer it is a new one.
 """
 
 import asyncio
-import json
 import os
 import time
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import httpx2
 import openai
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from .chat import Answer, Request, Stop, Transient, cost, most_tokens, unusable
-from .section import Price
+from .cache import Cache
+from .chat import Answer, Request, Stop, Transient, answer_of, body_of, unusable
+from .section import Api
 from .settings import Settings, redact
+from .spend import Usage
 
 AnyClient = TypeVar("AnyClient", openai.OpenAI, openai.AsyncOpenAI)
 LONGEST_BACKOFF = 30.0  # seconds
+LOOK = 0.3  # seconds between looks at whether the budget holds another request
 
 
 def connect(kind: type[AnyClient], settings: Settings) -> AnyClient:
@@ -41,61 +45,151 @@ def connect(kind: type[AnyClient], settings: Settings) -> AnyClient:
         ) from None
 
 
-class Client:
-    """Asks one server. `on_fault` hears of every failed try; `idempotency_key` is given a request's key."""
+@dataclass
+class Asker:
+    """What asking takes, online or by batch.
 
-    def __init__(
-        self,
-        settings: Settings,
-        on_fault: Callable[[Request, Transient], None],
-        idempotency_key: Callable[[str], str],
-    ) -> None:
-        self._settings, self._on_fault, self._idempotency_key = settings, on_fault, idempotency_key
-        self.openai = connect(openai.AsyncOpenAI, settings)
-        self._quiet_until = 0.0  # a server that says when to come back says it to all
-        self._stopping = asyncio.Event()
+    `advance` moves the progress bar on by so many answers; `rejected`: the answers, by key, that
+    say that the server refused the request itself.
+    """
 
-    def stop(self) -> None:
-        """Lets requests in flight end, and starts no further try."""
-        self._stopping.set()
+    cache: Cache
+    api: Api
+    settings: Settings
+    usage: Usage
+    advance: Callable[[int], None]
+    rejected: dict[str, Answer]
 
-    async def ask(self, request: Request, price: Price) -> Answer:
-        """The answer, after as many tries as the settings allow; one with `rejected` if the server refuses the request.
+
+class _Later(Exception):
+    """The budget holds a request only once others in flight turn out cheaper than reserved."""
+
+
+@dataclass
+class Online(Asker):
+    """Asks for each request by itself."""
+
+    unanswered: Counter[str] = field(default_factory=Counter)
+    failures_in_a_row: int = 0
+    quiet_until: float = 0.0  # a server that says when to come back says it to all
+    stop: Stop | None = None
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)  # no further try is started
+
+    def ask(self, requests: Sequence[Request]) -> None:
+        """Asks for the answers and stores them.
 
         Raises:
-            Transient: the last try's fault.
-            Stop: asking on is of no use.
+            Stop: requests got no answer, or asking on is of no use.
         """
+        with self.cache.asking():
+            known = self.cache.answers(request.key for request in requests).keys() | self.cache.batched()
+            todo = deque(request for request in requests if request.key not in known)
+            self.usage.from_other_runs += len(requests) - len(todo)  # that have asked while this one waited
+            self.advance(len(requests) - len(todo))
+            asyncio.run(self._ask(todo))
+        if self.stop:
+            raise self.stop
+        if self.unanswered:
+            names = ", ".join(f"{name} {count}" for name, count in self.unanswered.most_common())
+            raise Stop(
+                f"{self.unanswered.total()} requests got no answer in {self.settings.tries} tries each ({names})"
+            )
+
+    async def _ask(self, todo: deque[Request]) -> None:
+        async with connect(openai.AsyncOpenAI, self.settings) as client:
+            await asyncio.gather(*(self._work(todo, client) for _ in range(self.settings.concurrency)))
+
+    async def _work(self, todo: deque[Request], client: openai.AsyncOpenAI) -> None:
+        while todo and not self.stop:
+            request = todo.popleft()
+            try:
+                await self._one(request, client)
+            except _Later:
+                todo.appendleft(request)
+                await asyncio.sleep(LOOK)
+            except Stop as stop:
+                self.stop = self.stop or stop
+                self.stopping.set()
+
+    async def _one(self, request: Request, client: openai.AsyncOpenAI) -> None:
+        """Claims a request, asks as many times as the settings allow, and stores the answer.
+
+        Raises:
+            _Later: the budget does not hold the request yet.
+            Stop: asking on is of no use, or as many requests in a row got no answer as there are in flight.
+        """
+        ceiling = request.ceiling(self.api, batch=False)
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(Transient),
-            stop=stop_after_attempt(self._settings.tries),
-            wait=self._wait,
-            after=self._tell,
+            stop=stop_after_attempt(self.settings.tries),
+            wait=wait_random_exponential(multiplier=self.settings.backoff, max=LONGEST_BACKOFF),
             sleep=self._sleep,
             reraise=True,
         )
-        return await retrying(self._try, request, price)
-
-    async def _try(self, request: Request, price: Price) -> Answer:
+        self.cache.claim(request.key, ceiling)
         try:
-            while (rest := self._quiet_until - time.monotonic()) > 0:
+            self._check_budget(ceiling)
+            answer = await retrying(self._try, request, client)
+        except Transient as fault:
+            if fault.answer:
+                self.cache.give_up(request.key, fault.answer)
+                self.advance(1)
+            else:
+                self.cache.release(request.key)
+                self.unanswered[fault.name] += 1
+            self.failures_in_a_row += 1
+            if self.failures_in_a_row >= self.settings.concurrency:
+                what = "nothing that can be used" if fault.answer else "nothing"
+                raise Stop(f"{fault.name}: the server answers {what} any more") from None
+            return
+        except (Stop, _Later):
+            self.cache.release(request.key)
+            raise
+        self.usage.asked += 1
+        self.failures_in_a_row = 0
+        if answer.rejected:
+            self.cache.release(request.key)
+            self.rejected[request.key] = answer
+        else:
+            with self.cache.transaction() as db:
+                self.cache.keep(db, request.key, request.model, len(request.canonical), answer)
+        self.advance(1)
+
+    async def _try(self, request: Request, client: openai.AsyncOpenAI) -> Answer:
+        """The answer to one try, which is counted if it fails; one with `rejected` where the request is refused."""
+        try:
+            return await self._send(request, client)
+        except Transient as fault:
+            self.usage.faults[fault.name] += 1
+            ceiling = request.ceiling(self.api, batch=False)
+            if fault.answer:
+                with self.cache.transaction() as db:
+                    self.cache.throw_away(db, request.key, fault.answer.cost)
+            elif fault.billed:
+                self.usage.uncertain += 1
+                self.cache.uncertain(ceiling)
+            else:
+                raise
+            self._check_budget(ceiling)
+            raise
+
+    async def _send(self, request: Request, client: openai.AsyncOpenAI) -> Answer:
+        try:
+            while (rest := self.quiet_until - time.monotonic()) > 0:
                 await self._sleep(rest)
             start = time.monotonic()
+            headers = {"Idempotency-Key": self.cache.idempotency_key(request.key)}
             # The client's own limit is for each read; this one is for the whole answer.
-            async with asyncio.timeout(self._settings.timeout):
-                found = await self.openai.chat.completions.with_raw_response.create(
-                    **request.body, extra_headers={"Idempotency-Key": self._idempotency_key(request.key)}
-                )
+            async with asyncio.timeout(self.settings.timeout):
+                found = await client.chat.completions.with_raw_response.create(**request.body, extra_headers=headers)
             latency = time.monotonic() - start
-            body, size = body_of(found.content), len(request.canonical)
+            body, size, price = body_of(found.content), len(request.canonical), self.api.price_of(request.model)
             answer = answer_of(body, request.model, size, price, batch=False, latency=latency)
             if fault := unusable(answer):
                 raise Transient(fault, answer=answer)
             return answer
         except openai.APIStatusError as error:
-            if (rejected := self.judge_status(error)) is None:
-                raise Transient("server_error") from None
-            return Answer(model=request.model, rejected=rejected)  # it costs nothing and is not kept
+            return Answer(model=request.model, rejected=self._words_of_refusal(error))
         except (TimeoutError, openai.APITimeoutError):
             raise Transient("timeout", billed=True) from None
         except openai.APIConnectionError as error:
@@ -104,16 +198,11 @@ class Client:
         except (httpx2.HTTPError, openai.OpenAIError):
             raise Transient("broken_body", billed=True) from None
 
-    async def _sleep(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
-            raise Stop("stopped") from None
-
-    def judge_status(self, error: openai.APIStatusError) -> str | None:
-        """The server's words if it refuses this one request; None if another try may succeed.
+    def _words_of_refusal(self, error: openai.APIStatusError) -> str:
+        """The server's words if it refuses this one request.
 
         Raises:
-            Transient: the server asks to wait a while.
+            Transient: another try may succeed.
             Stop: asking on is of no use.
         """
         status, words = error.status_code, redact(error.message)[:300]
@@ -121,14 +210,16 @@ class Client:
             if "insufficient_quota" in (error.code, error.type):
                 raise Stop(f"insufficient_quota: the account is empty ({words}); top it up and run again") from None
             wait = retry_after(error.response.headers)
-            if wait is not None and wait > self._settings.longest_wait:
+            if wait is not None and wait > self.settings.longest_wait:
                 raise Stop(
                     f"rate_limit: the server asks to wait {wait:.0f} s, more than LABELS_LONGEST_WAIT "
-                    f"({self._settings.longest_wait:.0f} s); run again later"
+                    f"({self.settings.longest_wait:.0f} s); run again later"
                 ) from None
             if wait is not None:
-                self._quiet_until = max(self._quiet_until, time.monotonic() + wait)
-            raise Transient("rate_limit", wait=wait) from None
+                self.quiet_until = max(self.quiet_until, time.monotonic() + wait)
+            raise Transient("rate_limit") from None
+        if status in (408, 409) or status >= 500:
+            raise Transient("server_error") from None
         if status in (401, 403):
             raise Stop(f"wrong_key: HTTP {status}: {words}; check OPENAI_API_KEY and OPENAI_BASE_URL") from None
         if status == 404:
@@ -137,84 +228,28 @@ class Client:
             ) from None
         if status < 400:
             raise Stop(f"redirect: HTTP {status}; check OPENAI_BASE_URL") from None
-        return None if status in (408, 409) or status >= 500 else f"HTTP {status}: {words}"
+        return f"HTTP {status}: {words}"
 
-    def _wait(self, state: RetryCallState) -> float:
-        wait = _fault(state).wait
-        backoff = wait_random_exponential(multiplier=self._settings.backoff, max=LONGEST_BACKOFF)
-        return backoff(state) if wait is None else wait
+    async def _sleep(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+            raise Stop("stopped") from None
 
-    def _tell(self, state: RetryCallState) -> None:
-        self._on_fault(state.args[0], _fault(state))
+    def _check_budget(self, ceiling: float) -> None:
+        """Looks whether the budget holds a claimed request.
 
-
-def _fault(state: RetryCallState) -> Transient:
-    fault = state.outcome.exception() if state.outcome else None
-    assert isinstance(fault, Transient)
-    return fault
-
-
-def body_of(content: bytes) -> dict[str, Any]:
-    """The JSON object of a response with status 200.
-
-    Raises:
-        Transient: it is something else: the page of a proxy, or JSON cut short.
-    """
-    try:
-        body = json.loads(content)
-    except (ValueError, RecursionError):
-        if content.lstrip()[:1] == b"<":
-            raise Transient("html_page") from None
-        raise Transient("broken_body", billed=True) from None
-    if not isinstance(body, dict):
-        raise Transient("broken_body", billed=True)
-    return body
-
-
-def answer_of(body: dict[str, Any], sent: str, body_bytes: int, price: Price, *, batch: bool, latency: float) -> Answer:
-    """The answer in a chat completion's body. Servers differ, so no field of the body is taken for granted.
-
-    `sent`, `body_bytes`: the model's name and the length of the request.
-
-    Raises:
-        Transient: it is an error with status 200, as gateways pass them on, or no completion.
-    """
-    choices = body.get("choices")
-    if not isinstance(choices, list):
-        raise Transient("server_error" if body.get("error") else "broken_body", billed="error" not in body)
-    choice = _object(choices[0] if choices else None)
-    message = _object(choice.get("message"))
-    content = _text(message.get("content"))
-    usage = _object(body.get("usage"))
-    prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
-    counted = prompt is not None and completion is not None
-    if prompt is None or completion is None:  # rather too many than too few
-        prompt, completion = most_tokens(body_bytes), most_tokens(len(content.encode()))
-    name = _text(body.get("model")) or sent
-    return Answer(
-        model=name.rsplit("/", 1)[-1] if name.startswith("/") else name,  # no folder of some machine in a label
-        choices=len(choices),
-        content=content,
-        refusal=_text(message.get("refusal")),
-        finish_reason=_text(choice.get("finish_reason")),
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        estimated=not counted,
-        cost=cost(price, prompt, completion, batch=batch),
-        latency=round(latency, 4),
-    )
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and value >= 0 else None
-
-
-def _text(value: Any) -> str:
-    return redact(value) if isinstance(value, str) else ""
+        Raises:
+            Stop: it does not.
+            _Later: it does once others in flight turn out cheaper than reserved.
+        """
+        spent, budget = self.cache.spent(), self.api.budget
+        if spent + ceiling > budget:
+            raise Stop(
+                f"params.yaml: api.budget: {budget:.4f} USD: {spent:.4f} are spent, and the next request may cost "
+                f"{ceiling:.4f}; raise the budget to go on"
+            )
+        if spent + self.cache.reserved() > budget:
+            raise _Later
 
 
 def retry_after(headers: httpx2.Headers) -> float | None:

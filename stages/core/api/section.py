@@ -1,12 +1,11 @@
-"""Section `api` of params.yaml (budget and prices), and the keys of other sections that describe a teacher."""
+"""Section `api` of params.yaml (budget and prices), and the keys of other sections that say how a teacher is asked."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..run.params import Count, Dollars, Section
-
-Way = Literal["online", "batch"]
+from ..run.errors import InputError
+from ..run.params import Count, Dollars, Section, Share
 
 
 class Price(Section):
@@ -28,6 +27,19 @@ class Api(Section):
     budget: Dollars
     prices: dict[str, Price]
 
+    def price_of(self, model: str) -> Price:
+        """The model's price.
+
+        Raises:
+            InputError: params.yaml has none.
+        """
+        if model not in self.prices:
+            raise InputError(
+                f"params.yaml: api.prices: found no {model!r}, wanted its US dollars per million tokens "
+                "(input, output) and the Batch API's share; 0 for a server of your own"
+            )
+        return self.prices[model]
+
 
 class Teacher(Section):
     """A model behind an OpenAI-compatible server, and how it is sampled; address and key come from the environment.
@@ -43,3 +55,15 @@ class Teacher(Section):
     max_tokens: Count
     max_tokens_key: Literal["max_tokens", "max_completion_tokens"]
     structured: Literal["json_schema", "json_object", "none"]
+
+
+class Asking(Section):
+    """How a stage asks its teacher: the keys that every section with a teacher has.
+
+    `way`: each request by itself, or through the Batch API (cheaper, up to a day). `max_quarantined`: share of answers
+    that can't be used above which the stage fails.
+    """
+
+    way: Literal["online", "batch"]
+    max_quarantined: Share
+    teacher: Teacher

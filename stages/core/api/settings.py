@@ -6,7 +6,7 @@ LABELS_TIMEOUT: seconds for a whole answer.
 LABELS_TRIES: tries for a request. LABELS_BACKOFF: most seconds of the first wait, doubled after each try up to 30 s.
 LABELS_LONGEST_WAIT: most seconds of a Retry-After that are waited; a longer one stops the run.
 LABELS_POLL: seconds between looks at a batch.
-LABELS_PAY_AGAIN: 1 asks even for what dvc.lock says was paid for before (see paid.py).
+LABELS_PAY_AGAIN: 1 asks even for what dvc.lock says was paid for before (see spend.py).
 LABELS_ASK_AGAIN: 1 asks once more for rows in quarantine, whose kept answers can't be used. For one command, not for
 good: every run with it asks again.
 """

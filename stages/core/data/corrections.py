@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import polars as pl
 from pydantic import Field
 
-from ..api.section import Teacher, Way
+from ..api.section import Asking
 from ..run.params import Count, Section, Share
 from ..run.seeds import digest, keyed_fraction, keyed_rng
 from .facts import Domain, Fact
@@ -21,14 +21,11 @@ from .held_out import HeldOut, held
 from .tables import PROMPTS
 
 
-class Generator(Section):
+class Generator(Asking):
     """The language model that writes prompts: how many `paraphrases` and plausible `wrong_answers` for each fact."""
 
     paraphrases: Count
     wrong_answers: Count
-    way: Way
-    max_quarantined: Share
-    teacher: Teacher
 
 
 class Prompts(Section):

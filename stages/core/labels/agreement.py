@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 
 import polars as pl
 
-from .lexicon import words
+from .lexicon import padded, words
 
 
 def agreement_with_corrections(labels: pl.DataFrame, prompts: pl.DataFrame) -> dict[str, int | float]:
@@ -57,8 +57,8 @@ def recurring(labels: pl.DataFrame, share: float) -> dict[str, float]:
     """
     wordings: Counter[str] = Counter()
     for row in labels.select("summary", "moved_from", "moved_to", "domain").iter_rows(named=True):
-        wording = f" {' '.join(words(row['summary']))} "
-        names = {name: f" {' '.join(words(row[name]))} " for name in ("moved_from", "moved_to", "domain")}
+        wording = padded(row["summary"])
+        names = {name: padded(row[name]) for name in ("moved_from", "moved_to", "domain")}
         for name in sorted(names, key=lambda name: -len(names[name])):  # longest first: one may hold another
             wording = wording.replace(names[name], f" <{name}> ") if names[name].strip() else wording
         wordings[wording.strip()] += 1

@@ -15,7 +15,7 @@ SHIFT = tuple(name for name in VIRTUAL_STEP if not name.startswith(("target_", "
 QUARANTINE = {
     "prompt_id": pl.String,
     "teacher": pl.String,  # the model that was asked
-    "fault": pl.String,  # of the last answer, by name: stages/core/labels/parse.py
+    "fault": pl.String,  # of the last answer, by name: stages/core/api/chat.py
     "detail": pl.String,
     "raw_answer": pl.String,
     "raw_repair": pl.String,  # "" when no repair was tried

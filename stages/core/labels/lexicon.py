@@ -6,17 +6,23 @@ be pieces of words or of names of several words, so they are compared with names
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..data.facts import Domain
 
 _WORD = re.compile(r"\w+")
+SURE = 3  # letters at least of a name's beginning that stands for the name
 
 
 def words(text: str) -> tuple[str, ...]:
     """The text's case-folded words; a text of punctuation only is kept as it is, to stay comparable."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return tuple(_WORD.findall(folded)) or tuple(folded.split())
+
+
+def padded(text: str) -> str:
+    """The text's words, each between two spaces: a name stands in it only as whole words."""
+    return f" {' '.join(words(text))} "
 
 
 def holds(text: str, part: str) -> bool:
@@ -36,7 +42,6 @@ class Lexicon:
         self._named: dict[tuple[str, ...], list[str]] = {}
         for entity in self.domains:
             self._named.setdefault(words(entity), []).append(entity)
-        self._longest = max((len(name) for name in self._named), default=0)
         self._pieces: dict[str, dict[str, float]] = {}
         for name, entities in self._named.items():
             whole = "".join(name)
@@ -54,43 +59,33 @@ class Lexicon:
         """
         said = words(text)
         for start in range(len(said)):
-            for length in range(min(self._longest, len(said) - start), 0, -1):
+            for length in range(len(said) - start, 0, -1):
                 if entities := self._named.get(said[start : start + length]):
                     # Names that differ in case or punctuation only ("Co", "CO"): the one that stands there literally.
                     return next((entity for entity in entities if entity in text), entities[0])
-        begun = [name for name in self._named if said and _begins(said, name)]
-        return self._named[begun[0]][0] if len(begun) == 1 else ""
+        beginning = " ".join(said)
+        begun = [name for name in self._named if " ".join(name).startswith(beginning)]
+        return self._named[begun[0]][0] if len(begun) == 1 and len("".join(said)) >= SURE else ""
 
     def spelt(self, name: str) -> str:
         """The entity of this name in the lexicon's spelling, or `name` as it stands when there is none."""
         entities = self._named.get(words(name), [])
         return name if not entities or name in entities else entities[0]
 
-    def pieces(self, token: str) -> dict[str, float]:
-        """The entities of which `token` is a piece, each with the share of the name's letters that it covers.
+    def match(self, tokens: Iterable[str], shifts: Sequence[float]) -> dict[str, float]:
+        """Entities scored by the sum, over tokens that are a piece of the name, of the token's shift, as a fraction of
+        the largest, times the share of the name's letters.
 
         A piece begins a word of the name. Only the first token of an answer shifts directly, so a piece that does not
         begin the name counts half.
         """
-        return self._pieces.get("".join(words(token)), {})
-
-    def match(self, tokens: Iterable[str], weights: Iterable[float]) -> dict[str, float]:
-        """Entities scored by the sum over tokens of weight x share of the name covered; weights are made positive."""
+        largest = max((abs(shift) for shift in shifts), default=0.0)
         scores: dict[str, float] = {}
-        for token, weight in zip(tokens, weights, strict=True):
-            for entity, share in self.pieces(token).items():
-                scores[entity] = scores.get(entity, 0.0) + abs(weight) * share
+        for token, shift in zip(tokens, shifts, strict=True):
+            weight = abs(shift) / largest if largest else 0.0
+            for entity, share in self._pieces.get("".join(words(token)), {}).items():
+                scores[entity] = scores.get(entity, 0.0) + weight * share
         return scores
-
-
-def _begins(said: tuple[str, ...], name: tuple[str, ...]) -> bool:
-    """Whether the words are a beginning of the name, the last word possibly cut; at least 3 letters."""
-    return (
-        len(said) <= len(name)
-        and said[:-1] == name[: len(said) - 1]
-        and name[len(said) - 1].startswith(said[-1])
-        and len("".join(said)) >= 3
-    )
 
 
 def best(scores: dict[str, float], without: str = "") -> str:

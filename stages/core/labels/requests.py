@@ -6,15 +6,28 @@ A request holds nothing of other rows, other domains or the lexicon, so that a n
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from ..api.chat import Request, compose
+from pydantic import Field, StringConstraints
+
+from ..api.chat import Request, Said, compose
 from ..api.section import Teacher
 from ..run.errors import InputError
 from .labeller import Job, by_prompt
-from .parse import label_schema
 
 PROMPT = Path(__file__).parents[2] / "labellers" / "prompt.md"
+NONE = "none"
+Words = Annotated[str, StringConstraints(strip_whitespace=True)]
+
+
+class TeacherLabel(Said):
+    """A teacher's reading of one shift."""
+
+    summary: Annotated[Words, Field(description="The correction in one short sentence.")]
+    moved_from: Annotated[Words, Field(description='What the model moves away from, or "" if it can\'t be told.')]
+    moved_to: Annotated[Words, Field(description='What the model moves toward, or "" if it can\'t be told.')]
+    domain: Annotated[Words, Field(description="The field of knowledge of moved_to.")]
+    confidence: Annotated[float, Field(ge=0, le=1, description="How sure you are, from 0 to 1.")]
 
 
 def system_message(fields: Sequence[str], domains: Sequence[str]) -> str:
@@ -43,7 +56,8 @@ def system_message(fields: Sequence[str], domains: Sequence[str]) -> str:
 def label_requests(job: Job, teacher: Teacher) -> dict[str, Request]:
     """The teacher's request for each prompt_id, in order of first occurrence."""
     system = system_message(job.params.fields, [domain.domain for domain in job.facts])
-    schema = label_schema(job.params.fields)
+    schema = TeacherLabel.model_json_schema()
+    schema["properties"]["domain"]["enum"] = [*job.params.fields, NONE]
     shown = {} if job.prompts is None else {row["prompt_id"]: row for row in job.prompts.iter_rows(named=True)}
     requests = {}
     for prompt_id, steps in by_prompt(job.shifts):

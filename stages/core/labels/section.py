@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..api.section import Teacher, Way
-from ..run.params import Count, Name, Section, Share
+from ..api.section import Asking, Teacher
+from ..run.params import Count, Name, Section
 
 
 class Second(Section):
@@ -16,7 +16,7 @@ class Second(Section):
     teacher: Teacher
 
 
-class Labels(Section):
+class Labels(Asking):
     """Which teacher labels and what it sees. `backend`: its file in stages/labellers.
 
     `backend` and `lexicon` are of all backends, the other keys of backend openai.
@@ -27,8 +27,6 @@ class Labels(Section):
     `fields`: the domains that a teacher may name. Wider than `domains`, because the list stands in every request: to
     add a domain of this list pays for that domain only.
     `top_tokens`: tokens up and down that a request shows for each step size.
-    `way`: each request by itself, or through the Batch API (cheaper, up to a day).
-    `max_quarantined`: share of rows without a valid answer above which the stage fails.
     `recurring`: share of labels above which one wording of the summary, entities taken out, is reported as suspicious.
     """
 
@@ -37,8 +35,5 @@ class Labels(Section):
     teacher_sees: Literal["shift", "shift_and_prompt", "truth"]
     fields: Annotated[list[str], Field(min_length=2)]
     top_tokens: Count
-    way: Way
-    max_quarantined: Share
     recurring: Annotated[float, Field(gt=0, le=1)]
-    teacher: Teacher
     second: Second | None
