@@ -29,7 +29,7 @@ from ..core.data.questions import FELT, OPPOSITE, check_place
 from ..core.engine.gradients import activation_gradients
 from ..core.engine.rows import subject_token
 from ..core.engine.samples import BadRowsError, Sample
-from ..core.evaluate.one_reader import at_subject
+from ..core.evaluate.interview import at_subject
 from ..core.grounding.features import explained_by
 from ..core.model.opening import ModelCard
 from ..core.reader.card import Card

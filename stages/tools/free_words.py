@@ -23,7 +23,7 @@ import polars as pl
 import torch
 from jaxtyping import Bool, Float, Int
 
-from ..core.data.gathering import Gathered, gather
+from ..core.data.gathering import Gathered
 from ..core.data.grammar import NO_PRESSURE
 from ..core.data.summaries import FORMS, HELD_OUT, summarise
 from ..core.data.tables import write_table
@@ -172,11 +172,8 @@ def main() -> None:
     """Trains the reader and scores its reports."""
     parser(__doc__, "tools.free_words").parse_args()
     params = read_sections(Sections)
-    usual = {**params.projector.model_dump(), "seeds": params.projector.seeds[:1]}
-    settings = Projector.model_validate(usual | TRAINED)
-    data = gather(params.domains, settings.layers, places=settings.places)
-    reader = trained(data, settings, Scratch("free_words"))
-    table, metrics = scores_of(reader, data.corrections(), params)
+    reader, data = trained(params.domains, params.projector, TRAINED, Scratch("free_words"))
+    table, metrics = scores_of(reader, data, params)
     write_table(FOLDER / "reports.parquet", table, FREE)
     write_json(FOLDER / "metrics.json", to_json(metrics))
     for condition in ("real", "empty", "teacher"):

@@ -160,7 +160,7 @@ def lens_tokens(reader: Reader, vectors: Vectors) -> Filled:
     The whole vocabulary counts; nothing is learned and no lexicon helps.
     """
     last = len(reader.card.layers) - 1
-    up, down = extremes(reader.decoder, vectors[:, last], lambda shift: shift[:, : len(reader.tokens)])
+    up, down = extremes(reader.decoder, vectors[:, last], slice(len(reader.tokens)))
     return Slots(reader.tokens[up][:, None], reader.tokens[down][:, None], torch.ones_like(up)), None
 
 
