@@ -17,7 +17,7 @@ import polars as pl
 from .core.data.facts import World, read_domain
 from .core.data.gathering import continuations, gather
 from .core.data.questions import read_questions
-from .core.data.tables import LABELS, read_table, write_table
+from .core.data.tables import read_table, write_table
 from .core.evaluate.asking import Asking, pieces_of
 from .core.evaluate.batches import batch_scores
 from .core.evaluate.cases import Questions, with_premise
@@ -68,7 +68,6 @@ def work(params: Sections) -> None:
     bias = load_reader(decoder, PROJECTOR, model.id, model.commit, bias_only=True)
     data = gather(params.domains, card.layers, places=card.places).corrections()
     said = continuations(params.domains)
-    labels = pl.concat([read_table(Path("data/labels") / f"{name}.parquet", LABELS) for name in params.domains])
     questions = Questions(data.rows, with_premise(data.rows, said), params.domains, params.evaluation)
     world = World.of([read_domain(name) for name in params.domains])
     sets = {key: one for name in params.questions for key, one in read_questions(name).items()}
@@ -95,7 +94,7 @@ def work(params: Sections) -> None:
             answers.append(own)
         answers.append(answered(peer, rows, "foreign", slots, params.evaluation.report_tokens, name))
     answers = pl.concat(answers)
-    metrics = metrics_of(reports, answers, peers, data, questions, readers[0], labels, sets) | edits
+    metrics = metrics_of(reports, answers, peers, data, questions, readers[0], sets) | edits
     if subject:
         metrics["subject"] = interview.scores(*subject, questions, foreign)
     metrics["kinds"] = kind_scores(readers[0], questions)

@@ -34,29 +34,16 @@ def asked(
     target and the answer, in half of the cases in either order. Whether a pressure is noticed is asked of the update in
     half of the cases, of a random direction in the others.
     """
-    parts, felt = [], slots
+    hosts, felt, found = cases["host"].to_list(), slots, []
     for name, question in questions.items():
         slots = with_shams(reader, cases, felt, how.seed) if question.expects == "notice" else felt
         for form, text in (("trained", question.forms[0]), ("held_out", question.forms[-1])):
             rows = [filled(text, case, world, how.seed) for case in cases.iter_rows(named=True)]
-            said = answers_of(
-                reader, cases["host"].to_list(), [row["question"] for row in rows], slots, how.report_tokens
-            )
-            marks = [marked(question.expects, text, case, world) for text, case in zip(said, rows, strict=True)]
-            parts.append(
-                pl.DataFrame(rows)
-                .select("prompt_id", "target", "held_out", "question")
-                .with_columns(
-                    pl.DataFrame(marks),
-                    model=pl.lit("main"),
-                    reading=pl.lit("asked"),
-                    asks=pl.lit(name),
-                    form=pl.lit(form),
-                    said=pl.Series(said),
-                    world=pl.lit(None, pl.String),
-                )
-            )
-    return pl.concat(parts).select(pl.col(name).cast(kind) for name, kind in ANSWERS.items())
+            same = {"model": "main", "reading": "asked", "asks": name, "form": form, "world": None}
+            said = answers_of(reader, hosts, [row["question"] for row in rows], slots, how.report_tokens)
+            for row, answer in zip(rows, said, strict=True):
+                found.append(row | same | {"said": answer, **marked(question.expects, answer, row, world)})
+    return pl.DataFrame([{name: row[name] for name in ANSWERS} for row in found], ANSWERS)
 
 
 def noticed(case: Mapping[str, Any], seed: int) -> bool:
@@ -71,9 +58,8 @@ def with_shams(reader: Reader, cases: pl.DataFrame, slots: Slots, seed: int) -> 
     with torch.no_grad():
         shams = reader.read(torch.from_numpy(np.stack(noise)))
     kept = torch.tensor([noticed(case, seed) for case in cases.iter_rows(named=True)], device=slots.felt.device)
-    felt, opposite = (
-        torch.where(kept[:, None, None], *both) for both in ((slots.felt, shams.felt), (slots.opposite, shams.opposite))
-    )
+    own = kept[:, None, None]
+    felt, opposite = torch.where(own, slots.felt, shams.felt), torch.where(own, slots.opposite, shams.opposite)
     return Slots(felt, opposite, slots.count)
 
 

@@ -58,6 +58,11 @@ def probe(
     return pl.DataFrame({column: classes[at] for (column, classes), at in zip(names.items(), best, strict=True)})
 
 
+def first_tokens(decoder: Decoder, names: Iterable[str]) -> Int[torch.Tensor, " name"]:
+    """The first token of each name."""
+    return torch.tensor([decoder.continuation(name)[0] for name in names], device=decoder.device)
+
+
 @torch.no_grad()
 def unembedded(
     decoder: Decoder, gradients: Float[np.ndarray, "sample d_model"]
@@ -85,8 +90,7 @@ def lens(decoder: Decoder, gradients: Float[np.ndarray, "sample d_model"], lexic
 
     `lexicon`: domain by entity. Columns of the result: domain, moved_to (rises most), moved_from (falls most).
     """
-    first = torch.tensor([decoder.continuation(entity)[0] for entity in lexicon], device=decoder.device)
-    ups, downs = (found.tolist() for found in extremes(decoder, gradients, first))
+    ups, downs = (found.tolist() for found in extremes(decoder, gradients, first_tokens(decoder, lexicon)))
     return words_at(lexicon, ups, downs)
 
 
@@ -103,9 +107,7 @@ def nearest_entities(reader: Reader, slots: Slots, lexicon: dict[str, str]) -> p
     count = slots.count[:, None]
     fits = lengths == count if reader.card.slots == 1 else lengths <= count
     ups = scores.masked_fill(~fits, -torch.inf).argmax(1).tolist()
-    first = reader.tokens[
-        torch.tensor([reader.decoder.continuation(name)[0] for name in lexicon], device=slots.felt.device)
-    ]
+    first = reader.tokens[first_tokens(reader.decoder, lexicon)]
     downs = (F.normalize(slots.opposite[:, 0], dim=-1) @ first.T).argmax(1).tolist()
     return words_at(lexicon, ups, downs)
 

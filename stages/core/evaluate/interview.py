@@ -185,7 +185,6 @@ class Interview:
         rows = self.rows(reader, self.cases)
         reports, answers = self.from_knowledge(reader, self.cases, rows, slots, "real")
         groups = {name: summary(part) for name, part in real_groups(reports).items() if len(part)}
-        known = questions.rows.filter((pl.col("split") == "train") & SEEN)
-        beside = reference_scores(data, known, questions.rows, reports, reader, self.how.seed)
+        beside = reference_scores(data, questions.train, questions.rows, reports, reader, self.how.seed)
         knowledge = knowledge_scores(pl.concat([answers, *foreign]))["real"]
         return groups | beside | {"words": by_words(reports), "knowledge": knowledge}

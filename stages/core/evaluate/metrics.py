@@ -33,20 +33,19 @@ def metrics_of(
     data: Gathered,
     questions: Questions,
     reader: Reader,
-    labels: pl.DataFrame,
     sets: Mapping[str, Question],
 ) -> dict[str, Any]:
     """The groups of metrics.json: nested dicts of estimates and plain numbers.
 
     Of all reports (REPORTS) and answers (ANSWERS), and of each peer's reports on its own gradients (REPORTS), by its
-    name. `reader`: of the first projector seed. `labels`: the teacher's (LABELS) of all domains. `sets`: questions by
-    name.
+    name. `reader`: of the first projector seed. `sets`: questions by name.
     """
     how, rows = questions.settings, questions.rows
     words = Words.of(data.rows)
     trained = ~pl.col("domain").is_in(reader.card.held_out_domains)
-    train = rows.filter((pl.col("split") == "train") & SEEN)
     shams = [one.name for one in ALL if one.sham]
+    known = rows.filter(COUNTERFACTUAL)
+    label = {name: f"label_{name}" for name in ("moved_to", "moved_from", "domain")}
     facts = data.rows.filter(COUNTERFACTUAL).unique("prompt", maintain_order=True)["prompt_id"]
     return {
         **group_scores(reports, how, words),
@@ -60,9 +59,9 @@ def metrics_of(
         "peers": {name: peer_scores(found) for name, found in peers.items()},
         "circularity": correction_or_label(reports, data.rows.select("prompt_id", "label_moved_to")),
         "seeds": seed_scores(reports, shams),
-        **reference_scores(data, train.filter(trained), rows, reports, reader, how.seed),
-        "steering": steering_success(data, train, questions.grid, reader.decoder, how),
-        "teacher": agreement_with_corrections(labels, rows.filter(COUNTERFACTUAL)),
+        **reference_scores(data, questions.train.filter(trained), rows, reports, reader, how.seed),
+        "steering": steering_success(data, questions.train, questions.grid, reader.decoder, how),
+        "teacher": agreement_with_corrections(known.select("prompt_id", **label).drop_nulls("moved_to"), known),
         "model": {"fact_accuracy": len(set(facts) & set(rows["prompt_id"])) / len(facts)},
     }
 
