@@ -18,13 +18,13 @@ from .core.data.facts import World, read_domain
 from .core.data.gathering import continuations, gather
 from .core.data.questions import read_questions
 from .core.data.tables import read_table, write_table
+from .core.evaluate.answers import answered
 from .core.evaluate.asking import Asking, pieces_of
 from .core.evaluate.batches import batch_scores
 from .core.evaluate.cases import Questions, with_premise
 from .core.evaluate.estimate import to_json
 from .core.evaluate.interview import Interview, at_subject, peers_of
 from .core.evaluate.kinds import kind_scores
-from .core.evaluate.knowledge import answered
 from .core.evaluate.metrics import condition_table, grid_table, metrics_of
 from .core.evaluate.scores import SCORES
 from .core.evaluate.section import Evaluation

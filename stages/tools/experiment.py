@@ -131,9 +131,8 @@ def main() -> None:
     scores |= {"two_hop": hops["raw"], "two_hop_freed": hops["freed"]}
     parameters = sum(value.numel() for value in reader.trained.parameters())
     write_json(FOLDER / f"{options.name}.json", {"parameters": parameters, **to_json(scores)})
-    print(
-        f"{options.name}: {parameters} trained parameters, target {scores['decoupling']['target_accuracy'].value:.3f}"
-    )
+    target = scores["decoupling"]["target_accuracy"].value
+    print(f"{options.name}: {parameters} trained parameters, target {target:.3f}")
 
 
 if __name__ == "__main__":

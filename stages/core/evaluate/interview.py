@@ -22,12 +22,23 @@ from ..reader.fitting import fit_map
 from ..reader.injection import Slots
 from ..reader.reader import Reader
 from ..reader.vocabulary import embedding_norm
-from .answers import GROUPS, asked, say
+from .answers import (
+    GROUPS,
+    about,
+    asked,
+    dealt,
+    entity,
+    knowledge_scores,
+    looked_up,
+    readings,
+    say,
+    with_marks,
+    with_own,
+)
 from .asking import written
 from .baselines import nearest_entities
 from .cases import COUNTERFACTUAL, SEEN, Questions, picked
 from .edits import edit_scores, step_scores
-from .knowledge import about, dealt, entity, knowledge_scores, looked_up, readings, with_marks, with_own
 from .scores import by_words, real_groups, reference_scores, summary
 from .section import Evaluation
 

@@ -13,11 +13,10 @@ from ..labels.agreement import agreement_with_corrections
 from ..model.decoder import Decoder
 from ..reader.reader import Reader
 from ..steps.virtual_step import virtual_steps
-from .answers import GROUPS, question_scores
+from .answers import GROUPS, knowledge_scores, pooled_scores, question_scores
 from .cases import COUNTERFACTUAL, SEEN, Questions
 from .conditions import ALL
 from .estimate import Estimate
-from .knowledge import knowledge_scores, pooled_scores
 from .scores import SCORES, Words, by_words, mean_scores, real_groups, reference_scores, silence_scores, summary
 from .section import Evaluation
 from .statistics import GAP, by_target, calibration, calibration_error, estimates, exact_high, with_differences

@@ -13,12 +13,12 @@ from stages.core.data.gathering import Gathered
 from stages.core.data.questions import Question
 from stages.core.engine.gradients import activation_gradients
 from stages.core.engine.rows import samples_of
+from stages.core.evaluate.answers import answered
 from stages.core.evaluate.asking import written
 from stages.core.evaluate.cases import Questions
 from stages.core.evaluate.edits import sample_of
 from stages.core.evaluate.fine_tuning import trainable, tune
 from stages.core.evaluate.interview import PER_TARGET, Interview, own_cases, own_slots, peer_reader, peers_of
-from stages.core.evaluate.knowledge import answered
 from stages.core.evaluate.metrics import peer_scores
 from stages.core.evaluate.table import ANSWERS, REPORTS
 from stages.core.model.decoder import Decoder
