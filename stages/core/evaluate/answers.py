@@ -213,7 +213,7 @@ def by_name(rows: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
 def looked_up(rows: pl.DataFrame, names: Sequence[str], world: World) -> list[str]:
     """What the world's facts say of a name, one a case; empty where they say nothing: no model takes part."""
     facts = facts_of(world)
-    return [facts.get((relation, names[case]), "") for relation, case in rows.select("asks", "case").iter_rows()]
+    return [facts.get((relation, str(names[case])), "") for relation, case in rows.select("asks", "case").iter_rows()]
 
 
 def dealt(cases: pl.DataFrame, world: World, seed: int) -> torch.Tensor:
