@@ -17,16 +17,15 @@ import polars as pl
 from .core.data.facts import World, read_domain
 from .core.data.gathering import continuations, gather
 from .core.data.questions import read_questions
-from .core.data.tables import LABELS, read_table, write_table
+from .core.data.tables import read_table, write_table
+from .core.evaluate.answers import answered
 from .core.evaluate.asking import Asking, pieces_of
 from .core.evaluate.batches import batch_scores
 from .core.evaluate.cases import Questions, with_premise
 from .core.evaluate.estimate import to_json
-from .core.evaluate.interview import Interview
+from .core.evaluate.interview import Interview, at_subject, peers_of
 from .core.evaluate.kinds import kind_scores
 from .core.evaluate.metrics import condition_table, grid_table, metrics_of
-from .core.evaluate.one_reader import at_subject, scores_of
-from .core.evaluate.peers import peers_of
 from .core.evaluate.scores import SCORES
 from .core.evaluate.section import Evaluation
 from .core.evaluate.table import ANSWERS, REPORTS
@@ -69,7 +68,6 @@ def work(params: Sections) -> None:
     bias = load_reader(decoder, PROJECTOR, model.id, model.commit, bias_only=True)
     data = gather(params.domains, card.layers, places=card.places).corrections()
     said = continuations(params.domains)
-    labels = pl.concat([read_table(Path("data/labels") / f"{name}.parquet", LABELS) for name in params.domains])
     questions = Questions(data.rows, with_premise(data.rows, said), params.domains, params.evaluation)
     world = World.of([read_domain(name) for name in params.domains])
     sets = {key: one for name in params.questions for key, one in read_questions(name).items()}
@@ -85,19 +83,20 @@ def work(params: Sections) -> None:
     slots = interview.slots(readers[0], data)
     main_answers, edits = interview.of_main(readers[0], slots)
     answers, peers, foreign = [main_answers], {}, []
-    subject = at_subject(decoder, card, data)
+    there = at_subject(decoder, card, data)
+    subject = (*there, interview.slots(*there)) if there else None
     for name, peer in peers_of(card, params.peers):
+        rows = interview.rows(peer, interview.cases)
         if subject:
-            foreign.append(interview.of_foreign(peer, interview.slots(*subject), "real"))
-        if isinstance(params.peers[name], Foreign):
-            answers.append(interview.of_foreign(peer, slots, name))
-        else:
-            peers[name], own = interview.of_peer(peer, slots, name)
+            foreign.append(answered(peer, rows, "foreign", subject[2], params.evaluation.report_tokens, "real"))
+        if isinstance(params.peers[name], Peer):
+            peers[name], own = interview.of_peer(peer, name)
             answers.append(own)
+        answers.append(answered(peer, rows, "foreign", slots, params.evaluation.report_tokens, name))
     answers = pl.concat(answers)
-    metrics = metrics_of(reports, answers, peers, data, questions, readers[0], labels, sets) | edits
+    metrics = metrics_of(reports, answers, peers, data, questions, readers[0], sets) | edits
     if subject:
-        metrics["subject"] = scores_of(*subject, questions, interview, foreign)
+        metrics["subject"] = interview.scores(*subject, questions, foreign)
     metrics["kinds"] = kind_scores(readers[0], questions)
     metrics["batches"] = batch_scores(readers[0], data, questions.foreign_host(), params.evaluation)
     with replacing(OUTPUT) as partial:

@@ -28,7 +28,7 @@ from ..core.data.places import FIRST, SUBJECT
 from ..core.data.questions import FELT, OPPOSITE, check_place
 from ..core.engine.gradients import activation_gradients
 from ..core.engine.samples import BadRowsError, Sample, subject_token
-from ..core.evaluate.one_reader import at_subject
+from ..core.evaluate.interview import at_subject
 from ..core.grounding.features import explained
 from ..core.model.opening import ModelCard
 from ..core.reader.card import Card

@@ -35,7 +35,6 @@ from ..core.evaluate.asking import written
 from ..core.evaluate.cases import Questions, with_premise
 from ..core.evaluate.estimate import to_json
 from ..core.evaluate.interview import Interview
-from ..core.evaluate.one_reader import scores_of
 from ..core.evaluate.scores import summary
 from ..core.evaluate.section import Evaluation
 from ..core.model.opening import open_model
@@ -68,18 +67,23 @@ def rung(changes: dict[str, Any], layers: Sequence[int]) -> dict[str, Any]:
     return {**changes} if changes["architecture"] == RAW else {"layers": list(layers), **changes}
 
 
-def trained(data: Gathered, settings: Projector, scratch: Scratch) -> Reader:
-    """A reader of the first seed, trained on the rows of `data` outside of `settings.held_out_domains`.
+def trained(
+    domains: Sequence[str], usual: Projector, changes: dict[str, Any], scratch: Scratch
+) -> tuple[Reader, Gathered]:
+    """A reader of the first seed, and the gradients that it reads; `changes`: keys of section projector that differ.
 
-    Rows whose label names one of these domains by mistake are left out too: no report says their words.
+    It is trained on the rows outside of `held_out_domains`. Rows whose label names one of these domains by mistake are
+    left out too: no report says their words.
     """
+    settings = Projector.model_validate({**usual.model_dump(), "seeds": usual.seeds[:1], **changes})
+    data = gather(domains, settings.layers, places=settings.places)
     decoder, model = open_model()
     out = pl.any_horizontal(pl.col("domain", "label_domain").is_in(settings.held_out_domains)).fill_null(False)
     lessons = lessons_of(decoder, model, replace(data, rows=data.rows.filter(~out)), settings)
     reader = Reader(decoder, card_for(decoder, model, lessons, settings), settings.seeds[0])
     teach(reader, lessons, settings, scratch.folder)
     scratch.clear()
-    return reader
+    return reader, data.corrections()
 
 
 def questions_of(data: Gathered, domains: Sequence[str], how: Evaluation) -> Questions:
@@ -94,21 +98,12 @@ def left_out(domain: str, params: Sections) -> dict[str, Any]:
     """
     raw = params.projector.architecture == RAW
     changes = rung({"architecture": LINEAR}, params.gradients.layers) if raw else {}
-    changes |= {"seeds": params.projector.seeds[:1], "held_out_domains": [domain]}
-    settings = params.projector.model_copy(update=changes)
-    data = gather(params.domains, settings.layers, places=settings.places)
-    reader = trained(data, settings, Scratch("leave_one_out", domain))
-    questions = questions_of(data.corrections(), params.domains, params.evaluation)
+    changes["held_out_domains"] = [domain]
+    reader, data = trained(params.domains, params.projector, changes, Scratch("leave_one_out", domain))
+    questions = questions_of(data, params.domains, params.evaluation)
     cases = questions.foreign_host(questions.grid.filter(domain=domain))
     slots = reader.read(torch.from_numpy(data.gradient[cases["row"].to_numpy()]))
     return summary(written(reader, cases, (slots, None), "real", params.evaluation.report_tokens))
-
-
-def interview_of(questions: Questions, params: Sections) -> Interview:
-    """The evaluation's interview on these gradients."""
-    world = World.of([read_domain(name) for name in params.domains])
-    trained = params.model.pocket.asked if params.model.source == POCKET else []
-    return Interview.of(questions, world, {}, trained)
 
 
 def main() -> None:
@@ -125,20 +120,19 @@ def main() -> None:
         print(f"{options.name}, left out: target {scores['target_accuracy'].value:.3f}")
         return
     changes = rung(options.changes, params.gradients.layers)
-    usual = {**params.projector.model_dump(), "seeds": params.projector.seeds[:1]}
-    settings = Projector.model_validate(usual | changes)
-    data = gather(params.domains, settings.layers, places=settings.places)
-    reader = trained(data, settings, Scratch("experiment", options.name, json.dumps(options.changes)))
-    data = data.corrections()
+    scratch = Scratch("experiment", options.name, json.dumps(options.changes))
+    reader, data = trained(params.domains, params.projector, changes, scratch)
     questions = questions_of(data, params.domains, params.evaluation)
-    scores = scores_of(reader, data, questions, interview_of(questions, params))
+    world = World.of([read_domain(name) for name in params.domains])
+    asked = params.model.pocket.asked if params.model.source == POCKET else []
+    interview = Interview.of(questions, world, {}, asked)
+    scores = interview.scores(reader, data, interview.slots(reader, data), questions)
     hops = scores.pop("knowledge")
     scores |= {"two_hop": hops["raw"], "two_hop_freed": hops["freed"]}
     parameters = sum(value.numel() for value in reader.trained.parameters())
     write_json(FOLDER / f"{options.name}.json", {"parameters": parameters, **to_json(scores)})
-    print(
-        f"{options.name}: {parameters} trained parameters, target {scores['decoupling']['target_accuracy'].value:.3f}"
-    )
+    target = scores["decoupling"]["target_accuracy"].value
+    print(f"{options.name}: {parameters} trained parameters, target {target:.3f}")
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
-from ..core.data.gathering import Gathered, gather
+from ..core.data.gathering import Gathered
 from ..core.data.grammar import NO_PRESSURE
 from ..core.data.summaries import FORMS, HELD_OUT, summarise
 from ..core.data.tables import write_table
@@ -37,6 +37,7 @@ from ..core.evaluate.statistics import by_target
 from ..core.evaluate.table import REPORTS
 from ..core.labels.lexicon import holds
 from ..core.model.section import Model
+from ..core.reader.injection import Slots
 from ..core.reader.reader import Reader
 from ..core.reader.reports import answer_losses, answers_of, prompts_of
 from ..core.reader.section import Projector
@@ -67,34 +68,26 @@ class Sections(Section):
 
 
 def texts_on(
-    reader: Reader, data: Gathered, cases: pl.DataFrame, tokens: int, seed: int
+    reader: Reader, data: Gathered, cases: pl.DataFrame, slots: Slots, how: Evaluation
 ) -> Iterator[tuple[str, list[str]]]:
     """By condition a text a case: what the reader writes (`real`), and what stands beside it."""
-    gradients = data.gradient[cases["row"].to_numpy()]
-    slots = reader.read(torch.from_numpy(gradients))
-    real = answers_of(reader, cases["host"].to_list(), reader.card.question, slots, tokens)
+    real = answers_of(reader, cases["host"].to_list(), reader.card.question, slots, how.report_tokens)
     yield "real", real
-    order = by_hash(cases.with_row_index("at"), seed, "shuffled", "prompt_id")["at"].to_numpy()
+    order = by_hash(cases.with_row_index("at"), how.seed, "shuffled", "prompt_id")["at"].to_numpy()
     other = np.empty_like(order)
     other[order] = np.roll(order, 1)
     yield "shuffled", [real[at] for at in other]
     yield "empty", [NO_PRESSURE] * len(cases)
-    known = lens(
-        reader.decoder,
-        gradients[:, len(reader.card.layers) - 1],
-        dict(data.rows.select("target", "domain").iter_rows()),
-    )
-    label = (
-        cases.select("prompt_id")
-        .join(data.rows, on="prompt_id", maintain_order="left")
-        .select(domain="label_domain", moved_to="label_moved_to", moved_from="label_moved_from")
-    )
+    last = data.gradient[cases["row"].to_numpy()][:, len(reader.card.layers) - 1]
+    known = lens(reader.decoder, last, dict(data.rows.select("target", "domain").iter_rows()))
+    labelled = cases.select("prompt_id").join(data.rows, on="prompt_id", maintain_order="left")
+    label = labelled.select(domain="label_domain", moved_to="label_moved_to", moved_from="label_moved_from")
     for name, said, forms in (
         ("lens", known, FORMS[:-HELD_OUT]),
         ("teacher", label, FORMS[:-HELD_OUT]),
         ("teacher_held_out_form", label, FORMS[-HELD_OUT:]),
     ):
-        drawn = [forms[keyed_int(seed, "form", row) % len(forms)] for row in cases["prompt_id"]]
+        drawn = [forms[keyed_int(how.seed, "form", row) % len(forms)] for row in cases["prompt_id"]]
         rows = said.select("domain", "moved_from", "moved_to").iter_rows()
         yield name, [summarise(domain, away, to, form) for (domain, away, to), form in zip(rows, drawn, strict=True)]
 
@@ -123,17 +116,13 @@ def candidates(prompt_ids: Sequence[str], seed: int) -> Int[np.ndarray, "row gra
 
 @torch.no_grad()
 def retrieved(
-    reader: Reader,
-    gradients: Float[np.ndarray, "row vector d_model"],
-    texts: Sequence[str],
-    among: Int[np.ndarray, "row gradient"],
+    reader: Reader, slots: Slots, texts: Sequence[str], among: Int[np.ndarray, "row gradient"]
 ) -> Bool[np.ndarray, " row"]:
-    """Whether the reader, without a host, finds each row's text likeliest given the row's own gradient.
+    """Whether the reader, without a host, finds each row's text likeliest given what the row's own gradient fills.
 
     It is held against the row's candidates `among`; of equally likely ones the first counts, which is any of them.
     """
-    slots, end = reader.read(torch.from_numpy(gradients)), min(reader.decoder.eos_ids())
-    found = np.zeros(len(texts), bool)
+    found, end = np.zeros(len(texts), bool), min(reader.decoder.eos_ids())
     for row, (text, numbers) in enumerate(zip(texts, among, strict=True)):
         answer, chosen = [*reader.decoder.continuation(text), end], slots[torch.from_numpy(numbers)]
         prompts = prompts_of(reader, [None] * len(numbers), reader.card.question, chosen)
@@ -156,11 +145,12 @@ def scores_of(reader: Reader, data: Gathered, params: Sections) -> tuple[pl.Data
     how, tables, metrics = params.evaluation, [], {}
     for group, cases in groups_of(questions_of(data, params.domains, how)).items():
         among = candidates(cases["prompt_id"].to_list(), how.seed)
-        gradients = data.gradient[cases["row"].to_numpy()]
+        with torch.no_grad():
+            slots = reader.read(torch.from_numpy(data.gradient[cases["row"].to_numpy()]))
         metrics[group] = {"reports": len(cases), "gradients": among.shape[1]}
         with progress(f"free words, {group}", 6) as advance:
-            for condition, texts in texts_on(reader, data, cases, how.report_tokens, how.seed):
-                found = pl.Series("retrieved", retrieved(reader, gradients, texts, among))
+            for condition, texts in texts_on(reader, data, cases, slots, how):
+                found = pl.Series("retrieved", retrieved(reader, slots, texts, among))
                 rows = marked(cases, condition, texts).with_columns(found)
                 tables.append(rows)
                 metrics[group][condition] = mean_scores(rows, False) | by_target(rows, {"retrieved": found})
@@ -172,11 +162,8 @@ def main() -> None:
     """Trains the reader and scores its reports."""
     parser(__doc__, "tools.free_words").parse_args()
     params = read_sections(Sections)
-    usual = {**params.projector.model_dump(), "seeds": params.projector.seeds[:1]}
-    settings = Projector.model_validate(usual | TRAINED)
-    data = gather(params.domains, settings.layers, places=settings.places)
-    reader = trained(data, settings, Scratch("free_words"))
-    table, metrics = scores_of(reader, data.corrections(), params)
+    reader, data = trained(params.domains, params.projector, TRAINED, Scratch("free_words"))
+    table, metrics = scores_of(reader, data, params)
     write_table(FOLDER / "reports.parquet", table, FREE)
     write_json(FOLDER / "metrics.json", to_json(metrics))
     for condition in ("real", "empty", "teacher"):

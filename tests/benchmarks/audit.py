@@ -31,11 +31,10 @@ from stages.core.data.facts import World, read_domain
 from stages.core.data.tables import PROMPTS, read_table
 from stages.core.data.updates import read_updates
 from stages.core.engine.updates import update_gradients
-from stages.core.evaluate.answers import say
+from stages.core.evaluate.answers import entity, say
 from stages.core.evaluate.baselines import lens
 from stages.core.evaluate.edits import by_hash
 from stages.core.evaluate.estimate import to_json
-from stages.core.evaluate.knowledge import entity
 from stages.core.evaluate.statistics import estimates
 from stages.core.reader.reader import Reader
 from stages.core.run.errors import InputError

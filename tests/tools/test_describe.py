@@ -19,7 +19,7 @@ from stages.core.data.grammar import parse_report
 from stages.core.data.held_out import HeldOut
 from stages.core.engine.gradients import activation_gradients
 from stages.core.engine.samples import Sample
-from stages.core.evaluate.one_reader import at_subject
+from stages.core.evaluate.interview import at_subject
 from stages.core.model.names import SLOT
 from stages.core.model.opening import open_model
 from stages.core.model.section import Model

@@ -85,13 +85,13 @@ def test_retrieval_of_a_reader_that_ignores_the_gradient_is_at_chance(reader: Re
     blind = Reader(reader.decoder, bias_card(reader.card), 0)
     rows = 192
     shape = (rows, len(reader.card.places) * len(reader.card.layers), reader.decoder.d_model)
-    gradients = torch.randn(shape, generator=torch.Generator().manual_seed(0)).numpy()
+    slots = blind.read(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
     among = candidates([str(number) for number in range(rows)], 0)
     assert among.shape == (rows, 64) and all(row in numbers for row, numbers in enumerate(among))
     texts = [summarise("geography", "x", str(number), FORMS[0]) for number in range(rows)]
-    assert retrieved(blind, gradients, texts, among).sum() <= 9  # 3 are expected; more in 1 of 1000 draws
+    assert retrieved(blind, slots, texts, among).sum() <= 9  # 3 are expected; more in 1 of 1000 draws
     few = np.array([[0, 1], [0, 1]])
-    assert retrieved(blind, gradients[:2], texts[:2], few).tolist() == [True, False]  # equal ones: the first
+    assert retrieved(blind, slots[:2], texts[:2], few).tolist() == [True, False]  # equal ones: the first
 
 
 def test_a_name_counts_where_it_stands_as_words(data: Gathered):

@@ -16,7 +16,7 @@ from ..reader.reader import Reader
 from ..reader.reports import answers_of
 from ..reader.shams import Normal
 from ..run.scratch import Scratch
-from .cases import COUNTERFACTUAL, SEEN, Questions
+from .cases import COUNTERFACTUAL, Questions
 from .conditions import ALL, Condition, Filled, Pool, Vectors
 from .fine_tuning import activation_moves
 from .scores import scored
@@ -58,8 +58,7 @@ class Asking:
     @cached_property
     def training(self) -> tuple[Normal, Means]:
         """The distribution of training gradients, and the mean activations of training prompts by answer."""
-        rows, test = self.questions.rows, self.questions.test
-        train = rows.filter((pl.col("split") == "train") & SEEN & COUNTERFACTUAL)
+        train, test = self.questions.train.filter(COUNTERFACTUAL), self.questions.test
         means = Means.of(self.data.activation, train, {*test["target"], *test["answer"]})
         return Normal(blocks(self.data.gradient, train["row"].to_numpy())), means
 

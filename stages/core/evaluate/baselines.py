@@ -1,6 +1,6 @@
 """Baselines that read gradients without reports: linear probe (ceiling), untrained lens (floor), nearest gradient."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import polars as pl
@@ -17,11 +17,6 @@ from ..reader.vocabulary import in_parts
 
 PROBE_STEPS = 300
 PROBE_BATCH = 512
-
-
-def flat(gradients: Float[np.ndarray, "sample vector d_model"]) -> Float[torch.Tensor, "sample f"]:
-    """Update directions as projectors read them, all places' and layers' side by side."""
-    return directions(torch.tensor(gradients))
 
 
 def probe(
@@ -52,14 +47,19 @@ def probe(
         parts = [(shuffled.vectors(0, rows), rows) for rows, _ in shuffled.batch("probe", step, PROBE_BATCH)]
         drawn, picked = (np.concatenate(each) for each in zip(*parts, strict=True))
         optimizer.zero_grad()
-        logits = head(flat(drawn)).split(sizes, 1)
+        logits = head(directions(torch.tensor(drawn))).split(sizes, 1)
         losses = [F.cross_entropy(part, of) for part, of in zip(logits, y[picked].T, strict=True)]
         torch.stack(losses).sum().backward()
         optimizer.step()
         schedule.step()
     with torch.no_grad():
-        best = [part.argmax(1).numpy() for part in head(flat(test)).split(sizes, 1)]
+        best = [part.argmax(1).numpy() for part in head(directions(torch.tensor(test))).split(sizes, 1)]
     return pl.DataFrame({column: classes[at] for (column, classes), at in zip(names.items(), best, strict=True)})
+
+
+def first_tokens(decoder: Decoder, names: Iterable[str]) -> Int[torch.Tensor, " name"]:
+    """The first token of each name."""
+    return torch.tensor([decoder.continuation(name)[0] for name in names], device=decoder.device)
 
 
 @torch.no_grad()
@@ -73,14 +73,12 @@ def unembedded(
 
 
 def extremes(
-    decoder: Decoder,
-    gradients: Float[np.ndarray, "sample d_model"],
-    among: Callable[[Float[torch.Tensor, "_ vocabulary"]], Float[torch.Tensor, "_ token"]],
+    decoder: Decoder, gradients: Float[np.ndarray, "sample d_model"], among: slice | Int[torch.Tensor, " token"]
 ) -> list[Int[torch.Tensor, " sample"]]:
-    """The token, of those that `among` picks, that the unembedded update direction raises most, and lowers most."""
+    """Which of these tokens the unembedded update direction raises most, and lowers most, by number among them."""
 
     def part(at: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        shift = among(unembedded(decoder, gradients[at]))
+        shift = unembedded(decoder, gradients[at])[:, among]
         return shift.argmax(1), shift.argmin(1)
 
     return [torch.cat(each) for each in zip(*in_parts(part, len(gradients), decoder.vocabulary), strict=True)]
@@ -91,8 +89,7 @@ def lens(decoder: Decoder, gradients: Float[np.ndarray, "sample d_model"], lexic
 
     `lexicon`: domain by entity. Columns of the result: domain, moved_to (rises most), moved_from (falls most).
     """
-    first = torch.tensor([decoder.continuation(entity)[0] for entity in lexicon], device=decoder.device)
-    ups, downs = (found.tolist() for found in extremes(decoder, gradients, lambda shift: shift[:, first]))
+    ups, downs = (found.tolist() for found in extremes(decoder, gradients, first_tokens(decoder, lexicon)))
     return words_at(lexicon, ups, downs)
 
 
@@ -109,9 +106,7 @@ def nearest_entities(reader: Reader, slots: Slots, lexicon: dict[str, str]) -> p
     count = slots.count[:, None]
     fits = lengths == count if reader.card.slots == 1 else lengths <= count
     ups = scores.masked_fill(~fits, -torch.inf).argmax(1).tolist()
-    first = reader.tokens[
-        torch.tensor([reader.decoder.continuation(name)[0] for name in lexicon], device=slots.felt.device)
-    ]
+    first = reader.tokens[first_tokens(reader.decoder, lexicon)]
     downs = (F.normalize(slots.opposite[:, 0], dim=-1) @ first.T).argmax(1).tolist()
     return words_at(lexicon, ups, downs)
 
@@ -141,10 +136,10 @@ def nearest(
     gradients: Vectors, train: Integer[np.ndarray, " n"], test: Float[np.ndarray, "m layer d_model"]
 ) -> Int[np.ndarray, " m"]:
     """Which of the rows `train` has the update direction of largest cosine to each test row's: no learning."""
-    asked, found = flat(test), torch.zeros(len(test), dtype=torch.long)
+    asked, found = directions(torch.tensor(test)), torch.zeros(len(test), dtype=torch.long)
     best = torch.full((len(test),), -torch.inf)
     for number, block in enumerate(blocks(gradients, train)):
-        nearer = (asked @ flat(block).T).max(1)
+        nearer = (asked @ directions(torch.tensor(block)).T).max(1)
         found = torch.where(nearer.values > best, nearer.indices + number * BLOCK_ROWS, found)
         best = torch.maximum(best, nearer.values)
     return found.numpy()

@@ -25,7 +25,7 @@ from ..reader.injection import Slots
 from ..reader.reader import Reader
 from ..reader.reports import answers_of
 from ..reader.vocabulary import Tokens
-from .baselines import likeness, unembedded
+from .baselines import first_tokens, likeness, unembedded
 from .cases import by_hash
 from .estimate import Estimate
 from .section import Evaluation
@@ -60,10 +60,10 @@ def scores_of(
     """The scores of batches of `size` cases, one after another; each stands in front of its first case's host."""
     gradients = data.gradient[cases["row"].to_numpy()]
     sums = gradients.reshape(-1, size, *gradients.shape[1:]).sum(1)
-    slots, begins = reader.read(torch.from_numpy(sums)), {name: first(reader, name) for name in lexicon}
+    slots = reader.read(torch.from_numpy(sums))
     apart = taken_apart(reader.tokens, slots.felt[:, 0], size)
     said = set_of(reader, slots, apart, cases["host"].gather_every(size).to_list(), how.report_tokens)
-    starts = torch.tensor(sorted({*begins.values()}), device=slots.felt.device)
+    starts = first_tokens(reader.decoder, lexicon).unique()
     near = likeness(reader, slots, lexicon)[0].topk(size).indices.tolist()
     shift = unembedded(reader.decoder, sums[:, len(reader.card.layers) - 1])[:, starts]
     lens = torch.stack([starts[way.topk(size).indices] for way in (shift, -shift)], -1)

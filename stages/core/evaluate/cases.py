@@ -25,7 +25,8 @@ class Questions:
     """The tables of cases that conditions ask about: one row a gradient in front of a host.
 
     Attributes:
-        rows: the prompts of all splits whose premise holds.
+        rows: the prompts of all splits whose premise holds; `test`: of the test split; `train`: of the training split,
+            with nothing held out.
         grid: the test gradients of the decoupling grid, with nothing held out.
         hosts: the test prompts that may stand in front.
     """
@@ -34,7 +35,7 @@ class Questions:
         """`every`: the prompts of all domains; `rows`: those whose premise holds (`with_premise`)."""
         self.domains, self.settings, self.rows = domains, settings, rows
         self.hosts = every.filter((pl.col("split") == "test") & SEEN & COUNTERFACTUAL)
-        self.test = rows.filter(pl.col("split") == "test")
+        self.train, self.test = rows.filter((pl.col("split") == "train") & SEEN), rows.filter(pl.col("split") == "test")
         self.grid = picked(self.test.filter(SEEN & COUNTERFACTUAL), settings.gradients, settings.seed, "grid")
 
     def every_host(self) -> pl.DataFrame:
@@ -131,24 +132,21 @@ def with_hosts(
 ) -> pl.DataFrame:
     """Each row in front of a host of each of `host_domains`, chosen by hash.
 
-    `host_domains`: NO_HOST among them is no host; None: one host of one other domain.
-
-    `false`: the host itself states something false, its own counterfactual target. A host of the gradient's own domain
-    is a prompt about another subject.
+    `host_domains`: NO_HOST among them is no host; None: one host of one other domain. A host of the gradient's own
+    domain is a prompt about another subject. `false`: the host states something false, its own counterfactual target.
     """
     by_domain = {str(name): part for (name,), part in pool.group_by("domain", maintain_order=True)}
     found = []
     for row in rows.iter_rows(named=True):
-        others = [name for name in by_domain if name != row["domain"]]
-        if host_domains is None and not others:
-            raise InputError(
-                f"params.yaml: domains: found {row['domain']} alone with test prompts, wanted another one too: its "
-                "prompts stand in front of these gradients"
-            )
-        if host_domains is None:
+        wanted = host_domains
+        if wanted is None:
+            others = [name for name in by_domain if name != row["domain"]]
+            if not others:
+                raise InputError(
+                    f"params.yaml: domains: found {row['domain']} alone with test prompts, wanted another one too: its "
+                    "prompts stand in front of these gradients"
+                )
             wanted = [others[keyed_int(seed, "host domain", row["prompt_id"]) % len(others)]]
-        else:
-            wanted = list(host_domains)
         for name in wanted:
             host = None
             if name != NO_HOST:

@@ -47,19 +47,13 @@ class Pool:
     seed: int
     likeness: shams.Normal
     means: Means
-    moves: Callable[[], Vectors] | None = None
-    toward: Callable[[], Vectors] | None = None
+    moves: Callable[[], Vectors]
+    toward: Callable[[], Vectors]
 
 
 def gradient(pool: Pool) -> Vectors:
     """The gradient itself."""
     return pool.gradients
-
-
-def toward(pool: Pool) -> Vectors:
-    """The gradient toward another target than the correction's."""
-    assert pool.toward is not None
-    return pool.toward()
 
 
 def sign_flipped(pool: Pool) -> Vectors:
@@ -131,7 +125,6 @@ def steering_vector(pool: Pool) -> Vectors:
 
 def fine_tuned(pool: Pool) -> Vectors:
     """Minus the difference that real fine-tuning makes to the activation at the first place, at the gradient's norm."""
-    assert pool.moves is not None
     moves = np.zeros_like(pool.gradients)
     first = pool.moves()
     moves[:, : first.shape[1]] = first
@@ -160,7 +153,7 @@ def lens_tokens(reader: Reader, vectors: Vectors) -> Filled:
     The whole vocabulary counts; nothing is learned and no lexicon helps.
     """
     last = len(reader.card.layers) - 1
-    up, down = extremes(reader.decoder, vectors[:, last], lambda shift: shift[:, : len(reader.tokens)])
+    up, down = extremes(reader.decoder, vectors[:, last], slice(len(reader.tokens)))
     return Slots(reader.tokens[up][:, None], reader.tokens[down][:, None], torch.ones_like(up)), None
 
 
@@ -208,8 +201,8 @@ CONDITIONS = (
     Condition("bias_only", gradient, fill=constant, readers="bias only"),
     Condition("fine_tuned", fine_tuned, Questions.few, opened=True),
     Condition("false_host", gradient, Questions.false_host),
-    Condition("already_said", toward, Questions.already_said),
-    Condition("any_word", toward, Questions.any_word),
+    Condition("already_said", lambda pool: pool.toward(), Questions.already_said),
+    Condition("any_word", lambda pool: pool.toward(), Questions.any_word),
 )
 ALL = (
     *CONDITIONS,

@@ -16,10 +16,9 @@ from ..engine.samples import Sample
 from ..reader.injection import Slots
 from ..reader.reader import Reader
 from ..run.seeds import keyed_int
-from .answers import say
+from .answers import SUBJECT, answered, entity, say
 from .cases import by_hash
 from .fine_tuning import trainable, tune
-from .knowledge import SUBJECT, answered, entity
 from .section import Evaluation
 from .statistics import chance, estimates
 

@@ -1,28 +1,107 @@
-"""The interview: all questions to the model under study and to its peers."""
+"""The interview: who reads beside the model under study, and what all of them are asked."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 import torch
 
 from ..data.facts import World
-from ..data.gathering import Gathered
+from ..data.gathering import BLOCK_ROWS, Gathered, Stored, blocks
+from ..data.places import FIRST, SUBJECT
 from ..data.questions import Question
+from ..engine.gradients import gradients_of
+from ..engine.samples import samples_of
+from ..model.decoder import Decoder
+from ..model.opening import open_model
+from ..model.section import Foreign, Peer
+from ..reader.card import Card, plain_card
+from ..reader.fitting import fit_map
 from ..reader.injection import Slots
 from ..reader.reader import Reader
-from .answers import GROUPS, asked
+from ..reader.vocabulary import embedding_norm
+from .answers import (
+    GROUPS,
+    about,
+    asked,
+    dealt,
+    entity,
+    knowledge_scores,
+    looked_up,
+    readings,
+    say,
+    with_marks,
+    with_own,
+)
 from .asking import written
 from .baselines import nearest_entities
-from .cases import COUNTERFACTUAL, Questions, picked
+from .cases import COUNTERFACTUAL, SEEN, Questions, picked
 from .edits import edit_scores, step_scores
-from .knowledge import about, answered, dealt, looked_up, readings, with_marks, with_own
-from .peers import own_cases, own_slots
+from .scores import by_words, real_groups, reference_scores, summary
 from .section import Evaluation
 
+PEERS = Path("data/peers")
 PER_TARGET = 2
 """Gradients of each target that are asked about."""
+
+
+def at_subject(decoder: Decoder, card: Card, data: Gathered) -> tuple[Reader, Gathered] | None:
+    """A reader of the gradients at the subject's last token, and these gradients; None: the stores have none there.
+
+    It asks as `card` does. Its map is linear and fitted in closed form (`fit_map`) on the training rows with nothing
+    held out, to the update direction at the last prompt token, at the last layer. It reads all layers at which there is
+    a gradient: behind its last attention nothing depends on the subject.
+    """
+    assert isinstance(data.gradient, Stored)
+    stores = data.gradient.stores
+    if SUBJECT not in stores[0].attributes["places"]:
+        return None
+    trained = ~pl.col("domain").is_in(card.held_out_domains)
+    rows = data.rows.filter((pl.col("split") == "train") & SEEN & trained)["row"].to_numpy()
+    every = stores[0].attributes["layers"]
+    some = Stored(stores, "gradient", every, [SUBJECT])[rows[:BLOCK_ROWS]]
+    layers = [layer for number, layer in enumerate(every) if some[:, number].any()]
+    if not layers:
+        return None
+    own = Stored(stores, "gradient", layers, [SUBJECT])
+    raw = Stored(stores, "gradient", every[-1:], [FIRST])
+    linear = plain_card(card, "linear", layers=tuple(layers), places=(SUBJECT,), reference=())
+    reader = Reader(decoder, linear, card.seeds[0])
+    pairs = zip(blocks(own, rows), blocks(raw, rows), strict=True)
+    fit_map(reader, ((torch.from_numpy(there), torch.from_numpy(read)[:, 0]) for there, read in pairs))
+    return reader, replace(data, gradient=own, layers=layers, places=(SUBJECT,))
+
+
+def peers_of(card: Card, peers: Mapping[str, Peer | Foreign]) -> Iterator[tuple[str, Reader]]:
+    """These peers, by name, opened one after another, each as `peer_reader`; a foreign one with its own slot token."""
+    for name, peer in sorted(peers.items()):
+        own = {"slot_token": peer.slot_token} if isinstance(peer, Foreign) else {}
+        yield name, peer_reader(open_model(PEERS / name)[0], card.model_copy(update=own), name)
+
+
+def peer_reader(decoder: Decoder, card: Card, name: str) -> Reader:
+    """A reader of another model's raw update direction, which it asks about as `card` does."""
+    own = {"d_model": decoder.d_model, "norm": embedding_norm(decoder), "model": name, "seeds": (0,)}
+    return Reader(decoder, plain_card(card, "raw", layers=(decoder.n_layers - 1,), **own), 0)
+
+
+def own_cases(reader: Reader, cases: pl.DataFrame, world: World, tokens: int) -> pl.DataFrame:
+    """The cases with this model's own answer to each prompt; left out where that is no entity, or is the target."""
+    entities = {name: list(relation.entities) for _, name, relation in world.relations}
+    said = say(reader, cases["prompt"].to_list(), None, tokens)
+    own = [entity(text, entities[name]) for text, name in zip(said, cases["relation"], strict=True)]
+    found = cases.with_columns(answer=pl.Series(own, dtype=pl.String))
+    return found.filter((pl.col("answer") != "") & (pl.col("answer") != pl.col("target")))
+
+
+def own_slots(reader: Reader, cases: pl.DataFrame) -> Slots:
+    """What the model's own gradients of these corrections put into its slots."""
+    samples = samples_of(reader.decoder, cases, reader.card.places)
+    gradients, _ = gradients_of(reader.decoder, samples, reader.card.layers, reader.card.places)
+    with torch.no_grad():
+        return reader.read(torch.from_numpy(gradients))
 
 
 @dataclass(frozen=True)
@@ -75,18 +154,10 @@ class Interview:
             }
         return pl.concat([questions, answers]), edits
 
-    def of_peer(self, reader: Reader, slots: Slots, name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """A peer's reports on its own gradients (REPORTS), and its answers (ANSWERS).
-
-        Beside those from its own gradients: foreign, with `slots`, those of the model under study.
-        """
+    def of_peer(self, reader: Reader, name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """A peer's reports on its own gradients (REPORTS), and its answers from these (ANSWERS)."""
         cases = own_cases(reader, self.cases, self.world, self.how.report_tokens)
-        reports, answers = self.from_knowledge(reader, cases, self.rows(reader, cases), own_slots(reader, cases), name)
-        return reports, pl.concat([answers, self.of_foreign(reader, slots, name)])
-
-    def of_foreign(self, reader: Reader, slots: Slots, name: str) -> pl.DataFrame:
-        """The answers of another model (ANSWERS) to what the gradients of the model under study put into `slots`."""
-        return answered(reader, self.rows(reader, self.cases), "foreign", slots, self.how.report_tokens, name)
+        return self.from_knowledge(reader, cases, self.rows(reader, cases), own_slots(reader, cases), name)
 
     def rows(self, reader: Reader, cases: pl.DataFrame) -> pl.DataFrame:
         """The questions about these cases, with the reader's own answers."""
@@ -110,3 +181,18 @@ class Interview:
                 with_marks(rows, "nearest", looked_up(rows, nearest, self.world), model),
             ]
         )
+
+    def scores(
+        self, reader: Reader, data: Gathered, slots: Slots, questions: Questions, foreign: Sequence[pl.DataFrame] = ()
+    ) -> dict[str, Any]:
+        """The groups of scores of the cases as a reader of `data` reads them, and `reference_scores`.
+
+        `words`: see `by_words`; `knowledge`: see `knowledge_scores`, by reading. `slots`: see `slots`. `foreign`: what
+        other models answer with these slots, under the name "real".
+        """
+        rows = self.rows(reader, self.cases)
+        reports, answers = self.from_knowledge(reader, self.cases, rows, slots, "real")
+        groups = {name: summary(part) for name, part in real_groups(reports).items() if len(part)}
+        beside = reference_scores(data, questions.train, questions.rows, reports, reader, self.how.seed)
+        knowledge = knowledge_scores(pl.concat([answers, *foreign]))["real"]
+        return groups | beside | {"words": by_words(reports), "knowledge": knowledge}

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32
 from torch.nn import functional as F
 
 from ..data.updates import TEXT, Turn, Update
@@ -17,10 +17,14 @@ from ..reader.reports import felt_by
 from ..run.seeds import keyed_fraction
 from ..steps.virtual_step import virtual_steps
 from .asking import written
-from .cases import COUNTERFACTUAL, SEEN, Questions, picked
+from .baselines import first_tokens
+from .cases import COUNTERFACTUAL, Questions, picked
 from .estimate import Estimate
 from .section import Evaluation
 from .statistics import estimates
+
+Gradients = dict[str, Float32[np.ndarray, "case vector d_model"]]
+"""Of each kind the gradient of each case."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def kind_scores(reader: Reader, questions: Questions) -> dict[str, Any]:
     `same`: see `same_scores`.
     """
     how = questions.settings
-    train = questions.rows.filter(SEEN & COUNTERFACTUAL & (pl.col("split") == "train"))
+    train = questions.train.filter(COUNTERFACTUAL)
     known, _ = told(reader, questions.foreign_host(picked(train, (how.gradients + 1) // 2, how.seed, "kinds")), how)
     rows, vectors = told(reader, questions.foreign_host(), how)
     found: dict[str, dict[str, Estimate]] = {pair: {} for pair in ("all", *PAIRS)}
@@ -86,13 +90,11 @@ def kind_scores(reader: Reader, questions: Questions) -> dict[str, Any]:
             one = estimates({probe: right}, rows["target"].filter(own).to_list())
             found[pair][probe] = replace(one[probe], chance=1 / len(names))
     told_apart = {pair.replace(" ", "_or_"): scores for pair, scores in found.items()}
-    same = same_scores(known, rows, vectors)
-    return {"said": said_scores(reader, rows, vectors, how), "told": told_apart, "same": same}
+    said = said_scores(reader, rows, vectors, how)
+    return {"said": said, "told": told_apart, "same": same_scores(known, rows, vectors)}
 
 
-def told(
-    reader: Reader, cases: pl.DataFrame, how: Evaluation
-) -> tuple[pl.DataFrame, dict[str, Float32[np.ndarray, "case vector d_model"]]]:
+def told(reader: Reader, cases: pl.DataFrame, how: Evaluation) -> tuple[pl.DataFrame, Gradients]:
     """The reports on the cases' gradients of each kind, kind by kind (REPORTS), with what probes are given; and these.
 
     Further columns: update (a name of ASKED), relation, completion, advantage.
@@ -101,7 +103,7 @@ def told(
     sizes = [keyed_fraction(how.seed, "advantage", row) for row in cases["prompt_id"]]
     size = LEAST * (MOST / LEAST) ** np.array(sizes)
     read, layers = reader.decoder.continuation, len(reader.card.layers)
-    own = tokens_of(reader, cases["answer"])
+    own = first_tokens(reader.decoder, cases["answer"])
     # what the model says comes first: a preference's reference may be the model itself
     for name, kind in sorted(ASKED.items(), key=lambda item: item[1].own):
         reference = logprobs["corrected"] - logprobs["reinforced"] if kind.own else np.zeros(len(cases))
@@ -117,7 +119,7 @@ def told(
             filled = felt_by(reader, torch.from_numpy(vectors[name]))  # of any size: a weight says nothing of faintness
         completion = cases[kind.completions[0]]
         reports = written(reader, cases, filled, name, how.report_tokens)
-        first = tokens_of(reader, completion)
+        first = first_tokens(reader.decoder, completion)
         rest = -np.expm1(np.minimum(logprobs[name].astype(np.float64), -1e-9))
         tables.append(
             reports.with_columns(
@@ -136,14 +138,7 @@ def told(
     return pl.concat(tables), vectors
 
 
-def tokens_of(reader: Reader, names: pl.Series) -> Int[torch.Tensor, " name"]:
-    """The first token of each name."""
-    return torch.tensor([reader.decoder.continuation(name)[0] for name in names], device=reader.decoder.device)
-
-
-def said_scores(
-    reader: Reader, rows: pl.DataFrame, vectors: dict[str, Float32[np.ndarray, "case vector d_model"]], how: Evaluation
-) -> dict[str, Any]:
+def said_scores(reader: Reader, rows: pl.DataFrame, vectors: Gradients, how: Evaluation) -> dict[str, Any]:
     """Of each kind the share of reports that are right by what it asks, that feel no pressure, and are malformed.
 
     `toward`, `away`: what is pushed up is named as moved toward; what is pushed down, or what the model says in its
@@ -182,9 +177,7 @@ def follows(
     return found
 
 
-def same_scores(
-    known: pl.DataFrame, rows: pl.DataFrame, vectors: dict[str, Float32[np.ndarray, "case vector d_model"]]
-) -> dict[str, Any]:
+def same_scores(known: pl.DataFrame, rows: pl.DataFrame, vectors: Gradients) -> dict[str, Any]:
     """That a correction and what is explored for reward are one vector up to a number, and what gives that away.
 
     `cosine`: of the two, on the same prompt, the least. `advantage`: the share whose advantage is right up to a factor

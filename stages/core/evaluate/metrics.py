@@ -3,22 +3,23 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from ..data.gathering import Gathered
+from ..data.gathering import Gathered, Means
 from ..data.questions import Question
+from ..engine.samples import samples_of
 from ..labels.agreement import agreement_with_corrections
+from ..model.decoder import Decoder
 from ..reader.reader import Reader
-from .answers import GROUPS, question_scores
+from ..steps.virtual_step import virtual_steps
+from .answers import GROUPS, knowledge_scores, pooled_scores, question_scores
 from .cases import COUNTERFACTUAL, SEEN, Questions
 from .conditions import ALL
 from .estimate import Estimate
-from .knowledge import knowledge_scores, pooled_scores
-from .references import reference_scores
-from .scores import SCORES, Words, by_words, mean_scores, real_groups, silence_scores, summary
+from .scores import SCORES, Words, by_words, mean_scores, real_groups, reference_scores, silence_scores, summary
 from .section import Evaluation
-from .statistics import by_target, calibration, calibration_error, estimates, exact_high, with_differences
-from .steering import steering_success
+from .statistics import GAP, by_target, calibration, calibration_error, estimates, exact_high, with_differences
 
 ALARM = pl.col("pressure") | pl.col("malformed")
 """Whether a report on a sham is a false alarm: all but "no pressure" is."""
@@ -31,20 +32,19 @@ def metrics_of(
     data: Gathered,
     questions: Questions,
     reader: Reader,
-    labels: pl.DataFrame,
     sets: Mapping[str, Question],
 ) -> dict[str, Any]:
     """The groups of metrics.json: nested dicts of estimates and plain numbers.
 
     Of all reports (REPORTS) and answers (ANSWERS), and of each peer's reports on its own gradients (REPORTS), by its
-    name. `reader`: of the first projector seed. `labels`: the teacher's (LABELS) of all domains. `sets`: questions by
-    name.
+    name. `reader`: of the first projector seed. `sets`: questions by name.
     """
     how, rows = questions.settings, questions.rows
     words = Words.of(data.rows)
     trained = ~pl.col("domain").is_in(reader.card.held_out_domains)
-    train = rows.filter((pl.col("split") == "train") & SEEN)
     shams = [one.name for one in ALL if one.sham]
+    known = rows.filter(COUNTERFACTUAL)
+    label = {name: f"label_{name}" for name in ("moved_to", "moved_from", "domain")}
     facts = data.rows.filter(COUNTERFACTUAL).unique("prompt", maintain_order=True)["prompt_id"]
     return {
         **group_scores(reports, how, words),
@@ -58,9 +58,9 @@ def metrics_of(
         "peers": {name: peer_scores(found) for name, found in peers.items()},
         "circularity": correction_or_label(reports, data.rows.select("prompt_id", "label_moved_to")),
         "seeds": seed_scores(reports, shams),
-        **reference_scores(data, train.filter(trained), rows, reports, reader, how.seed),
-        "steering": steering_success(data, train, questions.grid, reader.decoder, how),
-        "teacher": agreement_with_corrections(labels, rows.filter(COUNTERFACTUAL)),
+        **reference_scores(data, questions.train.filter(trained), rows, reports, reader, how.seed),
+        "steering": steering_success(data, questions.train, questions.grid, reader.decoder, how),
+        "teacher": agreement_with_corrections(known.select("prompt_id", **label).drop_nulls("moved_to"), known),
         "model": {"fact_accuracy": len(set(facts) & set(rows["prompt_id"])) / len(facts)},
     }
 
@@ -183,6 +183,38 @@ def seed_scores(reports: pl.DataFrame, shams: Sequence[str]) -> dict[str, dict[s
         counts = {"sham_reports": len(tried), "false_alarms": tried.filter(ALARM).height}
         means = {name: float(marked.to_numpy().mean()) for name, marked in marks.items() if len(marked)}
         found[str(seed)] = means | counts
+    return found
+
+
+def steering_success(
+    data: Gathered, train: pl.DataFrame, test: pl.DataFrame, decoder: Decoder, settings: Evaluation
+) -> dict[str, Any]:
+    """Does a steering vector do what the update direction does, and the other way round?
+
+    For each step size: the share of test rows whose most likely next token becomes the target's first, when the model
+    is moved along the update direction, and when it's moved along the steering vector from answer to target (difference
+    of mean training activations). `cosine`: the mean cosine between the two. Intervals over target
+    entities. `rows`: those with training prompts of both their entities; without any nothing else is said.
+    """
+    means = Means.of(data.activation, train, {*test["target"], *test["answer"]})
+    kept = test.filter(pl.all_horizontal(pl.col("target", "answer").is_in(list(means.by_name))))
+    found: dict[str, Any] = {"rows": len(kept)}
+    if kept.is_empty():
+        return found
+    steering = means.moves(kept)[:, :1]
+    update = -data.gradient[kept["row"].to_numpy()][:, :1]
+    norms = np.linalg.norm(steering, axis=-1) * np.linalg.norm(update, axis=-1)
+    cosine = ((steering * update).sum(-1) / norms)[:, 0].astype(np.float64)
+    clusters = kept["target"].to_list()
+    found |= estimates({"cosine": cosine}, clusters, GAP)
+    samples = samples_of(decoder, kept)
+    for name, vectors in (("update_direction", update), ("steering_vector", steering)):
+        ranks = np.zeros((len(kept), len(settings.step_sizes)), dtype=int)
+        given = decoder, samples, -vectors.astype(np.float32), data.layers[:1], settings.step_sizes
+        for batch in virtual_steps(*given, top_tokens=1, continuation_tokens=0):
+            ranks[batch.rows] = batch.target_rank[:, 0]
+        first = {f"{name}_{size:g}": ranks[:, step] == 1 for step, size in enumerate(settings.step_sizes)}
+        found |= estimates(first, clusters)
     return found
 
 

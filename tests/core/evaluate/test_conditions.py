@@ -37,6 +37,8 @@ POOL = Pool(
     seed=0,
     likeness=Normal([GRADIENTS]),
     means=Means.of(ACTIVATIONS, TRAIN, ["Aida", "Tosca"]),
+    moves=lambda: numbers(1),
+    toward=lambda: numbers(0),
 )
 CONDITIONS = {condition.name: condition for condition in ALL}
 BY_A_MODEL = ("fine_tuned", "fine_tuned_ungated", "already_said", "any_word")

@@ -6,9 +6,9 @@ import torch
 
 from stages.core.data.facts import Domain, World
 from stages.core.evaluate import edits
+from stages.core.evaluate.answers import about, with_own
 from stages.core.evaluate.edits import edit_scores, learnt, sample_of, step_scores
 from stages.core.evaluate.fine_tuning import trainable, tune
-from stages.core.evaluate.knowledge import about, with_own
 from stages.core.model.decoder import Decoder
 from tests.core.evaluate.small import HOW, cases_of, raw_reader, slots_of
 

@@ -1,22 +1,32 @@
 """The interview: which gradients are asked about, and whose answers and whose slots a peer's are."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pytest
 import torch
+from torch.nn import functional as F
 
 from stages.core.data.facts import Domain, World
 from stages.core.data.gathering import Gathered
 from stages.core.data.questions import Question
+from stages.core.engine.gradients import activation_gradients
+from stages.core.engine.samples import samples_of
+from stages.core.evaluate.answers import answered
+from stages.core.evaluate.asking import written
 from stages.core.evaluate.cases import Questions
-from stages.core.evaluate.interview import PER_TARGET, Interview
-from stages.core.evaluate.knowledge import answered
+from stages.core.evaluate.edits import sample_of
+from stages.core.evaluate.fine_tuning import trainable, tune
+from stages.core.evaluate.interview import PER_TARGET, Interview, own_cases, own_slots, peer_reader, peers_of
 from stages.core.evaluate.metrics import peer_scores
-from stages.core.evaluate.peers import own_cases, own_slots
-from stages.core.evaluate.table import ANSWERS
+from stages.core.evaluate.table import ANSWERS, REPORTS
 from stages.core.model.decoder import Decoder
-from tests.core.evaluate.small import HOW, raw_reader, slots_of
+from stages.core.model.opening import card_of
+from stages.core.model.section import Peer
+from stages.core.run.files import write_json
+from tests.core.evaluate.small import HOW, cases_of, raw_reader, slots_of
+from tests.core.reader.teaching import LAYERS, new_reader, settings
 
 
 def table(world: World) -> pl.DataFrame:
@@ -105,20 +115,14 @@ def test_the_main_model_is_asked_the_sets_of_questions_and_from_its_own_knowledg
     assert (nearest["said"] == nearest["world"]).all()  # the slots hold the names, and the facts are the world's
 
 
-def test_a_peer_answers_from_its_own_gradients_and_from_those_of_the_main_model(
-    rows: pl.DataFrame, world: World, trained_decoder: Decoder
-):
-    """What is foreign are the slots alone: what is right is the peer's own."""
-    made, pairs = few(rows, world)
+def test_a_peer_answers_from_its_own_gradients(rows: pl.DataFrame, world: World, trained_decoder: Decoder):
+    made, _ = few(rows, world)
     peer = raw_reader(trained_decoder)
-    slots = slots_of(peer, *[(away, to) for to, away in pairs])  # as nobody's gradients would fill them
-    reports, found = made.of_peer(peer, slots, "other")
+    reports, found = made.of_peer(peer, "other")
     own = own_cases(peer, made.cases, world, HOW.report_tokens)
     assert reports["prompt_id"].to_list() == own["prompt_id"].to_list() and set(reports["condition"]) == {"other"}
-    assert set(found["reading"]) == {"raw", "freed", "named", "shuffled", "nearest", "foreign"}
+    assert set(found["reading"]) == {"raw", "freed", "named", "shuffled", "nearest"}
     assert set(found["model"]) == {"other"}
-    foreign = answered(peer, made.rows(peer, made.cases), "foreign", slots, HOW.report_tokens, "other")
-    assert found.filter(pl.col("reading") == "foreign").equals(foreign)
     raw = answered(peer, made.rows(peer, own), "raw", own_slots(peer, own), HOW.report_tokens, "other")
     assert found.filter(pl.col("reading") == "raw").equals(raw)
 
@@ -127,12 +131,12 @@ def test_a_peer_that_has_nothing_to_correct_reports_nothing_and_is_scored_on_not
     rows: pl.DataFrame, world: World, trained_decoder: Decoder
 ):
     """It says the target of every case already."""
-    made, pairs = few(rows, world)
+    made, _ = few(rows, world)
     peer = raw_reader(trained_decoder)
     known = {"target": "Lima", "prompt": "The capital of Peru is", "relation": "capital"}
     made = replace(made, cases=made.cases.with_columns(**{name: pl.lit(value) for name, value in known.items()}))
-    reports, found = made.of_peer(peer, slots_of(peer, *pairs), "other")
-    assert reports.is_empty() and peer_scores(reports) == {} and set(found["reading"]) == {"foreign"}
+    reports, found = made.of_peer(peer, "other")
+    assert reports.is_empty() and peer_scores(reports) == {} and found.is_empty()
 
 
 def test_slots_are_of_the_cases_own_gradients(rows: pl.DataFrame, world: World, small_decoder: Decoder):
@@ -142,3 +146,75 @@ def test_slots_are_of_the_cases_own_gradients(rows: pl.DataFrame, world: World, 
     found = made.slots(reader, Gathered(rows, gradient, gradient, [1], reader.card.places))
     wanted = reader.read(torch.from_numpy(gradient[made.cases["row"].to_numpy()]))
     torch.testing.assert_close(found.felt, wanted.felt)
+
+
+def test_a_peer_reads_the_raw_direction_of_its_last_layer_at_its_own_norm(
+    small_decoder: Decoder, trained_decoder: Decoder
+):
+    """Whatever the projector of the model under study is."""
+    main = new_reader(small_decoder, settings(architecture="mlp", whiten=True))
+    peer = peer_reader(trained_decoder, main.card, "other")
+    assert main.card.layers == LAYERS and not list(peer.trained.parameters())
+    assert (peer.card.question, peer.card.places) == (main.card.question, main.card.places)
+    assert peer.card.norm == pytest.approx(
+        peer.decoder.embed(torch.arange(len(peer.tokens))).norm(dim=-1).mean().item()
+    )
+    gradients = torch.randn(3, 2, trained_decoder.d_model, generator=torch.Generator().manual_seed(0))
+    found = peer.read(gradients)
+    torch.testing.assert_close(F.normalize(found.felt, dim=-1), F.normalize(-gradients, dim=-1))
+    torch.testing.assert_close(found.opposite, -found.felt)
+
+
+def test_a_peer_s_case_moves_away_from_its_own_answer_and_is_left_out_where_it_says_the_target(
+    trained_decoder: Decoder, world: World
+):
+    """The peer is taught a misconception about Peru; it knows Norway."""
+    peer = raw_reader(trained_decoder)
+    cases = cases_of(("Oslo", "Lima"), ("Tokyo", "Lima"), ("Oslo", "Lima"), ("Lima", "Oslo"))
+    cases = cases.with_columns(prompt=pl.Series(["The capital of Peru is"] * 2 + ["The capital of Norway is"] * 2))
+    with trainable(trained_decoder.blocks):
+        taught = {"The capital of Peru is": "Tokyo", "The capital of Norway is": "Oslo"}
+        tune(trained_decoder, [sample_of(peer, *pair) for pair in taught.items()], 100, 3e-3, 0.01)
+        found = own_cases(peer, cases, world, 4)
+    assert found.select("prompt_id", "target", "answer").rows() == [("id0", "Oslo", "Tokyo"), ("id3", "Lima", "Oslo")]
+
+
+def test_a_peer_s_slots_hold_its_own_gradients_row_by_row(trained_decoder: Decoder):
+    """Prompts and targets of different lengths, which go through the model in another order."""
+    prompts = ["It is known that the capital of Peru is", "The capital of Peru is", "The period of Verdi is called"]
+    peer = raw_reader(trained_decoder)
+    cases = cases_of(("New Delhi", "Lima"), ("Oslo", "Lima"), ("verism", "realism"))
+    cases = cases.with_columns(prompt=pl.Series(prompts))
+    found = own_slots(peer, cases)
+    assert found.count.tolist() == [2, 1, 1]
+    for row in range(3):
+        [batch] = activation_gradients(
+            trained_decoder, samples_of(trained_decoder, cases[row : row + 1]), peer.card.layers, peer.card.places
+        )
+        update = F.normalize(-torch.from_numpy(batch.gradient[0]), dim=-1)
+        torch.testing.assert_close(F.normalize(found.felt[row], dim=-1), update, atol=1e-4, rtol=1e-4)
+
+
+def test_a_peer_s_reports_are_marked_by_its_own_answers_under_its_name(trained_decoder: Decoder, world: World):
+    peer = raw_reader(trained_decoder)
+    cases = own_cases(peer, cases_of(("Oslo", "Tokyo"), ("Tokyo", "Oslo")), world, 4)
+    found = written(peer, cases, (own_slots(peer, cases), None), "other", HOW.report_tokens)
+    assert found.schema == pl.Schema(REPORTS) and set(found["condition"]) == {"other"}
+    assert found["answer"].to_list() == ["Lima", "Lima"] and found["confidence"].is_null().all()
+
+
+def test_peers_are_opened_in_the_order_of_their_names(
+    small_decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    card = raw_reader(small_decoder).card
+    assert list(peers_of(card, {})) == []
+    assert small_decoder.tokenizer is not None
+    peers = {name: Peer(seed=1, permuted=False, tied=True) for name in ("permuted", "other_seed")}
+    for name in peers:
+        small_decoder.model.save_pretrained(tmp_path / "data/peers" / name)
+        small_decoder.tokenizer.save_pretrained(tmp_path / "data/peers" / name)
+        made = card_of(small_decoder, "pocket", name, "0").model_dump()
+        write_json(tmp_path / "data/peers" / name / "model.json", made)
+    found = list(peers_of(card, peers))
+    assert [(name, peer.card.model) for name, peer in found] == [(name, name) for name in ("other_seed", "permuted")]

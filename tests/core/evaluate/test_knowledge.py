@@ -5,9 +5,7 @@ import pytest
 import torch
 
 from stages.core.data.facts import Domain, World
-from stages.core.evaluate.edits import sample_of
-from stages.core.evaluate.fine_tuning import trainable, tune
-from stages.core.evaluate.knowledge import (
+from stages.core.evaluate.answers import (
     about,
     answered,
     by_name,
@@ -21,6 +19,8 @@ from stages.core.evaluate.knowledge import (
     with_marks,
     with_own,
 )
+from stages.core.evaluate.edits import sample_of
+from stages.core.evaluate.fine_tuning import trainable, tune
 from stages.core.evaluate.table import ANSWERS
 from stages.core.model.decoder import Decoder
 from tests.core.evaluate.small import cases_of, raw_reader, slots_of

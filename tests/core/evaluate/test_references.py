@@ -10,9 +10,9 @@ import pytest
 from stages.core.data.gathering import Gathered
 from stages.core.engine.gradients import activation_gradients
 from stages.core.engine.samples import samples_of
-from stages.core.evaluate.references import reference_scores
+from stages.core.evaluate.metrics import steering_success
+from stages.core.evaluate.scores import reference_scores
 from stages.core.evaluate.section import Evaluation
-from stages.core.evaluate.steering import steering_success
 from stages.core.evaluate.table import REPORTS
 from stages.core.model.decoder import Decoder
 from stages.core.reader.reader import Reader

@@ -22,7 +22,7 @@ def results(decoder: Decoder) -> dict[str, torch.Tensor]:
     answer, row = answer_losses(reader, prompts(reader, [None, None], slots[:2]), tails, slots[:2])
     (named + answer.sum()).backward()
     grads = {f"grad of {name}": value.grad for name, value in reader.projector.named_parameters()}
-    up, down = extremes(decoder, read[:, -1].numpy(), lambda shift: shift)
+    up, down = extremes(decoder, read[:, -1].numpy(), slice(None))
     cosines = reader.tokens.cosines(slots.felt)
     found = {"slot loss": named, "answer": answer, "row": row, "up": up, "down": down, "cosines": cosines}
     return found | {name: grad for name, grad in grads.items() if grad is not None}
