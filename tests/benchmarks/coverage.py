@@ -48,6 +48,14 @@ def gaps(rng: np.random.Generator, more: float, less: float, clusters: int, corr
     return (drawn < up).astype(float) - ((drawn >= up) & (drawn < up + down)), entity, None
 
 
+def means(rng: np.random.Generator, kind: str, clusters: int, correlation: float) -> Table:
+    """Values without bounds and of mean 0, spread between entities as a normal or an exponential distribution."""
+    entity = np.repeat(np.arange(clusters), rng.integers(6, 31, clusters))
+    own = rng.standard_normal(clusters) if kind == "normal" else rng.exponential(1, clusters) - 1
+    noise = rng.standard_normal(len(entity)) * (1 / correlation - 1) ** 0.5
+    return own[entity] + noise, entity, None
+
+
 def crossed(rng: np.random.Generator, rate: float, clusters: int, seeds: int, spread: float) -> Table:
     """The same rows read by several seeds: right where a normal variable is below the quantile of the rate.
 
@@ -79,7 +87,7 @@ def bootstrapped(table: Table, bounds: Bounds) -> tuple[float, float]:
     sums, sizes = np.bincount(entity, values), np.bincount(entity)
     count, mean = len(sizes), values.mean()
     if np.ptp(sums / sizes) < 1e-12:
-        least, most = bounds
+        least, most = bounds or (mean, mean)
         differs = 1 - 0.025 ** (1 / count)
         return mean - differs * (mean - least), mean + differs * (most - mean)
     drawn = resamples(count)
@@ -107,6 +115,8 @@ def cases() -> Iterator[tuple[str, Callable[[np.random.Generator], Table], float
             for rho in CORRELATIONS[:2]:
                 name = f"difference, +1 in {more:g}, -1 in {less:g} | {clusters} | {rho} | 1"
                 yield name, lambda rng, a=(more, less, clusters, rho): gaps(rng, *a), more - less, GAP
+        for kind in ("normal", "exponential"):
+            yield f"{kind} mean | {clusters} | 0.2 | 1", lambda rng, a=(kind, clusters, 0.2): means(rng, *a), 0.0, None
         for seeds, spread in ((2, 0.3), (3, 0.0), (3, 0.3), (5, 0.3)):
             for rate in (0.5, 0.97):
                 name = f"share {rate:g}, seeds apart by {spread} | {clusters} | 0.2 | {seeds}"

@@ -13,9 +13,10 @@ from ..run.seeds import keyed_rng
 from .estimate import Estimate
 
 Values = Bool[np.ndarray, " n"] | Float[np.ndarray, " n"]
-Bounds = tuple[float, float]
+Bounds = tuple[float, float] | None
+"""Between what a value lies; None: it has no bounds."""
 SHARE, GAP = (0.0, 1.0), (-1.0, 1.0)
-"""Between what a share lies, and a difference of two or a cosine."""
+"""The bounds of a share, and of a difference of two."""
 FEWEST = 10
 """Least entities for an interval: coverage is measured down to 10 (tests/benchmarks/results/coverage.md)."""
 BINS = 10
@@ -66,15 +67,17 @@ def interval(
 
     The squares of the clusters' summed residuals give the variance, and how many clusters it rests on: 1.5 (k - 1)
     degrees of freedom, k = (sum of squares)^2 / (sum of their squares). Where few carry it, as with one error among
-    hundreds of rows, Student's t raises it to at most what it would be if the rows of a cluster always agreed. The mean
-    then has Agresti and Coull's interval (t in place of z: t^2/2 rows more at each bound) of so many independent rows
-    as would have this variance.
+    hundreds of rows, Student's t raises it, for values with bounds to at most what it would be if the rows of a cluster
+    always agreed. A mean within bounds then has Agresti and Coull's interval (t in place of z: t^2/2 rows more at each
+    bound) of so many independent rows as would have this variance; one without bounds has mean +- t standard errors.
 
     Where the means of all clusters agree nothing is known of their spread. Then the interval is exact (Clopper and
     Pearson): at most a share e = 1 - 0.025^(1/n) of clusters differs, and by as much as `bounds` let them. A share that
-    is 0 gets [0, e], a difference of shares that is 0 gets [-e, e], and one that is 1 gets [1 - 2e, 1].
+    is 0 gets [0, e], a difference of shares that is 0 gets [-e, e], and one that is 1 gets [1 - 2e, 1]. Values without
+    bounds get the point itself.
 
-    `clusters`, `seeds`: each row's entity, and its seed, crossed with entities (see `between_seeds`).
+    `values` with bounds are shares, or differences of two. `clusters`, `seeds`: each row's entity, and its seed,
+    crossed with entities (see `between_seeds`).
 
     Raises:
         ValueError: fewer than FEWEST clusters (`estimates` says so instead).
@@ -83,7 +86,7 @@ def interval(
         raise ValueError(reason)
     _, entity = np.unique(np.asarray(clusters), return_inverse=True)
     mean, sizes = float(values.mean()), np.bincount(entity)
-    count, (least, most) = len(sizes), bounds
+    count, (least, most) = len(sizes), bounds or (mean, mean)
     sums = np.bincount(entity, values - mean)
     extra = 0.0 if seeds is None else between_seeds(values - mean - (sums / sizes)[entity], entity, seeds)
     if np.ptp(sums / sizes) < 1e-12 and not extra:
@@ -93,6 +96,9 @@ def interval(
     freedom = min(1.5 * (squares.sum() ** 2 / max((squares**2).sum(), 1e-300) - 1), count - 1)
     variance = count / (count - 1) * float(squares.sum()) / len(values) ** 2
     raised = variance * (student(max(freedom, 1)) / t) ** 2
+    if not bounds:
+        half = (t**2 * raised + extra) ** 0.5
+        return mean - half, mean + half
     row = float(np.abs(values).mean()) - mean**2
     agreeing = row / count
     variance = max(variance, min(raised, agreeing) if freedom >= 1 else agreeing) + extra / t**2
@@ -186,5 +192,6 @@ def chance(said: Sequence[str], gold: Sequence[str]) -> float:
     words, spoken = np.unique(np.asarray(said), return_counts=True)
     golds, wanted = np.unique(np.asarray(gold), return_counts=True)
     share = dict(zip(golds.tolist(), wanted / len(gold), strict=True))
-    shared = zip(words.tolist(), spoken, strict=True)
-    return float(sum(count / len(said) * share.get(word, 0.0) for word, count in shared))
+    return float(
+        sum(count / len(said) * share.get(word, 0.0) for word, count in zip(words.tolist(), spoken, strict=True))
+    )

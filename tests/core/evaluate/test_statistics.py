@@ -50,6 +50,10 @@ def test_differences_that_all_agree_get_the_exact_bound_and_not_the_point(gap: f
     assert interval(np.full(40, gap), names(20) * 2, GAP) == pytest.approx(wanted)
 
 
+def test_values_without_bounds_that_all_agree_get_the_point():
+    assert interval(np.full(20, 3.0), names(20), None) == (3.0, 3.0)
+
+
 def test_differences_have_the_interval_of_their_mean():
     gaps = np.random.default_rng(0).normal(0.1, 0.3, 400)
     spread = 1.96 * gaps.std() / 20
@@ -84,6 +88,12 @@ def test_the_interval_holds_the_true_share_in_95_of_100_tables(rate: float, coun
 @pytest.mark.parametrize(("more", "less"), [(0.3, 0.1), (0.02, 0.02), (0.97, 0.0)])
 def test_the_interval_holds_the_true_difference_in_95_of_100_tables(more: float, less: float):
     [(held, _)] = coverage.covered(lambda rng: coverage.gaps(rng, more, less, 20, 0.2), more - less, GAP, 300, ours)
+    assert held >= 0.92
+
+
+@pytest.mark.parametrize("kind", ["normal", "exponential"])
+def test_the_interval_holds_the_true_mean_without_bounds_in_95_of_100_tables(kind: str):
+    [(held, _)] = coverage.covered(lambda rng: coverage.means(rng, kind, 20, 0.2), 0, None, 300, ours)
     assert held >= 0.92
 
 
