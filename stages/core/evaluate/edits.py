@@ -22,8 +22,8 @@ from .fine_tuning import trainable, tune
 from .section import Evaluation
 from .statistics import chance, estimates
 
-STEPS = 60
-ENOUGH = 0.02
+STEPS = 200
+ENOUGH = 0.005
 """Nats, summed over the templates."""
 RATE = 3e-4
 OTHERS = 200
