@@ -97,14 +97,10 @@ def test_a_missing_file_is_named():
 
 
 def sections() -> dict[str, type[Section]]:
-    """The classes of every section.py, and two that stand elsewhere, by the name of the section that they are."""
+    """The classes of every section.py, and those that stand elsewhere, by the name of the section that they are."""
     rooms = [f"stages.core.{path.parent.name}.section" for path in ROOT.glob("stages/core/*/section.py")]
-    rooms += ["stages.core.data.held_out", "stages.tools.judge"]
-    found = [
-        value
-        for room in [*rooms, "stages.core.data.held_out", "stages.tools.judge"]
-        for value in vars(import_module(room)).values()
-    ]
+    rooms += ["stages.core.data.corrections", "stages.core.data.held_out", "stages.tools.judge"]
+    found = [value for room in rooms for value in vars(import_module(room)).values()]
     kinds = [kind for kind in found if isinstance(kind, type) and issubclass(kind, Section)]
     return {re.sub("(?<!^)(?=[A-Z])", "_", kind.__name__).lower(): kind for kind in kinds}
 
