@@ -9,7 +9,7 @@ directory: torchrun --nnodes, as with stages.gradients.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -55,21 +55,15 @@ def shift_table(
         continuation_tokens=settings.continuation_tokens,
         advance=advance,
     )
-    tokenizer = decoder.tokenizer
-    assert tokenizer is not None
-    words = [str(tokenizer.decode([token])).strip() for token in range(len(tokenizer))]
-
-    def said(ids: tuple[int, ...]) -> str:
-        return str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
-
+    word = cache(lambda token: decoder.text([token]))
     found = {
         (row, s): {
             "prompt_id": prompts["prompt_id"][row],
             "layer": settings.layer,
             "step_size": size,
-            "up_tokens": [words[token] for token in batch.up_ids[b, 0, s]],
+            "up_tokens": [word(token) for token in batch.up_ids[b, 0, s].tolist()],
             "up_shifts": batch.up_shifts[b, 0, s].tolist(),
-            "down_tokens": [words[token] for token in batch.down_ids[b, 0, s]],
+            "down_tokens": [word(token) for token in batch.down_ids[b, 0, s].tolist()],
             "down_shifts": batch.down_shifts[b, 0, s].tolist(),
             "target_logprob_before": float(batch.target_before[b]),
             "target_logprob_after": float(batch.target_after[b, 0, s]),
@@ -77,8 +71,8 @@ def shift_table(
             "answer_logprob_after": float(batch.answer_after[b, 0, s]),
             "target_rank": int(batch.target_rank[b, 0, s]),
             "kl": float(batch.kl[b, 0, s]),
-            "continuation_before": said(batch.continuation_before[b]),
-            "continuation_after": said(batch.continuation_after[b][0][s]),
+            "continuation_before": decoder.text(batch.continuation_before[b], special=False),
+            "continuation_after": decoder.text(batch.continuation_after[b][0][s], special=False),
         }
         for batch in batches
         for b, row in enumerate(batch.rows.tolist())

@@ -240,9 +240,9 @@ def main() -> None:
         found: dict[str, Sequence[Dictionary]] = {}
         metrics["explained"][name] = {}
         given = cell.material
-        unnamed = [make(given) for make in KINDS.values()] + [[one] for one in loaded if one.layer == given.layer]
-        for each in ([given.named(one) for one in kind] for kind in unnamed):
-            kind = each[0].kind
+        every = [make(given) for make in KINDS.values()] + [[one] for one in loaded if one.layer == given.layer]
+        for unnamed in every:
+            each, kind = [given.named(one) for one in unnamed], unnamed[0].kind
             floor = [given.named(random(given, len(each[0].directions), seed)) for seed in range(SEEDS)]
             metrics["explained"][name][kind] = measured(cell, each, floor)
             found |= {kind: each, "random": floor}

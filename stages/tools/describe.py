@@ -68,7 +68,7 @@ class Describer:
     ) -> None:
         """`entities`: all that the projector's labels could name. `root`: the repository that they are of."""
         self.reader, self.model, self.settings, self.entities, self.root = reader, model, settings, entities, root
-        self.tokens, self._text = settings.evaluation.report_tokens, reader.decoder.text
+        self.tokens = settings.evaluation.report_tokens
         reader.decoder.check_layer(settings.virtual_step.layer, key="params.yaml: virtual_step.layer")
 
     @classmethod
@@ -187,12 +187,12 @@ class Describer:
             projector_layers=card.layers,
             loss=-float(measured.target_logprob[0]),
             strength=tuple(self.reader.strength(read)[0].tolist()) if card.reference else (),
-            says=self._text(shifts.continuation_before[0]),
-            target_token=self._text(sample.target[:1]),
+            says=decoder.text(shifts.continuation_before[0]),
+            target_token=decoder.text(sample.target[:1]),
             target_logprob=float(shifts.target_before[0]),
-            answer_token=self._text(sample.answer[:1]) if sample.answer else None,
+            answer_token=decoder.text(sample.answer[:1]) if sample.answer else None,
             answer_logprob=float(shifts.answer_before[0]) if sample.answer else None,
-            steps=tuple(self._step(shifts, index) for index in range(len(step.step_sizes))),
+            steps=tuple(self._step(shifts, sample, index) for index in range(len(step.step_sizes))),
             report=report,
             explained=float(
                 explained(
@@ -238,21 +238,20 @@ class Describer:
         if texts["answer"] is not None and texts["answer"] == texts["target"]:
             raise InputError(f"target and answer are both {texts['target']!r}: wanted another target to move to")
 
-    def _step(self, shifts: ShiftBatch, index: int) -> Step:
-        at = (0, 0, index)
-        answer = float(shifts.answer_after[at])  # NaN: there is none
+    def _step(self, shifts: ShiftBatch, sample: Sample, index: int) -> Step:
+        at, decoder = (0, 0, index), self.reader.decoder
 
         def tokens(ids: np.ndarray, sizes: np.ndarray) -> tuple[tuple[str, float], ...]:
             pairs = zip(ids[at].tolist(), sizes[at].tolist(), strict=True)
-            return tuple((self._text([token]) or repr(token), size) for token, size in pairs)
+            return tuple((decoder.text([token]) or repr(token), size) for token, size in pairs)
 
         return Step(
             size=self.settings.virtual_step.step_sizes[index],
             up=tokens(shifts.up_ids, shifts.up_shifts),
             down=tokens(shifts.down_ids, shifts.down_shifts),
-            says=self._text(shifts.continuation_after[0][0][index]),
+            says=decoder.text(shifts.continuation_after[0][0][index]),
             target_logprob=float(shifts.target_after[at]),
-            answer_logprob=None if np.isnan(answer) else answer,
+            answer_logprob=float(shifts.answer_after[at]) if sample.answer else None,
             target_rank=int(shifts.target_rank[at]),
             kl=float(shifts.kl[at]),
         )

@@ -130,10 +130,8 @@ def compared(
 
 def table_of(reader: Reader, found: Changed, tokens: int) -> pl.DataFrame:
     """What a change does, and what the model reports of it in at most `tokens` tokens; columns: docs/comparing.md."""
-    tokenizer = reader.decoder.tokenizer
-    assert tokenizer is not None
     said = {
-        name: [str(tokenizer.decode(list(ids))).strip() for ids in each]
+        name: [reader.decoder.text(ids) for ids in each]
         for name, each in (("before", found.before), ("after", found.after))
     }
     return pl.DataFrame({**said, "distance": found.distance, **reports_of(reader, found.gradient, tokens, FAINT)})

@@ -129,7 +129,7 @@ class Online(Asker):
         self.cache.claim(request.key, ceiling)
         try:
             self._check_budget(ceiling)
-            answer = await retrying(self._try, request, client)
+            answer = await retrying(self._try, request, client, ceiling)
         except Transient as fault:
             if fault.answer:
                 self.cache.give_up(request.key, fault.answer)
@@ -155,13 +155,12 @@ class Online(Asker):
                 self.cache.keep(db, request.key, request.model, len(request.canonical), answer)
         self.advance(1)
 
-    async def _try(self, request: Request, client: openai.AsyncOpenAI) -> Answer:
+    async def _try(self, request: Request, client: openai.AsyncOpenAI, ceiling: float) -> Answer:
         """The answer to one try, which is counted if it fails; one with `rejected` where the request is refused."""
         try:
             return await self._send(request, client)
         except Transient as fault:
             self.usage.faults[fault.name] += 1
-            ceiling = request.ceiling(self.api, batch=False)
             if fault.answer:
                 with self.cache.transaction() as db:
                     self.cache.throw_away(db, request.key, fault.answer.cost)
