@@ -22,10 +22,11 @@ from .core.evaluate.baselines import lens
 from .core.evaluate.estimate import to_json
 from .core.evaluate.statistics import estimates
 from .core.evaluate.table import REPORTS
+from .core.grounding.acting import asked_after, real_scores, virtual_scores
 from .core.grounding.features import explained, words
 from .core.grounding.head import Directions, cosines, reconstructed, shares
 from .core.grounding.reading import learned, reading
-from .core.grounding.scores import GROUPS, step_scores, swapped, text_scores, told_apart
+from .core.grounding.scores import GROUPS, swapped, text_scores, told_apart
 from .core.grounding.section import Grounding
 from .core.grounding.texts import in_form, labels, once_each, reader_of, sentences, texts_of
 from .core.model.opening import open_model
@@ -33,7 +34,7 @@ from .core.reader.card import read_projector_card
 from .core.reader.vocabulary import Tokens
 from .core.run.files import replacing, write_json
 from .core.run.params import Domains, Section, read_sections
-from .core.run.stage import parse, run
+from .core.run.stage import parse, progress, run
 
 OUTPUT = Path("data/grounding")
 SHARES = {
@@ -97,7 +98,12 @@ def main() -> None:
         if place == FIRST:
             acts = {"gradient": wanted} | {name: found["report"] for name, found in made.items()}
             acts |= {f"{name}_shuffled": found["shuffled_across"] for name, found in made.items()}
-            metrics["acting"] = step_scores(decoder, cases, acts, layer, how.step_sizes)
+            others = {"form": f"form_{list(how.forms)[-1]}"} | {name: name for name in ("label", "lens", "prompt")}
+            acts |= {name: made["reading"][text] for name, text in others.items()}
+            metrics["acting"] = virtual_scores(decoder, cases, acts, layer, how.step_sizes)
+            after = asked_after(cases, data.rows, how.real_steps)
+            with progress("real steps", len(after)) as advance:
+                metrics["real"] = real_scores(decoder, after, acts, layer, how.real_size, advance)
             for seed, each in zip(how.seeds[1:], readings[1:], strict=True):
                 found = reconstructed({name: each[name] for name in ("train", "validation", "report")}, own)
                 metrics["heads"][f"seed_{seed}"] = text_scores(found["report"], wanted, cases)
@@ -119,7 +125,11 @@ def rows_of(reports: pl.DataFrame, prompts: pl.DataFrame, count: int) -> dict[st
     foreign = pl.col("host_prompt_id").is_not_null() & (pl.col("host_domain") != pl.col("gradient_domain"))
     real = reports.filter((pl.col("condition") == "real") & pl.col("held_out").is_in(list(GROUPS)) & foreign)
     once = real.sort("prompt_id", "host_prompt_id", "seed").unique("prompt_id", keep="first", maintain_order=True)
-    cases = once.join(prompts.select("prompt_id", "row", "^label_.*$"), on="prompt_id", maintain_order="left")
+    cases = once.join(
+        prompts.select("prompt_id", "row", "relation", "subject", "template", "^label_.*$"),
+        on="prompt_id",
+        maintain_order="left",
+    )
     train = taught(prompts, "train").sort("prompt_id").filter(pl.int_range(pl.len()).over("domain") < count)
     pairs = swapped(cases, prompts)
     return {

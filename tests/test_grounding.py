@@ -5,6 +5,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from ruamel.yaml import YAML
 
 from stages.core.data.gradient_store import open_store
 from stages.core.data.tables import PROMPTS, read_table, write_table
@@ -30,10 +31,15 @@ def test_it_scores_one_report_a_gradient_against_every_other_text(tiny_pipeline:
     assert shares["span"].is_between(0, 1).all()
     texts = found["grounding"]["target_1_words"]
     assert {"report", "label", "lens", "target", "domain", "prompt", "empty", "shuffled_within"} < texts.keys()
-    assert {name for name in texts if name.startswith("form_")} == {"form_order", "form_sentence", "form_words"}
+    forms = YAML(typ="safe").load(tiny_pipeline / "params.yaml")["grounding"]["forms"]
+    assert {name for name in texts if name.startswith("form_")} == {f"form_{name}" for name in forms}
+    assert {"order", "sentence", "words"} < forms.keys()
     seen = shares.filter(pl.col("held_out") == "none")
     assert texts["report"]["explained_seen"]["value"] == pytest.approx(seen["words"].mean(), abs=1e-5)
     assert found["acting"]["toward"]["gradient"].keys() == {"step_0.5", "step_1", "step_2"}
+    acted = {"words", "reading", "words_shuffled", "reading_shuffled", "form", "label", "lens", "prompt"}
+    assert found["acting"]["toward"].keys() == {"gradient"} | acted
+    assert found["real"]["steps"] == 4 and found["real"]["corrected"].keys() == {"gradient", "unchanged"} | acted
     assert found["negatives"].keys() == {"activation", "activation_negated", "steering_vector"}
     assert all(scores.keys() == {"gate", "nearest"} for scores in found["negatives"].values())
 

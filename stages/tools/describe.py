@@ -172,8 +172,7 @@ class Describer:
         answers, others = (self._say([None] * len(questions), questions, filled) for filled in (slots, None))
         there, share = None, None
         if subject is not None:
-            with torch.no_grad():
-                filled = self.at_subject.read(taken(self.at_subject.card))
+            filled = self.at_subject.read(taken(self.at_subject.card))
             (there,) = self._say([host], [card.question], filled)
             share = float(accounted_for(self.at_subject, filled, [there])[0])
         return Description(

@@ -145,8 +145,7 @@ def scores_of(reader: Reader, data: Gathered, params: Sections) -> tuple[pl.Data
     how, tables, metrics = params.evaluation, [], {}
     for group, cases in groups_of(questions_of(data, params.domains, how)).items():
         among = candidates(cases["prompt_id"].to_list(), how.seed)
-        with torch.no_grad():
-            slots = reader.read(torch.from_numpy(data.gradient[cases["row"].to_numpy()]))
+        slots = reader.read(torch.from_numpy(data.gradient[cases["row"].to_numpy()]))
         metrics[group] = {"reports": len(cases), "gradients": among.shape[1]}
         with progress(f"free words, {group}", 6) as advance:
             for condition, texts in texts_on(reader, data, cases, slots, how):

@@ -50,7 +50,7 @@ SMALL = {
         "seeds": [0],
     },
     "evaluation": {"gradients": 3, "fine_tuned": 1, "edits": 1, "bootstrap": 50, "report_tokens": 6},
-    "grounding": {"seeds": [0, 1]},
+    "grounding": {"seeds": [0, 1], "real_steps": 4},
     "report": {"examples": 3, "sweeps": []},
 }
 

@@ -123,7 +123,8 @@ def test_it_runs_from_end_to_end(
     assert set(knowledge["main"]) == {"raw", "freed", "named", "shuffled", "nearest"}
     assert set(knowledge["foreign"]) == {"foreign"} and knowledge["foreign"]["foreign"]["all"]["rows"] > 0
     assert found["edits"]["edits"] == 2 and found["edits"]["learnt"]["value"] == 1
-    assert found["after_step"]["steps"] == 2 and "chance" in found["after_step"]["paraphrase"]["report"]
+    real = json.loads((root / "data/grounding/metrics.json").read_text())["real"]
+    assert real["steps"] == 4 and {"reading", "lens", "unchanged"} < real["paraphrase"].keys()
     assert found["floor"]["target_accuracy"]["value"] >= 0 and found["model"]["fact_accuracy"] > 0.9
     reports = pl.read_parquet(root / "data/evaluation/reports.parquet")
     assert {"real", "bias_only", "fine_tuned"} <= set(reports["condition"])

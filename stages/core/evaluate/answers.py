@@ -60,8 +60,7 @@ def with_shams(reader: Reader, cases: pl.DataFrame, slots: Slots, seed: int) -> 
     """The slots, in those cases that are not `noticed` filled as by a gradient in a random direction."""
     shape = (len(reader.card.places) * len(reader.card.layers), reader.card.d_model)
     noise = [keyed_rng(seed, "sham", case).standard_normal(shape, np.float32) for case in cases["prompt_id"]]
-    with torch.no_grad():
-        shams = reader.read(torch.from_numpy(np.stack(noise)))
+    shams = reader.read(torch.from_numpy(np.stack(noise)))
     kept = torch.tensor([noticed(case, seed) for case in cases.iter_rows(named=True)], device=slots.felt.device)
     own = kept[:, None, None]
     felt, opposite = torch.where(own, slots.felt, shams.felt), torch.where(own, slots.opposite, shams.opposite)

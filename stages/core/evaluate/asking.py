@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 import polars as pl
-import torch
 
 from ..data.gathering import Gathered, Means, blocks
 from ..data.tables import write_table
@@ -96,8 +95,7 @@ class Asking:
         """The piece's reports, marked (REPORTS)."""
         condition, cases, reader = piece.condition, piece.cases, piece.reader
         vectors = self.vectors(piece)
-        with torch.no_grad():
-            filled = None if vectors is None else condition.fill(reader, vectors)
+        filled = None if vectors is None else condition.fill(reader, vectors)
         if condition.swapped:
             cases = cases.rename({"target": "answer", "answer": "target"})
         return written(reader, cases, filled, condition.name, self.settings.report_tokens)

@@ -38,7 +38,7 @@ from .answers import (
 from .asking import written
 from .baselines import nearest_entities
 from .cases import COUNTERFACTUAL, SEEN, Questions, picked
-from .edits import edit_scores, step_scores
+from .edits import edit_scores
 from .scores import by_words, real_groups, reference_scores, summary
 from .section import Evaluation
 
@@ -100,8 +100,7 @@ def own_slots(reader: Reader, cases: pl.DataFrame) -> Slots:
     """What the model's own gradients of these corrections put into its slots."""
     samples = samples_of(reader.decoder, cases, reader.card.places)
     gradients, _ = gradients_of(reader.decoder, samples, reader.card.layers, reader.card.places)
-    with torch.no_grad():
-        return reader.read(torch.from_numpy(gradients))
+    return reader.read(torch.from_numpy(gradients))
 
 
 @dataclass(frozen=True)
@@ -132,13 +131,12 @@ class Interview:
 
     def slots(self, reader: Reader, data: Gathered) -> Slots:
         """What the stored gradients of the cases put into a reader's slots."""
-        with torch.no_grad():
-            return reader.read(torch.from_numpy(data.gradient[self.cases["row"].to_numpy()]))
+        return reader.read(torch.from_numpy(data.gradient[self.cases["row"].to_numpy()]))
 
     def of_main(self, reader: Reader, slots: Slots) -> tuple[pl.DataFrame, dict[str, Any]]:
         """The answers of the model under study (ANSWERS): to the sets of questions, and from its own knowledge.
 
-        Beside them, where edits are asked for, the scores of `edit_scores`, with slots freed, and of `step_scores`.
+        Beside them, where edits are asked for, the scores of `edit_scores`, with slots freed.
         """
         questions = asked(reader, self.cases, slots, self.questions, self.world, self.how)
         rows = self.rows(reader, self.cases)
@@ -146,12 +144,7 @@ class Interview:
         edits = {}
         if self.how.edits:
             freed = reader.freed(slots, said["moved_to"], said["moved_from"])
-            nearest = nearest_entities(reader, slots, self.world.lexicon)["moved_to"].to_list()
-            names = {"report": said["moved_to"].to_list(), "nearest": nearest}
-            edits = {
-                "edits": edit_scores(reader, rows, freed, self.world, self.how),
-                "after_step": step_scores(reader, self.cases, names, self.world, self.how),
-            }
+            edits = {"edits": edit_scores(reader, rows, freed, self.world, self.how)}
         return pl.concat([questions, answers]), edits
 
     def of_peer(self, reader: Reader, name: str) -> tuple[pl.DataFrame, pl.DataFrame]:

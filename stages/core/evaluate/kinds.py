@@ -114,9 +114,8 @@ def told(reader: Reader, cases: pl.DataFrame, how: Evaluation) -> tuple[pl.DataF
             update = Update(number, kind.name, turn, said, kind.sign * size[number], float(reference[number]))
             rows.append((update, [Sample(tuple(reader.decoder.tokens(prompt)), tuple(read(each))) for each in said]))
         vectors[name], logprobs[name] = update_gradients(reader.decoder, rows, reader.card.layers, reader.card.places)
-        with torch.no_grad():
-            felt = F.normalize(reader.read(torch.from_numpy(vectors[name])).felt[:, 0], dim=-1)
-            filled = felt_by(reader, torch.from_numpy(vectors[name]))  # of any size: a weight says nothing of faintness
+        felt = F.normalize(reader.read(torch.from_numpy(vectors[name])).felt[:, 0], dim=-1)
+        filled = felt_by(reader, torch.from_numpy(vectors[name]))  # of any size: a weight says nothing of faintness
         completion = cases[kind.completions[0]]
         reports = written(reader, cases, filled, name, how.report_tokens)
         first = first_tokens(reader.decoder, completion)

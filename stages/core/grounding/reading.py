@@ -1,8 +1,9 @@
 """The frozen model's reading of a text: which of its words a trained head picks by what the model makes of them.
 
 A head of QUERIES vectors looks at the model's residual streams on the text, each with a softmax over the tokens, and
-takes the mean of the tokens' directions under it. So it can point at a word that it never saw, where the model's
-streams say what part the word plays. What the words then give is fitted in closed form (head.py).
+takes the mean of the tokens' directions under it. A token is known by its own streams and those of the token in front,
+before the first block and after a later one. So the head can point at a word that it never saw, by the part that it
+plays. What the words then give is fitted in closed form (head.py).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,13 +29,18 @@ ROWS = 1024
 """Training rows that the queries learn from: their streams are kept in memory."""
 STEPS, BATCH, RATE = 400, 128, 0.05
 
-Queries = Float[Tensor, "query d_model"]
-Streams = tuple[Float[Tensor, "text token d_model"], Float[Tensor, "text token d_model"], Bool[Tensor, "text token"]]
-"""Unit residual streams, the tokens' own unit directions, and which tokens there are."""
+KNOWN_BY = 4
+"""Unit residual streams that a token is known by."""
+Queries = Float[Tensor, "query key"]
+Streams = tuple[Float[Tensor, "text token key"], Float[Tensor, "text token d_model"], Bool[Tensor, "text token"]]
+"""What each token is known by, the tokens' own unit directions, and which tokens there are."""
 
 
 def streams(tokens: Tokens, texts: Sequence[str], layer: int) -> Iterator[tuple[Rows, Streams]]:
-    """The streams after this layer of texts that have a token, some of a length at a time, with the texts' numbers."""
+    """The streams of texts that have a token, some of a length at a time, with the texts' numbers.
+
+    `layer`: the block after which the second stream of each token is taken.
+    """
     decoder = tokens.decoder
     ids = [decoder.tokens(text) if text else [] for text in texts]
     read = np.array([number for number, each in enumerate(ids) if each], int)
@@ -42,12 +48,11 @@ def streams(tokens: Tokens, texts: Sequence[str], layer: int) -> Iterator[tuple[
     @torch.no_grad()
     def compute(rows: Rows) -> tuple[Rows, Streams]:
         batch = torch.tensor([ids[number] for number in read[rows]], device=decoder.device)
-        hidden = decoder.body(input_ids=batch, use_cache=False, output_hidden_states=True).hidden_states[layer + 1]
-        return read[rows], (
-            F.normalize(hidden.float(), dim=-1),
-            tokens[batch],
-            torch.ones_like(batch, dtype=torch.bool),
-        )
+        hidden = decoder.body(input_ids=batch, use_cache=False, output_hidden_states=True).hidden_states
+        own = torch.cat([F.normalize(hidden[at].to(decoder.device).float(), dim=-1) for at in (0, layer + 1)], dim=-1)
+        in_front = F.pad(own, (0, 0, 1, -1))
+        there = torch.ones_like(batch, dtype=torch.bool)
+        return read[rows], (torch.cat([own, in_front], dim=-1), tokens[batch], there)
 
     lengths = [(len(ids[number]), 0) for number in read]
     batches = plan(lengths, tokens=token_budget(decoder), rows=max(len(read), 1), join="equal")
@@ -78,7 +83,9 @@ def learned(
     heads = []
     for seed in seeds:
         rng = keyed_rng(seed, "queries", layer)
-        queries = 0.1 * torch.from_numpy(rng.standard_normal((QUERIES, wanted.shape[1]), np.float32)).to(wanted)
+        queries = 0.1 * torch.from_numpy(rng.standard_normal((QUERIES, KNOWN_BY * wanted.shape[1]), np.float32)).to(
+            wanted
+        )
         weights = 0.3 * torch.from_numpy(rng.standard_normal(QUERIES, np.float32)).to(wanted)
         bias = torch.zeros_like(wanted[0])
         learning = [each.requires_grad_() for each in (queries, weights, bias)]
@@ -102,7 +109,7 @@ def together(tokens: Tokens, texts: Sequence[str], layer: int) -> Streams:
     numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     parts = list(streams(tokens, list(numbers), layer))
     width, size = max((seen[0].shape[1] for _, seen in parts), default=1), tokens.decoder.d_model
-    keys, values = (torch.zeros(len(numbers), width, size, device=tokens.decoder.device) for _ in range(2))
+    keys, values = (torch.zeros(len(numbers), width, n * size, device=tokens.decoder.device) for n in (KNOWN_BY, 1))
     there = torch.zeros(len(numbers), width, dtype=torch.bool, device=tokens.decoder.device)
     there[:, 0] = True
     for rows, seen in parts:

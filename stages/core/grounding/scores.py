@@ -1,6 +1,5 @@
-"""Scores: what of the gradient texts explain, whether acting on them does the same, and negatives told apart."""
+"""Scores: what of the gradient texts explain, which reports can be swapped, and negatives told apart."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,13 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..data.gathering import Gathered, Means
-from ..engine.samples import samples_of
 from ..evaluate.estimate import Estimate
 from ..evaluate.statistics import GAP, estimates
-from ..model.decoder import Decoder
 from ..reader.gate import in_plane
 from ..reader.vocabulary import Tokens, in_parts
-from ..steps.virtual_step import virtual_steps
 from .head import Directions, cosines, shares
 
 GROUPS = {
@@ -41,35 +37,6 @@ def text_scores(found: Directions, wanted: Directions, cases: pl.DataFrame) -> d
         scores |= estimates({f"explained_{group}": shares(found, wanted)[at]}, clusters, None)
         scores |= estimates({f"cosine_{group}": cosines(found, wanted)[at]}, clusters, GAP)
     return {name: one if one.high is None else replace(one, high=min(one.high, 1.0)) for name, one in scores.items()}
-
-
-def step_scores(
-    decoder: Decoder, cases: pl.DataFrame, found: Mapping[str, Directions], layer: int, sizes: Sequence[float]
-) -> dict[str, Any]:
-    """What virtual steps along directions do, where nothing is held out and one along the gradient itself does it.
-
-    `toward`: the target's first token becomes the likeliest; `away`: the answer's is the token that falls most. Of each
-    of the directions `found` (`gradient`: of all cases) and step sizes the share; intervals over target entities.
-    """
-    seen = (cases["held_out"] == "none").to_numpy()
-    cases = cases.filter(pl.Series(seen))
-    samples = samples_of(decoder, cases)
-    answers = np.array([sample.answer[0] if sample.answer else -1 for sample in samples])[:, None]
-    done = {way: {name: np.zeros((len(cases), len(sizes)), bool) for name in found} for way in ("toward", "away")}
-    for name, directions in found.items():
-        gradients = -directions[seen, None].astype(np.float32)
-        steps = virtual_steps(decoder, samples, gradients, [layer], sizes, top_tokens=1, continuation_tokens=0)
-        for batch in steps:
-            done["toward"][name][batch.rows] = batch.target_rank[:, 0] == 1
-            done["away"][name][batch.rows] = batch.down_ids[:, 0, :, 0] == answers[batch.rows]
-    scores: dict[str, Any] = {way: {name: {} for name in found} for way in done}
-    for way, by_name in done.items():
-        for name, marks in by_name.items():
-            for step, size in enumerate(sizes):
-                reached = by_name["gradient"][:, step] | (name == "gradient")
-                clusters = cases["target"].filter(pl.Series(reached)).to_list()
-                scores[way][name] |= estimates({f"step_{size:g}": marks[reached, step]}, clusters)
-    return scores
 
 
 def swapped(cases: pl.DataFrame, prompts: pl.DataFrame) -> pl.DataFrame:

@@ -70,7 +70,8 @@ def read_inputs() -> Inputs:
     params, settings = read_params(), read_sections(Sections).report
     curves = read_curve(PROJECTOR_CURVE, "seed", "train_loss", "validation_loss")
     return Inputs(
-        metrics=read_metrics() | read_groups(GROUNDING, "grounding", "acting", "swapped", "layers", "negatives")[0],
+        metrics=read_metrics()
+        | read_groups(GROUNDING, "grounding", "acting", "swapped", "layers", "negatives", "real")[0],
         reports=filled(REPORTS_TABLE, REPORTS, {"host_prompt_id", "host", "answer", "confidence"}),
         answers=filled(ANSWERS_TABLE, ANSWERS, {"world"}),
         grid=read_csv(GRID, CELL, numbers=["reports"], fractions=MEASURES, once=[CELL]),

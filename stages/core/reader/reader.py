@@ -26,6 +26,7 @@ class Reader:
 
     Attributes:
         trained: the module of everything that training changes: the projector, and the LoRA weights where there are.
+            Frozen but within `training.train`.
         kept: projector and gate, which are saved together.
     """
 
@@ -59,9 +60,10 @@ class Reader:
             projector = Whitened(projector, len(card.layers) * card.d_model)
         self.decoder, self.card, self.seed = decoder, card, seed
         self.adapter = None if card.lora_on_the_verbaliser is None else Adapter(decoder, card.lora_on_the_verbaliser)
-        self.projector = self.trained = projector.to(decoder.device).eval()
+        self.projector = self.trained = projector.to(decoder.device)
         if self.adapter is not None:
-            self.trained = nn.ModuleDict({"projector": self.projector, "lora": self.adapter.weights}).eval()
+            self.trained = nn.ModuleDict({"projector": self.projector, "lora": self.adapter.weights})
+        self.trained.eval().requires_grad_(False)
         # the raw direction lies where the head's rows do; a learned map writes embeddings
         self.tokens = Tokens(decoder, output=card.architecture == "raw")
         self.gate = Gate().to(decoder.device)

@@ -161,7 +161,7 @@ def train(
     state = Resumable(checkpoint, reader.trained, [optimizer], [schedule])
     curve = state.load()
     advance(state.step)
-    reader.trained.train()
+    reader.trained.train().requires_grad_(True)
     for step in range(state.step, settings.steps):
         if spent([point["validation_loss"] for point in curve], settings.patience):
             break
@@ -189,7 +189,7 @@ def train(
                 state.keep_best()
             state.save(step + 1, curve)
     reader.trained.load_state_dict(state.best)
-    reader.trained.eval()
+    reader.trained.eval().requires_grad_(False)
     return curve
 
 

@@ -1,13 +1,12 @@
 """One fact edited by fine-tuning: the model says it, and is the same model again afterwards."""
 
-import polars as pl
 import pytest
 import torch
 
 from stages.core.data.facts import Domain, World
 from stages.core.evaluate import edits
 from stages.core.evaluate.answers import about, with_own
-from stages.core.evaluate.edits import edit_scores, learnt, sample_of, step_scores
+from stages.core.evaluate.edits import edit_scores, learnt, sample_of
 from stages.core.evaluate.fine_tuning import trainable, tune
 from stages.core.model.decoder import Decoder
 from tests.core.evaluate.small import HOW, cases_of, raw_reader, slots_of
@@ -53,27 +52,3 @@ def test_relations_that_slots_were_asked_about_are_not_edited(trained_decoder: D
     reader = raw_reader(trained_decoder)
     rows = with_own(reader, about(world, cases_of(*PAIRS), ["place", "era"]), 4)
     assert edit_scores(reader, rows, slots_of(reader, *PAIRS), world, HOW) == {"edits": 0}
-
-
-def test_after_a_step_the_model_says_in_other_words_what_a_true_report_had_said(
-    trained_decoder: Decoder, world: World, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(edits, "RATE", 3e-3)
-    reader, how = raw_reader(trained_decoder), HOW.model_copy(update={"edits": 3})
-    cases = cases_of(("Lima", "Oslo"), ("Oslo", "Tokyo"), ("Tokyo", "Lima"))
-    subject = {fact.answer: fact.subject for _, name, one in world.relations if name == "capital" for fact in one.facts}
-    first = next(relation.templates[0] for _, name, relation in world.relations if name == "capital")
-    prompts = [first.replace("{subject}", subject[answer]) for answer in cases["answer"]]
-    cases = cases.with_columns(prompt=pl.Series(prompts))
-    before = {name: value.clone() for name, value in trained_decoder.model.state_dict().items()}
-    names = {"report": cases["target"].to_list(), "wrong": cases["answer"].to_list()}
-    found = step_scores(reader, cases, names, world, how)
-    said = found["paraphrase"]
-    assert found["steps"] == 3 and found["learnt"].value == said["report"].value >= 2 / 3
-    assert said["report"].chance is not None and said["report"].chance <= 1 / 3
-    assert max(said["wrong"].value, said["unchanged"].value) < said["report"].value
-    assert found["corrected"]["report"].value == 1 and found["corrected"]["unchanged"].value == 0
-    assert 0 <= found["neighbours"]["unchanged"].value <= 1
-    assert all(torch.equal(value, before[name]) for name, value in trained_decoder.model.state_dict().items())
-    elsewhere = cases.with_columns(prompt=pl.lit("No prompt of the world"))
-    assert step_scores(reader, elsewhere, names, world, how) == {"steps": 0}

@@ -6,7 +6,7 @@ import torch
 from stages.core.data.grammar import Report
 from stages.core.grounding.features import words
 from stages.core.grounding.head import reconstructed, shares
-from stages.core.grounding.reading import QUERIES, learned, reading
+from stages.core.grounding.reading import KNOWN_BY, QUERIES, learned, reading
 from stages.core.model.decoder import Decoder
 from stages.core.reader.vocabulary import Tokens
 
@@ -40,7 +40,7 @@ def test_a_head_points_at_the_names_of_a_sentence_also_at_those_that_it_never_sa
 
 
 def test_a_reading_does_not_hang_on_what_is_read_beside_it(small_decoder: Decoder):
-    tokens, queries = Tokens(small_decoder, output=True), torch.randn(QUERIES, small_decoder.d_model)
+    tokens, queries = Tokens(small_decoder, output=True), torch.randn(QUERIES, KNOWN_BY * small_decoder.d_model)
     texts = ["toward Oslo , away from Lima", "", "Oslo", "toward Lima , away from Oslo", "Oslo"]
     found = reading(tokens, {"all": texts}, 1, [queries])[0]["all"]
     assert np.isnan(found[1]).all() and np.isfinite(found[[0, 2, 3, 4]]).all()

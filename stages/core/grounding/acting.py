@@ -1,0 +1,160 @@
+"""Acting on words: virtual and real steps along directions, and what a model says after them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from operator import eq
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from ..engine.changes import said
+from ..engine.samples import samples_of
+from ..evaluate.cases import by_hash
+from ..evaluate.fine_tuning import sample_loss, trainable
+from ..evaluate.statistics import estimates
+from ..model.changes import speaker
+from ..model.decoder import Decoder, residual
+from ..steps.virtual_step import virtual_steps
+from .head import Directions
+
+NEIGHBOURS = 8
+"""Prompts about other subjects that are asked after a real step."""
+TOKENS = 3
+"""Tokens that the model says at most."""
+
+
+def virtual_scores(
+    decoder: Decoder, cases: pl.DataFrame, found: Mapping[str, Directions], layer: int, sizes: Sequence[float]
+) -> dict[str, Any]:
+    """What virtual steps along directions do, where nothing is held out and one along the gradient itself does it.
+
+    `toward`: the target's first token becomes the likeliest; `away`: the answer's is the token that falls most. Of each
+    of the directions `found` (`gradient`: of all cases) and step sizes the share; intervals over target entities.
+    """
+    seen = (cases["held_out"] == "none").to_numpy()
+    cases = cases.filter(pl.Series(seen))
+    samples = samples_of(decoder, cases)
+    answers = np.array([sample.answer[0] if sample.answer else -1 for sample in samples])[:, None]
+    done = {way: {name: np.zeros((len(cases), len(sizes)), bool) for name in found} for way in ("toward", "away")}
+    for name, directions in found.items():
+        gradients = -directions[seen, None].astype(np.float32)
+        steps = virtual_steps(decoder, samples, gradients, [layer], sizes, top_tokens=1, continuation_tokens=0)
+        for batch in steps:
+            done["toward"][name][batch.rows] = batch.target_rank[:, 0] == 1
+            done["away"][name][batch.rows] = batch.down_ids[:, 0, :, 0] == answers[batch.rows]
+    scores: dict[str, Any] = {way: {name: {} for name in found} for way in done}
+    for way, by_name in done.items():
+        for name, marks in by_name.items():
+            for step, size in enumerate(sizes):
+                reached = by_name["gradient"][:, step] | (name == "gradient")
+                clusters = cases["target"].filter(pl.Series(reached)).to_list()
+                scores[way][name] |= estimates({f"step_{size:g}": marks[reached, step]}, clusters)
+    return scores
+
+
+def asked_after(cases: pl.DataFrame, prompts: pl.DataFrame, count: int) -> pl.DataFrame:
+    """At most `count` of the cases in which nothing is held out, by hash, with what is asked after a step on each.
+
+    Columns added: number (of the case), `paraphrase` (a prompt of the same relation and subject by another template)
+    and `neighbours` (at most NEIGHBOURS prompts of the same relation and template about other subjects); cases without
+    one of these are left out. `cases` have the columns relation, subject and template of `prompts`.
+    """
+    texts = by_hash(prompts.unique("prompt", maintain_order=True), 0, "after a step", "prompt")
+    seen = cases.with_row_index("number").filter(held_out="none")
+
+    def others(same: str, other: str, **taken: pl.Expr) -> pl.DataFrame:
+        about = texts.select("relation", same, pl.col(other, "prompt").name.suffix("_other"))
+        pairs = seen.join(about, on=["relation", same], maintain_order="left_right")
+        return pairs.filter(pl.col(other) != pl.col(f"{other}_other")).group_by("number").agg(**taken)
+
+    again = others("subject", "template", paraphrase=pl.col("prompt_other").first())
+    beside = others("template", "subject", neighbours=pl.col("prompt_other").head(NEIGHBOURS))
+    found = seen.join(again, on="number", maintain_order="left").join(beside, on="number", maintain_order="left")
+    return by_hash(found, 0, "real step", "prompt_id")[:count]
+
+
+def real_scores(
+    decoder: Decoder,
+    cases: pl.DataFrame,
+    found: Mapping[str, Directions],
+    layer: int,
+    size: float,
+    advance: Callable[[int], None],
+) -> dict[str, Any]:
+    """How well a copy of the model that acts on words foretells what the model says after a step on a correction.
+
+    The real step: one of SGD on the correction's loss, of all the blocks' weights. The copy's: one that moves the
+    activation after `layer` at the last prompt token along a direction, by a backward pass from it. Both change the
+    weights by `size` times their norm. Then both are asked, for TOKENS greedy tokens at most, the prompt itself
+    (`corrected`), the same by another template (`paraphrase`), and prompts about other subjects (`neighbours`;
+    `changed`: those of them whose answer the real step changes): the share of answers that are the same, for each of
+    the directions `found`, and for what is said before (`unchanged`). `toward`: the copy's likeliest token becomes the
+    target's first, where it does so by the step along `gradient`. Intervals over target entities. Weights are put back.
+
+    `cases`: see `asked_after`; `found`: of all cases before these were chosen.
+    """
+    texts = cases.select("prompt", "paraphrase", "neighbours").iter_rows()
+    asked = [[tuple(decoder.tokens(text)) for text in (prompt, again, *others)] for prompt, again, others in texts]
+    samples, own = samples_of(decoder, cases), speaker(decoder.model)
+    said_by: dict[str, list[list[tuple[int, ...]]]] = {name: [] for name in ("unchanged", "correction", *found)}
+    with trainable(decoder.blocks) as put_back:
+        for number, sample, prompts in zip(cases["number"], samples, asked, strict=True):
+            for name, answers in said_by.items():
+                if name == "correction":
+                    sgd_step(decoder.blocks, sample_loss(decoder, sample), size)
+                elif name != "unchanged":
+                    stream = stream_at(decoder, sample.prompt, layer)
+                    sgd_step(decoder.blocks, -(stream @ torch.from_numpy(found[name][number]).to(stream)), size)
+                answers.append(said(decoder, prompts, own, TOKENS))
+                put_back()
+            advance(1)
+
+    real, targets = said_by.pop("correction"), cases["target"].to_list()
+    same = {
+        name: [np.array(list(map(eq, *both))) for both in zip(real, each, strict=True)]
+        for name, each in said_by.items()
+    }
+    at = [np.arange(len(each)) for each in asked]
+    parts = {
+        "corrected": [each == 0 for each in at],
+        "paraphrase": [each == 1 for each in at],
+        "neighbours": [each > 1 for each in at],
+        "changed": [(each > 1) & ~as_before for each, as_before in zip(at, same["unchanged"], strict=True)],
+    }
+    scores: dict[str, Any] = {"steps": len(cases)}
+    for part, kept in parts.items():
+        rows = [row for row, each in enumerate(kept) if each.any()]
+        marks = {name: np.array([each[row][kept[row]].mean() for row in rows]) for name, each in same.items()}
+        scores[part] = estimates(marks, [targets[row] for row in rows])
+    first = {
+        name: np.array([each[0][0] for each in said_by[name]]) == [sample.target[0] for sample in samples]
+        for name in found
+    }
+    reached = first["gradient"]
+    told = {name: each[reached] for name, each in first.items()}
+    scores["toward"] = estimates(told, [target for target, there in zip(targets, reached, strict=True) if there])
+    return scores
+
+
+def stream_at(decoder: Decoder, prompt: Sequence[int], layer: int) -> Float[Tensor, " d_model"]:
+    """The residual stream after a layer at the last prompt token, with the graph that leads to it."""
+    kept: list[Tensor] = []
+    with decoder.blocks[layer].register_forward_hook(lambda _module, _arguments, output: kept.append(residual(output))):
+        decoder.body(input_ids=torch.tensor([prompt], device=decoder.device), use_cache=False)
+    return kept[0][0, -1]
+
+
+def sgd_step(module: nn.Module, loss: Float[Tensor, ""], size: float) -> None:
+    """One step of SGD on a loss, of the weights that it hangs on: by `size` times the norm of all of the module's."""
+    weights = list(module.parameters())
+    found = torch.autograd.grad(loss, weights, allow_unused=True)
+    moving = [(weight, each) for weight, each in zip(weights, found, strict=True) if each is not None]
+    length = get_total_norm([each for _, each in moving])
+    with torch.no_grad():
+        rate = size * get_total_norm(weights) / length.clamp_min(torch.finfo(length.dtype).tiny)
+        for weight, each in moving:
+            weight.sub_(rate.to(each) * each)
