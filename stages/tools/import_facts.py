@@ -3,16 +3,17 @@
 Nothing is dropped in silence: every row that is left out is counted under the reason why, and `summary` says so.
 """
 
-import json
 import re
 import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 from tokenizers import decoders
 
 from ..core.data.facts import Domain, Fact, Relation, World, facts_path, noun, read_domain
@@ -35,8 +36,6 @@ FACTS, ANSWERS, RELATIONS = 100, 60, 2
 FEW = 20
 """Facts of a domain below which its test split may be too small."""
 NAMED = "the prompt names the answer"
-_PLAIN = re.compile(r"[^\W\d_][\w]*( [^\W\d_][\w]*)*")
-_RESERVED = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 
 
 @dataclass
@@ -229,18 +228,15 @@ def _given(values: Sequence[str], relation: str) -> list[str]:
 
 
 def written(domain: Domain) -> str:
-    """The domain as YAML, in the layout of the project's own facts files."""
-    return filled_in("facts.yaml.j2", domain=domain, quoted=quoted, scalar=scalar)
-
-
-def quoted(text: str) -> str:
-    """A text in double quotes, for YAML."""
-    return json.dumps(text, ensure_ascii=False)
-
-
-def scalar(text: str) -> str:
-    """A text for YAML, in quotes only where it needs them."""
-    return text if _PLAIN.fullmatch(text) and text.lower() not in _RESERVED else quoted(text)
+    """The domain as YAML, in the layout of the project's own facts files: a fact a line."""
+    content = domain.model_dump(mode="json")
+    for relation in content["relations"].values():
+        relation["facts"] = list(map(CommentedMap, relation["facts"]))
+        for fact in relation["facts"]:
+            fact.fa.set_flow_style()
+    stream = StringIO()
+    params_file.round_trip().dump(content, stream)
+    return stream.getvalue()
 
 
 def import_domain(

@@ -24,6 +24,7 @@ import polars as pl
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from ..core.data.tables import PROMPTS, ROW, read_table
 from ..core.engine.gradients import activation_gradients
@@ -80,29 +81,19 @@ def next_logprobs(decoder: Decoder, sample: Sample) -> Float[Tensor, " vocabular
 def real_shifts(
     decoder: Decoder, sample: Sample, optimiser: str, put_back: Callable[[], None]
 ) -> Iterator[Float[np.ndarray, " vocabulary"]]:
-    """The shift after one optimiser step of each size in UPDATES; `put_back` gives the weights back after each.
-
-    The learning rate is what makes the step that large: a step at rate 1 is measured first.
-    """
+    """The shift after one optimiser step, made as large as each size in UPDATES; `put_back` gives the weights back."""
     parameters = list(decoder.model.parameters())
-    before = [parameter.detach().clone() for parameter in parameters]
-    weights = sum(float(value.double().square().sum()) for value in before) ** 0.5
-    clean = next_logprobs(decoder, sample)
-    gradients = torch.autograd.grad(sample_loss(decoder, sample), parameters, allow_unused=True)
-
-    def step(rate: float) -> None:
-        put_back()
-        taken = OPTIMISERS[optimiser](parameters, lr=rate)  # pyright: ignore[reportCallIssue]
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        taken.step()
-
-    step(1.0)
-    moved = sum(
-        float((now.detach() - then).double().square().sum()) for now, then in zip(parameters, before, strict=True)
-    )
+    before, clean = [value.detach().clone() for value in parameters], next_logprobs(decoder, sample)
+    taken = OPTIMISERS[optimiser](parameters, lr=1.0)  # pyright: ignore[reportCallIssue]
+    sample_loss(decoder, sample).backward()
+    taken.step()
+    taken.zero_grad()
+    moves = [now.detach() - then for now, then in zip(parameters, before, strict=True)]
+    unit = get_total_norm(before) / get_total_norm(moves).clamp_min(torch.finfo(torch.float32).tiny)
     for update in UPDATES:
-        step(update * weights / max(moved**0.5, torch.finfo(torch.float64).tiny))
+        with torch.no_grad():
+            for value, then, move in zip(parameters, before, moves, strict=True):
+                value.copy_(then + update * unit * move)
         yield (next_logprobs(decoder, sample) - clean).cpu().numpy()
     put_back()
 

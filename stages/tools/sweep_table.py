@@ -22,37 +22,11 @@ from . import experiment, params_file
 from .dependencies import differences
 
 EXPERIMENTS = Path("stages/sweeps/experiments.yaml")
-LESSONS = {"marker": "A marker behind facts is suppressed", "domain": "One of two domains is suppressed"}
-WAYS = {
-    "none": "Nothing suppressed",
-    "random": "Random directions",
-    "principal": "Principal directions of its gradients",
-    "difference of means": "Difference of mean activations",
-    "unembedding": "Unembedding of its tokens",
-    "renewed": "Principal directions, renewed as it learns",
-    "renewed, other facts": "The same of other facts, renewed",
-    "ablated": "Principal directions, out of activations",
-    "rows filtered": "Rows left out by their report",
-}
-BEHAVIOURS = {
-    "facts 1": "One wrong fact",
-    "facts 4": "4 wrong facts",
-    "facts 12": "12 wrong facts",
-    "facts 24": "24 wrong facts",
-    "rule": "A rule: one word, whatever is asked",
-    "undone": "Wrong facts that were taught are undone",
-    "brought out": "Wrong facts that were half taught are brought out",
-}
 
-NO_PARSER = {"seen": "Names or domain anywhere in a text", "held_out_target": "The same, toward a held-out name"}
-TEXTS = {
-    "real": "The reader's own words",
-    "empty": "No pressure",
-    "shuffled": "The reader's words of another row",
-    "lens": "The lens's names, in words",
-    "teacher": "The teacher's summary",
-    "teacher_held_out_form": "The teacher's, in held-out forms",
-}
+
+def called(what: str) -> dict[str, str]:
+    """What the rows of a table are called."""
+    return read_yaml(Path(__file__).with_name("sweep_rows.yaml"))[what]
 
 
 def results(name: str) -> dict[str, Any]:
@@ -86,16 +60,16 @@ def domains_left_out() -> list[Experiment]:
 
 def suppressed() -> list[Experiment]:
     """What is learned where gradients are suppressed, by lesson and way, at the steps that are some way's last."""
-    metrics, found = results("suppress"), []
-    for lesson, words in LESSONS.items():
+    metrics, names, found = results("suppress"), called("ways"), []
+    for lesson, words in called("lessons").items():
         ways = [(way.rsplit(" ", 2), steps) for way, steps in metrics[lesson].items()]
         ways = [(way[0], int(way[1]), steps) for way, steps in ways if float(way[2]) == 0]  # others amplify
-        ways.sort(key=lambda way: (list(WAYS).index(way[0]), way[1]))
+        ways.sort(key=lambda way: (list(names).index(way[0]), way[1]))
         for last in sorted({max(map(int, steps)) for *_, steps in ways}):
             for kind, directions, steps in ways:
                 if str(last) in steps:
                     settings = {"lesson": lesson, "kind": kind, "directions": directions, "steps": last}
-                    name = WAYS[kind] + (f", {directions}" if directions else "")
+                    name = names[kind] + (f", {directions}" if directions else "")
                     found.append(Experiment(f"{words}: {last} steps", name, settings, {"learned": steps[str(last)]}))
     return found
 
@@ -138,7 +112,7 @@ def soft_prompts() -> list[Experiment]:
     metrics = results("soft_prompts")
     return [
         Experiment(words, f"Vectors: {count}", {"behaviour": behaviour, "vectors": int(count)}, {"said": parts})
-        for behaviour, words in BEHAVIOURS.items()
+        for behaviour, words in called("behaviours").items()
         for count, parts in metrics[behaviour].items()
     ]
 
@@ -148,9 +122,9 @@ def free_words() -> list[Experiment]:
     metrics = results("free_words")
     return [
         Experiment(words, text, {"gradients": group, "text": name}, dict.fromkeys(("decoupling", "texts"), found[name]))
-        for group, words in NO_PARSER.items()
+        for group, words in called("groups").items()
         if (found := metrics.get(group))
-        for name, text in TEXTS.items()
+        for name, text in called("texts").items()
     ]
 
 

@@ -144,8 +144,6 @@ class GradientWatch(TrainerCallback):
         gradient = self._labels * at_places(streams, positions(labels, card.places)[taught])
         told = reports_of(self.reader, gradient, REPORT_TOKENS)
         shift = unembedded(self.decoder, gradient[:, len(card.layers) - 1])
-        tokenizer = self.decoder.tokenizer
-        assert tokenizer is not None
 
         def words(scores: Float[Tensor, "row vocabulary"]) -> list[list[str]]:
             return [[self.decoder.text([token]) for token in row] for row in scores.topk(LENS_TOKENS).indices.tolist()]
@@ -154,8 +152,8 @@ class GradientWatch(TrainerCallback):
         columns: dict[str, Sequence[Any]] = {
             "step": [step] * len(taught),
             "row": taught,
-            "prompt": [tokenizer.decode(ids[row, : int(at[row]) + 1], skip_special_tokens=True) for row in taught],
-            "target": [tokenizer.decode(row[row != -100], skip_special_tokens=True) for row in labels[taught]],
+            "prompt": [self.decoder.text(ids[row, : int(at[row]) + 1].tolist(), special=False) for row in taught],
+            "target": [self.decoder.text(row[row != -100].tolist(), special=False) for row in labels[taught]],
             "says": [self.decoder.text([says[row]]) for row in taught],
             "loss": [losses[row] for row in taught],
             "report": told["report"],

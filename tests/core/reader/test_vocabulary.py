@@ -14,6 +14,7 @@ from tests.core.reader.teaching import gradients, new_reader, prompts, settings
 def results(decoder: Decoder) -> dict[str, torch.Tensor]:
     """What goes through the vocabulary, of ten rows."""
     reader = new_reader(decoder, settings(architecture="linear"))
+    reader.trained.requires_grad_(True)
     read = gradients(reader, 10)
     slots = reader.read(read)
     names = [("New Delhi", "Oslo"), None] * 5
