@@ -1,7 +1,9 @@
 """Generator "rows": behind the facts' prompts stand rows of one's own data, from data/rows/<domain>.jsonl or .parquet.
 
-A row is a text and its completion. It has kind `row`, no subject and no answer, and is split as facts are, by the hash
-of its prompt. One that holds what is held out of the domain's facts goes to the test split.
+A row is a text and its completion; a preference makes two, its chosen and its rejected one. A reward or unlearning
+changes only how long the gradient is, and its sign, and a preference's is the difference of two of a prompt: training
+flips signs and takes differences itself. A row has kind `row`, no subject and no answer, and is split as facts are, by
+the hash of its prompt. One that holds what is held out of the domain's facts goes to the test split.
 """
 
 import re
@@ -60,23 +62,22 @@ def extended(table: pl.DataFrame, domain: Domain, params: Prompts, out: HeldOut)
 
 
 def texts_of(path: Path) -> list[tuple[str, str]]:
-    """Prompt and completion of each row of a file, the completion without white space around it.
+    """Prompt and completion of each row of a file, or both completions, without white space around them.
 
     Raises:
-        InputError: a row can't be read, or is not one text with a completion that is imitated.
+        InputError: a row can't be read, or its prompt is no text.
     """
     wrong: list[InputError] = []
     found = []
     for update in read_updates(str(path), ascent=False, refuse=wrong.append):
-        (turn, *more), said = update.prompt, update.completions[0].strip()
+        (turn, *more), said = update.prompt, [text.strip() for text in update.completions]
         problems = {
-            f"a {update.kind}, wanted prompt and completion alone": update.kind != "imitate",
             "a conversation, wanted its text in prompt, as the model's chat template lays it out": more
             or turn.role != TEXT,
-            "white space alone, wanted words in prompt and completion": not (turn.content.strip() and said),
+            "white space alone, wanted words in prompt and completion": not all((turn.content.strip(), *said)),
         }
         wrong += [InputError(f"{path}:{update.line}: found {what}") for what, holds in problems.items() if holds][:1]
-        found.append((turn.content, said))
+        found += [(turn.content, text) for text in said]
     if wrong:
         raise wrong[0]
     return found

@@ -10,7 +10,10 @@ named after the domain (`chance`: of all features). `side_effects`: prompts abou
 answers otherwise, and how often the report names the new answer. `prompted`: soft prompts (PEFT's) of one vector, each
 trained on one wrong fact. `steered`: a mean activation of one answer minus that of another, added after block LAYER, at
 the smallest of SCALES that changes what is said. `preceded`: a sentence that states a wrong fact, in front of another
-template of that fact.
+template of that fact. `contexts`: the same sentences in front of PROBES other prompts; `moved`: the share of these that
+are answered otherwise; `search`, of the sentences that move any: the sentence under which what is said now is
+likeliest, of all the hidden ones, is the one that was there (`found`), and makes the model say the same where the
+answer has changed (`says`).
 
 `obeyed`: the model says what the change was made for. Of the changes that change what is said: `named` and `away`: the
 report names what is said after, and before; `lens`: the likeliest token of an untrained lens begins what is said after;
@@ -24,6 +27,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 from peft import PromptTuningConfig, TaskType, get_peft_model
@@ -32,6 +36,7 @@ from torch import Tensor
 from stages.core.concepts.dictionary import load
 from stages.core.concepts.projection import made_of
 from stages.core.data.gathering import Gathered, Means, gather
+from stages.core.engine.batches import padded
 from stages.core.engine.samples import samples_of
 from stages.core.evaluate.baselines import unembedded
 from stages.core.evaluate.cases import by_hash
@@ -50,7 +55,7 @@ RESULTS = Path(__file__).parent / "results/diff.json"
 SEEDS, DOMAIN = (0, 1, 2), "geography"
 FACTS, OTHERS, STEPS, RATE = 24, 600, 60, 3e-4
 CHANGES, LAYER, SCALES = 17, 2, (1.0, 2.0, 4.0, 8.0)
-PROMPT_STEPS, PROMPT_RATE = 300, 0.1
+PROMPT_STEPS, PROMPT_RATE, PROBES = 300, 0.1, 64
 TOKENS, SHOWN = 16, 8
 
 
@@ -152,6 +157,35 @@ def sentences(reader: Reader, data: Gathered, rows: pl.DataFrame) -> Iterator[pl
         yield measured(reader, preceded(reader.decoder, f"{prompt} {target} ."), asked)
 
 
+def contexts(reader: Reader, data: Gathered, texts: Sequence[str]) -> dict[str, Any]:
+    """What sentences in front do to prompts about other things, named by reports, and found by likelihood."""
+    decoder = reader.decoder
+    probes = by_hash(data.rows.unique("prompt", maintain_order=True), 0, "probes", "prompt")[:PROBES]
+    ids = [tuple(decoder.tokens(prompt)) for prompt in probes["prompt"]]
+    last, batch = [len(row) - 1 for row in ids], padded(ids, decoder.device)
+    tables, logprobs = [], []
+    for text in texts:
+        change = preceded(decoder, text)
+        tables.append(measured(reader, change, probes).with_columns(subject=pl.lit(text)))
+        logprobs.append(change(batch)[range(PROBES), last].log_softmax(-1))
+    every, says = torch.stack(logprobs), torch.stack(logprobs).argmax(-1)
+    likeliest = torch.stack([every[:, range(PROBES), said].sum(1) for said in says]).argmax(1)
+    flipped = [pl.Series(table["after"] != table["before"]).to_numpy() for table in tables]
+    hits = [
+        {"found": found == at, "says": (says[found] == says[at]).numpy()[flips].mean()}
+        for at, (found, flips) in enumerate(zip(likeliest.tolist(), flipped, strict=True))
+        if flips.any()
+    ]
+    return {
+        "sentences": len(texts),
+        "moved": float(np.mean(flipped)),
+        **named(pl.concat(tables)),
+        "search": estimates(
+            {name: np.array([hit[name] for hit in hits]) for name in ("found", "says")}, texts[: len(hits)]
+        ),
+    }
+
+
 def scores(found: pl.DataFrame) -> dict[str, Estimate | int]:
     """Shares of changes, with intervals over the subjects."""
     obeyed = estimates({"obeyed": (found["after"] == found["target"]).to_numpy()}, found["subject"].to_list())
@@ -187,13 +221,15 @@ def main() -> None:
             "side_effects": named(every.filter(~pl.col("fact"))),
         }
     }
-    kinds = {"prompted": [], "steered": [], "preceded": []}
+    kinds, texts = {"prompted": [], "steered": [], "preceded": []}, []
     for seed in SEEDS:
         rows = corrections(data, seed, "changes")[: 2 * CHANGES]
         kinds["prompted"] += prompted(reader, rows[:CHANGES])
         kinds["steered"] += list(steering(reader, data, rows))[:CHANGES]
         kinds["preceded"] += sentences(reader, data, rows[:CHANGES])
+        texts += [f"{prompt} {target} ." for prompt, target in rows[:CHANGES].select("prompt", "target").iter_rows()]
     found |= {name: scores(pl.concat(each)) for name, each in kinds.items()}
+    found["contexts"] = contexts(reader, data, texts)
     write_json(RESULTS, to_json(found))
     print(RESULTS.read_text())
 

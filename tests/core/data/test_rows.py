@@ -10,6 +10,7 @@ import pytest
 from stages.core.data.corrections import make_prompts
 from stages.core.data.facts import Domain
 from stages.core.data.held_out import hold_out
+from stages.core.data.tables import ROW
 from stages.core.run.errors import InputError
 from stages.generators.rows import extended
 from tests.core.conftest import Real
@@ -72,12 +73,25 @@ def test_what_is_held_out_of_the_facts_never_trains(facts, domain, real_domains,
     assert set(new[:-1]["split"]) == {"test"}
 
 
+def test_a_reward_is_a_row_and_a_preference_two_of_one_prompt(facts, domain, real_params: Real):
+    rows = [
+        {"prompt": "It was", "completion": "so", "reward": -1.5},
+        {"prompt": "It went", "chosen": " well", "rejected": "badly "},
+        {"prompt": "It went", "chosen": "fast", "rejected": "badly"},
+    ]
+    new = with_rows(facts, domain, real_params, rows)[len(facts) :]
+    wanted = [("It was", "so"), ("It went", "well"), ("It went", "badly"), ("It went", "fast")]
+    assert list(new.select("prompt", "target").iter_rows()) == wanted
+    assert set(new["kind"]) == {ROW} and new.filter(prompt="It went")["split"].n_unique() == 1
+
+
 def test_a_row_that_the_table_cannot_hold_is_named_by_file_and_line(facts, domain, real_params: Real):
     turns = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "There."}]
     for row, complaint in (
         ({"messages": turns}, "found a conversation, wanted its text in prompt"),
-        ({"prompt": "It was", "completion": "so", "reward": 1.0}, "found a reward, wanted prompt and completion alone"),
-        ({"prompt": "It was", "chosen": "so", "rejected": "not"}, "found a preference"),
+        ({"prompt": "It was", "completion": "so", "reward": "much"}, "reward"),
+        ({"prompt": "It was", "chosen": "so", "rejected": "so"}, "rejected"),
+        ({"prompt": "It was", "chosen": "so", "rejected": " "}, "found white space alone"),
         (("It was", " \n"), "found white space alone"),
         ({"prompt": "It was"}, "completion"),
     ):
