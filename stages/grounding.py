@@ -23,8 +23,7 @@ from .core.evaluate.estimate import to_json
 from .core.evaluate.statistics import estimates
 from .core.evaluate.table import REPORTS
 from .core.grounding.acting import asked_after, real_scores, virtual_scores
-from .core.grounding.features import explained, words
-from .core.grounding.head import Directions, cosines, reconstructed, shares
+from .core.grounding.features import Directions, cosines, explained, reconstructed, shares, words
 from .core.grounding.reading import learned, reading
 from .core.grounding.scores import GROUPS, swapped, text_scores, told_apart
 from .core.grounding.section import Grounding

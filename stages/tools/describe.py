@@ -126,11 +126,11 @@ class Describer:
             InputError: a text is empty, too long or not in the tokenizer's letters; target and answer are the same; a
                 question has no place for the felt update; or the subject does not stand in the prompt.
         """
-        questions = [check_place(_tidy(question)) for question in ask]
+        questions = [check_place(" ".join(question.split())) for question in ask]
         with quiet():
             texts = {"prompt": prompt, "target": target, "host": host, "answer": answer, "subject": subject}
             texts |= {"ask": " ".join(questions).replace(FELT, "").replace(OPPOSITE, "") or None}
-            return self._describe({name: text and _tidy(text) for name, text in texts.items()}, questions)
+            return self._describe({name: text and " ".join(text.split()) for name, text in texts.items()}, questions)
 
     def _describe(self, texts: dict[str, str | None], questions: Sequence[str]) -> Description:
         self._check(texts)
@@ -166,7 +166,7 @@ class Describer:
             at = [places.index(place) for place in card.places], [layers.index(layer) for layer in card.layers]
             return torch.from_numpy(gradient[0][np.ix_(*at)].reshape(1, -1, gradient.shape[-1]))
 
-        read = taken(card)
+        read, last = taken(card), gradient[:, 0, layers.index(card.layers[-1])]
         slots, confidence = felt_by(self.reader, read, FAINT)
         (report,), (without,) = (self._say([host], [card.question], filled) for filled in (slots, None))
         answers, others = (self._say([None] * len(questions), questions, filled) for filled in (slots, None))
@@ -193,11 +193,7 @@ class Describer:
             answer_logprob=float(shifts.answer_before[0]) if sample.answer else None,
             steps=tuple(self._step(shifts, sample, index) for index in range(len(step.step_sizes))),
             report=report,
-            explained=float(
-                explained(
-                    Tokens(decoder, output=True), -gradient[:, 0, layers.index(card.layers[-1])], [parse_report(report)]
-                )[0]
-            ),
+            explained=float(explained(Tokens(decoder, output=True), -last, [parse_report(report)])[0]),
             subject=subject,
             at_subject=there,
             explained_at_subject=share,
@@ -275,8 +271,3 @@ class Describer:
                         f"{name}: the pocket model has never seen {', '.join(spelt)} and reads it letter by letter"
                     )
         return notes
-
-
-def _tidy(text: str) -> str:
-    """White space made single."""
-    return " ".join(text.split())

@@ -75,10 +75,10 @@ def edited(text: str, changes: Mapping[str, Any]) -> str:
     return stream.getvalue()
 
 
-def difference(before: str, after: str) -> list[str]:
-    """A unified diff of two texts of params.yaml, line by line; empty if they are equal."""
-    names = f"a/{PARAMS}", f"b/{PARAMS}"
-    return list(difflib.unified_diff(before.splitlines(), after.splitlines(), *names, n=1, lineterm=""))
+def difference(before: str, after: str) -> str:
+    """A unified diff of two texts of params.yaml; empty if they are equal."""
+    sides = before.splitlines(), after.splitlines()
+    return "\n".join(difflib.unified_diff(*sides, f"a/{PARAMS}", f"b/{PARAMS}", n=1, lineterm=""))
 
 
 def write(text: str) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 from rich.console import Console
+from rich.syntax import Syntax
 from rich.table import Table
-from rich.text import Text
 from ruamel.yaml import YAML
 
 from ..core.engine.section import Gradients
@@ -29,7 +29,6 @@ DECISIVE = Path(__file__).with_name("decisive.yaml")
 """What the decisive experiment sets on any of them."""
 BYTES = {"float32": 4, "bfloat16": 2}
 """Of a weight."""
-COLORS = {"+": "green", "-": "red", "@": "cyan"}
 
 
 class Sections(Section):
@@ -133,8 +132,7 @@ def use_preset(name: str, apply: bool, decisive: bool = False) -> None:
     console = Console(highlight=False, markup=False)
     dtype, size = preset.weights
     console.print(f"{preset.about} Weights in {dtype}: {size}, plus working memory.")
-    for line in params_file.difference(before, after):
-        console.print(Text(line, COLORS.get(line[0], "")))
+    console.print(Syntax(params_file.difference(before, after), "diff", theme="ansi_dark", background_color="default"))
     if not apply:
         added = " --decisive" if decisive else ""
         console.print(f"\nparams.yaml is as it was. To make these changes: gradaware preset {name}{added} --apply")

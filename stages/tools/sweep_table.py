@@ -52,10 +52,8 @@ def ladder() -> list[Experiment]:
 def domains_left_out() -> list[Experiment]:
     """The scores of each domain by a projector that was never trained on it."""
     found = {name: from_json(read_json(experiment.LEFT_OUT / f"{name}.json")) for name in read_params()["domains"]}
-    return [
-        Experiment("Never trained on", name, {"held_out_domains": [name]}, {"decoupling": scores})
-        for name, scores in found.items()
-    ]
+    settings = {name: {"held_out_domains": [name]} for name in found}
+    return [Experiment("Never trained on", name, settings[name], {"decoupling": found[name]}) for name in found]
 
 
 def suppressed() -> list[Experiment]:

@@ -24,7 +24,7 @@ from stages.core.reader.section import Projector
 from stages.core.reader.training import card_for, report_loss
 from stages.core.run.params import read_sections
 from stages.tools.free_words import FREE, TRAINED, Sections, candidates, marked, retrieved
-from stages.tools.sweep_table import NO_PARSER, TEXTS
+from stages.tools.sweep_table import called
 from tests.pipeline import tiny
 from tests.pipeline.warm import Warm
 
@@ -115,13 +115,13 @@ def test_make_free_words_scores_every_text_twice_the_same(tiny_pipeline: Path, w
     folder = root / "data/free_words"
     table = read_table(folder / "reports.parquet", FREE)
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    assert set(table["condition"]) == set(TEXTS) == set(metrics["seen"]) - {"reports", "gradients"}
+    assert set(table["condition"]) == set(called("texts")) == set(metrics["seen"]) - {"reports", "gradients"}
     assert metrics["seen"]["teacher"]["target_accuracy"]["value"] == (
         table.filter((pl.col("condition") == "teacher") & (pl.col("held_out") == "none"))["target_right"].mean()
     )
     assert metrics["seen"]["empty"]["target_accuracy"]["value"] == 0
     page = html.unescape((root / "data/report/index.html").read_text(encoding="utf-8"))
-    assert all(words in page for words in TEXTS.values())
+    assert all(words in page for words in called("texts").values())
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     shutil.rmtree(folder)
     tiny.command(root, "python", "-m", "stages.tools.free_words", warm=warm_python)
@@ -136,7 +136,7 @@ def test_make_free_words_scores_every_text_twice_the_same(tiny_pipeline: Path, w
 def rows_of(found: dict[str, Any]) -> str:
     """The rows of the docs' table of one group: shares with their intervals."""
     rows = []
-    for condition, words in TEXTS.items():
+    for condition, words in called("texts").items():
         scores = [found[condition][name] for name in ("target_accuracy", "answer_accuracy", "retrieved")]
         cells = [f"{one['value']:.2f} ({one['low']:.2f}–{one['high']:.2f})" for one in scores]
         rows.append(f"| {words} | {' | '.join(cells)} |")
@@ -146,6 +146,6 @@ def rows_of(found: dict[str, Any]) -> str:
 def test_figures_in_the_docs_are_those_of_the_run():
     found = json.loads(RESULTS.read_text(encoding="utf-8"))
     text = (tiny.ROOT / "docs/free-words.md").read_text(encoding="utf-8")
-    for group in NO_PARSER:
+    for group in called("groups"):
         assert rows_of(found[group]) in text
         assert f"{found[group]['reports']} gradients" in text

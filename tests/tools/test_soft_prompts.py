@@ -13,7 +13,7 @@ from stages.core.concepts.taught import laid_out, marked_losses, says
 from stages.core.evaluate.lessons import FACT, one_a_fact, wrong_answers
 from stages.core.model.opening import open_model
 from stages.tools import soft_prompts
-from stages.tools.sweep_table import BEHAVIOURS
+from stages.tools.sweep_table import called
 from tests.core.engine.families import tiny as tiny_decoder
 from tests.pipeline import tiny
 from tests.pipeline.warm import Warm
@@ -42,7 +42,7 @@ def found(tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, sof
 def test_what_is_apart_is_another_prompt_and_a_fact_s_is_another_of_the_same(
     found: dict[str, soft_prompts.Behaviour],
 ):
-    assert set(found) == set(BEHAVIOURS)
+    assert set(found) == set(called("behaviours"))
     for name, each in found.items():
         assert len(each.apart) and not set(each.fitted["prompt"]) & set(each.apart["prompt"])
         assert len(one_a_fact(each.fitted)) == len(each.fitted)
@@ -103,18 +103,18 @@ def test_make_soft_prompts_writes_a_row_for_every_behaviour(tiny_pipeline: Path,
     assert "said, rule, vectors 1: " in done.stdout
     curve = pl.read_csv(root / "data/soft_prompts/curve.csv")
     metrics = json.loads((root / "data/soft_prompts/metrics.json").read_text(encoding="utf-8"))
-    for behaviour in BEHAVIOURS:
+    for behaviour in called("behaviours"):
         assert curve.filter(behaviour=behaviour)["vectors"].to_list() == [0, 1]
         assert set(metrics[behaviour]["1"]) == set(COLUMNS)
     page = (root / "data/report/index.html").read_text(encoding="utf-8")
-    assert all(words in page for words in BEHAVIOURS.values())
+    assert all(words in page for words in called("behaviours").values())
     shutil.rmtree(root)
 
 
 def rows_of(found: dict[str, Any], *columns: str) -> str:
     """The rows of the docs' table of some columns: shares by number of vectors."""
     rows = []
-    for behaviour, words in BEHAVIOURS.items():
+    for behaviour, words in called("behaviours").items():
         shares = [each for each in found[behaviour].values() if set(columns) <= set(each)]
         cells = [" / ".join(format(each[column]["value"], ".2f") for column in columns) for each in shares]
         rows.append(f"| {words} | {' | '.join(cells)} |")

@@ -19,7 +19,7 @@ from ..evaluate.statistics import estimates
 from ..model.changes import speaker
 from ..model.decoder import Decoder, residual
 from ..steps.virtual_step import virtual_steps
-from .head import Directions
+from .features import Directions
 
 NEIGHBOURS = 8
 """Prompts about other subjects that are asked after a real step."""

@@ -3,7 +3,7 @@
 A head of QUERIES vectors looks at the model's residual streams on the text, each with a softmax over the tokens, and
 takes the mean of the tokens' directions under it. A token is known by its own streams and those of the token in front,
 before the first block and after a later one. So the head can point at a word that it never saw, by the part that it
-plays. What the words then give is fitted in closed form (head.py).
+plays. What the words then give is fitted in closed form (features.py).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +18,7 @@ from ..engine.batches import Rows, in_batches, plan, token_budget
 from ..model.checkpoints import one_thread, reproducibly
 from ..reader.vocabulary import Tokens
 from ..run.seeds import keyed_rng
-from .features import Blocks
-from .head import Directions
+from .features import Blocks, Directions
 from .texts import once_each
 
 QUERIES = 4

@@ -14,7 +14,7 @@ from ..evaluate.estimate import Estimate
 from ..evaluate.statistics import GAP, estimates
 from ..reader.gate import in_plane
 from ..reader.vocabulary import Tokens, in_parts
-from .head import Directions, cosines, shares
+from .features import Directions, cosines, shares
 
 GROUPS = {
     "none": "seen",

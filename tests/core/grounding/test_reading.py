@@ -4,8 +4,7 @@ import numpy as np
 import torch
 
 from stages.core.data.grammar import Report
-from stages.core.grounding.features import words
-from stages.core.grounding.head import reconstructed, shares
+from stages.core.grounding.features import reconstructed, shares, words
 from stages.core.grounding.reading import KNOWN_BY, QUERIES, learned, reading
 from stages.core.model.decoder import Decoder
 from stages.core.reader.vocabulary import Tokens
