@@ -192,17 +192,19 @@ def test_the_documented_commands_run(
     assert Path("diff.html").is_file() and len(pl.read_ndjson("diff.jsonl")) == 2
 
 
+def shown(each: dict[str, float]) -> str:
+    """A share with its interval, as the docs write it."""
+    return f"{each['value']:.2f} ({each['low']:.2f}–{each['high']:.2f})"
+
+
 def table_of(found: dict[str, Any]) -> list[str]:
     """The table of the docs: a row a kind of change."""
-
-    def shown(each: dict[str, float]) -> str:
-        return f"{each['value']:.2f} ({each['low']:.2f}–{each['high']:.2f})"
-
     rows = {
         "fine-tuned: what was taught": found["tuned"]["taught"],
         "fine-tuned: side effects": found["tuned"]["side_effects"],
         "soft prompts": found["prompted"],
         "steering vectors": found["steered"],
+        "sentences in front, other prompts": found["contexts"],
     }
     parts = ("named", "away", "explained", "lens")
     head = (
@@ -230,6 +232,8 @@ def test_figures_in_the_docs_are_those_of_the_benchmark():
     assert "\n".join(table_of(found)) in text and "\n".join(features_table(found)) in text
     for name in ("fact", "flipped"):
         assert ", ".join(f"{share:.2f}" for share in found["tuned"][name]) in " ".join(text.split())
+    search = found["contexts"]["search"]
+    assert all(shown(search[name]) in " ".join(text.split()) for name in ("found", "says"))
     stated = found["preceded"]["obeyed"]
     assert f"it states {round(stated['value'] * stated['rows'])} of {stated['rows']} wrong facts back" in " ".join(
         text.split()
