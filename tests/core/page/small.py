@@ -81,6 +81,14 @@ GROUNDING: dict[str, Any] = {
         }
         for way in ("toward", "away")
     },
+    "real": {
+        "steps": 50,
+        "toward": {"gradient": one(1.0, 0.92, 1.0), "reading": one(0.98, 0.9, 1.0)},
+        **{
+            part: {"gradient": one(0.92, 0.8, 0.97), "reading": one(0.96, 0.85, 1.0), "unchanged": one(0.0, 0.0, 0.08)}
+            for part in ("corrected", "paraphrase", "neighbours", "changed")
+        },
+    },
     "heads": {"seed_1": explained(0.904), "seed_2": explained(0.902)},
     "swapped": {"target_1_words": one(0.99, 0.98, 1.0)},
     "negatives": {"activation": {"gate": one(0.99, 0.98, 1.0), "nearest": one(0.8, 0.78, 0.82)}},

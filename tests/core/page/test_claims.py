@@ -73,6 +73,7 @@ def test_words_are_held_against_what_else_could_stand_there() -> None:
     assert "no text 0.9\u00a0%, another report \u221289.0\u00a0%, the prompt \u221241.0\u00a0%" in found.text
     assert "it is 90.5\u00a0% (89.0\u201392.0), toward held-out names 90.5" in found.text
     assert "never learned (setting forms of section grounding): order 90.0\u00a0%, words 46.0\u00a0%." in found.text
+    assert "on the correction: at the prompt in 96.0\u00a0% (85.0\u2013100), in another template in 96.0" in found.text
     assert "Heads of other seeds: 90.4\u00a0%, 90.2\u00a0%." in found.text
     for short in (explained(0.91, 0.89), explained(0.927, 0.87)):  # an interval below .90, and names held out too far
         words = GROUNDING["grounding"]["target_1_words"] | {"report": report | short}
