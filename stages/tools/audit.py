@@ -104,8 +104,7 @@ def told(reader: Reader, rows: Sequence[tuple[Update, Sequence[Sample]]], tokens
     Raises:
         InputError: a loss or gradient is not finite; names the line.
     """
-    card, tokenizer = reader.card, reader.decoder.tokenizer
-    assert tokenizer is not None
+    card = reader.card
     updates, terms = zip(*rows, strict=True)
     try:
         gradient, logprob = update_gradients(reader.decoder, rows, card.layers, card.places)
@@ -117,7 +116,7 @@ def told(reader: Reader, rows: Sequence[tuple[Update, Sequence[Sample]]], tokens
             "line": [update.line for update in updates],
             "kind": [update.kind for update in updates],
             "update": [update.what for update in updates],
-            "prompt": [tokenizer.decode(each[0].prompt) for each in terms],
+            "prompt": [reader.decoder.text(each[0].prompt) for each in terms],
             "completion": [update.completions[0] for update in updates],
             "rejected": pl.Series([(*update.completions, None)[1] for update in updates], dtype=pl.String),
             **reports_of(reader, gradient, tokens),

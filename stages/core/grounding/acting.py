@@ -1,19 +1,19 @@
 """Acting on words: virtual and real steps along directions, and what a model says after them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from operator import eq
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from ..engine.changes import said
-from ..engine.samples import samples_of
+from ..engine.samples import Sample, samples_of
 from ..evaluate.cases import by_hash
+from ..evaluate.estimate import Estimate
 from ..evaluate.fine_tuning import sample_loss, trainable
 from ..evaluate.statistics import estimates
 from ..model.changes import speaker
@@ -47,13 +47,18 @@ def virtual_scores(
             done["toward"][name][batch.rows] = batch.target_rank[:, 0] == 1
             done["away"][name][batch.rows] = batch.down_ids[:, 0, :, 0] == answers[batch.rows]
     scores: dict[str, Any] = {way: {name: {} for name in found} for way in done}
-    for way, by_name in done.items():
-        for name, marks in by_name.items():
-            for step, size in enumerate(sizes):
-                reached = by_name["gradient"][:, step] | (name == "gradient")
-                clusters = cases["target"].filter(pl.Series(reached)).to_list()
-                scores[way][name] |= estimates({f"step_{size:g}": marks[reached, step]}, clusters)
+    for way, marks in done.items():
+        for step, size in enumerate(sizes):
+            for name, one in of_reached({name: each[:, step] for name, each in marks.items()}, cases["target"]).items():
+                scores[way][name][f"step_{size:g}"] = one
     return scores
+
+
+def of_reached(marks: Mapping[str, Bool[np.ndarray, " case"]], targets: pl.Series) -> dict[str, Estimate]:
+    """The share of marks where the step along `gradient` has one too; of its own marks the share of all cases."""
+    others = {name: each[marks["gradient"]] for name, each in marks.items() if name != "gradient"}
+    reached = targets.filter(pl.Series(marks["gradient"], dtype=pl.Boolean))
+    return estimates({"gradient": marks["gradient"]}, targets.to_list()) | estimates(others, reached.to_list())
 
 
 def asked_after(cases: pl.DataFrame, prompts: pl.DataFrame, count: int) -> pl.DataFrame:
@@ -92,32 +97,38 @@ def real_scores(
     weights by `size` times their norm. Then both are asked, for TOKENS greedy tokens at most, the prompt itself
     (`corrected`), the same by another template (`paraphrase`), and prompts about other subjects (`neighbours`;
     `changed`: those of them whose answer the real step changes): the share of answers that are the same, for each of
-    the directions `found`, and for what is said before (`unchanged`). `toward`: the copy's likeliest token becomes the
-    target's first, where it does so by the step along `gradient`. Intervals over target entities. Weights are put back.
+    the directions `found`, and for what is said before (`unchanged`). `toward` and `away`: as in `virtual_scores`, by
+    the copy's step. Intervals over target entities. Weights are put back.
 
     `cases`: see `asked_after`; `found`: of all cases before these were chosen.
     """
     texts = cases.select("prompt", "paraphrase", "neighbours").iter_rows()
     asked = [[tuple(decoder.tokens(text)) for text in (prompt, again, *others)] for prompt, again, others in texts]
     samples, own = samples_of(decoder, cases), speaker(decoder.model)
-    said_by: dict[str, list[list[tuple[int, ...]]]] = {name: [] for name in ("unchanged", "correction", *found)}
+    said_by: dict[str, list[np.ndarray]] = {name: [] for name in ("unchanged", "correction", *found)}
+    marks = {way: {name: np.zeros(len(cases), bool) for name in found} for way in ("toward", "away")}
+
+    def logprobs(sample: Sample) -> Float[Tensor, " vocabulary"]:
+        return own(torch.tensor([sample.prompt], device=decoder.device))[0, -1].log_softmax(-1)
+
     with trainable(decoder.blocks) as put_back:
-        for number, sample, prompts in zip(cases["number"], samples, asked, strict=True):
+        for row, (number, sample, prompts) in enumerate(zip(cases["number"], samples, asked, strict=True)):
+            before, leaves = logprobs(sample), sample.answer or (-1,)
             for name, answers in said_by.items():
                 if name == "correction":
                     sgd_step(decoder.blocks, sample_loss(decoder, sample), size)
                 elif name != "unchanged":
                     stream = stream_at(decoder, sample.prompt, layer)
                     sgd_step(decoder.blocks, -(stream @ torch.from_numpy(found[name][number]).to(stream)), size)
-                answers.append(said(decoder, prompts, own, TOKENS))
+                    now = logprobs(sample)
+                    marks["toward"][name][row] = int(now.argmax()) == sample.target[0]
+                    marks["away"][name][row] = int((now - before).argmin()) == leaves[0]
+                answers.append(np.array([decoder.text(ids) for ids in said(decoder, prompts, own, TOKENS)]))
                 put_back()
             advance(1)
 
     real, targets = said_by.pop("correction"), cases["target"].to_list()
-    same = {
-        name: [np.array(list(map(eq, *both))) for both in zip(real, each, strict=True)]
-        for name, each in said_by.items()
-    }
+    same = {name: [one == two for one, two in zip(each, real, strict=True)] for name, each in said_by.items()}
     at = [np.arange(len(each)) for each in asked]
     parts = {
         "corrected": [each == 0 for each in at],
@@ -128,16 +139,9 @@ def real_scores(
     scores: dict[str, Any] = {"steps": len(cases)}
     for part, kept in parts.items():
         rows = [row for row, each in enumerate(kept) if each.any()]
-        marks = {name: np.array([each[row][kept[row]].mean() for row in rows]) for name, each in same.items()}
-        scores[part] = estimates(marks, [targets[row] for row in rows])
-    first = {
-        name: np.array([each[0][0] for each in said_by[name]]) == [sample.target[0] for sample in samples]
-        for name in found
-    }
-    reached = first["gradient"]
-    told = {name: each[reached] for name, each in first.items()}
-    scores["toward"] = estimates(told, [target for target, there in zip(targets, reached, strict=True) if there])
-    return scores
+        shares = {name: np.array([each[row][kept[row]].mean() for row in rows]) for name, each in same.items()}
+        scores[part] = estimates(shares, [targets[row] for row in rows])
+    return scores | {way: of_reached(each, cases["target"]) for way, each in marks.items()}
 
 
 def stream_at(decoder: Decoder, prompt: Sequence[int], layer: int) -> Float[Tensor, " d_model"]:
@@ -149,12 +153,11 @@ def stream_at(decoder: Decoder, prompt: Sequence[int], layer: int) -> Float[Tens
 
 
 def sgd_step(module: nn.Module, loss: Float[Tensor, ""], size: float) -> None:
-    """One step of SGD on a loss, of the weights that it hangs on: by `size` times the norm of all of the module's."""
+    """One step of SGD on a loss, that changes the module's weights by `size` times their norm."""
     weights = list(module.parameters())
-    found = torch.autograd.grad(loss, weights, allow_unused=True)
-    moving = [(weight, each) for weight, each in zip(weights, found, strict=True) if each is not None]
-    length = get_total_norm([each for _, each in moving])
+    found = torch.autograd.grad(loss, weights, materialize_grads=True)  # zeros where the loss does not hang on one
+    length = get_total_norm(found)
     with torch.no_grad():
         rate = size * get_total_norm(weights) / length.clamp_min(torch.finfo(length.dtype).tiny)
-        for weight, each in moving:
+        for weight, each in zip(weights, found, strict=True):
             weight.sub_(rate.to(each) * each)

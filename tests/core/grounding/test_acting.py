@@ -79,6 +79,8 @@ def test_a_copy_that_steps_along_the_gradient_says_what_the_model_says_after_a_r
     before = {name: value.clone() for name, value in trained_decoder.model.state_dict().items()}
     found = real_scores(trained_decoder, cases, acts, 1, SIZE, lambda _: None)
     assert found["steps"] == 6 and found["toward"]["words"].value == found["toward"]["gradient"].value == 1
+    assert found["away"]["words"].value == 1 and found["away"]["gradient"].value >= 2 / 3
+    assert found["toward"]["words_shuffled"].value == found["away"]["words_shuffled"].value == 0
     for part in ("corrected", "paraphrase"):
         scores = {name: one.value for name, one in found[part].items()}
         assert scores["words"] == scores["gradient"] >= 2 / 3  # a step has its size, however long the direction is

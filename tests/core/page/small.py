@@ -83,7 +83,7 @@ GROUNDING: dict[str, Any] = {
     },
     "real": {
         "steps": 50,
-        "toward": {"gradient": one(1.0, 0.92, 1.0), "reading": one(0.98, 0.9, 1.0)},
+        **{way: {"gradient": one(1.0, 0.92, 1.0), "reading": one(0.98, 0.9, 1.0)} for way in ("toward", "away")},
         **{
             part: {"gradient": one(0.92, 0.8, 0.97), "reading": one(0.96, 0.85, 1.0), "unchanged": one(0.0, 0.0, 0.08)}
             for part in ("corrected", "paraphrase", "neighbours", "changed")
