@@ -12,7 +12,6 @@ from torch.nn.utils import get_total_norm
 
 from ..engine.changes import said
 from ..engine.samples import Sample, samples_of
-from ..evaluate.cases import by_hash
 from ..evaluate.estimate import Estimate
 from ..evaluate.fine_tuning import sample_loss, trainable
 from ..evaluate.statistics import estimates
@@ -62,13 +61,13 @@ def of_reached(marks: Mapping[str, Bool[np.ndarray, " case"]], targets: pl.Serie
 
 
 def asked_after(cases: pl.DataFrame, prompts: pl.DataFrame, count: int) -> pl.DataFrame:
-    """At most `count` of the cases in which nothing is held out, by hash, with what is asked after a step on each.
+    """The first `count` of the cases in which nothing is held out, with what is asked after a step on each.
 
     Columns added: number (of the case), `paraphrase` (a prompt of the same relation and subject by another template)
     and `neighbours` (at most NEIGHBOURS prompts of the same relation and template about other subjects); cases without
-    one of these are left out. `cases` have the columns relation, subject and template of `prompts`.
+    one of these are left out. `cases`: in the order of prompt_id, a hash, with relation, subject and template.
     """
-    texts = by_hash(prompts.unique("prompt", maintain_order=True), 0, "after a step", "prompt")
+    texts = prompts.sort("prompt_id").unique("prompt", keep="first", maintain_order=True)
     seen = cases.with_row_index("number").filter(held_out="none")
 
     def others(same: str, other: str, **taken: pl.Expr) -> pl.DataFrame:
@@ -79,7 +78,7 @@ def asked_after(cases: pl.DataFrame, prompts: pl.DataFrame, count: int) -> pl.Da
     again = others("subject", "template", paraphrase=pl.col("prompt_other").first())
     beside = others("template", "subject", neighbours=pl.col("prompt_other").head(NEIGHBOURS))
     found = seen.join(again, on="number", maintain_order="left").join(beside, on="number", maintain_order="left")
-    return by_hash(found, 0, "real step", "prompt_id")[:count]
+    return found[:count]
 
 
 def real_scores(

@@ -35,14 +35,14 @@ def prompts(small_domains: list[Domain]) -> pl.DataFrame:
         for template in relation.templates
         for fact in relation.facts
     ]
-    return pl.DataFrame(rows)
+    return pl.DataFrame(rows).with_columns(prompt_id=pl.col("prompt").hash().cast(pl.String))
 
 
 def asked_cases(prompts: pl.DataFrame, count: int) -> pl.DataFrame:
     """Corrections of the capitals' first prompts, each toward another city than it is."""
     own = prompts.filter(pl.col("relation") == "capital").unique("subject", keep="first", maintain_order=True)
     cities = own["said"].to_list()
-    cases = cases_of(*zip([*cities[1:], cities[0]], cities, strict=True)).drop("prompt", "relation")
+    cases = cases_of(*zip([*cities[1:], cities[0]], cities, strict=True)).drop("prompt", "relation", "prompt_id")
     return asked_after(cases.hstack(own.drop("said")), prompts, count)
 
 
