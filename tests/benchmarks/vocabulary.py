@@ -78,6 +78,7 @@ def measure(counts: list[int], dtype: torch.dtype) -> dict[str, float]:
     wanted = settings(architecture="linear", width=1, layers=[0], places=[FIRST], question="<felt> away <opposite>")
     card = new_card(decoder, wanted, "drawn", "0", (1.0,))
     readers = [Reader(decoder, card, seed) for seed in range(3)]
+    readers[2].trained.requires_grad_(True)
     found: dict[str, float] = {"MB held with the model open": base}
 
     def step(name: str, do: Callable[[], Any]) -> None:

@@ -91,7 +91,7 @@ def learning(decoder: Decoder) -> Figures:
         ("LoRA", {"injection": REPLACE, "lora": Lora(rank=2, alpha=4, learning_rate=1e-3)}),
     ):
         reader, gradients = asking(decoder, **changes)
-        reader.trained.train()
+        reader.trained.train().requires_grad_(True)
         slots = reader.read(gradients)
         losses, _ = answer_losses(reader, prompts(reader, HOSTS, slots), [[9, 10], [5], [8, 4, 2]], slots)
         losses.sum().backward()
