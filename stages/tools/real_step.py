@@ -93,7 +93,7 @@ def real_shifts(
     for update in UPDATES:
         with torch.no_grad():
             for value, then, move in zip(parameters, before, moves, strict=True):
-                value.copy_(then + update * unit * move)
+                value.copy_(then + update * unit.to(move) * move)
         yield (next_logprobs(decoder, sample) - clean).cpu().numpy()
     put_back()
 

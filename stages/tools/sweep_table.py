@@ -51,9 +51,9 @@ def ladder() -> list[Experiment]:
 
 def domains_left_out() -> list[Experiment]:
     """The scores of each domain by a projector that was never trained on it."""
-    found = {name: from_json(read_json(experiment.LEFT_OUT / f"{name}.json")) for name in read_params()["domains"]}
-    settings = {name: {"held_out_domains": [name]} for name in found}
-    return [Experiment("Never trained on", name, settings[name], {"decoupling": found[name]}) for name in found]
+    files = {name: experiment.LEFT_OUT / f"{name}.json" for name in read_params()["domains"]}
+    scores = {name: {"decoupling": from_json(read_json(file))} for name, file in files.items()}
+    return [Experiment("Never trained on", name, {"held_out_domains": [name]}, scores[name]) for name in scores]
 
 
 def suppressed() -> list[Experiment]:
@@ -117,12 +117,12 @@ def soft_prompts() -> list[Experiment]:
 
 def free_words() -> list[Experiment]:
     """What stands in texts about gradients that nobody parses, and which gradient each picks."""
-    metrics = results("free_words")
+    metrics, texts = results("free_words"), called("texts")
     return [
         Experiment(words, text, {"gradients": group, "text": name}, dict.fromkeys(("decoupling", "texts"), found[name]))
         for group, words in called("groups").items()
         if (found := metrics.get(group))
-        for name, text in called("texts").items()
+        for name, text in texts.items()
     ]
 
 
