@@ -63,7 +63,7 @@ check: env
 	python -m stages.tools.dependencies --check
 
 test: check
-	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder # the order is that of tests/conftest.py
+	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder # in the order of tests/conftest.py
 
 # Minutes of one core: pocket 1, S 4, M some 20 (worked out, not timed as a whole; 12 GB): make bench SIZES="pocket S M".
 SIZES ?= pocket S

@@ -95,14 +95,11 @@ def main() -> None:
         about = about.with_columns(**table, span=explained(tokens, wanted, said))
         tables.append(about.filter(pl.Series(np.asarray(wanted.any(1)))))
         if place == FIRST:
-            acts = {"gradient": wanted} | {name: found["report"] for name, found in made.items()}
-            acts |= {f"{name}_shuffled": found["shuffled_across"] for name, found in made.items()}
-            others = {"form": f"form_{list(how.forms)[-1]}"} | {name: name for name in ("label", "lens", "prompt")}
-            acts |= {name: made["reading"][text] for name, text in others.items()}
+            acts = acts_of(wanted, made, list(how.forms)[-1])
             metrics["acting"] = virtual_scores(decoder, cases, acts, layer, how.step_sizes)
             after = asked_after(cases, data.rows, how.real_steps)
             with progress("real steps", len(after)) as advance:
-                metrics["real"] = real_scores(decoder, after, acts, layer, how.real_size, advance)
+                metrics["real"] = real_scores(decoder, after, acts, layer, how.real_sizes, advance)
             for seed, each in zip(how.seeds[1:], readings[1:], strict=True):
                 found = reconstructed({name: each[name] for name in ("train", "validation", "report")}, own)
                 metrics["heads"][f"seed_{seed}"] = text_scores(found["report"], wanted, cases)
@@ -138,6 +135,14 @@ def rows_of(reports: pl.DataFrame, prompts: pl.DataFrame, count: int) -> dict[st
         "swapped": pairs,
         "other": pairs.select(row="row_other"),
     }
+
+
+def acts_of(own: Directions, made: Mapping[str, Updates], form: str) -> Updates:
+    """The directions that steps are taken along: the gradients' own, and those made from reports and other texts."""
+    acts = {"gradient": own} | {name: found["report"] for name, found in made.items()}
+    acts |= {f"{name}_shuffled": found["shuffled_across"] for name, found in made.items()}
+    others = {"form": f"form_{form}", "label": "label", "lens": "lens", "prompt": "prompt"}
+    return acts | {name: made["reading"][text] for name, text in others.items()}
 
 
 def last_updates(

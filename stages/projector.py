@@ -68,7 +68,7 @@ def learn(job: Job, decoder: Decoder, data: Gathered, state: Path, path: Path) -
     settings = job.settings
     curve = teach(reader, data, settings, state / job.folder)
     if job.folder != BIAS and settings.reports == "names":  # else there is no gate to set: no names to hold it by
-        plain = settings.model_copy(update={"flips": 0.0, "context_noise": 0.0})
+        plain = settings.model_copy(update={"flips": 0.0})
         drawn = curriculum(data, "validation", reader, plain).draw("gate", 0, settings.validation_batch, 0)
         set_gate(reader, drawn.gradients, settings.gate)
     path.mkdir()
@@ -79,8 +79,7 @@ def learn(job: Job, decoder: Decoder, data: Gathered, state: Path, path: Path) -
 def teach(reader: Reader, data: Gathered, settings: Projector, folder: Path) -> pl.DataFrame:
     """Trains a reader's projector and returns its curve; `folder` keeps the state of a training that is killed."""
     teaching, size = curriculum(data, "train", reader, settings), settings.validation_batch
-    plain = settings.model_copy(update={"context_noise": 0.0})
-    held = curriculum(data, "validation", reader, plain).draw("validation", 0, size, size)
+    held = curriculum(data, "validation", reader, settings).draw("validation", 0, size, size)
     reader.fit_whitening(teaching.blocks())
     with progress(f"projector, seed {reader.seed}", settings.steps) as advance:
         curve = train(reader, teaching, held, settings, folder / f"seed_{reader.seed}.pt", advance)

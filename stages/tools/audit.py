@@ -111,6 +111,7 @@ def told(reader: Reader, rows: Sequence[tuple[Update, Sequence[Sample]]], tokens
     except BadRowsError as error:
         lines = [update.line for update, each in rows for _ in each]
         raise InputError(f"line {lines[error.rows[0]]}: {error.reason}") from error
+    longer = [row for row, (first, *_) in enumerate(terms) if len(first.target) > len(card.places)]
     return pl.DataFrame(
         {
             "line": [update.line for update in updates],
@@ -119,7 +120,7 @@ def told(reader: Reader, rows: Sequence[tuple[Update, Sequence[Sample]]], tokens
             "prompt": [reader.decoder.text(each[0].prompt) for each in terms],
             "completion": [update.completions[0] for update in updates],
             "rejected": pl.Series([(*update.completions, None)[1] for update in updates], dtype=pl.String),
-            **reports_of(reader, gradient, tokens),
+            **reports_of(reader, gradient, tokens, sentences=longer),
             "log_probability": logprob,
         }
     )

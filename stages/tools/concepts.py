@@ -32,7 +32,7 @@ from ..core.concepts.sparse_autoencoder import trained, unexplained
 from ..core.data.gathering import gather
 from ..core.data.places import FIRST, SUBJECT
 from ..core.engine.gradients import gradients_of
-from ..core.engine.samples import Sample
+from ..core.engine.samples import samples_of
 from ..core.engine.section import Gradients
 from ..core.evaluate.cases import COUNTERFACTUAL, SEEN, by_hash
 from ..core.evaluate.estimate import to_json
@@ -179,8 +179,8 @@ def behaviours(tested: pl.DataFrame) -> dict[str, pl.DataFrame]:
 
 def strongest(cell: Cell, rows: pl.DataFrame) -> Vectors:
     """Each row's update at the place where it is largest: of all tokens that are taught."""
-    decoder, pairs = cell.material.decoder, rows.select("prompt", "taught").iter_rows()
-    samples = [Sample(tuple(decoder.tokens(one)), tuple(decoder.continuation(other))) for one, other in pairs]
+    decoder = cell.material.decoder
+    samples = samples_of(decoder, rows.select("prompt", target="taught", answer=None))
     places = [f"target_{number}" for number in range(1, max(len(each.target) for each in samples) + 1)]
     found = -torch.from_numpy(gradients_of(decoder, samples, [cell.material.layer], places)[0])
     return found[torch.arange(len(found)), found.norm(dim=-1).argmax(1)]

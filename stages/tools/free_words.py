@@ -29,7 +29,7 @@ from ..core.data.summaries import FORMS, HELD_OUT, summarise
 from ..core.data.tables import write_table
 from ..core.engine.section import Gradients
 from ..core.evaluate.baselines import lens
-from ..core.evaluate.cases import COUNTERFACTUAL, Questions, by_hash, picked
+from ..core.evaluate.cases import COUNTERFACTUAL, Questions, deranged, picked
 from ..core.evaluate.estimate import to_json
 from ..core.evaluate.scores import mean_scores, scored
 from ..core.evaluate.section import Evaluation
@@ -73,10 +73,7 @@ def texts_on(
     """By condition a text a case: what the reader writes (`real`), and what stands beside it."""
     real = answers_of(reader, cases["host"].to_list(), reader.card.question, slots, how.report_tokens)
     yield "real", real
-    order = by_hash(cases.with_row_index("at"), how.seed, "shuffled", "prompt_id")["at"].to_numpy()
-    other = np.empty_like(order)
-    other[order] = np.roll(order, 1)
-    yield "shuffled", [real[at] for at in other]
+    yield "shuffled", [real[at] for at in deranged(cases["prompt_id"], how.seed, "shuffled")]
     yield "empty", [NO_PRESSURE] * len(cases)
     last = data.gradient[cases["row"].to_numpy()][:, len(reader.card.layers) - 1]
     known = lens(reader.decoder, last, dict(data.rows.select("target", "domain").iter_rows()))

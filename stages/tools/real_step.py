@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import get_total_norm
 
 from ..core.data.tables import PROMPTS, ROW, read_table
@@ -31,6 +31,7 @@ from ..core.engine.gradients import activation_gradients
 from ..core.engine.samples import Sample, naming_prompts, samples_of
 from ..core.evaluate.cases import by_hash
 from ..core.evaluate.fine_tuning import sample_loss, trainable
+from ..core.model.changes import speaker
 from ..core.model.decoder import Decoder, residual, with_residual
 from ..core.model.opening import open_model
 from ..core.run.errors import InputError
@@ -71,19 +72,13 @@ def layers_of(decoder: Decoder) -> list[int]:
     return sorted({round(at) for at in np.linspace(0, decoder.n_layers - 1, min(LAYERS, decoder.n_layers))})
 
 
-@torch.no_grad()
-def next_logprobs(decoder: Decoder, sample: Sample) -> Float[Tensor, " vocabulary"]:
-    """Next-token log-probabilities after the prompt, nats."""
-    logits = decoder.model(torch.tensor([sample.prompt], device=decoder.device), use_cache=False).logits[0, -1]
-    return logits.float().log_softmax(-1)
-
-
 def real_shifts(
     decoder: Decoder, sample: Sample, optimiser: str, put_back: Callable[[], None]
 ) -> Iterator[Float[np.ndarray, " vocabulary"]]:
     """The shift after one optimiser step, made as large as each size in UPDATES; `put_back` gives the weights back."""
-    parameters = list(decoder.model.parameters())
-    before, clean = [value.detach().clone() for value in parameters], next_logprobs(decoder, sample)
+    parameters, own = list(decoder.model.parameters()), speaker(decoder.model)
+    ids = torch.tensor([sample.prompt], device=decoder.device)
+    before, clean = [value.detach().clone() for value in parameters], own(ids)[0, -1].log_softmax(-1)
     taken = OPTIMISERS[optimiser](parameters, lr=1.0)  # pyright: ignore[reportCallIssue]
     sample_loss(decoder, sample).backward()
     taken.step()
@@ -94,7 +89,7 @@ def real_shifts(
         with torch.no_grad():
             for value, then, move in zip(parameters, before, moves, strict=True):
                 value.copy_(then + update * unit.to(move) * move)
-        yield (next_logprobs(decoder, sample) - clean).cpu().numpy()
+        yield (own(ids)[0, -1].log_softmax(-1) - clean).cpu().numpy()
     put_back()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from dvc.utils.flatten import flatten
 from ruamel.yaml import YAML
 
 from ..core.run.errors import InputError
@@ -64,18 +65,9 @@ def read(root: Path, called: str = "") -> Revision:
     return Revision(params, lock.get("stages", {}), copies)
 
 
-def flat(value: Any, key: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keys joined by dots."""
-    if not isinstance(value, dict) or (key and not value):
-        return {key: value}
-    return {
-        name: leaf for part, inner in value.items() for name, leaf in flat(inner, f"{key}.{part}".lstrip(".")).items()
-    }
-
-
 def differing(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The keys in which nested mappings differ, joined by dots, with both values; `...` where one lacks the key."""
-    one, two = flat(old), flat(new)
+    one, two = flatten(old), flatten(new)
     both = {key: (one.get(key, ...), two.get(key, ...)) for key in one | two}
     return {key: (old, new) for key, (old, new) in both.items() if old != new}
 

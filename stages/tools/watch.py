@@ -142,7 +142,8 @@ class GradientWatch(TrainerCallback):
         card = self.reader.card
         streams = [self._gradients[layer][taught] for layer in card.layers]
         gradient = self._labels * at_places(streams, positions(labels, card.places)[taught])
-        told = reports_of(self.reader, gradient, REPORT_TOKENS)
+        longer = ((labels[taught] != -100).sum(1) > len(card.places)).nonzero().flatten().tolist()
+        told = reports_of(self.reader, gradient, REPORT_TOKENS, sentences=longer)
         shift = unembedded(self.decoder, gradient[:, len(card.layers) - 1])
 
         def words(scores: Float[Tensor, "row vocabulary"]) -> list[list[str]]:

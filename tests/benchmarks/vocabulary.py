@@ -101,7 +101,7 @@ def measure(counts: list[int], dtype: torch.dtype) -> dict[str, float]:
 
     def slots_and_back() -> None:
         slots = readers[2].read(torch.randn(BATCH, 1, WIDTH))
-        slot_loss(readers[2], slots, [named(row) for row in range(BATCH)], 30.0).backward()
+        slot_loss(readers[2], slots, [named(row) for row in range(BATCH)]).backward()
 
     def reports_and_back() -> None:
         reports = [" ".join(named(row) * 8) for row in range(REPORTS)]

@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 import zarr
+from dvc.utils.flatten import flatten as flat
 from ruamel.yaml import YAML
 
 from stages.tools.closure import Closure, parsed
-from stages.tools.revision import flat
 from tests.pipeline import tiny
 from tests.pipeline.hermetic import locked, make_sandbox, outputs
 from tests.pipeline.test_hermetic import STAGES

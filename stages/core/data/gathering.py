@@ -167,24 +167,24 @@ Window = tuple[Int[np.ndarray, " block"], Int[np.ndarray, " _"]]
 
 
 class Shuffled:
-    """Batches of rows of one or more kinds of vectors (gradients, activations), in an order shuffled anew each epoch.
+    """Batches of rows of vectors, such as gradients, in an order that is shuffled anew each epoch.
 
     Blocks of BLOCK_ROWS rows come in a random order; HELD_BLOCKS of them are held in memory at a time, and their rows
     come in a random order too. Up to HELD_BLOCKS blocks in all, that is a shuffle of all rows. The order is keyed on
     the seed, a name and the epoch, and knows nothing of the stores' shards.
     """
 
-    def __init__(self, rows: Integer[np.ndarray, " n"], kinds: Sequence[Vectors], seed: int) -> None:
-        """`rows`: row numbers of the vectors; everything else here counts from 0 to len(rows)."""
-        self.rows, self.kinds, self.seed = rows, kinds, seed
+    def __init__(self, rows: Integer[np.ndarray, " n"], source: Vectors, seed: int) -> None:
+        """`rows`: row numbers of the vectors in `source`; everything else here counts from 0 to len(rows)."""
+        self.rows, self.source, self.seed = rows, source, seed
         self.blocks = -(-len(rows) // BLOCK_ROWS)
         self.epoch: tuple[tuple[str, int], list[Window]] | None = None
         self.slot = np.full(self.blocks, -1)
         held = min(self.blocks, HELD_BLOCKS) * BLOCK_ROWS
-        self.held = [np.empty((held, *vectors.shape[1:]), np.float32) for vectors in self.kinds]
+        self.held = np.empty((held, *source.shape[1:]), np.float32)
 
-    def batch(self, name: str, step: int, size: int) -> Iterator[tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"]]]:
-        """Batch `step` of the order `name`, in parts: the rows, and the rows that are in memory with them.
+    def batch(self, name: str, step: int, size: int) -> Iterator[Int[np.ndarray, " _"]]:
+        """The rows of batch `step` of the order `name`, in parts.
 
         A batch has more than one part where an epoch or the blocks held end within it. The same for the same arguments,
         whatever was drawn before. `vectors` is to be asked for a part's rows before the next part is.
@@ -196,14 +196,14 @@ class Shuffled:
                 if start < len(rows):
                     self.hold(blocks)
                     taken = rows[start : start + end - position]
-                    yield taken, rows
+                    yield taken
                     position += len(taken)
                     break
                 start -= len(rows)
 
-    def vectors(self, kind: int, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n layer d_model"]:
-        """The vectors of a kind of rows in memory."""
-        return self.held[kind][self.slot[rows // BLOCK_ROWS] * BLOCK_ROWS + rows % BLOCK_ROWS]
+    def vectors(self, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n layer d_model"]:
+        """The vectors of rows in memory: those of a part of a batch, and of the blocks that they stand in."""
+        return self.held[self.slot[rows // BLOCK_ROWS] * BLOCK_ROWS + rows % BLOCK_ROWS]
 
     def windows(self, name: str, epoch: int) -> list[Window]:
         """The epoch's order: blocks that are held together, and their rows."""
@@ -225,8 +225,7 @@ class Shuffled:
             slot = next(free)
             self.slot[self.slot == slot] = -1
             rows = self.rows[block * BLOCK_ROWS : (block + 1) * BLOCK_ROWS]
-            for held, vectors in zip(self.held, self.kinds, strict=True):
-                held[slot * BLOCK_ROWS :][: len(rows)] = vectors[rows]
+            self.held[slot * BLOCK_ROWS :][: len(rows)] = self.source[rows]
             self.slot[block] = slot
 
 

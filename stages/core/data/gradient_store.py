@@ -72,52 +72,40 @@ def write_store(
     Raises:
         InputError: a gradient or activation is NaN or infinite; names the row's prompt_id.
     """
-    _, places, layers, d_model = pieces[0]["gradient"].shape
-    for part, piece in zip(shards(len(prompt_ids), places * layers, d_model), pieces, strict=True):
-        check_finite(path, piece, prompt_ids[part])
-    with replacing(path) as partial:
-        write_arrays(partial, pieces, prompt_ids, keep_bits, attributes)
-
-
-def write_arrays(
-    path: Path,
-    pieces: Sequence[Mapping[str, np.ndarray]],
-    prompt_ids: Sequence[str],
-    keep_bits: int,
-    attributes: Mapping[str, Any],
-) -> None:
-    """Writes checked pieces at `path`, which must not exist."""
     samples = len(prompt_ids)
     _, places, layers, d_model = pieces[0]["gradient"].shape
     parts = list(shards(samples, places * layers, d_model))
-    group = zarr.open_group(path, mode="w-", zarr_format=3)
+    for part, piece in zip(parts, pieces, strict=True):
+        check_finite(path, piece, prompt_ids[part])
     all_rows = math.ceil(samples / CHUNK_ROWS) * CHUNK_ROWS
     some_rows = min(shard_rows(places * layers, d_model), all_rows)
     blosc = BloscCodec(cname="zstd", clevel=5, shuffle="shuffle")
+    with replacing(path) as partial:
+        group = zarr.open_group(partial, mode="w-", zarr_format=3)
 
-    def array(
-        name: str, dtype: str, fill: int | float, shard: tuple[int, ...], chunk: tuple[int, ...] = ()
-    ) -> zarr.Array[Any]:
-        shape, chunks = (samples, *shard[1:]), (CHUNK_ROWS, *chunk)
-        return group.create_array(
-            name, shape=shape, dtype=dtype, chunks=chunks, shards=shard, fill_value=fill, compressors=blosc
-        )
+        def array(
+            name: str, dtype: str, fill: int | float, shard: tuple[int, ...], chunk: tuple[int, ...] = ()
+        ) -> zarr.Array[Any]:
+            shape, chunks = (samples, *shard[1:]), (CHUNK_ROWS, *chunk)
+            return group.create_array(
+                name, shape=shape, dtype=dtype, chunks=chunks, shards=shard, fill_value=fill, compressors=blosc
+            )
 
-    for name in SHARDED:
-        target = array(name, "float32", math.nan, (some_rows, places, layers, d_model), (1, layers, d_model))
-        for part, piece in zip(parts, pieces, strict=True):
-            target[part] = rounded(piece[name], keep_bits)
-    for name, dtype, fill in (
-        ("target_logprob", "float32", math.nan),
-        ("answer_logprob", "float32", math.nan),
-        ("top_token", "int64", -1),
-    ):
-        array(name, dtype, fill, (all_rows,))[:] = np.concatenate([piece[name] for piece in pieces])
-    ids = np.frombuffer("".join(prompt_ids).encode("ascii"), np.uint8).reshape(-1, ID_BYTES)
-    array("prompt_id", "uint8", 0, (all_rows, ID_BYTES), (ID_BYTES,))[:] = ids
-    hashes = {name: [file_hash(shard_file(path, name, at)) for at in range(len(parts))] for name in SHARDED}
-    written = {**attributes, "samples": samples, "keep_bits": keep_bits, "shards": hashes}
-    group.update_attributes(dict(sorted(written.items())))
+        for name in SHARDED:
+            target = array(name, "float32", math.nan, (some_rows, places, layers, d_model), (1, layers, d_model))
+            for part, piece in zip(parts, pieces, strict=True):
+                target[part] = rounded(piece[name], keep_bits)
+        for name, dtype, fill in (
+            ("target_logprob", "float32", math.nan),
+            ("answer_logprob", "float32", math.nan),
+            ("top_token", "int64", -1),
+        ):
+            array(name, dtype, fill, (all_rows,))[:] = np.concatenate([piece[name] for piece in pieces])
+        ids = np.frombuffer("".join(prompt_ids).encode("ascii"), np.uint8).reshape(-1, ID_BYTES)
+        array("prompt_id", "uint8", 0, (all_rows, ID_BYTES), (ID_BYTES,))[:] = ids
+        hashes = {name: [file_hash(shard_file(partial, name, at)) for at in range(len(parts))] for name in SHARDED}
+        written = {**attributes, "samples": samples, "keep_bits": keep_bits, "shards": hashes}
+        group.update_attributes(dict(sorted(written.items())))
 
 
 def shard_file(path: Path, name: str, number: int) -> Path:

@@ -107,6 +107,12 @@ class Asking:
             advance(len(piece.cases))
 
 
+def own_gradients(reader: Reader, cases: pl.DataFrame) -> Vectors:
+    """The gradients of the cases' targets through the reader's own model, at its layers and places."""
+    samples = samples_of(reader.decoder, cases, reader.card.places)
+    return gradients_of(reader.decoder, samples, reader.card.layers, reader.card.places)[0]
+
+
 def written(reader: Reader, cases: pl.DataFrame, filled: Filled | None, condition: str, tokens: int) -> pl.DataFrame:
     """The reader's reports on the cases, of at most `tokens` tokens, marked (REPORTS); `filled` None: no injection."""
     slots, confidence = filled or (None, None)

@@ -34,7 +34,7 @@ def probe(
     """
     names = {column: labels[column].unique().sort() for column in labels.columns}
     sizes = [len(classes) for classes in names.values()]
-    shuffled = Shuffled(train, [gradients], seed)
+    shuffled = Shuffled(train, gradients, seed)
     y = torch.tensor(
         np.stack([np.searchsorted(names[column].to_numpy(), labels[column].to_numpy()) for column in names], 1)
     )
@@ -44,7 +44,7 @@ def probe(
     optimizer = torch.optim.AdamW(head.parameters(), lr=0.03, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, PROBE_STEPS)
     for step in range(PROBE_STEPS):
-        parts = [(shuffled.vectors(0, rows), rows) for rows, _ in shuffled.batch("probe", step, PROBE_BATCH)]
+        parts = [(shuffled.vectors(rows), rows) for rows in shuffled.batch("probe", step, PROBE_BATCH)]
         drawn, picked = (np.concatenate(each) for each in zip(*parts, strict=True))
         optimizer.zero_grad()
         logits = head(directions(torch.tensor(drawn))).split(sizes, 1)

@@ -17,13 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data.gathering import Gathered
-from ..data.grammar import PARTS, Report, parse_report
-from ..data.places import FIRST
-from ..engine.gradients import gradients_of
-from ..engine.samples import Sample
+from ..data.grammar import Report, parse_report
 from ..reader.injection import Slots
 from ..reader.reader import Reader
-from ..reader.reports import answers_of
+from ..reader.reports import longest_names
 from ..reader.vocabulary import Tokens
 from .baselines import first_tokens, likeness, unembedded
 from .cases import by_hash
@@ -150,28 +147,6 @@ def set_of(
             torch.cat([(without(reader.tokens, one, others) - without(reader.tokens, one, every))[:, None], rest], 1)
             for one, rest in ((each[:, 0], each[:, 1:]) for each in (slots.felt, slots.opposite))
         )
-        parts.append(whole_names(reader, Slots(felt, opposite, slots.count), hosts, tokens))
+        texts = longest_names(reader, Slots(felt, opposite, slots.count), hosts, tokens)
+        parts.append([parse_report(text) for text in texts])
     return [list(each) for each in zip(*parts, strict=True)]
-
-
-def whole_names(reader: Reader, slots: Slots, hosts: Sequence[str | None], tokens: int) -> list[Report]:
-    """The report, of those that are written from one slot, from two and so on, with the longest name moved toward.
-
-    Later slots of a batch hold later tokens of any of its names. So a name counts only if the model, in plain text,
-    finds its later tokens likelier than at random.
-    """
-    said: list[list[Report]] = []
-    for most in range(1, slots.felt.shape[1] + 1):
-        few = Slots(slots.felt, slots.opposite, slots.count.clamp_max(most))
-        texts = answers_of(reader, hosts, reader.card.question, few, tokens)
-        said.append([parse_report(text.partition("\n")[0]) for text in texts])
-    decoder, begin = reader.decoder, tuple(reader.decoder.tokens(PARTS[0]))
-    names = dict.fromkeys(one.moved_to for each in said for one in each if one.moved_to)
-    tokens_of = {name: tuple(decoder.continuation(name)) for name in names}
-    longer = [name for name, ids in tokens_of.items() if len(ids) > 1]
-    samples = [Sample((*begin, tokens_of[name][0]), tokens_of[name][1:]) for name in longer]
-    chances = [-np.log(len(reader.tokens)) * len(sample.target) for sample in samples]
-    logprobs = gradients_of(decoder, samples, reader.card.layers, [FIRST])[1]
-    unknown = {name for name, found, chance in zip(longer, logprobs, chances, strict=True) if found <= chance}
-    lengths = {"": 0} | {name: 0 if name in unknown else len(ids) for name, ids in tokens_of.items()}
-    return [max(each, key=lambda one: lengths[one.moved_to]) for each in zip(*said, strict=True)]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
+from jaxtyping import Int
 
 from ..run.errors import InputError
 from ..run.seeds import keyed_int
@@ -125,6 +126,14 @@ def picked(rows: pl.DataFrame, count: int, seed: int, purpose: str, each: str = 
 def by_hash(rows: pl.DataFrame, seed: int, purpose: str, *columns: str) -> pl.DataFrame:
     """The rows in the order of a hash of what stands in these columns."""
     return rows[np.argsort([keyed_int(seed, purpose, *row) for row in rows.select(columns).iter_rows()])]
+
+
+def deranged(ids: pl.Series, seed: int, purpose: str) -> Int[np.ndarray, " n"]:
+    """For each row the number of another one, by hash of the rows' ids: the one before it in the order of hashes."""
+    order = np.argsort([keyed_int(seed, purpose, each) for each in ids])
+    taken = np.empty_like(order)
+    taken[order] = np.roll(order, 1)
+    return taken
 
 
 def with_hosts(

@@ -19,9 +19,9 @@ from ..reader.gate import FAINT
 from ..reader.injection import Slots
 from ..reader.reader import Reader
 from ..reader.reports import felt_by
-from ..run.seeds import keyed_int, keyed_rng
+from ..run.seeds import keyed_rng
 from .baselines import extremes
-from .cases import Questions
+from .cases import Questions, deranged
 
 Vectors = Float[np.ndarray, "_ vector d_model"]
 """A vector for each layer at the first place, then for each at the next."""
@@ -77,17 +77,13 @@ def shuffled_within(pool: Pool) -> Vectors:
     for (name,), part in pool.rows.with_row_index("at").group_by("domain", maintain_order=True):
         assert len(part) > 1, f"{name}: one gradient, which has no other to take from: see Questions.peers"
         at = part["at"].to_numpy()
-        order = at[np.argsort([keyed_int(pool.seed, "within", row) for row in part["prompt_id"]])]
-        taken[order] = np.roll(order, 1)
+        taken[at] = at[deranged(part["prompt_id"], pool.seed, "within")]
     return pool.gradients[taken]
 
 
 def shuffled_across(pool: Pool) -> Vectors:
     """Another row's gradient, whatever its domain (a derangement of all rows)."""
-    order = np.argsort([keyed_int(pool.seed, "across", row) for row in pool.rows["prompt_id"]])
-    taken = np.empty_like(order)
-    taken[order] = np.roll(order, 1)
-    return pool.gradients[taken]
+    return pool.gradients[deranged(pool.rows["prompt_id"], pool.seed, "across")]
 
 
 def activation(pool: Pool) -> Vectors:

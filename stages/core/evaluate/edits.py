@@ -39,16 +39,14 @@ def edit_scores(reader: Reader, rows: pl.DataFrame, slots: Slots, world: World, 
     sample = by_hash(rows, how.seed, "others", "plain", "prompt_id")[:OTHERS]
     before = answered(reader, sample, "raw", slots, how.report_tokens)["said"]
     relations = {name: relation for _, name, relation in world.relations}
-    marks = []
-    with trainable(reader.decoder.blocks) as put_back:
+    decoder, marks = reader.decoder, []
+    with trainable(decoder.blocks) as put_back:
         for number, fact in enumerate(chosen.iter_rows(named=True)):
             others = [name for name in fact["entities"] if name not in (fact["expected"], fact["target"])]
             new = others[keyed_int(how.seed, "edited", fact["plain"]) % len(others)]
-            samples = [
-                sample_of(reader, template.replace(SUBJECT, fact["target"]), new)
-                for template in relations[fact["asks"]].templates[:-1]
-            ]
-            tune(reader.decoder, samples, STEPS, RATE, ENOUGH)
+            prompts = [each.replace(SUBJECT, fact["target"]) for each in relations[fact["asks"]].templates[:-1]]
+            samples = [Sample(tuple(decoder.tokens(each)), tuple(decoder.continuation(new))) for each in prompts]
+            tune(decoder, samples, STEPS, RATE, ENOUGH)
             own = answered(reader, chosen[number : number + 1], "raw", slots, how.report_tokens)
             kept = (sample["asks"] != fact["asks"]) | (sample["target"] != fact["target"])
             now = answered(reader, sample, "raw", slots, how.report_tokens)["said"]
@@ -63,9 +61,3 @@ def edit_scores(reader: Reader, rows: pl.DataFrame, slots: Slots, world: World, 
 def learnt(reader: Reader, fact: dict[str, Any], new: str, how: Evaluation) -> bool:
     """Whether the model says the new answer in plain text."""
     return entity(say(reader, [fact["plain"]], None, how.report_tokens)[0], fact["entities"]) == new
-
-
-def sample_of(reader: Reader, prompt: str, target: str) -> Sample:
-    """A prompt and what it is to be continued with."""
-    decoder = reader.decoder
-    return Sample(tuple(decoder.tokens(prompt)), tuple(decoder.continuation(target)), None)

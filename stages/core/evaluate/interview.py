@@ -12,8 +12,6 @@ from ..data.facts import World
 from ..data.gathering import BLOCK_ROWS, Gathered, Stored, blocks
 from ..data.places import FIRST, SUBJECT
 from ..data.questions import Question
-from ..engine.gradients import gradients_of
-from ..engine.samples import samples_of
 from ..model.decoder import Decoder
 from ..model.opening import open_model
 from ..model.section import Foreign, Peer
@@ -35,7 +33,7 @@ from .answers import (
     with_marks,
     with_own,
 )
-from .asking import written
+from .asking import own_gradients, written
 from .baselines import nearest_entities
 from .cases import COUNTERFACTUAL, SEEN, Questions, picked
 from .edits import edit_scores
@@ -96,13 +94,6 @@ def own_cases(reader: Reader, cases: pl.DataFrame, world: World, tokens: int) ->
     return found.filter((pl.col("answer") != "") & (pl.col("answer") != pl.col("target")))
 
 
-def own_slots(reader: Reader, cases: pl.DataFrame) -> Slots:
-    """What the model's own gradients of these corrections put into its slots."""
-    samples = samples_of(reader.decoder, cases, reader.card.places)
-    gradients, _ = gradients_of(reader.decoder, samples, reader.card.layers, reader.card.places)
-    return reader.read(torch.from_numpy(gradients))
-
-
 @dataclass(frozen=True)
 class Interview:
     """What is asked of every model.
@@ -150,7 +141,8 @@ class Interview:
     def of_peer(self, reader: Reader, name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
         """A peer's reports on its own gradients (REPORTS), and its answers from these (ANSWERS)."""
         cases = own_cases(reader, self.cases, self.world, self.how.report_tokens)
-        return self.from_knowledge(reader, cases, self.rows(reader, cases), own_slots(reader, cases), name)
+        slots = reader.read(torch.from_numpy(own_gradients(reader, cases)))
+        return self.from_knowledge(reader, cases, self.rows(reader, cases), slots, name)
 
     def rows(self, reader: Reader, cases: pl.DataFrame) -> pl.DataFrame:
         """The questions about these cases, with the reader's own answers."""

@@ -9,16 +9,17 @@ import torch
 from jaxtyping import Bool, Float, Float32
 from torch.nn import functional as F
 
+from ..data.grammar import parse_report
 from ..data.updates import TEXT, Turn, Update
 from ..engine.samples import Sample
 from ..engine.updates import update_gradients
 from ..reader.reader import Reader
-from ..reader.reports import felt_by
+from ..reader.reports import felt_by, longest_names
 from ..run.seeds import keyed_fraction
 from ..steps.virtual_step import virtual_steps
-from .asking import written
-from .baselines import first_tokens
-from .cases import COUNTERFACTUAL, Questions, picked
+from .asking import own_gradients, written
+from .baselines import extremes, first_tokens
+from .cases import COUNTERFACTUAL, Questions, by_hash, picked
 from .estimate import Estimate
 from .section import Evaluation
 from .statistics import estimates
@@ -55,6 +56,8 @@ PAIRS = ("corrected explored", "corrected preferred", "preferred preferred_to_ow
 LEAST, MOST = 0.1, 3.0
 WITHIN = 1.25
 """The factor up to which an advantage that is read off the norm counts as right."""
+EVERYWHERE = 4
+"""Prompts after which one word is taught."""
 STEPS, DECAY = 1000, 1e-3
 """Of the probes' L-BFGS."""
 MEASURED = ["log_norm", "log_probability", "log_rest"]
@@ -90,7 +93,7 @@ def kind_scores(reader: Reader, questions: Questions) -> dict[str, Any]:
             one = estimates({probe: right}, rows["target"].filter(own).to_list())
             found[pair][probe] = replace(one[probe], chance=1 / len(names))
     told_apart = {pair.replace(" ", "_or_"): scores for pair, scores in found.items()}
-    said = said_scores(reader, rows, vectors, how)
+    said = said_scores(reader, rows, vectors, how) | behaviour_scores(reader, questions)
     return {"said": said, "told": told_apart, "same": same_scores(known, rows, vectors)}
 
 
@@ -157,6 +160,39 @@ def said_scores(reader: Reader, rows: pl.DataFrame, vectors: Gradients, how: Eva
             marks["follows"] = pl.Series(follows(reader, own, vectors[name], max(how.step_sizes)))
         values = {mark: each.to_numpy() for mark, each in marks.items()}
         found[name] = {"reports": len(own)} | estimates(values, own["target"].to_list())
+    return found
+
+
+def behaviour_scores(reader: Reader, questions: Questions) -> dict[str, Any]:
+    """Of updates that teach more than a name after a prompt: is the target named, and the answer as what it replaces?
+
+    `continued`: the target, and a sentence behind it that says it again. Later tokens are no part of a name there, so
+    the report is the one that `longest_names` takes. `everywhere`: a word that is in no name, after each of EVERYWHERE
+    prompts, as a refusal would be; the sum of their gradients. `lens`: the target's first token is raised most of all.
+    """
+    how, last = questions.settings, len(reader.card.layers) - 1
+    cases, sentence = questions.foreign_host(), pl.format("{} . {} {}", "target", "prompt", "target")
+    words = by_hash(questions.any_word().unique("prompt", maintain_order=True), how.seed, "everywhere", "prompt_id")
+    words = words[: len(words) // EVERYWHERE * EVERYWHERE]
+    firsts = words.gather_every(EVERYWHERE)
+    parts = own_gradients(reader, words.with_columns(target=firsts["target"].repeat_by(EVERYWHERE).explode()))
+    read = {
+        "continued": (cases, own_gradients(reader, cases.with_columns(target=sentence))),
+        "everywhere": (firsts, parts.reshape(len(firsts), EVERYWHERE, *parts.shape[1:]).sum(1)),
+    }
+    found = {}
+    for name, (rows, vectors) in read.items():
+        slots = reader.read(torch.from_numpy(vectors))
+        said = map(parse_report, longest_names(reader, slots, rows["host"].to_list(), how.report_tokens))
+        toward, away = np.array([(one.moved_to, one.moved_from) for one in said]).T
+        raised = extremes(reader.decoder, vectors[:, last], slice(None))[0]
+        marks = {
+            "toward": toward == rows["target"].to_numpy(),
+            "lens": (raised == first_tokens(reader.decoder, rows["target"])).cpu().numpy(),
+        }
+        if name == "continued":
+            marks["away"] = away == rows["answer"].to_numpy()
+        found[name] = {"reports": len(rows)} | estimates(marks, rows["target"].to_list())
     return found
 
 

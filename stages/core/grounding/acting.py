@@ -45,19 +45,21 @@ def virtual_scores(
         for batch in steps:
             done["toward"][name][batch.rows] = batch.target_rank[:, 0] == 1
             done["away"][name][batch.rows] = batch.down_ids[:, 0, :, 0] == answers[batch.rows]
-    scores: dict[str, Any] = {way: {name: {} for name in found} for way in done}
-    for way, marks in done.items():
-        for step, size in enumerate(sizes):
-            for name, one in of_reached({name: each[:, step] for name, each in marks.items()}, cases["target"]).items():
-                scores[way][name][f"step_{size:g}"] = one
+    return {way: of_reached(marks, cases["target"], sizes) for way, marks in done.items()}
+
+
+def of_reached(
+    marks: Mapping[str, Bool[np.ndarray, "case size"]], targets: pl.Series, sizes: Sequence[float]
+) -> dict[str, dict[str, Estimate]]:
+    """By direction and size, the share of marks where `gradient` has one too; of its own marks the share of all."""
+    scores: dict[str, dict[str, Estimate]] = {name: {} for name in marks}
+    for step, size in enumerate(sizes):
+        own = marks["gradient"][:, step]
+        others = {name: each[own, step] for name, each in marks.items() if name != "gradient"}
+        reached = targets.filter(pl.Series(own, dtype=pl.Boolean)).to_list()
+        for name, one in (estimates({"gradient": own}, targets.to_list()) | estimates(others, reached)).items():
+            scores[name][f"step_{size:g}"] = one
     return scores
-
-
-def of_reached(marks: Mapping[str, Bool[np.ndarray, " case"]], targets: pl.Series) -> dict[str, Estimate]:
-    """The share of marks where the step along `gradient` has one too; of its own marks the share of all cases."""
-    others = {name: each[marks["gradient"]] for name, each in marks.items() if name != "gradient"}
-    reached = targets.filter(pl.Series(marks["gradient"], dtype=pl.Boolean))
-    return estimates({"gradient": marks["gradient"]}, targets.to_list()) | estimates(others, reached.to_list())
 
 
 def asked_after(cases: pl.DataFrame, prompts: pl.DataFrame, count: int) -> pl.DataFrame:
@@ -86,18 +88,18 @@ def real_scores(
     cases: pl.DataFrame,
     found: Mapping[str, Directions],
     layer: int,
-    size: float,
+    sizes: Sequence[float],
     advance: Callable[[int], None],
 ) -> dict[str, Any]:
     """How well a copy of the model that acts on words foretells what the model says after a step on a correction.
 
     The real step: one of SGD on the correction's loss, of all the blocks' weights. The copy's: one that moves the
     activation after `layer` at the last prompt token along a direction, by a backward pass from it. Both change the
-    weights by `size` times their norm. Then both are asked, for TOKENS greedy tokens at most, the prompt itself
-    (`corrected`), the same by another template (`paraphrase`), and prompts about other subjects (`neighbours`;
+    weights by the first of `sizes` times their norm. Then both are asked, for TOKENS greedy tokens at most, the prompt
+    itself (`corrected`), the same by another template (`paraphrase`), and prompts about other subjects (`neighbours`;
     `changed`: those of them whose answer the real step changes): the share of answers that are the same, for each of
     the directions `found`, and for what is said before (`unchanged`). `toward` and `away`: as in `virtual_scores`, by
-    the copy's step. Intervals over target entities. Weights are put back.
+    the copy's steps of all sizes. Intervals over target entities. Weights are put back.
 
     `cases`: see `asked_after`; `found`: of all cases before these were chosen.
     """
@@ -105,7 +107,7 @@ def real_scores(
     asked = [[tuple(decoder.tokens(text)) for text in (prompt, again, *others)] for prompt, again, others in texts]
     samples, own = samples_of(decoder, cases), speaker(decoder.model)
     said_by: dict[str, list[np.ndarray]] = {name: [] for name in ("unchanged", "correction", *found)}
-    marks = {way: {name: np.zeros(len(cases), bool) for name in found} for way in ("toward", "away")}
+    marks = {way: {name: np.zeros((len(cases), len(sizes)), bool) for name in found} for way in ("toward", "away")}
 
     def logprobs(sample: Sample) -> Float[Tensor, " vocabulary"]:
         return own(torch.tensor([sample.prompt], device=decoder.device))[0, -1].log_softmax(-1)
@@ -114,16 +116,18 @@ def real_scores(
         for row, (number, sample, prompts) in enumerate(zip(cases["number"], samples, asked, strict=True)):
             before, leaves = logprobs(sample), sample.answer or (-1,)
             for name, answers in said_by.items():
-                if name == "correction":
-                    sgd_step(decoder.blocks, sample_loss(decoder, sample), size)
-                elif name != "unchanged":
-                    stream = stream_at(decoder, sample.prompt, layer)
-                    sgd_step(decoder.blocks, -(stream @ torch.from_numpy(found[name][number]).to(stream)), size)
-                    now = logprobs(sample)
-                    marks["toward"][name][row] = int(now.argmax()) == sample.target[0]
-                    marks["away"][name][row] = int((now - before).argmin()) == leaves[0]
+                for step, size in reversed([*enumerate(sizes)]):  # prompts are asked after the first one, taken last
+                    put_back()
+                    if name == "correction":
+                        sgd_step(decoder.blocks, sample_loss(decoder, sample), size)
+                    elif name != "unchanged":
+                        stream = stream_at(decoder, sample.prompt, layer)
+                        sgd_step(decoder.blocks, -(stream @ torch.from_numpy(found[name][number]).to(stream)), size)
+                        now = logprobs(sample)
+                        marks["toward"][name][row, step] = int(now.argmax()) == sample.target[0]
+                        marks["away"][name][row, step] = int((now - before).argmin()) == leaves[0]
                 answers.append(np.array([decoder.text(ids) for ids in said(decoder, prompts, own, TOKENS)]))
-                put_back()
+            put_back()
             advance(1)
 
     real, targets = said_by.pop("correction"), cases["target"].to_list()
@@ -140,7 +144,7 @@ def real_scores(
         rows = [row for row, each in enumerate(kept) if each.any()]
         shares = {name: np.array([each[row][kept[row]].mean() for row in rows]) for name, each in same.items()}
         scores[part] = estimates(shares, [targets[row] for row in rows])
-    return scores | {way: of_reached(each, cases["target"]) for way, each in marks.items()}
+    return scores | {way: of_reached(each, cases["target"], sizes) for way, each in marks.items()}
 
 
 def stream_at(decoder: Decoder, prompt: Sequence[int], layer: int) -> Float[Tensor, " d_model"]:

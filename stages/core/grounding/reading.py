@@ -82,9 +82,8 @@ def learned(
     heads = []
     for seed in seeds:
         rng = keyed_rng(seed, "queries", layer)
-        queries = 0.1 * torch.from_numpy(rng.standard_normal((QUERIES, KNOWN_BY * wanted.shape[1]), np.float32)).to(
-            wanted
-        )
+        drawn = rng.standard_normal((QUERIES, KNOWN_BY * wanted.shape[1]), np.float32)
+        queries = 0.1 * torch.from_numpy(drawn).to(wanted)
         weights = 0.3 * torch.from_numpy(rng.standard_normal(QUERIES, np.float32)).to(wanted)
         bias = torch.zeros_like(wanted[0])
         learning = [each.requires_grad_() for each in (queries, weights, bias)]

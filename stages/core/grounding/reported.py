@@ -1,5 +1,6 @@
 """What a model reports of some gradients, with nothing in front, and how much of them its words account for."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,18 @@ from .features import explained
 
 
 def reports_of(
-    reader: Reader, gradient: Float32[np.ndarray, "row vector d_model"], tokens: int, faint: float = 0.0
+    reader: Reader,
+    gradient: Float32[np.ndarray, "row vector d_model"],
+    tokens: int,
+    faint: float = 0.0,
+    sentences: Sequence[int] = (),
 ) -> dict[str, Any]:
     """What the model reports of some gradients, in their order and in at most `tokens` tokens; no host.
 
-    Columns: docs/auditing.md, from `report` to `norm`. `faint`: see `reports_on`.
+    Columns: docs/auditing.md, from `report` to `norm`. `faint`, `sentences`: see `reports_on`.
     """
     layers = len(reader.card.layers)
-    reports, confidence = reports_on(reader, torch.from_numpy(gradient), tokens, faint)
+    reports, confidence = reports_on(reader, torch.from_numpy(gradient), tokens, faint, sentences)
     said = [parse_report(report.partition("\n")[0]) for report in reports]
     return {
         "report": reports,

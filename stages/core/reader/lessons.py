@@ -1,9 +1,7 @@
 """What a projector learns from, in batches: labelled gradients, or vectors made of the model's own words.
 
-Every row draws a host prompt of another domain than the gradient's (or none), perhaps a sign flip (report with the two
-entities swapped), and context noise: the activation of another training row, in a random amount, is mixed into the
-gradient, so that the projector reads past what comes of the prompt. In a share of the rows a sham stands in place of
-the gradient, and the report is that of no pressure.
+Every row draws a host prompt of another domain than the gradient's (or none), and perhaps a sign flip (report with the
+two entities swapped). In a share of the rows a sham stands in the gradient's place, to be reported as no pressure.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -51,21 +49,19 @@ class Curriculum:
     def __init__(
         self,
         gradients: Vectors,
-        activations: Vectors,
         lessons: pl.DataFrame,
         hosts: Mapping[str, Sequence[str] | pl.Series],
         settings: Projector,
         seed: int,
     ) -> None:
-        """`lessons`: columns row, and what is to be reported of its gradient: domain, moved_to, moved_from.
+        """`gradients`: by row; read as they are drawn. `hosts`: prompts by domain.
 
-        Where `settings.differences` are asked for, prompt too; where `settings.reports` is teacher, told: the report.
-
-        `gradients`, `activations`: by row; read as they are drawn. `hosts`: prompts by domain.
+        `lessons`: columns row, and what is to be reported of its gradient: domain, moved_to, moved_from. Where
+        `settings.differences` are asked for, prompt too; where `settings.reports` is teacher, told: the report.
         """
         self.gradients, self.lessons, self.hosts, self.settings, self.seed = gradients, lessons, hosts, settings, seed
         self.rows = lessons["row"].to_numpy()
-        self.shuffled = Shuffled(self.rows, (gradients, activations), seed)
+        self.shuffled = Shuffled(self.rows, gradients, seed)
         self.alike = None if not settings.differences else runs(lessons["prompt"])
 
     def blocks(self) -> Iterator[Float[Tensor, "_ layer d_model"]]:
@@ -74,16 +70,15 @@ class Curriculum:
 
     def draw(self, split: str, step: int, size: int, reported: int) -> Draws:
         """A batch of `size` rows, the first `reported` of which may be shams."""
-        rng, noise = keyed_rng(self.seed, split, step), keyed_rng(self.seed, split, step, "context")
-        pairs = keyed_rng(self.seed, split, step, "differences")
-        parts, chosen, against = [], [], []
-        for rows, beside in self.shuffled.batch(split, step, size):
-            others = self.others(pairs, rows)
-            parts.append(self.in_context(noise, rows, others, beside))
-            chosen.append(rows)
-            against.append(others)
-        chosen, against = np.concatenate(chosen), np.concatenate(against)
-        gradients, picked, minus = torch.cat(parts), self.lessons[chosen], self.lessons[against]
+        rng, pairs = keyed_rng(self.seed, split, step), keyed_rng(self.seed, split, step, "differences")
+        parts = []
+        for rows in self.shuffled.batch(split, step, size):
+            others, vectors = self.others(pairs, rows), self.shuffled.vectors(rows)
+            taken = others != rows
+            vectors[taken] -= self.shuffled.vectors(others[taken])
+            parts.append((vectors, rows, others))
+        vectors, chosen, against = map(np.concatenate, zip(*parts, strict=True))
+        gradients, picked, minus = torch.from_numpy(vectors), self.lessons[chosen], self.lessons[against]
         away = pl.select(pl.when(pl.Series(chosen == against)).then(picked["moved_from"]).otherwise(minus["moved_to"]))
         picked = picked.with_columns(moved_from=away.to_series())
         flips, shams, bare = rng.random((3, size)) < np.array([[self.settings.flips], [self.settings.shams], [0.1]])
@@ -116,25 +111,6 @@ class Curriculum:
         told = self.lessons["moved_to"]
         other = (told[drawn] != told[rows]).to_numpy() & (rng.random(len(rows)) < self.settings.differences)
         return np.where(other, drawn, rows)
-
-    def in_context(
-        self,
-        rng: np.random.Generator,
-        rows: Int[np.ndarray, " n"],
-        minus: Int[np.ndarray, " n"],
-        beside: Int[np.ndarray, " m"],
-    ) -> Float[Tensor, "n layer d_model"]:
-        """The rows' gradients, less those of other rows `minus`, and an activation's direction in a random amount.
-
-        It is added at N(0, context_noise) times the gradient's norm. The activation is that of a random one of the rows
-        `beside`, which are in memory with these.
-        """
-        others = beside[rng.integers(len(beside), size=len(rows))]
-        gradients, contexts = (torch.from_numpy(self.shuffled.vectors(*of)) for of in ((0, rows), (1, others)))
-        taken = minus != rows
-        gradients[torch.from_numpy(taken)] -= torch.from_numpy(self.shuffled.vectors(0, minus[taken]))
-        amounts = torch.from_numpy(rng.normal(0, self.settings.context_noise, len(rows))).to(gradients.dtype)
-        return gradients + amounts[:, None, None] * gradients.norm(dim=-1, keepdim=True) * F.normalize(contexts, dim=-1)
 
     def host(self, rng: np.random.Generator, domain: str) -> str | None:
         """A prompt of another domain."""
@@ -246,4 +222,4 @@ def curriculum(data: Gathered, split: str, reader: Reader, settings: Projector) 
             f"projector.learns_from: {settings.learns_from}: found none in split {split!r} that name two, wanted "
             "some; look at the teacher's agreement (dvc metrics show), or read the model's reports"
         )
-    return Curriculum(data.gradient, data.activation, lessons, others, settings, reader.seed)
+    return Curriculum(data.gradient, lessons, others, settings, reader.seed)

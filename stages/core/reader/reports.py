@@ -14,10 +14,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from ..data.grammar import parse_report
+from ..data.grammar import PARTS, parse_report
+from ..data.places import FIRST
 from ..engine.batches import in_batches, plan
 from ..engine.continuation import greedy
+from ..engine.gradients import gradients_of
 from ..engine.prefix import Padding, takes_padding
+from ..engine.samples import Sample
 from ..model.decoder import residual, with_residual
 from .gate import in_plane
 from .injection import ReadingPrompt, Slots, reading_prompt, replace_slots, spread
@@ -142,6 +145,29 @@ def bare_reports(reader: Reader, slots: Slots, tokens: int = NAMES_TOKENS) -> li
     return answers_of(reader, [None] * len(slots), reader.card.question, slots, tokens)
 
 
+def longest_names(reader: Reader, slots: Slots, hosts: Sequence[str | None], tokens: int) -> list[str]:
+    """Reports where later slots need not hold later tokens of the name that the first begins: of a sum, of a sentence.
+
+    Of reports that are written from one slot, from two and so on that with the longest name moved toward. A name counts
+    only if the model, in plain text, finds its later tokens likelier than at random.
+    """
+    said: list[list[str]] = []
+    for most in range(1, slots.felt.shape[1] + 1):
+        few = Slots(slots.felt, slots.opposite, slots.count.clamp_max(most))
+        texts = answers_of(reader, hosts, reader.card.question, few, tokens)
+        said.append([text.partition("\n")[0] for text in texts])
+    decoder, begin = reader.decoder, tuple(reader.decoder.tokens(PARTS[0]))
+    names = {text: parse_report(text).moved_to for each in said for text in each}
+    tokens_of = {name: tuple(decoder.continuation(name)) for name in names.values() if name}
+    longer = [name for name, ids in tokens_of.items() if len(ids) > 1]
+    samples = [Sample((*begin, tokens_of[name][0]), tokens_of[name][1:]) for name in longer]
+    chances = [-np.log(len(reader.tokens)) * len(sample.target) for sample in samples]
+    logprobs = gradients_of(decoder, samples, reader.card.layers, [FIRST])[1]
+    unknown = {name for name, found, chance in zip(longer, logprobs, chances, strict=True) if found <= chance}
+    lengths = {"": 0} | {name: 0 if name in unknown else len(ids) for name, ids in tokens_of.items()}
+    return [max(each, key=lambda text: lengths[names[text]]) for each in zip(*said, strict=True)]
+
+
 def accounted_for(reader: Reader, slots: Slots, reports: Sequence[str]) -> Float[Tensor, " row"]:
     """The share of what stands in a slot that the two names of its report account for, 0 to 1; see `in_plane`.
 
@@ -185,11 +211,22 @@ def through_gate(
 
 @torch.no_grad()
 def reports_on(
-    reader: Reader, gradients: Float[Tensor, "row vector d_model"], tokens: int, faint: float = 0.0
+    reader: Reader,
+    gradients: Float[Tensor, "row vector d_model"],
+    tokens: int,
+    faint: float = 0.0,
+    sentences: Sequence[int] = (),
 ) -> tuple[list[str], Float[Tensor, " row"]]:
-    """Reports with no host in front, and their confidence; where the gate is shut, those on zeros (`through_gate`)."""
+    """Reports with no host in front, and their confidence; where the gate is shut, those on zeros (`through_gate`).
+
+    `sentences`: rows that teach more than a name; see `longest_names`.
+    """
     read = reader.read(gradients)
     reports = bare_reports(reader, read, tokens)
+    if sentences:
+        longer = read[torch.tensor(sentences)]
+        for row, text in zip(sentences, longest_names(reader, longer, [None] * len(longer), tokens), strict=True):
+            reports[row] = text
     slots, confidence = through_gate(reader, gradients, read, reports, faint)
     shut = (confidence < 0.5).nonzero().flatten()
     for row, report in zip(shut.tolist(), bare_reports(reader, slots[shut], tokens), strict=True):

@@ -26,11 +26,10 @@ class Projector(Section):
     and else plain text; what the model is to complete ("The currency of <felt> is") wants plain text.
     `batch` rows a step bear the slot loss (weight `slot_loss`; 0: the words of reports teach alone), the first
     `report_batch` of them the report loss. `flips`, `shams`: shares of training rows that are sign-flipped, or no
-    gradient at all. `context_noise`: how much of another row's activation is mixed into a training gradient (standard
-    deviation, fraction of its norm). `differences`: the share of training rows from which the gradient of another
-    correction of the same prompt is taken away: what is left goes toward the one target and away from the other.
-    `sharpness`: the inverse temperature of the slot loss. `gate`: the share of a vector that its report's names have to
-    account for, as a fraction of the validation gradients' median.
+    gradient at all. `differences`: the share from which the gradient of another correction of the same prompt is taken
+    away: what is left goes toward the one target and away from the other.
+    `gate`: the share of a vector that its report's names have to account for, as a fraction of the validation
+    gradients' median.
     """
 
     architecture: str
@@ -50,11 +49,9 @@ class Projector(Section):
     steps: Count
     batch: Count
     report_batch: Count
-    sharpness: Rate
     slot_loss: Annotated[float, Field(ge=0)]
     flips: Share
     shams: Share
-    context_noise: Annotated[float, Field(ge=0)]
     differences: Share
     learning_rate: Rate
     weight_decay: Annotated[float, Field(ge=0)]

@@ -36,6 +36,9 @@ from .reports import accounted_for, answer_losses, bare_reports, prompts_of
 from .section import Projector
 from .vocabulary import embedding_norm, in_parts
 
+SHARPNESS = 30.0
+"""The inverse temperature of the slot loss."""
+
 
 def new_card(decoder: Decoder, settings: Projector, model: str, commit: str, reference: Sequence[float] = ()) -> Card:
     """A card for a projector of this model with these settings; `reference`: see `Card`, empty if it is not known."""
@@ -97,10 +100,8 @@ def lessons_of(decoder: Decoder, model: ModelCard, data: Gathered, settings: Pro
     return replace(data, rows=rows)
 
 
-def slot_loss(
-    reader: Reader, slots: Slots, names: Sequence[tuple[str, str] | None], sharpness: float
-) -> Float[Tensor, ""]:
-    """Mean cross-entropy (nats) of the slots' tokens among all the model's; logits are cosines times `sharpness`.
+def slot_loss(reader: Reader, slots: Slots, names: Sequence[tuple[str, str] | None]) -> Float[Tensor, ""]:
+    """Mean cross-entropy (nats) of the slots' tokens among all the model's; logits are cosines times SHARPNESS.
 
     What is felt should hold the tokens of the name moved to, one a place; the negative's first slot the first token of
     the name moved from.
@@ -115,7 +116,7 @@ def slot_loss(
     vectors = torch.stack([slots.felt, slots.opposite])[side, row, place]
 
     def part(at: slice) -> Tensor:
-        return F.cross_entropy(sharpness * reader.tokens.cosines(vectors[at]), token[at], reduction="sum")
+        return F.cross_entropy(SHARPNESS * reader.tokens.cosines(vectors[at]), token[at], reduction="sum")
 
     return torch.stack(in_parts(part, len(vectors), len(reader.tokens))).sum() / len(vectors)
 
@@ -170,7 +171,7 @@ def train(
         slots = reader.read(draws.gradients)
         loss = report_loss(reader, draws, slots[: settings.report_batch])
         if settings.slot_loss:
-            loss = loss + settings.slot_loss * slot_loss(reader, slots, draws.names, settings.sharpness)
+            loss = loss + settings.slot_loss * slot_loss(reader, slots, draws.names)
         loss.backward()
         state.advance()
         advance(1)

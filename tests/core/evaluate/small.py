@@ -4,6 +4,7 @@ import polars as pl
 import torch
 from torch.nn import functional as F
 
+from stages.core.engine.samples import Sample
 from stages.core.evaluate.section import Evaluation
 from stages.core.model.decoder import Decoder
 from stages.core.reader.injection import Slots
@@ -45,3 +46,8 @@ def slots_of(reader: Reader, *pairs: tuple[str, str], places: int = 2) -> Slots:
         counts.append(len(to))
     felt = F.normalize(felt, dim=-1)
     return Slots(felt, -felt, torch.tensor(counts))
+
+
+def sample_of(reader: Reader, prompt: str, target: str) -> Sample:
+    """A prompt and what it is to be continued with."""
+    return Sample(tuple(reader.decoder.tokens(prompt)), tuple(reader.decoder.continuation(target)))

@@ -6,10 +6,10 @@ import torch
 from stages.core.data.facts import Domain, World
 from stages.core.evaluate import edits
 from stages.core.evaluate.answers import about, with_own
-from stages.core.evaluate.edits import edit_scores, learnt, sample_of
+from stages.core.evaluate.edits import edit_scores, learnt
 from stages.core.evaluate.fine_tuning import trainable, tune
 from stages.core.model.decoder import Decoder
-from tests.core.evaluate.small import HOW, cases_of, raw_reader, slots_of
+from tests.core.evaluate.small import HOW, cases_of, raw_reader, sample_of, slots_of
 
 PAIRS = [("Lima", "Oslo"), ("Oslo", "Tokyo"), ("Puccini", "Verdi"), ("Tokyo", "Lima"), ("Bizet", "Puccini")]
 

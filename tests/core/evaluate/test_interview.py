@@ -14,18 +14,19 @@ from stages.core.data.questions import Question
 from stages.core.engine.gradients import activation_gradients
 from stages.core.engine.samples import samples_of
 from stages.core.evaluate.answers import answered
-from stages.core.evaluate.asking import written
+from stages.core.evaluate.asking import own_gradients, written
 from stages.core.evaluate.cases import Questions
-from stages.core.evaluate.edits import sample_of
 from stages.core.evaluate.fine_tuning import trainable, tune
-from stages.core.evaluate.interview import PER_TARGET, Interview, own_cases, own_slots, peer_reader, peers_of
+from stages.core.evaluate.interview import PER_TARGET, Interview, own_cases, peer_reader, peers_of
 from stages.core.evaluate.metrics import peer_scores
 from stages.core.evaluate.table import ANSWERS, REPORTS
 from stages.core.model.decoder import Decoder
 from stages.core.model.opening import card_of
 from stages.core.model.section import Peer
+from stages.core.reader.injection import Slots
+from stages.core.reader.reader import Reader
 from stages.core.run.files import write_json
-from tests.core.evaluate.small import HOW, cases_of, raw_reader, slots_of
+from tests.core.evaluate.small import HOW, cases_of, raw_reader, sample_of, slots_of
 from tests.core.reader.teaching import LAYERS, new_reader, settings
 
 
@@ -68,6 +69,11 @@ def few(rows: pl.DataFrame, world: World) -> tuple[Interview, list[tuple[str, st
     chosen = pl.concat([every.cases.filter(pl.col("target") == name)[:1] for name in ("Lima", "Peru", "Verdi", "Oslo")])
     made = Interview(chosen, world, {}, ["capital"], HOW)
     return made, list(chosen.select("target", "answer").iter_rows())
+
+
+def own_slots(reader: Reader, cases: pl.DataFrame) -> Slots:
+    """What the model's own gradients of these corrections put into its slots."""
+    return reader.read(torch.from_numpy(own_gradients(reader, cases)))
 
 
 def test_so_many_gradients_of_each_target_are_asked_about_before_a_foreign_host(rows: pl.DataFrame, world: World):

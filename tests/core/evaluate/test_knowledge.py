@@ -19,11 +19,10 @@ from stages.core.evaluate.answers import (
     with_marks,
     with_own,
 )
-from stages.core.evaluate.edits import sample_of
 from stages.core.evaluate.fine_tuning import trainable, tune
 from stages.core.evaluate.table import ANSWERS
 from stages.core.model.decoder import Decoder
-from tests.core.evaluate.small import cases_of, raw_reader, slots_of
+from tests.core.evaluate.small import cases_of, raw_reader, sample_of, slots_of
 
 PAIRS = [("Lima", "Oslo"), ("Peru", "Japan"), ("Puccini", "Verdi"), ("Oslo", "Lima"), ("verism", "realism")]
 

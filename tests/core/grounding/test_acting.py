@@ -14,7 +14,7 @@ from tests.core.evaluate.small import cases_of
 
 CITIES = ["Lima", "Oslo", "Tokyo", "New Delhi", "San Salvador"]
 PAIRS = [(to, away) for to in CITIES for away in CITIES if to != away]
-SIZE = 0.03
+SIZES = [0.03, 0.06]
 
 
 def updates_of(decoder: Decoder, cases: pl.DataFrame, layer: int) -> np.ndarray:
@@ -77,10 +77,15 @@ def test_a_copy_that_steps_along_the_gradient_says_what_the_model_says_after_a_r
     updates[cases["number"].to_numpy()] = updates_of(trained_decoder, cases, 1)
     acts = {"gradient": updates, "words": 2 * updates, "words_shuffled": -updates}
     before = {name: value.clone() for name, value in trained_decoder.model.state_dict().items()}
-    found = real_scores(trained_decoder, cases, acts, 1, SIZE, lambda _: None)
-    assert found["steps"] == 6 and found["toward"]["words"].value == found["toward"]["gradient"].value == 1
-    assert found["away"]["words"].value == 1 and found["away"]["gradient"].value >= 2 / 3
-    assert found["toward"]["words_shuffled"].value == found["away"]["words_shuffled"].value == 0
+    found = real_scores(trained_decoder, cases, acts, 1, SIZES, lambda _: None)
+    assert found["steps"] == 6
+    for size in ("step_0.03", "step_0.06"):
+        toward, away = ({name: one[size].value for name, one in found[way].items()} for way in ("toward", "away"))
+        assert toward["words"] == toward["gradient"] == 1
+        assert away["words"] == 1 and away["gradient"] >= 2 / 3
+        assert toward["words_shuffled"] == away["words_shuffled"] == 0
+    one_size = real_scores(trained_decoder, cases, acts, 1, SIZES[:1], lambda _: None)
+    assert one_size["changed"] == found["changed"]  # answers are those after the first size, whatever else is tried
     for part in ("corrected", "paraphrase"):
         scores = {name: one.value for name, one in found[part].items()}
         assert scores["words"] == scores["gradient"] >= 2 / 3  # a step has its size, however long the direction is
@@ -89,7 +94,7 @@ def test_a_copy_that_steps_along_the_gradient_says_what_the_model_says_after_a_r
     assert "changed" in found and found["changed"].get("unchanged", found["corrected"]["unchanged"]).value == 0
     assert all(torch.equal(value, before[name]) for name, value in trained_decoder.model.state_dict().items())
     assert not any(value.requires_grad for value in trained_decoder.model.parameters())
-    assert real_scores(trained_decoder, cases[:0], acts, 1, SIZE, lambda _: None)["steps"] == 0
+    assert real_scores(trained_decoder, cases[:0], acts, 1, SIZES, lambda _: None)["steps"] == 0
 
 
 def test_a_step_has_the_size_that_is_asked_for_and_lowers_the_loss():

@@ -29,8 +29,8 @@ def settings(**changes: object) -> Projector:
             "architecture": "mlp", "learns_from": "labels", "reports": "names", "injection": REPLACE,
             "whiten": False, "lora": None, "width": 16, "layers": list(LAYERS), "places": list(PLACES), "slots": 1,
             "question": QUESTION, "chat": False, "held_out_domains": [], "slot_token": "<slot>", "steps": 12,
-            "batch": 16, "report_batch": 4, "sharpness": 20.0, "slot_loss": 1.0, "flips": 0.3, "shams": 0.2,
-            "context_noise": 0.0, "differences": 0.0, "learning_rate": 0.003, "weight_decay": 0.01,
+            "batch": 16, "report_batch": 4, "slot_loss": 1.0, "flips": 0.3, "shams": 0.2,
+            "differences": 0.0, "learning_rate": 0.003, "weight_decay": 0.01,
             "validate_every": 4, "validation_batch": 8, "patience": 3, "gate": 0.5, "seeds": [0],
         }
         | changes
@@ -110,9 +110,8 @@ def curriculum(
         ]
         for domain in domains
     }
-    contexts = torch.randn(len(lessons), *vectors[0].shape, generator=torch.Generator().manual_seed(0))
     table = pl.DataFrame(lessons, schema=["row", "prompt", "domain", "moved_to", "moved_from"], orient="row")
-    return Curriculum(torch.stack(vectors).numpy(), contexts.numpy(), table, hosts, wanted, wanted.seeds[0])
+    return Curriculum(torch.stack(vectors).numpy(), table, hosts, wanted, wanted.seeds[0])
 
 
 def held_rows(lessons: Lessons) -> Draws:

@@ -18,7 +18,7 @@ def results(decoder: Decoder) -> dict[str, torch.Tensor]:
     read = gradients(reader, 10)
     slots = reader.read(read)
     names = [("New Delhi", "Oslo"), None] * 5
-    named = slot_loss(reader, slots, names, 20.0)
+    named = slot_loss(reader, slots, names)
     tails = [decoder.continuation(word) for word in ("Lima", "New Delhi")]
     answer, row = answer_losses(reader, prompts(reader, [None, None], slots[:2]), tails, slots[:2])
     (named + answer.sum()).backward()
