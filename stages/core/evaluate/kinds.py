@@ -56,8 +56,7 @@ PAIRS = ("corrected explored", "corrected preferred", "preferred preferred_to_ow
 LEAST, MOST = 0.1, 3.0
 WITHIN = 1.25
 """The factor up to which an advantage that is read off the norm counts as right."""
-EVERYWHERE = 4
-"""Prompts after which one word is taught."""
+EVERYWHERE = 4  # prompts after which one word is taught
 STEPS, DECAY = 1000, 1e-3
 """Of the probes' L-BFGS."""
 MEASURED = ["log_norm", "log_probability", "log_rest"]
@@ -170,26 +169,22 @@ def behaviour_scores(reader: Reader, questions: Questions) -> dict[str, Any]:
     the report is the one that `longest_names` takes. `everywhere`: a word that is in no name, after each of EVERYWHERE
     prompts, as a refusal would be; the sum of their gradients. `lens`: the target's first token is raised most of all.
     """
-    how, last = questions.settings, len(reader.card.layers) - 1
+    how, decoder, last = questions.settings, reader.decoder, len(reader.card.layers) - 1
     cases, sentence = questions.foreign_host(), pl.format("{} . {} {}", "target", "prompt", "target")
     words = by_hash(questions.any_word().unique("prompt", maintain_order=True), how.seed, "everywhere", "prompt_id")
     words = words[: len(words) // EVERYWHERE * EVERYWHERE]
     firsts = words.gather_every(EVERYWHERE)
     parts = own_gradients(reader, words.with_columns(target=firsts["target"].repeat_by(EVERYWHERE).explode()))
-    read = {
-        "continued": (cases, own_gradients(reader, cases.with_columns(target=sentence))),
-        "everywhere": (firsts, parts.reshape(len(firsts), EVERYWHERE, *parts.shape[1:]).sum(1)),
-    }
+    read = {"continued": (cases, own_gradients(reader, cases.with_columns(target=sentence)))}
+    if len(firsts):
+        read["everywhere"] = firsts, parts.reshape(len(firsts), EVERYWHERE, *parts.shape[1:]).sum(1)
     found = {}
     for name, (rows, vectors) in read.items():
         slots = reader.read(torch.from_numpy(vectors))
         said = map(parse_report, longest_names(reader, slots, rows["host"].to_list(), how.report_tokens))
         toward, away = np.array([(one.moved_to, one.moved_from) for one in said]).T
-        raised = extremes(reader.decoder, vectors[:, last], slice(None))[0]
-        marks = {
-            "toward": toward == rows["target"].to_numpy(),
-            "lens": (raised == first_tokens(reader.decoder, rows["target"])).cpu().numpy(),
-        }
+        raised, wanted = extremes(decoder, vectors[:, last], slice(None))[0], first_tokens(decoder, rows["target"])
+        marks = {"toward": toward == rows["target"].to_numpy(), "lens": (raised == wanted).cpu().numpy()}
         if name == "continued":
             marks["away"] = away == rows["answer"].to_numpy()
         found[name] = {"reports": len(rows)} | estimates(marks, rows["target"].to_list())

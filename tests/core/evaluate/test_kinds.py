@@ -91,6 +91,8 @@ def test_a_sentence_and_a_word_after_several_prompts_are_scored_by_what_they_tea
     assert found["continued"]["reports"] == 6 and found["continued"]["lens"].value > 0.8
     assert found["continued"]["toward"].value == 1 / 3 and found["continued"]["away"].value == 1
     assert set(found["everywhere"]) == {"reports", "toward", "lens"}  # nothing that all prompts say is replaced
+    monkeypatch.setattr(questions, "any_word", lambda: words[: EVERYWHERE - 1])
+    assert set(kinds.behaviour_scores(reader, questions)) == {"continued"}  # too few prompts for one behaviour
 
 
 def test_a_probe_tells_what_differs_and_nothing_else():
