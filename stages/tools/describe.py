@@ -35,7 +35,7 @@ from ..core.reader.card import Card
 from ..core.reader.gate import FAINT
 from ..core.reader.injection import Slots
 from ..core.reader.reader import Reader
-from ..core.reader.reports import accounted_for, answers_of, felt_by, prompts_of
+from ..core.reader.reports import accounted_for, answers_of, bare_reports, longest_names, prompts_of, through_gate
 from ..core.reader.vocabulary import Tokens
 from ..core.run.errors import InputError
 from ..core.steps.virtual_step import ShiftBatch, virtual_steps
@@ -167,7 +167,12 @@ class Describer:
             return torch.from_numpy(gradient[0][np.ix_(*at)].reshape(1, -1, gradient.shape[-1]))
 
         read, last = taken(card), gradient[:, 0, layers.index(card.layers[-1])]
-        slots, confidence = felt_by(self.reader, read, FAINT)
+        filled = self.reader.read(read)
+        if len(sample.target) > len(card.places):  # a sentence: later slots hold no tokens of the name in front
+            (said,) = longest_names(self.reader, filled, [None], self.tokens)
+            name = decoder.continuation(parse_report(said).moved_to or target)
+            filled = Slots(filled.felt, filled.opposite, filled.count.clamp_max(len(name)))
+        slots, confidence = through_gate(self.reader, read, filled, bare_reports(self.reader, filled), FAINT)
         (report,), (without,) = (self._say([host], [card.question], filled) for filled in (slots, None))
         answers, others = (self._say([None] * len(questions), questions, filled) for filled in (slots, None))
         there, share = None, None

@@ -15,7 +15,7 @@ from rich.console import Console
 from ruamel.yaml import YAML
 
 from stages.core.data.gathering import gather
-from stages.core.data.grammar import parse_report
+from stages.core.data.grammar import parse_report, report
 from stages.core.data.held_out import HeldOut
 from stages.core.engine.gradients import activation_gradients
 from stages.core.engine.samples import Sample
@@ -127,6 +127,22 @@ def test_a_name_of_several_tokens_is_read_a_slot_a_token(describer: Describer):
     question = ASK[0]
     asked = describer(PROMPT, "New Delhi", ask=[question]).asked
     assert asked[0].answer == answers_of(describer.reader, [None], question, slots, 8)[0]
+
+
+def test_of_a_sentence_the_slots_of_its_name_alone_are_read(describer: Describer, monkeypatch: pytest.MonkeyPatch):
+    read = []
+
+    def answers(
+        _: object, hosts: list[str | None], questions: list[str], slots: Slots | None, tokens: int
+    ) -> list[str]:
+        read.append(None if slots is None else slots.count.tolist())
+        return ["no pressure"] * len(hosts)
+
+    monkeypatch.setattr("stages.tools.describe.longest_names", lambda *_: [report("geography", "Berlin", "Paris")])
+    monkeypatch.setattr("stages.tools.describe.answers_of", answers)
+    describer(PROMPT, "Berlin . The capital of Italy is")
+    describer(PROMPT, "New Delhi")
+    assert [count for count in read if count] == [[1], [2]]  # without `ask`: the report alone is read from slots
 
 
 def test_without_a_projector_the_raw_update_direction_answers(root: Path, tmp_path: Path):
