@@ -2,7 +2,7 @@
 
 Reads data/model/, the card of data/projector/, data/evaluation/reports.parquet and, of all domains, data/prompts,
 data/gradients and data/labels. Writes data/grounding/: metrics.json and shares.parquet (a row a report). Params:
-grounding, domains. No GPU is needed; the pocket model takes a minute on one core.
+grounding, domains. No GPU is needed; the pocket model takes a minute and a half on two cores.
 
   python -m stages.grounding
 """
