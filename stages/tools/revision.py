@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from dvc.utils.flatten import flatten
+from flatten_dict import flatten
 from ruamel.yaml import YAML
 
 from ..core.run.errors import InputError
@@ -67,7 +67,7 @@ def read(root: Path, called: str = "") -> Revision:
 
 def differing(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The keys in which nested mappings differ, joined by dots, with both values; `...` where one lacks the key."""
-    one, two = flatten(old), flatten(new)
+    one, two = (flatten(side, reducer="dot", keep_empty_types=(dict,)) for side in (old, new))
     both = {key: (one.get(key, ...), two.get(key, ...)) for key in one | two}
     return {key: (old, new) for key, (old, new) in both.items() if old != new}
 

@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from stages.core.evaluate.estimate import Estimate
 from stages.tools.review import mismatches, noise
+from stages.tools.revision import differing
 from tests.pipeline import tiny
 
 WORKFLOWS = sorted((tiny.ROOT / ".github/workflows").glob("*.yml"))
@@ -41,6 +42,11 @@ def run(root: Path, tool: str, *arguments: str, check: bool = True) -> subproces
 
 def review(root: Path, base: str = "origin/main") -> str:
     return run(root, "review", base).stdout
+
+
+def test_a_section_that_is_emptied_differs():
+    old, new = {"peers": {"other": {"seed": 1}}, "api": {"budget": 5.0}}, {"peers": {}, "api": {"budget": 5.0}}
+    assert differing(old, new) == {"peers": (..., {}), "peers.other.seed": (1, ...)}
 
 
 def test_nothing_changed(clone: Path):

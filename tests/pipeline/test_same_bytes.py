@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import zarr
-from dvc.utils.flatten import flatten as flat
+from flatten_dict import flatten
 from ruamel.yaml import YAML
 
 from stages.tools.closure import Closure, parsed
@@ -178,7 +178,8 @@ def distance(stage: str, one: Path, other: Path) -> float:
         a, b = (pl.read_parquet(root / f"data/{stage}/{table}.parquet") for root in (one, other))
         floats = [name for name in a.columns if a[name].dtype.is_float()]
         assert a.drop(floats).equals(b.drop(floats))  # every report, word for word
-        x, y = (flat(json.loads((root / f"data/{stage}/metrics.json").read_text())) for root in (one, other))
+        both = (json.loads((root / f"data/{stage}/metrics.json").read_text()) for root in (one, other))
+        x, y = (flatten(each, reducer="dot", keep_empty_types=(dict,)) for each in both)
         numbers = [name for name in x if isinstance(x[name], int | float)]
         assert {name: x[name] for name in x if name not in numbers} == {n: y[n] for n in y if n not in numbers}
         return max([apart(a[name], b[name]) for name in floats] + [abs(x[name] - y[name]) for name in numbers])
